@@ -1,0 +1,1 @@
+"""From annotation files to panoptic training data."""

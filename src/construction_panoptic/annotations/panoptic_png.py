@@ -1,0 +1,65 @@
+"""Panoptic PNGs of the COCO format: segment ids as colours, id = R + 256 G + 65536 B, 0 = void."""
+
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from construction_panoptic.errors import InputDataError
+
+MAX_SEGMENT_ID = 2**24 - 1
+# zlib's run-length strategy: on label maps as small as its default, at several times the speed.
+_ZLIB_RLE = 3
+
+
+def encode_id_map(id_map: NDArray[np.integer]) -> bytes:
+    """Encode an id map.
+
+    Args:
+        id_map: [H, W] of any integer type, values 0 to `MAX_SEGMENT_ID`.
+
+    Returns:
+        The content of an RGB PNG file.
+
+    Raises:
+        ValueError: the map is not two-dimensional, is empty, or an id does not fit 24 bits.
+    """
+    if id_map.ndim != 2 or id_map.size == 0:
+        raise ValueError(f"an id map is [H, W] with at least one pixel, not {id_map.shape}")
+    if id_map.min() < 0 or id_map.max() > MAX_SEGMENT_ID:
+        raise ValueError(f"segment ids must lie in 0…{MAX_SEGMENT_ID}, not {id_map.min()}…{id_map.max()}")
+    height, width = id_map.shape
+    # Little-endian 32-bit ids are R, G, B and a byte that is skipped, in this order.
+    data = np.ascontiguousarray(id_map, dtype="<u4").tobytes()
+    image = Image.frombytes("RGB", (width, height), data, "raw", "RGBX")
+    stream = BytesIO()
+    image.save(stream, format="PNG", compress_level=1, compress_type=_ZLIB_RLE)
+    return stream.getvalue()
+
+
+def decode_id_map(png: Path | str | bytes) -> NDArray[np.uint32]:
+    """Decode a panoptic PNG, given as a path or as the file's content.
+
+    Returns:
+        uint32 [H, W], 0 = void.
+
+    Raises:
+        InputDataError: the file is missing, damaged, or not an RGB PNG.
+    """
+    name = "panoptic PNG" if isinstance(png, bytes) else str(png)
+    try:
+        with Image.open(BytesIO(png) if isinstance(png, bytes) else png, formats=["PNG"]) as image:
+            if image.mode not in ("RGB", "RGBA"):
+                raise InputDataError(f"{name}: expected a 24-bit RGB PNG, not the mode {image.mode}.")
+            data = image.convert("RGB").tobytes("raw", "RGBX")
+            width, height = image.size
+    except FileNotFoundError:
+        raise InputDataError(f"{name}: there is no such file.") from None
+    except (OSError, SyntaxError, ValueError) as error:
+        if isinstance(error, InputDataError):
+            raise
+        raise InputDataError(f"{name}: cannot be read as a PNG ({error}).") from None
+    ids = np.frombuffer(data, dtype="<u4").reshape(height, width)
+    return (ids & MAX_SEGMENT_ID).astype(np.uint32, copy=False)

@@ -1,0 +1,202 @@
+"""The classes: stuff (regions), things (countable objects), and which stuff each COCO class stands for."""
+
+import re
+from functools import cached_property
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr, StringConstraints, ValidationError
+from pydantic import model_validator as _model_validator
+
+from construction_panoptic.errors import InputDataError
+
+_Channel = Annotated[StrictInt, Field(ge=0, le=255)]
+_Name = Annotated[StrictStr, StringConstraints(strip_whitespace=True, min_length=1)]
+_SEPARATORS = re.compile(r"[\s\-_]+")
+
+
+def normalise_name(name: str) -> str:
+    """Return ``name`` as names are compared: lower case, runs of spaces, hyphens and underscores as ``_``."""
+    return _SEPARATORS.sub("_", name.strip().lower())
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class StuffClass(_Entry):
+    """A stuff class. Ids stop at 255, since stuff label maps are 8-bit."""
+
+    id: Annotated[StrictInt, Field(ge=1, le=255)]
+    name: _Name
+    color: tuple[_Channel, _Channel, _Channel]
+
+
+class ThingClass(_Entry):
+    """A thing class: its instances are counted one by one."""
+
+    id: Annotated[StrictInt, Field(ge=1, le=65535)]
+    name: _Name
+    color: tuple[_Channel, _Channel, _Channel]
+
+
+class CocoMapping(_Entry):
+    """The project's stuff class that a COCO panoptic class stands for."""
+
+    coco_id: Annotated[StrictInt, Field(ge=1)]
+    coco_name: _Name
+    stuff: _Name
+
+
+class Taxonomy(BaseModel):
+    """All classes of a project.
+
+    Ids are at least 1 and unique over stuff and things (0 is void); names are unique under `normalise_name`;
+    every ``coco_to_stuff`` target is the name of a stuff class. `from_dict` reports errors clearly.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    stuff: list[StuffClass]
+    things: list[ThingClass] = Field(min_length=1)
+    coco_to_stuff: list[CocoMapping] = []
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any], source: str = "taxonomy") -> "Taxonomy":
+        """Check ``data`` (the parsed taxonomy file) and build a taxonomy.
+
+        Args:
+            data: ``{"stuff": [...], "things": [...], "coco_to_stuff": [...]}``.
+            source: the file's name, for error messages.
+
+        Raises:
+            InputDataError: something is missing, of the wrong type, or listed twice; names file and entry.
+        """
+        if not isinstance(data, dict):
+            raise InputDataError(f"{source}: expected an object with `stuff`, `things` and `coco_to_stuff`.")
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            problems = [_describe(detail["loc"], detail["msg"], data) for detail in error.errors()]
+            shown = "; ".join(problems[:5]) + (
+                "" if len(problems) <= 5 else f"; and {len(problems) - 5} more"
+            )
+            raise InputDataError(f"{source}: {shown}.") from None
+
+    @_model_validator(mode="after")
+    def _check_across_entries(self) -> Self:
+        problems = [
+            *_repeats("id", [(kind, c.id) for kind, c in self._classes]),
+            *_repeats("name", [(kind, normalise_name(c.name)) for kind, c in self._classes]),
+            *_repeats("coco_id", [("coco_to_stuff", m.coco_id) for m in self.coco_to_stuff]),
+            *_repeats(
+                "coco_name", [("coco_to_stuff", normalise_name(m.coco_name)) for m in self.coco_to_stuff]
+            ),
+        ]
+        problems += [
+            f"coco_to_stuff: {m.coco_name!r} is mapped to {m.stuff!r}, which is not a stuff class"
+            for m in self.coco_to_stuff
+            if self.stuff_id(m.stuff) is None
+        ]
+        if problems:
+            raise ValueError("; ".join(problems[:5]))
+        return self
+
+    @property
+    def _classes(self) -> list[tuple[str, StuffClass | ThingClass]]:
+        return [("stuff", c) for c in self.stuff] + [("things", c) for c in self.things]
+
+    @property
+    def num_classes(self) -> int:
+        """Highest id + 1; a model adds one more output, for "no object"."""
+        return max(c.id for _, c in self._classes) + 1
+
+    @cached_property
+    def names(self) -> dict[int, str]:
+        """The name of each class id, in id order."""
+        return {c.id: c.name for _, c in sorted(self._classes, key=lambda kc: kc[1].id)}
+
+    @cached_property
+    def colors(self) -> dict[int, tuple[int, int, int]]:
+        """The RGB colour (0 to 255) of each class id."""
+        return {c.id: c.color for _, c in sorted(self._classes, key=lambda kc: kc[1].id)}
+
+    @cached_property
+    def is_thing(self) -> dict[int, bool]:
+        """Whether each class id is a thing."""
+        return {c.id: kind == "things" for kind, c in sorted(self._classes, key=lambda kc: kc[1].id)}
+
+    @cached_property
+    def _thing_ids(self) -> dict[str, int]:
+        return {normalise_name(c.name): c.id for c in self.things}
+
+    @cached_property
+    def _stuff_ids(self) -> dict[str, int]:
+        return {normalise_name(c.name): c.id for c in self.stuff}
+
+    @cached_property
+    def _stuff_ids_by_any_name(self) -> dict[str, int]:
+        coco = {
+            normalise_name(m.coco_name): self._stuff_ids[normalise_name(m.stuff)] for m in self.coco_to_stuff
+        }
+        return coco | self._stuff_ids
+
+    def thing_id(self, name: str) -> int | None:
+        """Return the id of the thing class called ``name`` (see `normalise_name`), or None."""
+        return self._thing_ids.get(normalise_name(name))
+
+    def stuff_id(self, name: str) -> int | None:
+        """Return the id of the project's own stuff class called ``name`` (see `normalise_name`), or None."""
+        return self._stuff_ids.get(normalise_name(name))
+
+    def stuff_id_of_name(self, name: str) -> int | None:
+        """Return the stuff id for one of the project's own stuff names or of COCO's names, or None.
+
+        Where COCO has a class of the same name, the project's own class is meant.
+        """
+        return self._stuff_ids_by_any_name.get(normalise_name(name))
+
+    @cached_property
+    def stuff_id_of_coco(self) -> dict[int, int]:
+        """The project's stuff id of each mapped COCO category id."""
+        return {m.coco_id: self._stuff_ids[normalise_name(m.stuff)] for m in self.coco_to_stuff}
+
+    def coco_categories(self) -> list[dict[str, Any]]:
+        """Return the ``categories`` list of a COCO (panoptic) file, in id order."""
+        return [
+            {
+                "id": class_id,
+                "name": name,
+                "supercategory": "thing" if self.is_thing[class_id] else "stuff",
+                "isthing": int(self.is_thing[class_id]),
+                "color": list(self.colors[class_id]),
+            }
+            for class_id, name in self.names.items()
+        ]
+
+
+def _repeats(field: str, values: list[tuple[str, Any]]) -> list[str]:
+    first: dict[Any, str] = {}
+    problems = []
+    for kind, value in values:
+        if value in first:
+            where = kind if first[value] == kind else f"{first[value]} and {kind}"
+            problems.append(f"{where}: the {field} {value!r} is listed twice")
+        first.setdefault(value, kind)
+    return problems
+
+
+def _describe(location: tuple[int | str, ...], message: str, data: dict[str, Any]) -> str:
+    """Say where in the file the problem is, with the entry's name where it has one."""
+    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).lstrip(".")
+    entry: Any = data
+    label = ""
+    for part in location:
+        try:
+            entry = entry[part]
+        except (KeyError, IndexError, TypeError):
+            break
+        if isinstance(entry, dict):
+            name = entry.get("name", entry.get("coco_name"))
+            label = f" ({name})" if isinstance(name, str) else label
+    message = message.removeprefix("Value error, ")
+    return f"{path}{label}: {message}" if path else message
