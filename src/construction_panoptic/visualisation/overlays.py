@@ -1,0 +1,285 @@
+"""Segments and boxes drawn over photographs."""
+
+import colorsys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+from scipy.ndimage import find_objects
+
+from construction_panoptic.errors import InputDataError
+from construction_panoptic.visualisation.classes import Classes, Color, display_name
+from construction_panoptic.visualisation.labels import (
+    LabelPlacer,
+    draw_text,
+    label_size,
+    load_font,
+    text_size,
+)
+
+Picture = NDArray[np.uint8]
+
+BORDER_COLOR: Color = (255, 255, 255)
+# How far the colour of a class's 2nd, 3rd … instance goes towards white (> 0) or black (< 0).
+INSTANCE_SHADES = (0.0, 0.3, -0.25, 0.42, -0.4, 0.15, -0.12)
+
+
+def panoptic_overlay(
+    image: Picture,
+    id_map: NDArray[np.integer[Any]],
+    segments: Sequence[Mapping[str, Any]],
+    classes: Classes,
+    *,
+    alpha: float = 0.5,
+    draw_labels: bool = True,
+    min_side: int = 384,
+    max_side: int = 1600,
+    border: int | None = None,
+) -> Picture:
+    """Draw a panoptic segmentation over its image.
+
+    Each segment has its class's colour; further instances of a thing class are lighter or darker, borders are
+    white, and void is grey with diagonal lines. Names stand inside their segments, with the score in percent
+    where a segment has one.
+
+    Args:
+        image: uint8 [H, W, 3] RGB.
+        id_map: integer [H, W], the segment id of each pixel, 0 = void.
+        segments: ``id`` and ``category_id`` of every segment, and if there ``score`` (0 to 1) and ``iscrowd``.
+        classes: names, colours and kinds of the categories.
+        alpha: weight of the colour against the image, 0 to 1.
+        draw_labels: write the names.
+        min_side: a shorter side below this is enlarged to it, so that names are readable.
+        max_side: a longer side above this is reduced to it; it has precedence.
+        border: width of the border between segments in pixels, None = 1 or 2 by the picture's size, 0 = none.
+
+    Returns:
+        uint8 [h, w, 3]; h, w differ from H, W only where ``min_side`` or ``max_side`` ask for it.
+
+    Raises:
+        InputDataError: image and id map differ in size, an id of the map has no segment or a segment's category
+            is not in ``classes``.
+    """
+    _check_image(image)
+    if id_map.shape != image.shape[:2]:
+        raise InputDataError(
+            f"the id map has {id_map.shape} (height, width) and the image {image.shape[:2]}: "
+            "they must be of one picture"
+        )
+    _check_categories((int(segment["category_id"]) for segment in segments), classes)
+    height, width = display_size(image.shape[0], image.shape[1], min_side, max_side)
+    base = resize_picture(image, height, width)
+    index = _segment_index(_resize_ids(id_map, height, width), segments)
+
+    colors = np.array([(0, 0, 0), *segment_colors(segments, classes)], dtype=np.float32)
+    blended = base * np.float32(1 - alpha) + colors[index] * np.float32(alpha)
+    picture = np.where((index == 0)[..., None], _hatched(base), blended).round().astype(np.uint8)
+    if border is None:
+        border = 1 if max(height, width) < 700 else 2
+    picture[_borders(index, border)] = BORDER_COLOR
+    return _with_names(picture, index, segments, classes) if draw_labels else picture
+
+
+def boxes_overlay(
+    image: Picture,
+    boxes: NDArray[np.floating[Any]],
+    labels: Sequence[int],
+    classes: Classes,
+    *,
+    scores: Sequence[float] | None = None,
+    min_side: int = 384,
+    max_side: int = 1600,
+) -> Picture:
+    """Draw boxes with their class names over an image.
+
+    Args:
+        image: uint8 [H, W, 3] RGB.
+        boxes: [N, 4] x1, y1, x2, y2 in pixels of ``image``.
+        labels: N category ids.
+        classes: names, colours and kinds of the categories.
+        scores: N scores, 0 to 1, shown in percent.
+        min_side: as in ``panoptic_overlay``.
+        max_side: as in ``panoptic_overlay``.
+
+    Returns:
+        uint8 [h, w, 3].
+
+    Raises:
+        InputDataError: the lengths differ or a category is not in ``classes``.
+    """
+    _check_image(image)
+    boxes = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
+    if len(labels) != len(boxes) or (scores is not None and len(scores) != len(boxes)):
+        raise InputDataError(f"{len(boxes)} boxes need as many labels ({len(labels)}) and scores")
+    _check_categories(map(int, labels), classes)
+    height, width = display_size(image.shape[0], image.shape[1], min_side, max_side)
+    scale = np.array([width / image.shape[1], height / image.shape[0]] * 2)
+    picture = Image.fromarray(resize_picture(image, height, width))
+    draw = ImageDraw.Draw(picture)
+    size = max(11, round(label_size(width, height) * 0.75))
+    line = max(2, size // 7)
+    # Weak boxes first, so that the strongest lie on top; then all names, so that no box crosses one.
+    order = range(len(boxes)) if scores is None else sorted(range(len(boxes)), key=lambda i: scores[i])
+    for i in order:
+        x1, y1, x2, y2 = boxes[i] * scale
+        if x2 >= x1 and y2 >= y1:
+            draw.rectangle((x1, y1, x2, y2), outline=classes.colors[int(labels[i])], width=line)
+    for i in order:
+        label = int(labels[i])
+        text = display_name(classes.names[label]) + ("" if scores is None else f" {scores[i]:.0%}")
+        _draw_tag(draw, (width, height), tuple(boxes[i] * scale), text, classes.colors[label], size)
+    return np.asarray(picture)
+
+
+def display_size(height: int, width: int, min_side: int, max_side: int) -> tuple[int, int]:
+    """Height and width at which an image is shown: its own, unless too small to write on or too large to view."""
+    scale = max(1.0, min_side / min(height, width))
+    scale = min(scale, max_side / max(height, width))
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def resize_picture(image: Picture, height: int, width: int) -> Picture:
+    """Resize uint8 [H, W, 3] smoothly."""
+    if image.shape[:2] == (height, width):
+        return image
+    resized = Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3.0)
+    return np.asarray(resized)
+
+
+def segment_colors(segments: Sequence[Mapping[str, Any]], classes: Classes) -> list[Color]:
+    """Colour of each segment: its class's, made lighter or darker from a thing class's second instance on."""
+    seen: Counter[int] = Counter()
+    colors = []
+    for segment in segments:
+        category = int(segment["category_id"])
+        color = classes.colors[category]
+        if classes.is_thing[category]:
+            color = _shaded(color, seen[category])
+            seen[category] += 1
+        colors.append(color)
+    return colors
+
+
+def _shaded(color: Color, instance: int) -> Color:
+    shade = INSTANCE_SHADES[instance % len(INSTANCE_SHADES)]
+    hue, lightness, saturation = colorsys.rgb_to_hls(*(channel / 255 for channel in color))
+    if shade < 0 and lightness < 0.3:
+        shade = -shade * 0.8  # what is nearly black has no darker neighbour
+    lightness += shade * (1 - lightness if shade > 0 else lightness)
+    red, green, blue = (round(255 * channel) for channel in colorsys.hls_to_rgb(hue, lightness, saturation))
+    return red, green, blue
+
+
+def _check_image(image: Picture) -> None:
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise InputDataError(f"an image must be uint8 [H, W, 3], not {image.dtype} {list(image.shape)}")
+
+
+def _check_categories(categories: Any, classes: Classes) -> None:
+    unknown = sorted(set(categories) - classes.names.keys())
+    if unknown:
+        raise InputDataError(
+            f"category ids {unknown} are not in the taxonomy, so they have no name or colour"
+        )
+
+
+def _resize_ids(id_map: NDArray[np.integer[Any]], height: int, width: int) -> NDArray[np.integer[Any]]:
+    if id_map.shape == (height, width):
+        return id_map
+    rows = ((np.arange(height) + 0.5) * id_map.shape[0] / height).astype(np.int64)
+    columns = ((np.arange(width) + 0.5) * id_map.shape[1] / width).astype(np.int64)
+    return id_map[rows[:, None], columns]
+
+
+def _segment_index(
+    id_map: NDArray[np.integer[Any]], segments: Sequence[Mapping[str, Any]]
+) -> NDArray[np.int32]:
+    """Replace ids by positions: 0 for void, k for the k-th segment."""
+    position = {0: 0} | {int(segment["id"]): k for k, segment in enumerate(segments, start=1)}
+    ids, inverse = np.unique(id_map, return_inverse=True)
+    unknown = [int(i) for i in ids if int(i) not in position]
+    if unknown:
+        raise InputDataError(f"the id map has ids {unknown[:5]} that no segment describes")
+    lookup = np.array([position[int(i)] for i in ids], dtype=np.int32)
+    return lookup[inverse].reshape(id_map.shape)
+
+
+def _hatched(base: Picture) -> NDArray[np.float32]:
+    """The image in pale grey under diagonal lines."""
+    grey = base.astype(np.float32) @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
+    grey = grey * np.float32(0.5) + np.float32(60)
+    height, width = grey.shape
+    period = max(8, round(label_size(width, height) * 0.7))
+    diagonal = np.add.outer(np.arange(height), np.arange(width)) % period
+    grey[diagonal < max(1, period // 7)] += np.float32(50)
+    return np.repeat(grey[..., None], 3, axis=2)
+
+
+def _borders(index: NDArray[np.int32], width: int) -> NDArray[np.bool_]:
+    """Mark the pixels along borders; width 1 marks one side of each, width 2 both, further widths thicken both."""
+    marked = np.zeros(index.shape, dtype=bool)
+    across, down = index[:, 1:] != index[:, :-1], index[1:] != index[:-1]
+    for k in range(width):
+        if k % 2 == 0:
+            marked[:, : across.shape[1] - k // 2] |= across[:, k // 2 :]
+            marked[: down.shape[0] - k // 2] |= down[k // 2 :]
+        else:
+            marked[:, 1 + k // 2 :] |= across[:, : across.shape[1] - k // 2]
+            marked[1 + k // 2 :] |= down[: down.shape[0] - k // 2]
+    return marked
+
+
+def _with_names(
+    picture: Picture, index: NDArray[np.int32], segments: Sequence[Mapping[str, Any]], classes: Classes
+) -> Picture:
+    height, width = index.shape
+    size = label_size(width, height)
+    placer = LabelPlacer(width, height, size, smallest=max(10, round(0.55 * size)))
+    places = find_objects(index, max_label=len(segments))
+    areas = np.bincount(index.ravel(), minlength=len(segments) + 1)[1:]
+    labels = []
+    # Small segments have little choice, so they come first; large ones keep clear of them.
+    for k in np.argsort(areas, kind="stable"):
+        box = places[k]
+        if box is None:
+            continue
+        offset = (box[1].start, box[0].start)
+        label = placer.place(index[box] == k + 1, offset, _segment_text(segments[k], classes))
+        if label is not None:
+            labels.append(label)
+    result = Image.fromarray(picture)
+    draw = ImageDraw.Draw(result)
+    for label in labels:
+        draw_text(draw, label.center, label.text, load_font(label.size))
+    return np.asarray(result)
+
+
+def _segment_text(segment: Mapping[str, Any], classes: Classes) -> str:
+    text = display_name(classes.names[int(segment["category_id"])])
+    if segment.get("iscrowd"):
+        text += " (crowd)"
+    score = segment.get("score")
+    return text if score is None else f"{text} {score:.0%}"
+
+
+def _draw_tag(
+    draw: ImageDraw.ImageDraw,
+    limits: tuple[int, int],
+    box: tuple[float, ...],
+    text: str,
+    color: Color,
+    size: int,
+) -> None:
+    """Write ``text`` on a plate of the box's colour, above the box or, where there is no room, inside it."""
+    font = load_font(size)
+    width, height = text_size(text, font)
+    left = min(max(box[0], 0), max(limits[0] - width, 0))
+    top = box[1] - height if box[1] >= height else max(box[1], 0)
+    top = min(top, limits[1] - height)
+    draw.rectangle((left, top, left + width, top + height), fill=color)
+    dark_ground = 0.299 * color[0] + 0.587 * color[1] + 0.114 * color[2] < 140
+    ink = (255, 255, 255) if dark_ground else (0, 0, 0)
+    draw.text((left + width / 2, top + height / 2), text, ink, font, anchor="mm")
