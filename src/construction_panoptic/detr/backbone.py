@@ -1,0 +1,172 @@
+"""Convolutional backbones: ResNets in torchvision's layout, and a tiny one for demonstrations on a CPU.
+
+A backbone gives four maps, one a stage. All of them keep torchvision's parameter names (`conv1`, `bn1`,
+`layer1` … `layer4`), which the published DETR checkpoints use too.
+"""
+
+from collections.abc import Callable
+from typing import Literal, cast, get_args
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
+from torchvision.ops import FrozenBatchNorm2d
+
+from construction_panoptic.errors import ParameterError
+
+Norm = Literal["frozen", "batch"]
+BackboneName = Literal["resnet18", "resnet34", "resnet50", "resnet101", "tiny"]
+
+_NORM_LAYERS: dict[str, Callable[[int], nn.Module]] = {"frozen": FrozenBatchNorm2d, "batch": nn.BatchNorm2d}
+
+
+def conv_norm(conv: nn.Conv2d, norm: nn.Module, x: Tensor) -> Tensor:
+    """Convolve ``x`` and normalise it.
+
+    A frozen normalisation is a fixed scale and shift a channel: it is folded into the (bias-free)
+    convolution, which saves one pass over the map forward and one backward. Gradients still reach the
+    convolution's weight.
+    """
+    if not isinstance(norm, FrozenBatchNorm2d):
+        return norm(conv(x))
+    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+    shift = norm.bias - norm.running_mean * scale
+    weight = conv.weight * scale[:, None, None, None]
+    return F.conv2d(x, weight, shift, conv.stride, conv.padding, conv.dilation, conv.groups)
+
+
+def _shortcut(downsample: nn.Sequential | None, x: Tensor) -> Tensor:
+    return x if downsample is None else conv_norm(cast(nn.Conv2d, downsample[0]), downsample[1], x)
+
+
+class FoldedBasicBlock(BasicBlock):
+    """torchvision's block of ResNet-18 and 34, with frozen normalisation folded into its convolutions."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [B, C, H, W] to [B, planes, H / stride, W / stride]."""
+        out = F.relu(conv_norm(self.conv1, self.bn1, x), inplace=True)
+        out = conv_norm(self.conv2, self.bn2, out)
+        return F.relu(out + _shortcut(self.downsample, x), inplace=True)
+
+
+class FoldedBottleneck(Bottleneck):
+    """torchvision's block of ResNet-50 and 101, with frozen normalisation folded into its convolutions."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [B, C, H, W] to [B, 4 planes, H / stride, W / stride]."""
+        out = F.relu(conv_norm(self.conv1, self.bn1, x), inplace=True)
+        out = F.relu(conv_norm(self.conv2, self.bn2, out), inplace=True)
+        out = conv_norm(self.conv3, self.bn3, out)
+        return F.relu(out + _shortcut(self.downsample, x), inplace=True)
+
+
+_RESNETS: dict[str, tuple[type[BasicBlock | Bottleneck], list[int]]] = {
+    "resnet18": (FoldedBasicBlock, [2, 2, 2, 2]),
+    "resnet34": (FoldedBasicBlock, [3, 4, 6, 3]),
+    "resnet50": (FoldedBottleneck, [3, 4, 6, 3]),
+    "resnet101": (FoldedBottleneck, [3, 4, 23, 3]),
+}
+_TINY_WIDTHS = (32, 64, 96, 128)
+_TINY_STRIDES = (1, 2, 2, 1)
+
+
+class Body(nn.Module):
+    """A stem of stride 4 and four residual stages.
+
+    Attributes:
+        channels: widths of the four stages' maps.
+    """
+
+    def __init__(
+        self, conv1: nn.Conv2d, bn1: nn.Module, stages: list[nn.Module], channels: tuple[int, ...]
+    ) -> None:
+        super().__init__()
+        self.conv1 = conv1
+        self.bn1 = bn1
+        self.layer1, self.layer2, self.layer3, self.layer4 = stages
+        self.channels = channels
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Map images [B, 3, H, W] to the four stages' maps, finest first."""
+        x = F.relu(conv_norm(self.conv1, self.bn1, images), inplace=True)
+        x = F.max_pool2d(x, kernel_size=3, stride=2, padding=1)
+        maps = []
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            x = stage(x)
+            maps.append(x)
+        return maps
+
+
+def _resnet_body(name: str, norm: Norm, dilation: bool) -> Body:
+    block, depths = _RESNETS[name]
+    net = ResNet(
+        block, depths, norm_layer=_NORM_LAYERS[norm], replace_stride_with_dilation=[False, False, dilation]
+    )
+    channels = tuple(width * block.expansion for width in (64, 128, 256, 512))
+    return Body(net.conv1, net.bn1, [net.layer1, net.layer2, net.layer3, net.layer4], channels)
+
+
+def _tiny_body(norm: Norm) -> Body:
+    norm_layer = _NORM_LAYERS[norm]
+
+    def conv(inputs: int, outputs: int, kernel: int, stride: int) -> nn.Conv2d:
+        layer = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
+        nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+        return layer
+
+    stages: list[nn.Module] = []
+    inputs = _TINY_WIDTHS[0]
+    for width, stride in zip(_TINY_WIDTHS, _TINY_STRIDES, strict=True):
+        shortcut = (
+            nn.Sequential(conv(inputs, width, 1, stride), norm_layer(width)) if inputs != width else None
+        )
+        block = FoldedBasicBlock(inputs, width, stride, shortcut, norm_layer=norm_layer)
+        block.conv1, block.conv2 = conv(inputs, width, 3, stride), conv(width, width, 3, 1)
+        stages.append(nn.Sequential(block))
+        inputs = width
+    return Body(conv(3, _TINY_WIDTHS[0], 3, 2), norm_layer(_TINY_WIDTHS[0]), stages, _TINY_WIDTHS)
+
+
+class Backbone(nn.Module):
+    """The backbone as DETR uses it: its body, with the layers frozen that fine-tuning leaves alone.
+
+    With ``norm="frozen"`` (fine-tuning) the stem and the first stage keep their weights and the other stages
+    learn, as in the published recipe; with ``norm="batch"`` (from scratch) all learn.
+    """
+
+    def __init__(self, name: str = "resnet50", *, norm: Norm = "frozen", dilation: bool = False) -> None:
+        """Build the backbone.
+
+        Args:
+            name: one of `BackboneName`. Strides of the stages: ResNets 4, 8, 16, 32; tiny 4, 8, 16, 16.
+            norm: "frozen" for fixed statistics, scale and shift; "batch" for trainable batch normalisation.
+            dilation: replace the last stage's stride by dilation (DC5): strides 4, 8, 16, 16. For ResNet-50,
+                101.
+
+        Raises:
+            ParameterError: an unknown name or norm, or dilation with another backbone.
+        """
+        super().__init__()
+        if name not in get_args(BackboneName):
+            raise ParameterError(
+                f"backbone: {name!r} is unknown; choose one of {', '.join(get_args(BackboneName))}."
+            )
+        if norm not in _NORM_LAYERS:
+            raise ParameterError(f"norm: {norm!r} is unknown; choose one of {', '.join(_NORM_LAYERS)}.")
+        if dilation and name not in ("resnet50", "resnet101"):
+            raise ParameterError(
+                f"dilation: {name} has no dilated form; choose resnet50 or resnet101, or false."
+            )
+        self.body = _tiny_body(norm) if name == "tiny" else _resnet_body(name, norm, dilation)
+        if norm == "frozen":
+            for module in (self.body.conv1, self.body.bn1, self.body.layer1):
+                module.requires_grad_(False)
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Widths of the four stages' maps, finest first."""
+        return self.body.channels
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Map images [B, 3, H, W] to the four stages' maps, finest first."""
+        return self.body(images)

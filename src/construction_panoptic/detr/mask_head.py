@@ -1,0 +1,128 @@
+"""The mask branch of DETR panoptic (section 4.4): attention maps of the queries, then a convolutional head.
+
+Both parts work on (image, query) *pairs*, so that only the masks that are asked for are computed.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+CHUNK_PIXELS = 2_000_000
+"""Mask pixels computed at a time when no gradient is needed: about 1 GiB of activations in float32."""
+
+
+class MaskAttention(nn.Module):
+    """Multi-head attention maps of queries over the encoded image, without values."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q_linear = nn.Linear(dim, dim)
+        self.k_linear = nn.Linear(dim, dim)
+        for layer in (self.q_linear, self.k_linear):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def scores(self, queries: Tensor, memory: Tensor, padding_mask: Tensor | None) -> Tensor:
+        """Scaled dot products of all queries with all cells, -inf on padding.
+
+        Args:
+            queries: [B, Q, D], the decoder's output.
+            memory: [B, D, h, w], the encoder's output.
+            padding_mask: [B, h, w] bool, True where the cell is padding; None when there is no padding.
+
+        Returns:
+            [B, Q, heads, h, w].
+        """
+        head_dim = queries.shape[-1] // self.heads
+        q = (self.q_linear(queries) * head_dim**-0.5).unflatten(-1, (self.heads, head_dim)).transpose(1, 2)
+        k = F.linear(memory.flatten(2).transpose(1, 2), self.k_linear.weight, self.k_linear.bias)
+        k = k.unflatten(-1, (self.heads, head_dim)).permute(0, 2, 3, 1)
+        scores = (q @ k).transpose(1, 2).unflatten(-1, memory.shape[-2:])
+        if padding_mask is not None:
+            scores = scores.masked_fill(padding_mask[:, None, None], -math.inf)
+        return scores
+
+    @staticmethod
+    def normalise(scores: Tensor) -> Tensor:
+        """Softmax of [N, heads, h, w] over heads and cells together: one pair's maps sum to 1."""
+        return scores.flatten(1).softmax(dim=-1).view_as(scores)
+
+
+class MaskHead(nn.Module):
+    """Convolutions with group normalisation that bring a pair's features to stride 4 as an FPN does."""
+
+    def __init__(self, dim: int, heads: int, pyramid_channels: Sequence[int]) -> None:
+        """Build the head.
+
+        Args:
+            dim: width D of the projected image features.
+            heads: number of attention maps a query.
+            pyramid_channels: widths of the three backbone maps, coarsest first.
+        """
+        super().__init__()
+        self.dim = dim
+        widths = [dim + heads, dim // 2, dim // 4, dim // 8, dim // 16]
+        self.lay1 = nn.Conv2d(widths[0], widths[0], 3, padding=1)
+        self.gn1 = _group_norm(widths[0])
+        self.lay2 = nn.Conv2d(widths[0], widths[1], 3, padding=1)
+        self.gn2 = _group_norm(widths[1])
+        self.lay3 = nn.Conv2d(widths[1], widths[2], 3, padding=1)
+        self.gn3 = _group_norm(widths[2])
+        self.lay4 = nn.Conv2d(widths[2], widths[3], 3, padding=1)
+        self.gn4 = _group_norm(widths[3])
+        self.lay5 = nn.Conv2d(widths[3], widths[4], 3, padding=1)
+        self.gn5 = _group_norm(widths[4])
+        self.out_lay = nn.Conv2d(widths[4], 1, 3, padding=1)
+        self.adapter1 = nn.Conv2d(pyramid_channels[0], widths[1], 1)
+        self.adapter2 = nn.Conv2d(pyramid_channels[1], widths[2], 1)
+        self.adapter3 = nn.Conv2d(pyramid_channels[2], widths[3], 1)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d) and module.bias is not None:
+                nn.init.kaiming_uniform_(module.weight, a=1)
+                nn.init.zeros_(module.bias)
+
+    def shared(self, projected: Tensor, pyramid: Sequence[Tensor]) -> list[Tensor]:
+        """Compute what all queries of an image have in common.
+
+        A convolution of stacked channels is the sum of the convolutions of its parts, so the image's part of
+        the first one is computed once an image rather than once a query.
+
+        Args:
+            projected: [B, D, h, w], the projected features.
+            pyramid: three backbone maps [B, C_i, h_i, w_i], coarsest first.
+
+        Returns:
+            The image's part of the first convolution, and the three adapted maps.
+        """
+        first = F.conv2d(projected, self.lay1.weight[:, : self.dim], self.lay1.bias, padding=1)
+        adapters = (self.adapter1, self.adapter2, self.adapter3)
+        return [first, *(adapter(level) for adapter, level in zip(adapters, pyramid, strict=True))]
+
+    def forward(self, attention: Tensor, shared: Sequence[Tensor], batch_index: Tensor) -> Tensor:
+        """Compute mask logits.
+
+        Args:
+            attention: [N, heads, h, w], the attention maps of N pairs.
+            shared: what `shared` gave for the batch.
+            batch_index: [N] int64, each pair's image in the batch.
+
+        Returns:
+            [N, H / 4, W / 4], the size of the finest backbone map.
+        """
+        first, *levels = shared
+        x = F.conv2d(attention, self.lay1.weight[:, self.dim :], padding=1) + first[batch_index]
+        x = F.relu(self.gn1(x))
+        x = F.relu(self.gn2(self.lay2(x)))
+        steps = ((self.lay3, self.gn3), (self.lay4, self.gn4), (self.lay5, self.gn5))
+        for level, (conv, norm) in zip(levels, steps, strict=True):
+            x = level[batch_index] + F.interpolate(x, size=level.shape[-2:], mode="nearest")
+            x = F.relu(norm(conv(x)))
+        return self.out_lay(x).squeeze(1)
+
+
+def _group_norm(channels: int) -> nn.GroupNorm:
+    """Eight groups, or as many as divide a narrower model's channels."""
+    return nn.GroupNorm(math.gcd(8, channels), channels)

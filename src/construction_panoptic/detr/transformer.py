@@ -1,0 +1,227 @@
+"""The encoder-decoder transformer of DETR (section 3.2 and supplementary A.3).
+
+It differs from the original transformer: position embeddings are added to queries and keys of every attention
+layer, and the decoder's output after each layer can be read. Everything is batch-first, [B, L, D].
+"""
+
+from collections.abc import Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Attention(nn.Module):
+    """Multi-head attention whose parameters are named and packed as in `torch.nn.MultiheadAttention`."""
+
+    def __init__(self, dim: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.dropout = dropout
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * dim, dim))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * dim))
+        self.out_proj = nn.Linear(dim, dim)
+        nn.init.xavier_uniform_(self.in_proj_weight)
+        nn.init.zeros_(self.out_proj.bias)
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, attend: Tensor | None = None) -> Tensor:
+        """Attend from ``query`` [B, L, D] to ``key``, ``value`` [B, S, D].
+
+        Args:
+            query: [B, L, D].
+            key: [B, S, D]; the same object as ``query`` in self-attention, which saves a matrix product.
+            value: [B, S, D].
+            attend: bool, broadcast to [B, heads, L, S], True where the key takes part; None for all of them.
+
+        Returns:
+            [B, L, D].
+        """
+        dim = query.shape[-1]
+        weight, bias = self.in_proj_weight, self.in_proj_bias
+        if key is query:
+            q, k = F.linear(query, weight[: 2 * dim], bias[: 2 * dim]).chunk(2, dim=-1)
+        else:
+            q = F.linear(query, weight[:dim], bias[:dim])
+            k = F.linear(key, weight[dim : 2 * dim], bias[dim : 2 * dim])
+        v = F.linear(value, weight[2 * dim :], bias[2 * dim :])
+        mixed = F.scaled_dot_product_attention(
+            self._split(q),
+            self._split(k),
+            self._split(v),
+            attn_mask=attend,
+            dropout_p=self.dropout if self.training else 0.0,
+        )
+        return self.out_proj(mixed.transpose(1, 2).flatten(2))
+
+
+class _Layer(nn.Module):
+    """What encoder and decoder layers share: the feed-forward block and the choice of where to normalise."""
+
+    def __init__(self, dim: int, feedforward_dim: int, dropout: float, pre_norm: bool) -> None:
+        super().__init__()
+        self.linear1 = nn.Linear(dim, feedforward_dim)
+        self.linear2 = nn.Linear(feedforward_dim, dim)
+        self.dropout = nn.Dropout(dropout)
+        self.pre_norm = pre_norm
+
+    def _before(self, norm: nn.Module, x: Tensor) -> Tensor:
+        return norm(x) if self.pre_norm else x
+
+    def _after(self, norm: nn.Module, x: Tensor, update: Tensor) -> Tensor:
+        x = x + self.dropout(update)
+        return x if self.pre_norm else norm(x)
+
+    def _feed_forward(self, x: Tensor) -> Tensor:
+        return self.linear2(self.dropout(F.relu(self.linear1(x))))
+
+
+class EncoderLayer(_Layer):
+    """Self-attention over the image's cells, then a feed-forward block."""
+
+    def __init__(self, dim: int, heads: int, feedforward_dim: int, dropout: float, pre_norm: bool) -> None:
+        super().__init__(dim, feedforward_dim, dropout, pre_norm)
+        self.self_attn = Attention(dim, heads, dropout)
+        self.norm1 = nn.LayerNorm(dim)
+        self.norm2 = nn.LayerNorm(dim)
+
+    def forward(self, x: Tensor, position: Tensor, attend: Tensor | None) -> Tensor:
+        """Map cells ``x`` [B, S, D] with their ``position`` [B, S, D] to [B, S, D]."""
+        value = self._before(self.norm1, x)
+        query = value + position
+        x = self._after(self.norm1, x, self.self_attn(query, query, value, attend))
+        return self._after(self.norm2, x, self._feed_forward(self._before(self.norm2, x)))
+
+
+class DecoderLayer(_Layer):
+    """Self-attention among the queries, attention to the image's cells, then a feed-forward block."""
+
+    def __init__(self, dim: int, heads: int, feedforward_dim: int, dropout: float, pre_norm: bool) -> None:
+        super().__init__(dim, feedforward_dim, dropout, pre_norm)
+        self.self_attn = Attention(dim, heads, dropout)
+        self.multihead_attn = Attention(dim, heads, dropout)
+        self.norm1 = nn.LayerNorm(dim)
+        self.norm2 = nn.LayerNorm(dim)
+        self.norm3 = nn.LayerNorm(dim)
+
+    def forward(
+        self, x: Tensor, query_position: Tensor, memory: Tensor, keys: Tensor, attend: Tensor | None
+    ) -> Tensor:
+        """Map queries ``x`` [B, Q, D] to [B, Q, D].
+
+        Args:
+            x: [B, Q, D].
+            query_position: the learned embedding of the queries, [Q, D] or [B, Q, D].
+            memory: the encoder's output [B, S, D].
+            keys: ``memory`` plus its position embedding [B, S, D].
+            attend: bool [B, 1, 1, S], True for cells that are not padding; None for all.
+        """
+        value = self._before(self.norm1, x)
+        query = value + query_position
+        x = self._after(self.norm1, x, self.self_attn(query, query, value))
+        query = self._before(self.norm2, x) + query_position
+        x = self._after(self.norm2, x, self.multihead_attn(query, keys, memory, attend))
+        return self._after(self.norm3, x, self._feed_forward(self._before(self.norm3, x)))
+
+
+class Encoder(nn.Module):
+    """A stack of encoder layers; with ``pre_norm`` its output is normalised once more."""
+
+    def __init__(self, layers: Iterable[EncoderLayer], norm: nn.LayerNorm | None) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+        self.norm = norm
+
+    def forward(self, x: Tensor, position: Tensor, attend: Tensor | None) -> Tensor:
+        """Map cells ``x`` [B, S, D] with their ``position`` [B, S, D] to [B, S, D]."""
+        for layer in self.layers:
+            x = layer(x, position, attend)
+        return x if self.norm is None else self.norm(x)
+
+
+class Decoder(nn.Module):
+    """A stack of decoder layers; every output is normalised."""
+
+    def __init__(self, layers: Iterable[DecoderLayer], norm: nn.LayerNorm) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+        self.norm = norm
+
+    def forward(
+        self,
+        query_position: Tensor,
+        memory: Tensor,
+        position: Tensor,
+        attend: Tensor | None,
+        all_layers: bool,
+    ) -> Tensor:
+        """Decode the queries, which start from zeros.
+
+        Returns:
+            [L, B, Q, D], one entry a layer; only the last layer's (L = 1) unless ``all_layers``.
+        """
+        keys = memory + position
+        x = torch.zeros_like(query_position, dtype=memory.dtype).expand(memory.shape[0], -1, -1)
+        outputs = []
+        for layer in self.layers:
+            x = layer(x, query_position, memory, keys, attend)
+            outputs.append(x)
+        return self.norm(torch.stack(outputs if all_layers else outputs[-1:]))
+
+
+class Transformer(nn.Module):
+    """DETR's transformer from a feature map and learned queries to the decoded queries."""
+
+    def __init__(
+        self,
+        *,
+        dim: int = 256,
+        heads: int = 8,
+        encoder_layers: int = 6,
+        decoder_layers: int = 6,
+        feedforward_dim: int = 2048,
+        dropout: float = 0.1,
+        pre_norm: bool = False,
+    ) -> None:
+        super().__init__()
+        self.dim = dim
+        self.heads = heads
+        layer_sizes = (dim, heads, feedforward_dim, dropout, pre_norm)
+        self.encoder = Encoder(
+            (EncoderLayer(*layer_sizes) for _ in range(encoder_layers)),
+            nn.LayerNorm(dim) if pre_norm else None,
+        )
+        self.decoder = Decoder((DecoderLayer(*layer_sizes) for _ in range(decoder_layers)), nn.LayerNorm(dim))
+        for parameter in self.parameters():
+            if parameter.dim() > 1:
+                nn.init.xavier_uniform_(parameter)
+
+    def forward(
+        self,
+        features: Tensor,
+        padding_mask: Tensor | None,
+        query_embedding: Tensor,
+        position: Tensor,
+        *,
+        all_layers: bool = False,
+    ) -> tuple[Tensor, Tensor]:
+        """Encode the image and decode the queries.
+
+        Args:
+            features: [B, D, h, w].
+            padding_mask: [B, h, w] bool, True where the cell is padding; None when there is no padding.
+            query_embedding: [Q, D], the learned queries.
+            position: [B, D, h, w] position embedding of the cells.
+            all_layers: give the outputs of all decoder layers, not only the last.
+
+        Returns:
+            The decoded queries [L, B, Q, D] (L = 1 unless ``all_layers``) and the encoded image [B, D, h, w].
+        """
+        cells = features.flatten(2).transpose(1, 2)
+        position = position.flatten(2).transpose(1, 2).to(features.dtype)
+        attend = None if padding_mask is None else ~padding_mask.flatten(1)[:, None, None, :]
+        memory = self.encoder(cells, position, attend)
+        decoded = self.decoder(query_embedding, memory, position, attend, all_layers)
+        return decoded, memory.transpose(1, 2).unflatten(2, features.shape[-2:])
