@@ -1,0 +1,385 @@
+"""Split images into train and val by groups, so that every class is on both sides and no look-alikes are."""
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.optimize import Bounds, LinearConstraint, milp
+from scipy.sparse import coo_array, hstack
+
+from construction_panoptic.annotations.grouping import hash_bytes
+from construction_panoptic.annotations.records import ConvertedRecord
+from construction_panoptic.errors import InputDataError, ParameterError, UserError
+
+TRAIN, VAL = "train", "val"
+_CHUNK = 2048
+
+
+class SplitError(UserError, ValueError):
+    """A split leaks between train and val or does not fit the images; the message names the images."""
+
+
+@dataclass(frozen=True)
+class SplitAudit:
+    """What `audit_split` found.
+
+    Attributes:
+        classes: one row a class that occurs: class_id, groups, images_train, images_val, segments_train,
+            segments_val, on_both_sides.
+        facts: plain numbers: images, images_train, images_val, groups, val_fraction, shared_groups,
+            near_duplicates_across, smallest_distance_across (bits), largest_group, and classes_on_one_side
+            (ids of classes in two or more groups that could not be on both sides).
+    """
+
+    classes: pd.DataFrame
+    facts: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Group:
+    """A group of images: how many there are, and how many of them show each class."""
+
+    number: int
+    size: int
+    images_of_class: dict[int, int]
+
+
+def split(
+    keys: Sequence[str],
+    groups: Sequence[int],
+    classes: Sequence[Collection[int]],
+    *,
+    val_fraction: float = 0.2,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Divide images into train and val, whole groups at a time, stratified by class.
+
+    Iterative stratification (Sechidis, Tsoumakas, Vlahavas: On the Stratification of Multi-Label Data, ECML
+    PKDD 2011) over groups: the class with the fewest groups left is placed first. Where that leaves a class
+    with two or more groups on one side only, an integer program moves as few images as it can, so that as
+    many classes as possible are on both. A group with a class of its own goes to train unless another class
+    needs it in val, since it makes no sense to evaluate what was never trained on.
+
+    Args:
+        keys: unique image keys.
+        groups: one group number an image; images of a group stay together.
+        classes: the category ids in each image, things and stuff.
+        val_fraction: wanted share of images in val, in (0, 1).
+        seed: decides among equally good places.
+
+    Returns:
+        Table sorted by key with the columns key, group and split ("train" or "val"). It depends on the
+        images and the seed, not on their order.
+
+    Raises:
+        InputDataError: fewer than two groups, or a key comes twice.
+        ParameterError: ``val_fraction`` is not between 0 and 1.
+        ValueError: the arguments differ in length.
+    """
+    if not len(keys) == len(groups) == len(classes):
+        raise ValueError(f"{len(keys)} keys, {len(groups)} groups and {len(classes)} sets of classes")
+    if not 0 < val_fraction < 1:
+        raise ParameterError(f"val_fraction is {val_fraction}; give a share between 0 and 1, such as 0.2.")
+    table = pd.DataFrame({"key": list(keys), "group": list(groups)}).sort_values("key", ignore_index=True)
+    if table["key"].duplicated().any():
+        twice = table.loc[table["key"].duplicated(), "key"].iloc[0]
+        raise InputDataError(f"image {twice!r} is listed twice; every image needs its own key.")
+    members = _collect_groups(table, dict(zip(keys, classes, strict=True)))
+    if len(members) < 2:
+        raise InputDataError(
+            f"a train and a val side need at least two groups of images that do not look alike, but the "
+            f"{len(keys)} accepted image(s) form {len(members)}; add images, "
+            "or lower the near-duplicate distance."
+        )
+    generator = np.random.default_rng(seed)
+    members = [members[position] for position in generator.permutation(len(members))]
+    in_val = _stratify(members, val_fraction)
+    if _uncovered(members, in_val):
+        in_val = _repair(members, in_val, val_fraction)
+    val_groups = {group.number for group, val in zip(members, in_val, strict=True) if val}
+    table["split"] = np.where(table["group"].isin(val_groups), VAL, TRAIN)
+    return table
+
+
+def split_records(
+    records: Sequence[ConvertedRecord], groups: Sequence[int], *, val_fraction: float = 0.2, seed: int = 0
+) -> pd.DataFrame:
+    """`split` for converted images, by the classes of their segments."""
+    classes = [{segment.category_id for segment in record.segments} for record in records]
+    return split([record.key for record in records], groups, classes, val_fraction=val_fraction, seed=seed)
+
+
+def split_digest(table: pd.DataFrame) -> str:
+    """SHA-256 (hexadecimal) of which image is on which side, whatever the order of the rows."""
+    rows = sorted(zip(table["key"], table["split"], strict=True))
+    return hashlib.sha256("".join(f"{key}\t{side}\n" for key, side in rows).encode()).hexdigest()
+
+
+def audit_split(records: Sequence[ConvertedRecord], table: pd.DataFrame, *, max_distance: int) -> SplitAudit:
+    """Check a split against the images themselves.
+
+    The distances across the split are computed anew from the perceptual hashes of all pairs, not taken from
+    the grouping.
+
+    Args:
+        records: the converted images.
+        table: the split, as `split` gives it.
+        max_distance: images that differ in this many bits or fewer are near-duplicates.
+
+    Returns:
+        Counts per class and facts about the whole split.
+
+    Raises:
+        SplitError: the table and the records name different images, a side is empty, or a group or
+            near-duplicates are on both sides.
+    """
+    side = _sides(records, table)
+    both = table.groupby("group")["split"].nunique()
+    if (both > 1).any():
+        group = both.index[both > 1][0]
+        some = ", ".join(sorted(table.loc[table["group"] == group, "key"])[:4])
+        raise SplitError(f"group {group} ({some}) is in both train and val; split again.")
+    smallest, pair, across = _distance_across(records, side, max_distance)
+    if across:
+        raise SplitError(
+            f"{across} pair(s) of near-duplicate images are in train and val, such as {pair[0]!r} and "
+            f"{pair[1]!r}, which differ in {smallest} bits (limit {max_distance}); group with the same "
+            "distance, then split again."
+        )
+    classes = _class_table(records, side, dict(zip(table["key"], table["group"], strict=True)))
+    one_side = classes.loc[(classes["groups"] >= 2) & ~classes["on_both_sides"], "class_id"]
+    val_images = sum(value == VAL for value in side.values())
+    facts = {
+        "images": len(records),
+        "images_train": len(records) - val_images,
+        "images_val": val_images,
+        "groups": int(table["group"].nunique()),
+        "largest_group": int(table["group"].value_counts().max()),
+        "val_fraction": val_images / len(records),
+        "shared_groups": 0,
+        "near_duplicates_across": across,
+        "smallest_distance_across": smallest,
+        "classes_on_one_side": [int(class_id) for class_id in one_side],
+    }
+    return SplitAudit(classes, facts)
+
+
+def _collect_groups(table: pd.DataFrame, classes: Mapping[str, Collection[int]]) -> list[_Group]:
+    """Groups in the order of their smallest key, whatever their numbers are."""
+    images: dict[int, list[str]] = defaultdict(list)
+    for key, group in zip(table["key"], table["group"], strict=True):
+        images[group].append(key)
+    return [
+        _Group(number, len(members), dict(Counter(c for key in members for c in set(classes[key]))))
+        for number, members in images.items()
+    ]
+
+
+def _stratify(members: Sequence[_Group], val_fraction: float) -> list[bool]:
+    """Place the groups, those of the rarest class first and large ones before small ones; True is val."""
+    wanted = _Wanted(members, val_fraction)
+    in_val = [False] * len(members)
+    lonely = _lonely_classes(members)
+    unplaced: dict[int, None] = {}
+    for position in sorted(range(len(members)), key=lambda position: -members[position].size):
+        if lonely[position]:
+            wanted.place(members[position], val=False)
+        else:
+            unplaced[position] = None
+    left = Counter(class_id for position in unplaced for class_id in members[position].images_of_class)
+    while unplaced:
+        rarest = min(((count, class_id) for class_id, count in left.items() if count), default=(0, None))[1]
+        for position in [p for p in unplaced if rarest is None or rarest in members[p].images_of_class]:
+            in_val[position] = wanted.val_has_more_room(rarest)
+            wanted.place(members[position], val=in_val[position])
+            left.subtract(members[position].images_of_class.keys())
+            del unplaced[position]
+    return in_val
+
+
+def _lonely_classes(members: Sequence[_Group]) -> list[int]:
+    """How many classes each group has that no other group has."""
+    counts = [0] * len(members)
+    for positions in _positions_of_class(members).values():
+        if len(positions) == 1:
+            counts[positions[0]] += 1
+    return counts
+
+
+class _Wanted:
+    """How far each side is filled, for each class and for all images (key None)."""
+
+    def __init__(self, members: Sequence[_Group], val_fraction: float) -> None:
+        self._target: dict[int | None, float] = defaultdict(float)
+        self._placed: dict[bool, dict[int | None, int]] = {True: defaultdict(int), False: defaultdict(int)}
+        self._fraction = {True: val_fraction, False: 1 - val_fraction}
+        for group in members:
+            for class_id, images in self._counts(group):
+                self._target[class_id] += images
+
+    def place(self, group: _Group, *, val: bool) -> None:
+        """Count the group on one side."""
+        for class_id, images in self._counts(group):
+            self._placed[val][class_id] += images
+
+    def val_has_more_room(self, class_id: int | None) -> bool:
+        """Whether val is less filled than train, by the class, then overall; not if they are equal."""
+        return self._room(True, class_id) > self._room(False, class_id)
+
+    def _room(self, val: bool, class_id: int | None) -> tuple[float, float]:
+        return self._unfilled(val, class_id), self._unfilled(val, None)
+
+    def _unfilled(self, val: bool, class_id: int | None) -> float:
+        # Rounded, so that equal shares compare equal.
+        return round(1 - self._placed[val][class_id] / (self._fraction[val] * self._target[class_id]), 9)
+
+    @staticmethod
+    def _counts(group: _Group) -> list[tuple[int | None, int]]:
+        return [(None, group.size), *group.images_of_class.items()]
+
+
+def _positions_of_class(members: Sequence[_Group]) -> dict[int, list[int]]:
+    """Positions of the groups of each class."""
+    of_class: dict[int, list[int]] = defaultdict(list)
+    for position, group in enumerate(members):
+        for class_id in group.images_of_class:
+            of_class[class_id].append(position)
+    return dict(sorted(of_class.items()))
+
+
+def _to_divide(members: Sequence[_Group]) -> list[list[int]]:
+    """Positions that must not all be on one side: those of all groups, then of each class in two or more."""
+    several = [positions for positions in _positions_of_class(members).values() if len(positions) >= 2]
+    return [list(range(len(members))), *several]
+
+
+def _uncovered(members: Sequence[_Group], in_val: Sequence[bool]) -> bool:
+    return any(len({in_val[p] for p in positions}) == 1 for positions in _to_divide(members))
+
+
+def _repair(members: Sequence[_Group], in_val: Sequence[bool], val_fraction: float) -> list[bool]:
+    """Cover as many classes as possible on both sides, near the wanted share and the given placement.
+
+    Variables: one binary a group (1 = val), one slack a class (1 = left on one side), and the distance of the
+    val share from the wanted one, in images.
+    """
+    count, rows = len(members), _to_divide(members)
+    sizes = np.array([group.size for group in members], dtype=float)
+    total = sizes.sum()
+    now = np.array(in_val, dtype=float)
+    moves = 0.1 * sizes * (1 - 2 * now) + 0.5 * np.array(_lonely_classes(members))
+    # Covering a class is worth more than all else; the first row (both sides non-empty) has no slack.
+    cost = np.concatenate([moves, np.full(len(rows), total + np.abs(moves).sum()), [1.0]])
+    row = np.repeat(np.arange(len(rows)), [len(positions) for positions in rows])
+    column = np.concatenate([np.array(positions) for positions in rows])
+    incidence = coo_array((np.ones(len(row)), (row, column)), shape=(len(rows), count))
+    slack = coo_array((np.ones(len(rows)), (np.arange(len(rows)), np.arange(len(rows)))))
+    empty = coo_array((len(rows), 1))
+    at_most = np.array([len(positions) - 1.0 for positions in rows])
+    share = np.concatenate([sizes, np.zeros(len(rows)), [0.0]])[None]
+    distance = np.zeros_like(share)
+    distance[0, -1] = 1
+    target = val_fraction * total
+    constraints = [
+        LinearConstraint(hstack([incidence, slack, empty]).tocsr(), lb=1),
+        LinearConstraint(hstack([incidence, -slack, empty]).tocsr(), ub=at_most),
+        LinearConstraint(share - distance, ub=target),
+        LinearConstraint(share + distance, lb=target),
+    ]
+    upper = np.concatenate([np.ones(count), [0.0], np.ones(len(rows) - 1), [np.inf]])
+    integrality = np.concatenate([np.ones(count + len(rows)), [0.0]])
+    # A limit on nodes, not on time: the answer stays the same on a slower machine.
+    result = milp(
+        cost,
+        integrality=integrality,
+        bounds=Bounds(0, upper),
+        constraints=constraints,
+        options={"node_limit": 20_000},
+    )
+    if result.x is None:
+        return list(in_val)
+    return [bool(value > 0.5) for value in result.x[:count]]
+
+
+def _sides(records: Sequence[ConvertedRecord], table: pd.DataFrame) -> dict[str, str]:
+    side = dict(zip(table["key"], table["split"], strict=True))
+    keys = {record.key for record in records}
+    if len(side) != len(table) or len(keys) != len(records):
+        raise SplitError("an image is listed twice; convert and split again.")
+    if unknown := set(side.values()) - {TRAIN, VAL}:
+        raise SplitError(f"the split table has {sorted(unknown)[0]!r} for a side; only train and val exist.")
+    if missing := keys ^ side.keys():
+        raise SplitError(
+            f"{len(missing)} image(s) are only in the split or only among the converted images, such as "
+            f"{min(missing)!r}; split again."
+        )
+    for name in (TRAIN, VAL):
+        if name not in side.values():
+            raise SplitError(f"the {name} side has no images; split again.")
+    return side
+
+
+def _distance_across(
+    records: Sequence[ConvertedRecord], side: Mapping[str, str], max_distance: int
+) -> tuple[int, tuple[str, str], int]:
+    """Smallest distance between a train and a val image, that pair, and the count of near-duplicates."""
+    ordered = sorted(records, key=lambda record: record.key)
+    hashes = hash_bytes([record.phash for record in ordered], [record.key for record in ordered])
+    # Signs of bits: their product counts equal bits minus different bits. Exact in float32 up to 2^24 bits.
+    signs: NDArray[np.float32] = np.unpackbits(hashes, axis=1).astype(np.float32) * 2 - 1
+    is_val = np.array([side[record.key] == VAL for record in ordered])
+    train, val = np.flatnonzero(~is_val), np.flatnonzero(is_val)
+    smallest, pair, across = signs.shape[1] + 1, ("", ""), 0
+    for start in range(0, len(train), _CHUNK):
+        some = train[start : start + _CHUNK]
+        for begin in range(0, len(val), _CHUNK):
+            others = val[begin : begin + _CHUNK]
+            distance = (signs.shape[1] - signs[some] @ signs[others].T) / 2
+            across += int((distance <= max_distance).sum())
+            row, column = divmod(int(distance.argmin()), len(others))
+            if distance[row, column] < smallest:
+                smallest = int(distance[row, column])
+                pair = (ordered[some[row]].key, ordered[others[column]].key)
+    return smallest, pair, across
+
+
+def _class_table(
+    records: Sequence[ConvertedRecord], side: Mapping[str, str], group_of: Mapping[str, int]
+) -> pd.DataFrame:
+    groups: dict[int, set[int]] = defaultdict(set)
+    images: dict[int, Counter[str]] = defaultdict(Counter)
+    segments: dict[int, Counter[str]] = defaultdict(Counter)
+    for record in records:
+        here = side[record.key]
+        for class_id, number in Counter(segment.category_id for segment in record.segments).items():
+            groups[class_id].add(group_of[record.key])
+            images[class_id][here] += 1
+            segments[class_id][here] += number
+    rows = [
+        {
+            "class_id": class_id,
+            "groups": len(groups[class_id]),
+            "images_train": images[class_id][TRAIN],
+            "images_val": images[class_id][VAL],
+            "segments_train": segments[class_id][TRAIN],
+            "segments_val": segments[class_id][VAL],
+            "on_both_sides": images[class_id][TRAIN] > 0 and images[class_id][VAL] > 0,
+        }
+        for class_id in sorted(groups)
+    ]
+    columns = [
+        "class_id",
+        "groups",
+        "images_train",
+        "images_val",
+        "segments_train",
+        "segments_val",
+        "on_both_sides",
+    ]
+    table = pd.DataFrame(rows, columns=columns)
+    return table.astype({"on_both_sides": bool})
