@@ -1,0 +1,217 @@
+"""Panoptic quality: PQ, SQ and RQ of predictions in COCO panoptic format.
+
+Source of the measure: Kirillov et al., "Panoptic Segmentation", CVPR 2019, section 4. A predicted and a true
+segment of one class match when their IoU is above 0.5; per class, over all images, ``PQ = sum of matched IoU
+/ (TP + FP / 2 + FN / 2) = SQ * RQ``.
+"""
+
+import contextlib
+import copy
+import io
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from construction_panoptic.errors import InputDataError, ParameterError, UserError
+
+QualityEngine = Literal["hotcoco", "panopticapi"]
+
+_Counts = tuple[int, int, int, float]  # true positives, false positives, false negatives, sum of matched IoU
+
+
+def panoptic_quality(
+    truth: Path | str | dict[str, Any],
+    truth_folder: Path | str,
+    predictions: Path | str | dict[str, Any],
+    prediction_folder: Path | str,
+    *,
+    engine: QualityEngine = "hotcoco",
+) -> dict[str, Any]:
+    """Evaluate panoptic predictions; the numbers are those of panopticapi on the same files.
+
+    Every image of the truth needs a prediction (one without segments is a prediction); predictions of other
+    images take no part. A class with neither a true segment, nor a predicted one that counts, takes no part
+    in a mean. As in panopticapi, a class that is predicted but absent from the truth has false positives, so
+    its PQ of 0 does count. Pixels that are void in the truth, and crowd segments, are not held against a
+    prediction.
+
+    Args:
+        truth: COCO panoptic JSON, as a path or loaded. Each category needs ``isthing``.
+        truth_folder: folder of the truth's PNGs.
+        predictions: COCO panoptic results: ``{"annotations": [{image_id, file_name, segments_info}]}``.
+        prediction_folder: folder of the predictions' PNGs.
+        engine: ``hotcoco``, or ``panopticapi`` (the reference, slower; needs the extra ``reference``).
+
+    Returns:
+        panopticapi's layout, fractions in 0…1: ``{"All": {"pq", "sq", "rq", "n"}, "Things": …, "Stuff": …,
+        "per_class": {"<category id>": {"pq", "sq", "rq", …}}}``. ``n`` is the number of classes in the mean;
+        with ``n`` = 0 there is no mean and pq, sq, rq are None. ``per_class`` has all categories of the
+        truth, with panopticapi's zeros for one that takes no part, and these additions: ``present`` (whether
+        the class takes part in the means), ``isthing``, and the segment counts ``tp``, ``fp``, ``fn``.
+
+    Raises:
+        InputDataError: a file is missing or malformed, an image has no prediction, a PNG and its
+            ``segments_info`` differ, a predicted category is unknown, or the sizes of two PNGs differ.
+        ParameterError: an unknown engine.
+        UserError: ``panopticapi`` is asked for and not installed.
+    """
+    if engine not in get_args(QualityEngine):
+        raise ParameterError(f"engine must be one of {', '.join(get_args(QualityEngine))}; it is {engine!r}.")
+    truth_name, prediction_name = _name(truth, "the truth"), _name(predictions, "the predictions")
+    truth_data = load_json(truth)
+    prediction_data = load_json(predictions)
+    is_thing = _check_truth(truth_data, truth_name)
+    _check_coverage(truth_data, prediction_data, truth_name, prediction_name)
+    count = _count_with_hotcoco if engine == "hotcoco" else _reference_counter()
+    try:
+        counts = count(truth_data, Path(truth_folder), prediction_data, Path(prediction_folder))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+        raise InputDataError(
+            f"{prediction_name} cannot be evaluated against {truth_name}: {reason}"
+        ) from error
+    return _summarise(counts, is_thing)
+
+
+def load_json(source: Path | str | Any) -> Any:
+    """Give the content of a JSON file; anything that is not a path is given back as it is.
+
+    Raises:
+        InputDataError: the file is missing or is not JSON.
+    """
+    if not isinstance(source, Path | str):
+        return source
+    try:
+        return json.loads(Path(source).read_bytes())
+    except FileNotFoundError as error:
+        raise InputDataError(f"{source} does not exist.") from error
+    except (OSError, ValueError) as error:
+        raise InputDataError(f"{source} cannot be read as JSON: {error}") from error
+
+
+def _name(source: Path | str | dict[str, Any], otherwise: str) -> str:
+    return str(source) if isinstance(source, Path | str) else otherwise
+
+
+def _check_truth(truth: Any, name: str) -> dict[int, bool]:
+    """Check the parts of the truth that the evaluation reads; give category id → is a thing."""
+    for key in ("annotations", "categories"):
+        if not isinstance(truth, dict) or not isinstance(truth.get(key), list) or not truth[key]:
+            raise InputDataError(
+                f'{name} has no "{key}"; a COCO panoptic file with at least one image is needed.'
+            )
+    for category in truth["categories"]:
+        if "isthing" not in category:
+            raise InputDataError(
+                f'{name}: category {category.get("id")} has no "isthing"; set it to 1 (thing) or 0 (stuff).'
+            )
+    for annotation in truth["annotations"]:
+        if "segments_info" not in annotation:
+            raise InputDataError(
+                f'{name}: the annotation of image {annotation.get("image_id")} has no "segments_info"; '
+                "this is not a COCO panoptic file."
+            )
+    return {category["id"]: bool(category["isthing"]) for category in truth["categories"]}
+
+
+def _check_coverage(truth: dict[str, Any], predictions: Any, truth_name: str, prediction_name: str) -> None:
+    if not isinstance(predictions, dict) or not isinstance(predictions.get("annotations"), list):
+        raise InputDataError(
+            f'{prediction_name} has no "annotations" list; COCO panoptic results are needed.'
+        )
+    predicted = {annotation["image_id"] for annotation in predictions["annotations"]}
+    missing = [a["image_id"] for a in truth["annotations"] if a["image_id"] not in predicted]
+    if missing:
+        count = f"{len(missing)} of the {len(truth['annotations'])} images"
+        raise InputDataError(
+            f"{prediction_name} has no prediction for {count} of {truth_name}, the first being image "
+            f"{missing[0]}. Predict all of them; an image in which nothing is found needs an entry with "
+            'empty "segments_info" and an all-zero PNG.'
+        )
+
+
+def _count_with_hotcoco(
+    truth: dict[str, Any], truth_folder: Path, predictions: dict[str, Any], prediction_folder: Path
+) -> dict[int, _Counts]:
+    from hotcoco.panoptic import PanopticEval
+
+    evaluator = PanopticEval(truth, predictions, gt_folder=truth_folder, pred_folder=prediction_folder)
+    evaluator.evaluate()
+    per_class = evaluator.results()["per_class"]
+    return {identity: (row["tp"], row["fp"], row["fn"], row["iou"]) for identity, row in per_class.items()}
+
+
+def _reference_counter() -> Callable[[dict[str, Any], Path, dict[str, Any], Path], dict[int, _Counts]]:
+    """Give panopticapi's counting of segments.
+
+    Its ``pq_compute`` starts a pool of processes, prints, and divides by zero where a data set has no thing
+    or no stuff class at all; the function that it calls in each process has none of this.
+    """
+    try:
+        from panopticapi.evaluation import pq_compute_single_core
+    except ModuleNotFoundError as error:
+        raise UserError(
+            "The engine 'panopticapi' is not installed. Install it with: pip install '.[reference]', "
+            "or use the engine 'hotcoco', which gives the same numbers."
+        ) from error
+
+    def count(
+        truth: dict[str, Any], truth_folder: Path, predictions: dict[str, Any], prediction_folder: Path
+    ) -> dict[int, _Counts]:
+        by_image = {annotation["image_id"]: annotation for annotation in predictions["annotations"]}
+        pairs = [
+            # A copy, because panopticapi writes areas into what it is given.
+            (_with_crowd_flags(annotation), copy.deepcopy(by_image[annotation["image_id"]]))
+            for annotation in truth["annotations"]
+        ]
+        categories = {category["id"]: category for category in truth["categories"]}
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            statistics = pq_compute_single_core(0, pairs, truth_folder, prediction_folder, categories)
+        rows = ((identity, statistics[identity]) for identity in categories)
+        return {identity: (row.tp, row.fp, row.fn, float(row.iou)) for identity, row in rows}
+
+    return count
+
+
+def _with_crowd_flags(annotation: dict[str, Any]) -> dict[str, Any]:
+    segments = [{"iscrowd": 0, **segment} for segment in annotation["segments_info"]]
+    return {**annotation, "segments_info": segments}
+
+
+def _summarise(counts: Mapping[int, _Counts], is_thing: Mapping[int, bool]) -> dict[str, Any]:
+    per_class: dict[int, dict[str, Any]] = {}
+    for identity, thing in is_thing.items():
+        tp, fp, fn, iou = counts[identity]
+        pq, sq, rq = _scores(tp, fp, fn, iou)
+        counted = {"tp": tp, "fp": fp, "fn": fn}
+        per_class[identity] = {
+            **{"pq": pq, "sq": sq, "rq": rq},
+            **counted,
+            "isthing": thing,
+            "present": sum(counted.values()) > 0,
+        }
+    return {
+        "All": _mean(list(per_class.values())),
+        "Things": _mean([row for row in per_class.values() if row["isthing"]]),
+        "Stuff": _mean([row for row in per_class.values() if not row["isthing"]]),
+        "per_class": {str(identity): row for identity, row in per_class.items()},
+    }
+
+
+def _scores(tp: int, fp: int, fn: int, iou: float) -> tuple[float, float, float]:
+    """PQ, SQ and RQ of one class."""
+    if tp == 0:
+        return 0.0, 0.0, 0.0
+    denominator = tp + 0.5 * fp + 0.5 * fn
+    return iou / denominator, iou / tp, tp / denominator
+
+
+def _mean(rows: list[dict[str, Any]]) -> dict[str, float | int | None]:
+    rows = [row for row in rows if row["present"]]
+    if not rows:
+        return {"pq": None, "sq": None, "rq": None, "n": 0}
+    mean: dict[str, float | int | None] = {
+        key: sum(row[key] for row in rows) / len(rows) for key in ("pq", "sq", "rq")
+    }
+    return {**mean, "n": len(rows)}

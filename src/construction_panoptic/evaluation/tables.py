@@ -1,0 +1,124 @@
+"""Evaluation results as the tables that people know, in text and as data frames."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from construction_panoptic.evaluation.precision import PRECISION_NAMES
+
+SPLITS = ("All", "Things", "Stuff")
+"""The rows of the PQ table."""
+
+# Per COCO number: AP or AR, IoU thresholds, object area, detections an image.
+_PRECISION_ROWS = {
+    "AP": ("AP", "0.50:0.95", "all", 100),
+    "AP50": ("AP", "0.50", "all", 100),
+    "AP75": ("AP", "0.75", "all", 100),
+    "APs": ("AP", "0.50:0.95", "small", 100),
+    "APm": ("AP", "0.50:0.95", "medium", 100),
+    "APl": ("AP", "0.50:0.95", "large", 100),
+    "AR1": ("AR", "0.50:0.95", "all", 1),
+    "AR10": ("AR", "0.50:0.95", "all", 10),
+    "AR100": ("AR", "0.50:0.95", "all", 100),
+    "ARs": ("AR", "0.50:0.95", "small", 100),
+    "ARm": ("AR", "0.50:0.95", "medium", 100),
+    "ARl": ("AR", "0.50:0.95", "large", 100),
+}
+
+
+def quality_text(quality: Mapping[str, Any]) -> str:
+    """panopticapi's PQ table: a row each for all classes, things, stuff, in percent; "n/a" where n is 0."""
+    lines = [f"{'':10s}| {'PQ':>5s}  {'SQ':>5s}  {'RQ':>5s} {'N':>5s}", "-" * 38]
+    for split in SPLITS:
+        row = quality[split]
+        pq, sq, rq = (_percent(row[key]) for key in ("pq", "sq", "rq"))
+        lines.append(f"{split:10s}| {pq}  {sq}  {rq} {row['n']:5d}")
+    return "\n".join(lines)
+
+
+def class_quality_text(quality: Mapping[str, Any], names: Mapping[int, str]) -> str:
+    """PQ, SQ, RQ in percent and segment counts of each class that takes part in the means, best first."""
+    table = quality_table(quality, names)
+    table = table[table["present"]].sort_values(["pq", "name"], ascending=[False, True])
+    width = max([len("class"), *(len(name) for name in table["name"])])
+    titles = f"{'PQ':>5s}  {'SQ':>5s}  {'RQ':>5s} {'TP':>6s} {'FP':>6s} {'FN':>6s}"
+    header = f"{'class':{width}s} | {'kind':5s} | {titles}"
+    lines = [header, "-" * len(header)]
+    for row in table.to_dict("records"):
+        pq, sq, rq = (_percent(row[key]) for key in ("pq", "sq", "rq"))
+        counts = " ".join(f"{row[key]:6d}" for key in ("tp", "fp", "fn"))
+        lines.append(f"{row['name']:{width}s} | {row['kind']:5s} | {pq}  {sq}  {rq} {counts}")
+    return "\n".join(lines)
+
+
+def precision_text(precision: Mapping[str, Any]) -> str:
+    """pycocotools' 12-line summary; -1.000 where the truth has no object of that size."""
+    lines = []
+    for name, (kind, iou, area, detections) in _PRECISION_ROWS.items():
+        title = "Average Precision" if kind == "AP" else "Average Recall"
+        setting = f"@[ IoU={iou:<9} | area={area:>6s} | maxDets={detections:>3d} ]"
+        lines.append(f" {title:<18} ({kind}) {setting} = {precision[name]:0.3f}")
+    return "\n".join(lines)
+
+
+def summary_table(quality: Mapping[str, Any]) -> pd.DataFrame:
+    """Give the PQ table: columns split (All, Things, Stuff), pq, sq, rq (fractions; NaN where n is 0), n."""
+    rows = [
+        {"split": split, **{key: quality[split][key] for key in ("pq", "sq", "rq", "n")}} for split in SPLITS
+    ]
+    return pd.DataFrame(rows).astype({"pq": float, "sq": float, "rq": float, "n": int})
+
+
+def quality_table(quality: Mapping[str, Any], names: Mapping[int, str]) -> pd.DataFrame:
+    """Give one row a class, in the order of category ids.
+
+    Args:
+        quality: what :func:`~construction_panoptic.evaluation.quality.panoptic_quality` gives, or its JSON.
+        names: category id → name; a class without one is named by its id.
+
+    Returns:
+        Columns category_id, name, kind ("thing" or "stuff"), pq, sq, rq (fractions; NaN for a class that
+        takes no part in the means), tp, fp, fn (segments), present.
+    """
+    rows = []
+    for key, row in sorted(quality["per_class"].items(), key=lambda item: int(item[0])):
+        scores = {score: row[score] if row["present"] else float("nan") for score in ("pq", "sq", "rq")}
+        counts = {count: row[count] for count in ("tp", "fp", "fn")}
+        kind = "thing" if row["isthing"] else "stuff"
+        name = names.get(int(key), key)
+        rows.append(
+            {
+                "category_id": int(key),
+                "name": name,
+                "kind": kind,
+                **scores,
+                **counts,
+                "present": row["present"],
+            }
+        )
+    columns = ["category_id", "name", "kind", "pq", "sq", "rq", "tp", "fp", "fn", "present"]
+    return pd.DataFrame(rows, columns=columns).astype({"present": bool})
+
+
+def precision_table(precision: Mapping[str, Any]) -> pd.DataFrame:
+    """Give the 12 COCO numbers: columns metric, iou, area, detections, value (NaN for COCO's -1)."""
+    rows = [(name, *_PRECISION_ROWS[name][1:], _number(precision[name])) for name in PRECISION_NAMES]
+    return pd.DataFrame(rows, columns=["metric", "iou", "area", "detections", "value"])
+
+
+def class_precision_table(precision: Mapping[str, Any], names: Mapping[int, str]) -> pd.DataFrame:
+    """Give AP by class: columns category_id, name, ap (fraction; NaN for a class absent from the truth)."""
+    rows = [
+        (int(key), names.get(int(key), key), _number(value))
+        for key, value in sorted(precision["per_class"].items(), key=lambda item: int(item[0]))
+    ]
+    return pd.DataFrame(rows, columns=["category_id", "name", "ap"])
+
+
+def _percent(value: float | None) -> str:
+    return f"{'n/a':>5s}" if value is None else f"{100 * value:5.1f}"
+
+
+def _number(value: float) -> float:
+    return float("nan") if value == -1 else float(value)
