@@ -1,0 +1,260 @@
+"""Reading image files: size, checks, upright RGB pixels, and a form that every COCO tool reads as it is.
+
+A location is a path, or ``<zip file>::<member>`` for an image inside an archive; archives are read in place.
+"""
+
+import hashlib
+import os
+import re
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import lru_cache
+from io import BytesIO
+from pathlib import Path
+from typing import BinaryIO
+
+import imagehash
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from construction_panoptic.errors import InputDataError
+
+MAX_PIXELS = 178_956_970
+"""Images with more pixels are refused: twice Pillow's warning limit, at which Pillow itself refuses."""
+
+MAX_FILE_BYTES = 1 << 30
+
+# No format that runs a program or draws text (EPS, WMF): the files come from elsewhere.
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "MPO", "JPEG2000", "PPM")
+_SUFFIXES = {"JPEG": (".jpg", ".jpeg", ".jpe"), "PNG": (".png",)}
+_MODES = {
+    "1",
+    "L",
+    "LA",
+    "P",
+    "PA",
+    "RGB",
+    "RGBA",
+    "RGBX",
+    "CMYK",
+    "YCbCr",
+    "I",
+    "I;16",
+    "I;16B",
+    "I;16L",
+    "I;16N",
+}
+_ORIENTATION = 0x0112
+_PHASH_SIDE = 512
+_MEMBER = re.compile(r"(.+?\.zip)::(.+)", re.IGNORECASE | re.DOTALL)
+
+
+class ImageError(InputDataError):
+    """An image file cannot be used.
+
+    Attributes:
+        reason: ``missing_file``, ``unreadable_image`` or ``too_large``.
+    """
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class ImageFacts:
+    """What a full check of an image file found: upright size in pixels, two hashes as hexadecimal text."""
+
+    width: int
+    height: int
+    sha256: str
+    phash: str
+
+
+@dataclass(frozen=True)
+class NormalisedImage:
+    """An image as it goes into the converted data.
+
+    Attributes:
+        content: the source's path if it can be used unchanged, else a file's content.
+        suffix: the file suffix that fits the content, ``.jpg``, ``.jpeg``, ``.jpe`` or ``.png``.
+        width: in pixels, upright.
+        height: in pixels, upright.
+    """
+
+    content: Path | bytes = field(repr=False)
+    suffix: str
+    width: int
+    height: int
+
+
+def zip_location(archive: Path, member: str) -> str:
+    """Return the location of an archive's member."""
+    return f"{archive}::{member}"
+
+
+def _split(location: str | Path) -> tuple[Path, str | None]:
+    match = None if isinstance(location, Path) else _MEMBER.fullmatch(location)
+    return (Path(match[1]), match[2]) if match else (Path(location), None)
+
+
+@lru_cache(maxsize=8)
+def _archive(path: Path, _modified: int, _process: int) -> zipfile.ZipFile:
+    # Kept open: reading the directory of a large archive again for each member costs more than the member.
+    return zipfile.ZipFile(path)
+
+
+def open_location(location: str | Path) -> BinaryIO:
+    """Open a location for reading; the caller closes it. Nothing is unpacked to disk.
+
+    Raises:
+        ImageError: the file or member is missing (``missing_file``), cannot be read (``unreadable_image``)
+            or is larger than `MAX_FILE_BYTES` (``too_large``).
+    """
+    path, member = _split(location)
+    try:
+        if member is None:
+            if path.stat().st_size > MAX_FILE_BYTES:
+                raise ImageError("too_large", f"{location}: the file is larger than {MAX_FILE_BYTES} bytes.")
+            return path.open("rb")
+        archive = _archive(path, path.stat().st_mtime_ns, os.getpid())
+        if archive.getinfo(member).file_size > MAX_FILE_BYTES:
+            raise ImageError("too_large", f"{location}: the member is larger than {MAX_FILE_BYTES} bytes.")
+        return BytesIO(archive.read(member))
+    except (FileNotFoundError, KeyError):
+        raise ImageError("missing_file", f"{location}: there is no such file.") from None
+    except (OSError, ValueError, RuntimeError, NotImplementedError, zipfile.BadZipFile, EOFError) as error:
+        if isinstance(error, ImageError):
+            raise
+        raise ImageError("unreadable_image", f"{location}: cannot be read ({error}).") from None
+
+
+@contextmanager
+def _opened(location: str | Path, stream: BinaryIO | None = None) -> Iterator[Image.Image]:
+    """Open an image, and give every way in which a damaged file can fail one kind of error."""
+    try:
+        with stream or open_location(location) as file, Image.open(file, formats=_FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
+            if image.mode not in _MODES:
+                raise ImageError(
+                    "unreadable_image", f"{location}: pixels of the kind {image.mode} are not supported."
+                )
+            yield image
+    except Image.DecompressionBombError as error:
+        raise ImageError("too_large", f"{location}: more than {MAX_PIXELS} pixels ({error}).") from None
+    except ImageError:
+        raise
+    except Exception as error:
+        # Decoders raise whatever the damage leads them to (OSError, SyntaxError, struct.error, …).
+        raise ImageError("unreadable_image", f"{location}: not a readable image ({error}).") from None
+
+
+def image_size(location: str | Path) -> tuple[int, int]:
+    """Return width and height of an image as it is shown upright (EXIF orientation applied), in pixels.
+
+    Raises:
+        ImageError: see `open_location`; also ``unreadable_image`` for a file that is not an image.
+    """
+    with _opened(location) as image:
+        return _upright_size(image)
+
+
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    turned = image.getexif().get(_ORIENTATION) in (5, 6, 7, 8)
+    return (image.height, image.width) if turned else image.size
+
+
+def check_image(location: str | Path) -> ImageFacts:
+    """Read an image from beginning to end and return its upright size and hashes.
+
+    JPEGs are decoded at a reduced size, which finds truncated files as well and is several times faster.
+
+    Raises:
+        ImageError: see `open_location`; ``unreadable_image`` also for truncated pixel data.
+    """
+    with open_location(location) as file:
+        content = file.read()
+    with _opened(location, BytesIO(content)) as image:
+        width, height = _upright_size(image)
+        return ImageFacts(width, height, hashlib.sha256(content).hexdigest(), _phash(image))
+
+
+def perceptual_hash(location: str | Path) -> str:
+    """Return the 16 x 16 perceptual hash of the upright image as hexadecimal text (64 characters).
+
+    Raises:
+        ImageError: see `check_image`.
+    """
+    with _opened(location) as image:
+        return _phash(image)
+
+
+def _phash(image: Image.Image) -> str:
+    image.draft("RGB", (_PHASH_SIDE, _PHASH_SIDE))
+    return str(imagehash.phash(_upright_rgb(image), hash_size=16))
+
+
+def read_rgb(location: str | Path) -> NDArray[np.uint8]:
+    """Return the upright image, uint8 [H, W, 3].
+
+    Raises:
+        ImageError: see `check_image`.
+    """
+    with _opened(location) as image:
+        return np.asarray(_upright_rgb(image))
+
+
+def normalise_image(location: str | Path) -> NormalisedImage:
+    """Return an image in the form in which every COCO tool reads the same pixels.
+
+    An upright 8-bit RGB JPEG or PNG is handed on unchanged (its path, or a zip member's bytes). Any other is
+    written anew, upright and as 8-bit RGB: PNG stays PNG, all else becomes JPEG (quality 95, 4:4:4). An alpha
+    channel is dropped, 16-bit values lose their low byte.
+
+    Raises:
+        ImageError: see `check_image`.
+    """
+    path, member = _split(location)
+    name = Path(path.name if member is None else member)
+    with open_location(location) as stream, _opened(location, stream) as image:
+        width, height = _upright_size(image)
+        kind = "PNG" if image.format == "PNG" else "JPEG"
+        suffixes = _SUFFIXES[kind]
+        if _usable_unchanged(image):
+            suffix = name.suffix.lower() if name.suffix.lower() in suffixes else suffixes[0]
+            if member is None:
+                return NormalisedImage(path, suffix, width, height)
+            stream.seek(0)
+            return NormalisedImage(stream.read(), suffix, width, height)
+        # A colour profile of grey or CMYK pixels would be wrong for the new ones.
+        profile = image.info.get("icc_profile") if image.mode in ("RGB", "RGBA") else None
+        rgb = _upright_rgb(image)
+        output = BytesIO()
+        if kind == "PNG":
+            rgb.save(output, format="PNG", compress_level=3, icc_profile=profile)
+        else:
+            rgb.save(output, format="JPEG", quality=95, subsampling=0, icc_profile=profile)
+        return NormalisedImage(output.getvalue(), suffixes[0], width, height)
+
+
+def _usable_unchanged(image: Image.Image) -> bool:
+    if image.mode != "RGB" or image.getexif().get(_ORIENTATION, 1) in range(2, 9):
+        return False
+    if image.format == "PNG":
+        # Pillow reads 16-bit RGB as RGB too; the raw mode of the pixel data tells them apart.
+        eight_bit = all(tile[3] == "RGB" for tile in getattr(image, "tile", []))
+        return eight_bit and "transparency" not in image.info and getattr(image, "n_frames", 1) == 1
+    return image.format in ("JPEG", "MPO")
+
+
+def _upright_rgb(image: Image.Image) -> Image.Image:
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode.startswith("I"):
+        # Pillow's own conversion would clip 16-bit values at 255.
+        values = np.asarray(upright).astype(np.int64) >> 8
+        upright = Image.fromarray(values.clip(0, 255).astype(np.uint8))
+    return upright if upright.mode == "RGB" else upright.convert("RGB")

@@ -1,0 +1,205 @@
+"""From polygons and run-length codes to pixels, exactly as pycocotools draws them.
+
+Run lengths go down the columns, first of background. Everything is checked before it reaches pycocotools,
+which trusts its input and can read or write out of bounds where that is damaged.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+
+from construction_panoptic.errors import InputDataError
+
+# pycocotools walks along each outline in steps of a fifth of a pixel and holds all of them in memory.
+_MAX_OUTLINE_STEPS = 20_000_000
+
+
+class MaskError(InputDataError):
+    """A segmentation cannot be drawn.
+
+    Attributes:
+        reason: ``no_segmentation``, ``bad_polygon``, ``odd_coordinates``, ``too_few_points``, ``not_finite``,
+            ``outside_image``, ``too_complex``, ``bad_rle`` or ``zero_area``.
+    """
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class MaskWindow:
+    """A mask without the empty border around it.
+
+    Attributes:
+        x: left column of the window, in pixels.
+        y: top row of the window, in pixels.
+        pixels: bool [h, w]; every border row and column has a set pixel.
+    """
+
+    x: int
+    y: int
+    pixels: NDArray[np.bool_]
+
+    @property
+    def bbox(self) -> tuple[int, int, int, int]:
+        """x, y, width, height in pixels."""
+        height, width = self.pixels.shape
+        return self.x, self.y, width, height
+
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        """Rows and columns of the window in the image."""
+        height, width = self.pixels.shape
+        return slice(self.y, self.y + height), slice(self.x, self.x + width)
+
+
+def segmentation_rle(segmentation: Any, height: int, width: int) -> dict[str, Any]:
+    """Return the compressed run-length code of a COCO segmentation, clipped to the image.
+
+    Args:
+        segmentation: a list of polygons (their union), or ``{"size": [height, width], "counts": …}`` with a
+            list of run lengths or COCO's compressed text.
+        height: of the image, in pixels.
+        width: of the image, in pixels.
+
+    Returns:
+        ``{"size": [height, width], "counts": bytes}`` with at least one set pixel.
+
+    Raises:
+        MaskError: it cannot be drawn, or has no pixel in the image.
+    """
+    if not segmentation:
+        raise MaskError("no_segmentation", "it has no outline; draw a polygon or mask instead of a box")
+    if isinstance(segmentation, dict):
+        rle = _checked_rle(segmentation, height, width)
+    elif isinstance(segmentation, list):
+        rings = [_checked_ring(ring, height, width) for ring in segmentation]
+        _check_position(rings, height, width)
+        rle = coco_mask.merge(coco_mask.frPyObjects(rings, height, width))
+    else:
+        raise MaskError("bad_polygon", "its segmentation is neither a list of polygons nor a run-length code")
+    if coco_mask.area(rle) == 0:
+        raise MaskError("zero_area", "its outline covers no pixel of the image")
+    return rle
+
+
+def segmentation_mask(segmentation: Any, height: int, width: int) -> NDArray[np.bool_]:
+    """Return a COCO segmentation as a mask of the whole image, bool [height, width].
+
+    Raises:
+        MaskError: see `segmentation_rle`.
+    """
+    return coco_mask.decode(segmentation_rle(segmentation, height, width)).astype(bool)
+
+
+def mask_window(rle: dict[str, Any]) -> MaskWindow:
+    """Decode only the part of a compressed run-length code that has pixels.
+
+    Raises:
+        MaskError: the code is damaged (``bad_rle``) or empty (``zero_area``).
+    """
+    height, width = rle["size"]
+    counts = _decode_counts(rle["counts"])
+    _check_counts(counts, height, width)
+    ends = np.cumsum(counts)
+    set_runs = np.flatnonzero(counts[1::2]) * 2 + 1
+    if not set_runs.size:
+        raise MaskError("zero_area", "its mask has no pixel")
+    first, last = ends[set_runs[0] - 1], ends[set_runs[-1]]
+    left, right = int(first // height), int((last - 1) // height) + 1
+    runs = np.diff(ends.clip(left * height, right * height), prepend=left * height)
+    columns = np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(right - left, height)
+    rows = np.flatnonzero(columns.any(axis=0))
+    top, bottom = int(rows[0]), int(rows[-1]) + 1
+    return MaskWindow(left, top, np.ascontiguousarray(columns[:, top:bottom].T))
+
+
+def mask_bbox(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:
+    """Return x, y, width, height in pixels of the set pixels of ``mask`` [H, W].
+
+    Raises:
+        ValueError: no pixel is set; such a mask has no box.
+    """
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if not rows.size:
+        raise ValueError("an empty mask has no bounding box")
+    x, y = int(columns[0]), int(rows[0])
+    return x, y, int(columns[-1]) - x + 1, int(rows[-1]) - y + 1
+
+
+def _checked_ring(ring: Any, height: int, width: int) -> NDArray[np.float64]:
+    """Return a polygon's coordinates, float64 [2 n]: x, y, x, y, …"""
+    if not isinstance(ring, list) or any(isinstance(c, bool) or not isinstance(c, int | float) for c in ring):
+        raise MaskError("bad_polygon", "a polygon is not a list of numbers")
+    if len(ring) % 2:
+        raise MaskError("odd_coordinates", f"a polygon has {len(ring)} coordinates, an odd number")
+    if len(ring) < 6:
+        raise MaskError("too_few_points", f"a polygon has {len(ring) // 2} points; it needs three")
+    try:
+        points = np.array(ring, dtype=np.float64)
+    except OverflowError:
+        points = np.array([np.inf])
+    if not np.isfinite(points).all():
+        raise MaskError("not_finite", "a polygon has a coordinate that is not a finite number")
+    side = max(height, width)
+    if points.min() < -side or points.max() > 2 * side:
+        raise MaskError("outside_image", "a polygon has a point that is far outside the image")
+    moves = np.abs(np.diff(points.reshape(-1, 2), axis=0, append=points[None, :2])).max(axis=1)
+    if 5 * moves.sum() > _MAX_OUTLINE_STEPS:
+        raise MaskError("too_complex", f"a polygon's outline is {moves.sum():.0f} pixels long")
+    return points
+
+
+def _check_position(rings: list[NDArray[np.float64]], height: int, width: int) -> None:
+    x, y = np.concatenate(rings).reshape(-1, 2).T
+    if x.max() <= 0 or y.max() <= 0 or x.min() >= width or y.min() >= height:
+        raise MaskError("outside_image", f"it lies outside the image of {width} x {height} pixels")
+
+
+def _checked_rle(code: dict[Any, Any], height: int, width: int) -> dict[str, Any]:
+    size, counts = code.get("size"), code.get("counts")
+    if size != [height, width]:
+        raise MaskError(
+            "bad_rle", f"its run-length code is for [height, width] {size}, not {[height, width]}"
+        )
+    if isinstance(counts, str):
+        encoded = counts.encode()
+        _check_counts(_decode_counts(encoded), height, width)
+        return {"size": [height, width], "counts": encoded}
+    if not isinstance(counts, list) or not all(type(c) is int and 0 <= c <= height * width for c in counts):
+        raise MaskError("bad_rle", "its run lengths are not a list of whole numbers within the image")
+    _check_counts(np.array(counts, dtype=np.int64), height, width)
+    return coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width)
+
+
+def _check_counts(counts: NDArray[np.int64], height: int, width: int) -> None:
+    if counts.size and counts.min() < 0:
+        raise MaskError("bad_rle", "its run-length code has a negative run")
+    if counts.sum() != height * width:
+        raise MaskError("bad_rle", f"its run lengths add up to {counts.sum()}, not {height * width} pixels")
+
+
+def _decode_counts(encoded: bytes) -> NDArray[np.int64]:
+    """Return the run lengths of COCO's compressed text (``rleFrString`` in pycocotools' ``maskApi.c``).
+
+    Each number is written low bits first, 5 bits a character (offset 48), bit 6 telling that more follow and
+    bit 5 of the last character the sign; from the fourth on, it is the difference to the number two before.
+    """
+    chars = np.frombuffer(encoded, dtype=np.uint8).astype(np.int64) - 48
+    if chars.size == 0 or chars.min() < 0 or chars.max() > 63 or chars[-1] & 0x20:
+        raise MaskError("bad_rle", "its compressed run-length code is damaged")
+    ends = np.flatnonzero((chars & 0x20) == 0)
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    lengths = ends - starts + 1
+    if lengths.max() > 7:
+        raise MaskError("bad_rle", "its compressed run-length code has a number that is too large")
+    places = np.arange(len(chars)) - np.repeat(starts, lengths)
+    values = np.add.reduceat((chars & 0x1F) << (5 * places), starts)
+    values -= ((chars[ends] & 0x10) != 0) * (1 << (5 * lengths))
+    values[1::2] = values[1::2].cumsum()
+    values[2::2] = values[2::2].cumsum()
+    return values
