@@ -1,0 +1,9 @@
+"""A seeded generator of construction scenes, written as CVAT exports and COCO stuff predictions.
+
+The scenes are drawings, for trying the whole pipeline in minutes; they say nothing about accuracy on photographs.
+"""
+
+from construction_panoptic.sample.export import generate
+from construction_panoptic.sample.settings import SampleSettings
+
+__all__ = ["SampleSettings", "generate"]

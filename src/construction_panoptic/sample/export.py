@@ -1,0 +1,185 @@
+"""The sample dataset as files, in the layout in which annotated images arrive."""
+
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from construction_panoptic.sample.outlines import outline, polygon_area
+from construction_panoptic.sample.scenes import ALTERATIONS, Alteration, Instance, Scene, altered, draw_scene
+from construction_panoptic.sample.settings import SampleSettings
+from construction_panoptic.sample.stuff import StuffPrediction, coco_categories, predict_stuff
+from construction_panoptic.sample.textures import NoiseBank
+
+MIXED_FOLDER = "mixed_site"
+"""Name of the export that holds several classes together."""
+
+_CREDITS = {
+    "licenses": [{"name": "", "id": 0, "url": ""}],
+    "info": {"contributor": "", "date_created": "", "description": "", "url": "", "version": "", "year": ""},
+}
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One image to make: ``scene`` numbers the scene, and frames that share it are near-duplicates."""
+
+    folder: str
+    scene: int
+    alteration: Alteration | None = None
+
+
+def plan_frames(settings: SampleSettings) -> dict[str, list[Frame]]:
+    """Which scenes go to which export folder, folders in alphabetical order.
+
+    Near-duplicates repeat a scene of their own folder; the rare class has none.
+    """
+    rng = np.random.default_rng([settings.seed, 0])
+    rare = {settings.rare_class: settings.rare_images} if settings.rare_class else {}
+    duplicates = round(settings.images * settings.near_duplicate_share)
+    mixed = round(settings.images * settings.mixed_share)
+    left = settings.images - sum(rare.values()) - duplicates - mixed
+    share, extra = divmod(left, len(settings.classes))
+    counts = {name: share + (place < extra) for place, name in enumerate(settings.classes)}
+    if mixed:
+        counts[MIXED_FOLDER] = mixed
+    repeated = rng.choice(
+        sorted(counts), duplicates, p=[counts[name] / sum(counts.values()) for name in sorted(counts)]
+    )
+    plan: dict[str, list[Frame]] = {}
+    scene = 1
+    for folder in sorted({**counts, **rare}):
+        frames = [Frame(folder, scene + place) for place in range({**counts, **rare}[folder])]
+        scene += len(frames)
+        for _ in range(int(np.count_nonzero(repeated == folder)) if folder in counts else 0):
+            original = frames[int(rng.integers(len(frames)))]
+            frames.append(Frame(folder, original.scene, ALTERATIONS[int(rng.integers(len(ALTERATIONS)))]))
+        plan[folder] = [frames[place] for place in rng.permutation(len(frames))]
+    return plan
+
+
+def generate(settings: SampleSettings) -> Iterator[tuple[str, bytes]]:
+    """Make the dataset file by file: (path relative to the raw data folder, content).
+
+    Images come one by one; the annotation file of an export follows its images, the stuff predictions' JSON is last.
+    """
+    noise = NoiseBank(np.random.default_rng([settings.seed, 1]))
+    stuff_images: list[dict[str, Any]] = []
+    stuff_annotations: list[dict[str, Any]] = []
+    for folder, frames in plan_frames(settings).items():
+        names = settings.classes if folder == MIXED_FOLDER else (folder,)
+        export = _CvatExport(sorted(names))
+        for number, frame in enumerate(frames, 1):
+            scene = make_scene(frame, settings, noise)
+            file_name = f"{folder}_{number:04d}.jpg"
+            quality = max(30, settings.jpeg_quality - (15 if frame.alteration == "recompressed" else 0))
+            yield f"construction/{folder}/images/{file_name}", encode_jpeg(scene.rgb, quality)
+            export.add(file_name, scene)
+            stuff_rng = np.random.default_rng([settings.seed, 3, len(stuff_images)])
+            stuff = predict_stuff(scene, settings, stuff_rng, noise)
+            png_name = f"{folder}__{file_name.removesuffix('.jpg')}.png"
+            yield f"stuff_predictions/panoptic/{png_name}", encode_ids(stuff)
+            height, width = scene.labels.shape
+            image_id = len(stuff_images) + 1
+            stuff_images.append(
+                {"id": image_id, "file_name": f"{folder}/{file_name}", "width": width, "height": height}
+            )
+            stuff_annotations.append(
+                {"image_id": image_id, "file_name": png_name, "segments_info": stuff.segments}
+            )
+        name = "annotations/instances_default.json" if folder == MIXED_FOLDER else "coco.json"
+        yield f"construction/{folder}/{name}", _json_bytes(export.content())
+    yield (
+        "stuff_predictions/panoptic.json",
+        _json_bytes(
+            {
+                "info": {"description": "stuff regions of the sample images, with COCO panoptic categories"},
+                "categories": coco_categories(),
+                "images": stuff_images,
+                "annotations": stuff_annotations,
+            }
+        ),
+    )
+
+
+def make_scene(frame: Frame, settings: SampleSettings, noise: NoiseBank) -> Scene:
+    """Draw the scene of a frame; it depends on the seed and the scene's number alone."""
+    rng = np.random.default_rng([settings.seed, 2, frame.scene])
+    mixed = frame.folder == MIXED_FOLDER
+    names = settings.classes if mixed else (frame.folder,)
+    scene = draw_scene(names, 2 if mixed else 1, settings, rng, noise)
+    return altered(scene, frame.alteration) if frame.alteration else scene
+
+
+class _CvatExport:
+    """Collects the annotation file of one CVAT COCO 1.0 export."""
+
+    def __init__(self, names: list[str]) -> None:
+        self._ids = {name: number for number, name in enumerate(names, 1)}
+        self._images: list[dict[str, Any]] = []
+        self._annotations: list[dict[str, Any]] = []
+
+    def add(self, file_name: str, scene: Scene) -> None:
+        height, width = scene.labels.shape
+        self._images.append(
+            {
+                "id": len(self._images) + 1,
+                "width": width,
+                "height": height,
+                "file_name": file_name,
+                "license": 0,
+                "flickr_url": "",
+                "coco_url": "",
+                "date_captured": 0,
+            }
+        )
+        for instance in scene.instances:
+            self._annotations.append(self._annotation(instance))
+
+    def _annotation(self, instance: Instance) -> dict[str, Any]:
+        polygons = outline(instance.visible if instance.outlined_as_seen else instance.coverage)
+        corners = np.concatenate(polygons)
+        (left, top), (right, bottom) = corners.min(0), corners.max(0)
+        return {
+            "id": len(self._annotations) + 1,
+            "image_id": len(self._images),
+            "category_id": self._ids[instance.name],
+            "segmentation": [polygon.ravel().tolist() for polygon in polygons],
+            "area": round(sum(polygon_area(polygon) for polygon in polygons), 2),
+            "bbox": [round(float(v), 2) for v in (left, top, right - left, bottom - top)],
+            "iscrowd": 0,
+            "attributes": {"occluded": instance.hidden > 0.05},
+        }
+
+    def content(self) -> dict[str, Any]:
+        categories = [{"id": number, "name": name, "supercategory": ""} for name, number in self._ids.items()]
+        return {
+            **_CREDITS,
+            "categories": categories,
+            "images": self._images,
+            "annotations": self._annotations,
+        }
+
+
+def encode_jpeg(rgb: NDArray[np.uint8], quality: int) -> bytes:
+    """JPEG file content of an [H, W, 3] uint8 image."""
+    buffer = io.BytesIO()
+    Image.fromarray(rgb).save(buffer, "JPEG", quality=quality, subsampling=0)
+    return buffer.getvalue()
+
+
+def encode_ids(stuff: StuffPrediction) -> bytes:
+    """PNG file content of an id map: id = R + 256 G + 65536 B, 0 = void."""
+    channels = np.stack([(stuff.id_map >> shift) & 0xFF for shift in (0, 8, 16)], axis=-1).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(channels).save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def _json_bytes(data: dict[str, Any]) -> bytes:
+    return json.dumps(data, allow_nan=False).encode()

@@ -1,0 +1,85 @@
+"""What a user may choose about the sample dataset."""
+
+from typing import Annotated, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class SampleSettings(BaseModel):
+    """Size, content and difficulty of the sample dataset. Lengths are in pixels of the written images."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    images: int = Field(default=1000, ge=20)
+    """Number of images, near-duplicate frames included."""
+    seed: int = Field(default=7, ge=0)
+    """The same seed and settings give the same bytes, with the same release of Pillow and numpy."""
+    height: int = Field(default=96, ge=48, le=1024)
+    """Image height in pixels."""
+    widths: tuple[int, ...] = Field(default=(96, 104, 112, 128), min_length=1)
+    """Image widths in pixels, drawn with equal chance."""
+    classes: tuple[str, ...] = Field(
+        default=(
+            "aac_blocks",
+            "dump_truck_tipper_truck",
+            "fire_extinguishers",
+            "hydra_crane",
+            "rcc_hume_pipes",
+            "transit_mixer",
+            "vitrified_tiles",
+            "water_tank",
+            "wheel_loader",
+        ),
+        min_length=1,
+    )
+    """Thing classes with a folder each; they share the images evenly and take part in the mixed export."""
+    rare_class: str | None = "distribution_transformer"
+    """A class with few images, to show what happens to the long tail; None for no such class."""
+    rare_images: int = Field(default=12, ge=1)
+    """Number of images of the rare class."""
+    mixed_share: Share = 0.2
+    """Share of the images that go to the export with several classes together."""
+    things: tuple[int, int] = (1, 4)
+    """Fewest and most thing instances wanted in an image; a crowded image may hold fewer than wanted."""
+    spans: tuple[float, float] = (0.15, 0.6)
+    """Smallest and largest size of a thing, as a share of the image height (square root of width × height)."""
+    hidden_limit: Share = 0.4
+    """Largest share of a thing that other things may hide, or that may lie outside the image."""
+    worker_share: Share = 0.12
+    """Share of the outdoor images in which site workers stand; COCO calls them person, a thing we do not train."""
+    near_duplicate_share: Annotated[float, Field(ge=0, lt=0.5)] = 0.03
+    """Share of the images that repeat an earlier frame, slightly brighter, shifted or compressed again."""
+    without_stuff_share: Share = 0.004
+    """Share of the images for which the stuff prediction is empty."""
+    visible_outline_share: Share = 0.2
+    """Share of hidden-in-part things that the annotator outlined as seen; the others have their full outline."""
+    border_wobble: float = Field(default=1.0, ge=0, le=8)
+    """Standard deviation in pixels of the error in the borders of the stuff predictions."""
+    fringe_share: Share = 0.3
+    """Share of the things around which the stuff prediction leaves one pixel of void."""
+    leak_share: Share = 0.03
+    """Share of the vehicles whose COCO mask (truck) reaches beyond the vehicle."""
+    jpeg_quality: int = Field(default=92, ge=30, le=95)
+    """JPEG quality of the images, as in Pillow."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        from construction_panoptic.sample.shapes import DRAWINGS
+
+        names = [*self.classes, *([self.rare_class] if self.rare_class else [])]
+        unknown = sorted(set(names) - set(DRAWINGS))
+        if unknown:
+            raise ValueError(f"no drawing for the classes {unknown}; choose from {sorted(DRAWINGS)}")
+        if len(set(names)) != len(names):
+            raise ValueError("a class is named twice in classes and rare_class")
+        if not 1 <= self.things[0] <= self.things[1]:
+            raise ValueError("things must be (fewest, most) with 1 <= fewest <= most")
+        if not 0.05 <= self.spans[0] <= self.spans[1] <= 0.9:
+            raise ValueError("spans must be (smallest, largest) within 0.05 and 0.9")
+        if min(self.widths) < 48:
+            raise ValueError("widths must be at least 48 pixels")
+        if self.rare_class and self.rare_images > self.images // 2:
+            raise ValueError("rare_images must be at most half of images")
+        return self

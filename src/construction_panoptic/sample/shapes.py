@@ -1,0 +1,89 @@
+"""The things that the sample can draw, and how one becomes pixels."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import ceil
+
+import numpy as np
+from PIL import Image
+
+from construction_panoptic.sample import materials, vehicles
+from construction_panoptic.sample.pen import Pen
+from construction_panoptic.sample.textures import FloatArray, NoiseBank
+
+SUPERSAMPLING = 4
+"""Things are drawn this many times larger and averaged down, which smooths their edges."""
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How to draw one class.
+
+    ``height`` is in units of the width; ``relative_size`` multiplies the span that the scene asks for; ``mountable``
+    things may hang on a wall instead of standing; ``coco`` is the COCO thing name that a COCO model sees in it.
+    """
+
+    draw: Callable[[Pen, np.random.Generator], None]
+    height: float
+    relative_size: float = 1.0
+    indoors: bool = False
+    outdoors: bool = True
+    mountable: bool = False
+    coco: str | None = None
+
+
+DRAWINGS: dict[str, Drawing] = {
+    "aac_blocks": Drawing(materials.aac_blocks, 0.78, 0.95, indoors=True),
+    "distribution_transformer": Drawing(materials.distribution_transformer, 1.05),
+    "dump_truck_tipper_truck": Drawing(vehicles.dump_truck, 0.56, coco="truck"),
+    "fire_extinguishers": Drawing(
+        materials.fire_extinguishers, 2.3, 0.72, indoors=True, outdoors=False, mountable=True
+    ),
+    "hydra_crane": Drawing(vehicles.hydra_crane, 0.9, 1.1, coco="truck"),
+    "rcc_hume_pipes": Drawing(materials.rcc_hume_pipes, 0.78, 0.95),
+    "transit_mixer": Drawing(vehicles.transit_mixer, 0.6, coco="truck"),
+    "vitrified_tiles": Drawing(materials.vitrified_tiles, 0.86, 0.9, indoors=True, outdoors=False),
+    "water_tank": Drawing(materials.water_tank, 1.12, 0.9),
+    "wheel_loader": Drawing(vehicles.wheel_loader, 0.66, coco="truck"),
+}
+WORKER = Drawing(vehicles.worker, 2.6, coco="person")
+
+
+@dataclass(frozen=True)
+class Sprite:
+    """A drawn thing: ``rgb`` [h, w, 3] and ``alpha`` [h, w], float32 in 0…1, and its place (left, top) in the image."""
+
+    rgb: FloatArray
+    alpha: FloatArray
+    left: int
+    top: int
+
+
+def draw_sprite(
+    drawing: Drawing, rng: np.random.Generator, noise: NoiseBank, *, width: float, left: float, bottom: float
+) -> Sprite:
+    """Draw one thing.
+
+    Args:
+        drawing: what to draw.
+        rng: chooses the colours, the side it faces and a small tilt.
+        noise: texture for the surface.
+        width: width of the thing in image pixels.
+        left: image position of its left edge in pixels; may be fractional or outside.
+        bottom: image position of its lower edge in pixels.
+    """
+    margin = 3 + round(0.05 * width * max(1, drawing.height))
+    top = bottom - width * drawing.height
+    corner = (int(np.floor(left)) - margin, int(np.floor(top)) - margin)
+    size = (ceil(width) + 2 * margin + 1, ceil(width * drawing.height) + 2 * margin + 1)
+    image = Image.new("RGBA", (size[0] * SUPERSAMPLING, size[1] * SUPERSAMPLING))
+    origin = ((left - corner[0]) * SUPERSAMPLING, (top - corner[1]) * SUPERSAMPLING)
+    drawing.draw(Pen(image, width * SUPERSAMPLING, origin, flip=bool(rng.random() < 0.5)), rng)
+    image = image.rotate(float(np.clip(rng.normal(0, 1.2), -3, 3)), Image.Resampling.NEAREST)
+    pixels = np.asarray(image.reduce(SUPERSAMPLING), np.float32) / 255
+    light = (
+        1 + 0.04 * noise.crop(rng, (size[1], size[0]), 0.8) + 0.03 * noise.crop(rng, (size[1], size[0]), 5)
+    )
+    light += np.linspace(0.06, -0.08, size[1], dtype=np.float32)[:, None]
+    rgb = np.clip(pixels[..., :3] * light[..., None], 0, 1)
+    return Sprite(rgb, pixels[..., 3], *corner)
