@@ -1,0 +1,294 @@
+"""COCO panoptic and COCO detection files of the converted data, and a strict check of the former."""
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from pycocotools import mask as rle_codec
+from scipy import ndimage
+
+from construction_panoptic.annotations.panoptic_png import MAX_SEGMENT_ID, decode_id_map
+from construction_panoptic.annotations.records import ConvertedRecord
+from construction_panoptic.annotations.splitting import TRAIN, VAL
+from construction_panoptic.annotations.taxonomy import Taxonomy
+from construction_panoptic.errors import InputDataError, ParameterError
+
+ALL = "all"
+_SHOWN_PROBLEMS = 10
+
+
+def panoptic_json(
+    records: Iterable[ConvertedRecord], split_table: pd.DataFrame, which: str, taxonomy: Taxonomy
+) -> dict[str, Any]:
+    """Build the COCO panoptic file of one side of the split.
+
+    Image ids number all records from 1 in the order of their keys, so that an image has the same id whichever
+    side it is on.
+
+    Args:
+        records: all converted images, of both sides.
+        split_table: columns key and split, with a row for each record.
+        which: "train", "val", or "all".
+        taxonomy: its classes are the categories.
+
+    Returns:
+        ``{"info", "images", "annotations", "categories"}``, ready for JSON.
+
+    Raises:
+        InputDataError: a record is not in the split table, or a segment's class is not in the taxonomy.
+        ParameterError: ``which`` is something else.
+    """
+    if which not in (TRAIN, VAL, ALL):
+        raise ParameterError(f"which is {which!r}; give 'train', 'val' or 'all'.")
+    side = dict(zip(split_table["key"], split_table["split"], strict=True))
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for image_id, record in enumerate(sorted(records, key=lambda record: record.key), 1):
+        if record.key not in side:
+            raise InputDataError(f"image {record.key!r} is not in the split; split again.")
+        if which not in (ALL, side[record.key]):
+            continue
+        images.append(
+            {
+                "id": image_id,
+                "file_name": record.image_file,
+                "width": record.width,
+                "height": record.height,
+            }
+        )
+        annotations.append(
+            {
+                "image_id": image_id,
+                "file_name": record.png_file,
+                "segments_info": _segments_info(record, taxonomy),
+            }
+        )
+    return {
+        "info": {"description": f"construction_panoptic: {which}, COCO panoptic format"},
+        "images": images,
+        "annotations": annotations,
+        "categories": taxonomy.coco_categories(),
+    }
+
+
+def detection_json(
+    panoptic: Mapping[str, Any], png_folder: Path | str, *, workers: int | None = None
+) -> dict[str, Any]:
+    """Build the COCO detection file that belongs to a COCO panoptic file: every segment, things and stuff.
+
+    ``bbox`` and ``area`` are those of the visible mask, and ``segmentation`` is that mask as compressed
+    run-length code. Annotation ids count from 1 in the order of the panoptic file.
+
+    Args:
+        panoptic: content of the COCO panoptic file.
+        png_folder: folder of its PNGs.
+        workers: threads that read PNGs; by default one a CPU core, 8 at most.
+
+    Returns:
+        ``{"info", "images", "annotations", "categories"}``, ready for JSON.
+
+    Raises:
+        InputDataError: a PNG is missing or damaged, has another size than its image, or lacks a segment.
+    """
+    sizes = {image["id"]: (image["height"], image["width"]) for image in panoptic["images"]}
+
+    def segments(annotation: Mapping[str, Any]) -> list[dict[str, Any]]:
+        path = Path(png_folder) / annotation["file_name"]
+        return _detections(annotation, path, sizes[annotation["image_id"]])
+
+    with ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1)) as executor:
+        found = [
+            detection for image in executor.map(segments, panoptic["annotations"]) for detection in image
+        ]
+    return {
+        "info": {"description": "construction_panoptic: visible masks of things and stuff, COCO format"},
+        "images": [dict(image) for image in panoptic["images"]],
+        "annotations": [{"id": number, **detection} for number, detection in enumerate(found, 1)],
+        "categories": [dict(category) for category in panoptic["categories"]],
+    }
+
+
+def segment_rles(id_map: NDArray[np.unsignedinteger]) -> dict[int, dict[str, Any]]:
+    """Encode the mask of every id in one pass over the map.
+
+    Args:
+        id_map: [H, W], 0 = void.
+
+    Returns:
+        For each id but 0, ``{"size": [H, W], "counts": str}`` as pycocotools encodes it: runs down the columns.
+    """
+    height, width = id_map.shape
+    flat = id_map.ravel(order="F")
+    starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
+    ends = np.append(starts[1:], flat.size)
+    order = np.argsort(flat[starts], kind="stable")
+    ids, first = np.unique(flat[starts][order], return_index=True)
+    bounds = np.append(first, len(order))
+    codes: dict[int, dict[str, Any]] = {}
+    for position, segment_id in enumerate(ids.tolist()):
+        if segment_id == 0:
+            continue
+        runs = order[bounds[position] : bounds[position + 1]]
+        # Counts alternate between pixels outside and inside: differences of the run borders in turn.
+        borders = np.stack([starts[runs], ends[runs]], axis=1).ravel()
+        counts = np.diff(borders, prepend=0, append=flat.size)
+        if counts[-1] == 0:
+            counts = counts[:-1]
+        code = rle_codec.frPyObjects({"size": [height, width], "counts": counts.tolist()}, height, width)
+        codes[segment_id] = {"size": [height, width], "counts": code["counts"].decode("ascii")}
+    return codes
+
+
+def check_panoptic(panoptic: Mapping[str, Any], png_folder: Path | str) -> None:
+    """Check a COCO panoptic file against its PNGs, strictly.
+
+    Raises:
+        InputDataError: names the first problems, of those that `panoptic_problems` finds.
+    """
+    problems = panoptic_problems(panoptic, png_folder)
+    if problems:
+        shown = "\n  ".join(problems[:_SHOWN_PROBLEMS])
+        more = len(problems) - _SHOWN_PROBLEMS
+        raise InputDataError(
+            f"{len(problems)} problem(s) in the COCO panoptic data:\n  {shown}"
+            + (f"\n  … and {more} more" if more > 0 else "")
+        )
+
+
+def panoptic_problems(panoptic: Mapping[str, Any], png_folder: Path | str) -> list[str]:
+    """List what breaks the COCO panoptic format.
+
+    Checked: unique ids and names of images, annotations and categories; one annotation an image; ids in
+    1…2^24-1, unique in the image; every PNG id listed and the reverse; integer ``area`` and ``bbox`` equal to
+    the PNG's; ``iscrowd`` 0 or 1, and 0 for stuff; no image, category or file that does not exist.
+
+    Returns:
+        One sentence a problem, with the file and segment; empty if the data is sound.
+    """
+    images = {image["id"]: image for image in panoptic["images"]}
+    things = {category["id"]: category["isthing"] for category in panoptic["categories"]}
+    problems = [
+        *_repeated("image id", (image["id"] for image in panoptic["images"])),
+        *_repeated("image file", (image["file_name"] for image in panoptic["images"])),
+        *_repeated("category id", (category["id"] for category in panoptic["categories"])),
+        *_repeated("category name", (category["name"] for category in panoptic["categories"])),
+        *_repeated("annotation of image", (a["image_id"] for a in panoptic["annotations"])),
+        *_repeated("PNG", (a["file_name"] for a in panoptic["annotations"])),
+    ]
+    annotated = {annotation["image_id"] for annotation in panoptic["annotations"]}
+    problems += [f"image {images[i]['file_name']} has no annotation" for i in images if i not in annotated]
+    for annotation in panoptic["annotations"]:
+        name, image = annotation["file_name"], images.get(annotation["image_id"])
+        if image is None:
+            problems.append(f"{name}: there is no image {annotation['image_id']}")
+            continue
+        try:
+            id_map = decode_id_map(Path(png_folder) / name)
+        except InputDataError as error:
+            problems.append(str(error))
+            continue
+        if id_map.shape != (image["height"], image["width"]):
+            problems.append(
+                f"{name}: {_size(id_map.shape)}, its image {_size((image['height'], image['width']))}"
+            )
+        problems += [
+            f"{name}: {text}" for text in _segment_problems(annotation["segments_info"], id_map, things)
+        ]
+    return problems
+
+
+def _segments_info(record: ConvertedRecord, taxonomy: Taxonomy) -> list[dict[str, Any]]:
+    for segment in record.segments:
+        if segment.category_id not in taxonomy.names:
+            raise InputDataError(
+                f"image {record.key!r}, segment {segment.id}: class {segment.category_id} is not in the "
+                "taxonomy; convert again with this taxonomy."
+            )
+    return [
+        {
+            "id": segment.id,
+            "category_id": segment.category_id,
+            "area": segment.area,
+            "bbox": list(segment.bbox),
+            "iscrowd": segment.iscrowd,
+        }
+        for segment in record.segments
+    ]
+
+
+def _detections(annotation: Mapping[str, Any], path: Path, size: tuple[int, int]) -> list[dict[str, Any]]:
+    id_map = decode_id_map(path)
+    if id_map.shape != size:
+        raise InputDataError(f"{path}: {_size(id_map.shape)}, but its image is {_size(size)}; convert again.")
+    codes = segment_rles(id_map)
+    detections = []
+    for segment in annotation["segments_info"]:
+        if segment["id"] not in codes:
+            raise InputDataError(f"{path}: segment {segment['id']} has no pixels; convert again.")
+        code = codes[segment["id"]]
+        detections.append(
+            {
+                "image_id": annotation["image_id"],
+                "category_id": segment["category_id"],
+                "bbox": [int(value) for value in rle_codec.toBbox(code)],
+                "area": int(rle_codec.area(code)),
+                "iscrowd": segment["iscrowd"],
+                "segmentation": code,
+            }
+        )
+    return detections
+
+
+def _segment_problems(
+    segments: Sequence[Mapping[str, Any]], id_map: NDArray[np.uint32], things: Mapping[int, int]
+) -> list[str]:
+    ids, index = np.unique(id_map, return_inverse=True)
+    index = index.reshape(id_map.shape)
+    areas = np.bincount(index.ravel(), minlength=len(ids))
+    boxes = ndimage.find_objects(index + 1)
+    in_png = {
+        int(segment_id): (
+            int(area),
+            [box[1].start, box[0].start, box[1].stop - box[1].start, box[0].stop - box[0].start],
+        )
+        for segment_id, area, box in zip(ids, areas, boxes, strict=True)
+        if segment_id
+    }
+    listed = {segment["id"] for segment in segments}
+    problems = _repeated("segment id", (segment["id"] for segment in segments))
+    problems += [
+        f"id {segment_id} is not in segments_info" for segment_id in in_png if segment_id not in listed
+    ]
+    for segment in segments:
+        name = f"segment {segment['id']}"
+        if not 1 <= segment["id"] <= MAX_SEGMENT_ID:
+            problems.append(f"{name} is not in 1…{MAX_SEGMENT_ID}")
+        elif segment["id"] not in in_png:
+            problems.append(f"{name} has no pixels")
+        else:
+            area, box = in_png[segment["id"]]
+            if segment["area"] != area or not isinstance(segment["area"], int):
+                problems.append(f"{name} has area {segment['area']}, its pixels are {area}")
+            if list(segment["bbox"]) != box or not all(isinstance(value, int) for value in segment["bbox"]):
+                problems.append(f"{name} has bbox {list(segment['bbox'])}, its pixels have {box}")
+        if segment["category_id"] not in things:
+            problems.append(f"{name} has the unknown category {segment['category_id']}")
+        if segment["iscrowd"] not in (0, 1) or (
+            segment["iscrowd"] and not things.get(segment["category_id"], 1)
+        ):
+            problems.append(f"{name} has iscrowd {segment['iscrowd']}")
+    return problems
+
+
+def _repeated(what: str, values: Iterable[Any]) -> list[str]:
+    return [f"{what} {value} comes {count} times" for value, count in Counter(values).items() if count > 1]
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return f"{shape[1]} x {shape[0]} pixels"

@@ -1,0 +1,237 @@
+"""Stuff regions: reading ready predictions, and the 8-bit label maps that every way of labelling gives.
+
+A label map is uint8 [H, W] of the project's stuff ids, 0 = none. Whatever made it, labelling gives an
+iterable of (image key, label map or None); None says that nothing is known about the image, so that all of it
+but the things is void.
+"""
+
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import BaseModel, Field, ValidationError
+
+from construction_panoptic.annotations.panoptic_png import MAX_SEGMENT_ID, decode_id_map
+from construction_panoptic.annotations.taxonomy import Taxonomy
+from construction_panoptic.errors import InputDataError
+
+Labels = NDArray[np.uint8]
+Labelled = tuple[str, Labels | None]
+"""Image key, and its label map uint8 [H, W] or None."""
+
+
+class _ImageEntry(BaseModel):
+    id: int
+    file_name: str
+
+
+class _SegmentEntry(BaseModel):
+    id: Annotated[int, Field(ge=1, le=MAX_SEGMENT_ID)]
+    category_id: int
+
+
+class _AnnotationEntry(BaseModel):
+    image_id: int
+    file_name: str
+    segments_info: Annotated[list[_SegmentEntry], Field(max_length=60_000)]  # positions are uint16
+
+
+class _CategoryEntry(BaseModel):
+    id: int
+    name: str
+
+
+class _PanopticFile(BaseModel):
+    images: list[_ImageEntry]
+    annotations: list[_AnnotationEntry]
+    categories: list[_CategoryEntry]
+
+
+@dataclass(frozen=True)
+class _Prediction:
+    """One image's PNG, its segment ids and their stuff ids, in equal order."""
+
+    png: Path
+    ids: tuple[int, ...]
+    stuff_ids: tuple[int, ...]
+
+
+class ReadyStuff:
+    """Ready stuff predictions in a folder: ``panoptic.json`` in the COCO panoptic format, ``panoptic/*.png``.
+
+    ``images[].file_name`` is the image key, ``<export>/<image name>``. Categories go by their names, which
+    are the project's own stuff names or COCO's 133. The JSON is read at once, each PNG when it is asked for.
+
+    Args:
+        folder: the folder.
+        taxonomy: the project's classes.
+
+    Raises:
+        InputDataError: the JSON is missing, damaged, names an unknown category, or contradicts itself.
+    """
+
+    def __init__(self, folder: Path | str, taxonomy: Taxonomy) -> None:
+        self._file = Path(folder) / "panoptic.json"
+        self._predictions = self._index(self._read(), taxonomy)
+
+    def missing(self, keys: Iterable[str]) -> list[str]:
+        """Return the keys that the predictions do not cover, in their order."""
+        return [key for key in keys if key not in self._predictions]
+
+    def labels(self, key: str, size: tuple[int, int]) -> Labels | None:
+        """Read the label map of one image.
+
+        Args:
+            key: the image key.
+            size: the image's upright (height, width), in pixels.
+
+        Returns:
+            uint8 [H, W] stuff ids, 0 = none; None if the predictions do not cover the image.
+
+        Raises:
+            InputDataError: the PNG is missing or damaged, has another size than the image, or its ids are not
+                those of ``segments_info``.
+        """
+        prediction = self._predictions.get(key)
+        if prediction is None:
+            return None
+        id_map = decode_id_map(prediction.png)
+        if id_map.shape != size:
+            raise InputDataError(
+                f"{prediction.png}: {id_map.shape[1]} x {id_map.shape[0]} pixels, but its image {key!r} is "
+                f"{size[1]} x {size[0]} upright; predict stuff for the image as it is."
+            )
+        return self._stuff_ids(prediction, id_map)
+
+    def label(self, images: Iterable[tuple[str, tuple[int, int]]]) -> Iterator[Labelled]:
+        """Yield (key, `labels`) for each (key, (height, width)), one image in memory at a time."""
+        for key, size in images:
+            yield key, self.labels(key, size)
+
+    def _read(self) -> _PanopticFile:
+        try:
+            return _PanopticFile.model_validate_json(self._file.read_bytes())
+        except FileNotFoundError:
+            raise InputDataError(
+                f"{self._file}: there is no such file; put ready stuff predictions there, or choose another "
+                "source of stuff."
+            ) from None
+        except ValidationError as error:
+            problem = error.errors()[0]
+            where = ".".join(map(str, problem["loc"]))
+            raise InputDataError(f"{self._file}: not COCO panoptic: {where} {problem['msg']}.") from None
+        except OSError as error:
+            raise InputDataError(f"{self._file}: cannot be read ({error}).") from None
+
+    def _index(self, content: _PanopticFile, taxonomy: Taxonomy) -> dict[str, _Prediction]:
+        stuff_of = self._stuff_of_category(content.categories, taxonomy)
+        key_of = self._unique("image id", {}, ((image.id, image.file_name) for image in content.images))
+        self._unique("image", {}, ((image.file_name, image.id) for image in content.images))
+        predictions: dict[str, _Prediction] = {}
+        for annotation in content.annotations:
+            name, segments = annotation.file_name, annotation.segments_info
+            if annotation.image_id not in key_of:
+                raise InputDataError(
+                    f"{self._file}: {name} is for image {annotation.image_id}, which is not listed."
+                )
+            key = key_of[annotation.image_id]
+            if key in predictions:
+                raise InputDataError(f"{self._file}: image {key!r} has two annotations; keep one.")
+            for segment in segments:
+                if segment.category_id not in stuff_of:
+                    raise InputDataError(
+                        f"{self._file}: {name}, segment {segment.id}: category {segment.category_id} "
+                        "is not listed."
+                    )
+            ids = tuple(segment.id for segment in segments)
+            self._unique(f"{name}: segment", {}, ((segment_id, None) for segment_id in ids))
+            stuff_ids = tuple(stuff_of[segment.category_id] for segment in segments)
+            predictions[key] = _Prediction(self._file.parent / "panoptic" / name, ids, stuff_ids)
+        return predictions
+
+    def _stuff_of_category(self, categories: Iterable[_CategoryEntry], taxonomy: Taxonomy) -> dict[int, int]:
+        stuff_of: dict[int, int] = {}
+        for category in categories:
+            stuff_id = taxonomy.stuff_id_of_name(category.name)
+            if stuff_id is None:
+                raise InputDataError(
+                    f"{self._file}: category {category.name!r} is neither a stuff class of the taxonomy nor "
+                    "one of COCO's 133 classes that it maps; rename it or extend the taxonomy."
+                )
+            self._unique("category id", stuff_of, [(category.id, stuff_id)])
+        return stuff_of
+
+    def _unique(self, what: str, found: dict[Any, Any], pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
+        """Add pairs to ``found``, refusing a key that is there."""
+        for key, value in pairs:
+            if key in found:
+                raise InputDataError(f"{self._file}: {what} {key!r} is listed twice.")
+            found[key] = value
+        return found
+
+    def _stuff_ids(self, prediction: _Prediction, id_map: NDArray[np.uint32]) -> Labels:
+        # Position of each id in the list, 0 for void; one past the end for ids that are not listed.
+        unlisted = len(prediction.ids) + 1
+        position_of = np.full(max(int(id_map.max()), *prediction.ids, 0) + 1, unlisted, dtype=np.uint16)
+        position_of[[0, *prediction.ids]] = np.arange(unlisted)
+        positions = position_of[id_map]
+        present = np.zeros(unlisted + 1, dtype=bool)
+        present[positions] = True
+        if present[unlisted]:
+            unknown = int(id_map[positions == unlisted][0])
+            raise InputDataError(f"{prediction.png}: id {unknown} is not in segments_info of {self._file}.")
+        for segment_id, found in zip(prediction.ids, present[1:unlisted], strict=True):
+            if not found:
+                raise InputDataError(
+                    f"{prediction.png}: segment {segment_id} of {self._file} has no pixel in the PNG."
+                )
+        return np.array([0, *prediction.stuff_ids], dtype=np.uint8)[positions]
+
+
+def label_none(keys: Iterable[str]) -> Iterator[Labelled]:
+    """Yield (key, None) for each key: no stuff at all."""
+    for key in keys:
+        yield key, None
+
+
+def encode_labels(labels: Labels) -> bytes:
+    """Encode a label map.
+
+    Args:
+        labels: uint8 [H, W].
+
+    Returns:
+        The content of an 8-bit greyscale PNG file.
+
+    Raises:
+        ValueError: another shape or dtype, or no pixels.
+    """
+    if labels.ndim != 2 or labels.dtype != np.uint8 or labels.size == 0:
+        raise ValueError(f"a label map is uint8 [H, W] with pixels, not {labels.dtype} {labels.shape}")
+    stream = BytesIO()
+    Image.fromarray(labels).save(stream, format="PNG", compress_level=1, compress_type=zlib.Z_RLE)
+    return stream.getvalue()
+
+
+def decode_labels(png: bytes) -> Labels:
+    """Decode what `encode_labels` gave.
+
+    Returns:
+        uint8 [H, W].
+
+    Raises:
+        InputDataError: not an 8-bit greyscale PNG.
+    """
+    try:
+        with Image.open(BytesIO(png), formats=["PNG"]) as image:
+            if image.mode != "L":
+                raise InputDataError(f"stuff labels: expected an 8-bit greyscale PNG, not mode {image.mode}.")
+            return np.asarray(image)
+    except (OSError, SyntaxError) as error:
+        raise InputDataError(f"stuff labels: not a readable PNG ({error}); label the stuff again.") from None
