@@ -121,7 +121,7 @@ def segment_rles(id_map: NDArray[np.unsignedinteger]) -> dict[int, dict[str, Any
         id_map: [H, W], 0 = void.
 
     Returns:
-        For each id but 0, ``{"size": [H, W], "counts": str}`` as pycocotools encodes it: runs down the columns.
+        For each id but 0, ``{"size": [H, W], "counts": str}`` as pycocotools gives it: runs down columns.
     """
     height, width = id_map.shape
     flat = id_map.ravel(order="F")
