@@ -10,7 +10,7 @@ Color = tuple[int, int, int]
 
 
 class Classes(Protocol):
-    """Names, colours and kinds by category id; the project's ``Taxonomy`` is one, and so is ``ClassTable``."""
+    """Names, colours and kinds by category id, such as the project's ``Taxonomy`` or a ``ClassTable``."""
 
     @property
     def names(self) -> Mapping[int, str]:

@@ -1,5 +1,6 @@
-"""Text on pictures: a bundled font, names broken into lines, and the best place for a name inside a segment."""
+"""Text on pictures: a bundled font, names broken into lines, and the best place for a name in a segment."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -62,7 +63,7 @@ def draw_text(
 
 
 def line_breaks(text: str, lines: int = 3) -> list[str]:
-    """Give ``text`` on one, two … at most ``lines`` lines, each time broken at the spaces that keep lines short."""
+    """Give ``text`` on one, two … at most ``lines`` lines, broken at the spaces that keep lines short."""
     words = text.split(" ")
     return [_balanced(words, count) for count in range(1, min(lines, len(words)) + 1)]
 
@@ -77,13 +78,13 @@ def _balanced(words: list[str], count: int) -> str:
     return min(options, key=lambda text: max(map(len, text.split("\n"))))
 
 
-def shorten(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
-    """Cut the middle out of ``text`` until it is at most ``width`` pixels wide."""
-    if font.getlength(text) <= width:
+def shorten_text(text: str, measure: Callable[[str], float], width: float) -> str:
+    """Cut the middle out of ``text`` until ``measure``, e.g. ``font.getlength``, gives ``width`` at most."""
+    if measure(text) <= width:
         return text
     for kept in range(len(text) - 1, 1, -1):
         shorter = text[: (kept + 1) // 2] + "…" + text[len(text) - kept // 2 :]
-        if font.getlength(shorter) <= width:
+        if measure(shorter) <= width:
             return shorter
     return "…"
 
@@ -124,8 +125,8 @@ class LabelPlacer:
     def place(self, mask: NDArray[np.bool_], offset: tuple[int, int], text: str) -> Label | None:
         """Find a place for ``text`` in a segment and keep it from later names.
 
-        The name goes where the largest free ellipse of its shape fits into the segment. If that is too small for
-        legible letters, it is centred on the segment's thickest part and may reach over the border.
+        The name goes where the largest free ellipse of its shape fits into the segment. If that is too small
+        for legible letters, it is centred on the segment's thickest part and may reach over the border.
 
         Args:
             mask: bool [h, w], the segment in its bounding box.

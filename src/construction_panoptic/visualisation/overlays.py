@@ -48,7 +48,7 @@ def panoptic_overlay(
     Args:
         image: uint8 [H, W, 3] RGB.
         id_map: integer [H, W], the segment id of each pixel, 0 = void.
-        segments: ``id`` and ``category_id`` of every segment, and if there ``score`` (0 to 1) and ``iscrowd``.
+        segments: ``id`` and ``category_id`` of every segment, optionally ``score`` (0 to 1), ``iscrowd``.
         classes: names, colours and kinds of the categories.
         alpha: weight of the colour against the image, 0 to 1.
         draw_labels: write the names.
@@ -60,8 +60,8 @@ def panoptic_overlay(
         uint8 [h, w, 3]; h, w differ from H, W only where ``min_side`` or ``max_side`` ask for it.
 
     Raises:
-        InputDataError: image and id map differ in size, an id of the map has no segment or a segment's category
-            is not in ``classes``.
+        InputDataError: image and id map differ in size, an id of the map has no segment or a segment's
+            category is not in ``classes``.
     """
     _check_image(image)
     if id_map.shape != image.shape[:2]:
@@ -130,12 +130,12 @@ def boxes_overlay(
     for i in order:
         label = int(labels[i])
         text = display_name(classes.names[label]) + ("" if scores is None else f" {scores[i]:.0%}")
-        _draw_tag(draw, (width, height), tuple(boxes[i] * scale), text, classes.colors[label], size)
+        _draw_tag(draw, tuple(boxes[i] * scale), text, classes.colors[label], size)
     return np.asarray(picture)
 
 
 def display_size(height: int, width: int, min_side: int, max_side: int) -> tuple[int, int]:
-    """Height and width at which an image is shown: its own, unless too small to write on or too large to view."""
+    """Height and width at which an image is shown: its own, unless it is too small or too large to read."""
     scale = max(1.0, min_side / min(height, width))
     scale = min(scale, max_side / max(height, width))
     return max(1, round(height * scale)), max(1, round(width * scale))
@@ -219,7 +219,7 @@ def _hatched(base: Picture) -> NDArray[np.float32]:
 
 
 def _borders(index: NDArray[np.int32], width: int) -> NDArray[np.bool_]:
-    """Mark the pixels along borders; width 1 marks one side of each, width 2 both, further widths thicken both."""
+    """Mark the pixels along borders: width 1 marks one side of each, 2 both, and so on outwards."""
     marked = np.zeros(index.shape, dtype=bool)
     across, down = index[:, 1:] != index[:, :-1], index[1:] != index[:-1]
     for k in range(width):
@@ -265,17 +265,11 @@ def _segment_text(segment: Mapping[str, Any], classes: Classes) -> str:
     return text if score is None else f"{text} {score:.0%}"
 
 
-def _draw_tag(
-    draw: ImageDraw.ImageDraw,
-    limits: tuple[int, int],
-    box: tuple[float, ...],
-    text: str,
-    color: Color,
-    size: int,
-) -> None:
+def _draw_tag(draw: ImageDraw.ImageDraw, box: tuple[float, ...], text: str, color: Color, size: int) -> None:
     """Write ``text`` on a plate of the box's colour, above the box or, where there is no room, inside it."""
     font = load_font(size)
     width, height = text_size(text, font)
+    limits = draw.im.size
     left = min(max(box[0], 0), max(limits[0] - width, 0))
     top = box[1] - height if box[1] >= height else max(box[1], 0)
     top = min(top, limits[1] - height)
