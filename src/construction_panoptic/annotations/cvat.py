@@ -1,0 +1,304 @@
+"""Reading CVAT's "COCO 1.0" exports into tables, with every image and annotation checked."""
+
+import json
+import os
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+import pandas as pd
+
+from construction_panoptic.annotations.coco_entries import (
+    Category,
+    Document,
+    EntryError,
+    ImageEntry,
+    annotation_label,
+    as_id,
+    check_annotation_entry,
+    check_image_entry,
+    parse_document,
+    resolve_classes,
+    used_categories,
+)
+from construction_panoptic.annotations.export_files import Export, find_exports
+from construction_panoptic.annotations.images import ImageError, check_image
+from construction_panoptic.annotations.masks import MaskError, segmentation_rle
+from construction_panoptic.annotations.records import rejected_table
+from construction_panoptic.annotations.rejected import RejectedRecords
+from construction_panoptic.annotations.taxonomy import Taxonomy
+from construction_panoptic.errors import InputDataError, ParameterError
+
+OnError = Literal["quarantine", "fail"]
+
+_IMAGE_COLUMNS = {
+    "key": "string",
+    "source": "string",
+    "file_name": "string",
+    "location": "string",
+    "width": "int64",
+    "height": "int64",
+    "sha256": "string",
+    "phash": "string",
+}
+_ANNOTATION_COLUMNS = {
+    "key": "string",
+    "source": "string",
+    "annotation_id": "int64",
+    "category_id": "int64",
+    "category": "string",
+    "segmentation": "string",
+    "iscrowd": "int64",
+    "order": "int64",
+    "bbox": "string",
+    "area": "float64",
+}
+
+
+@dataclass(frozen=True)
+class Exports:
+    """What the exports hold.
+
+    Attributes:
+        images: one row an accepted image, sorted by ``key``: key, source, file_name (relative to
+            ``images/``), location (absolute path, or ``<zip>::<member>``), width and height (upright, pixels),
+            sha256, phash.
+        annotations: one row an accepted annotation, sorted by ``key`` and ``order``: key, source,
+            annotation_id, category_id, category, segmentation (JSON), iscrowd, order (position in the export;
+            later is on top), bbox (JSON, as in the export) and area (as in the export; both may be missing).
+        rejected: what was not accepted; columns source, image, annotation_id, reason, detail.
+        inputs: source and annotation_id of every annotation in the exports, accepted or not.
+    """
+
+    images: pd.DataFrame
+    annotations: pd.DataFrame
+    rejected: pd.DataFrame
+    inputs: pd.DataFrame
+
+
+def read_exports(raw_data: Path, taxonomy: Taxonomy, *, on_error: OnError = "quarantine") -> Exports:
+    """Read every export in a folder.
+
+    Args:
+        raw_data: holds one folder or ``.zip`` per export: ``coco.json`` or ``annotations/instances_*.json``,
+            and ``images/``. An export that uses one category is that class, see
+            `coco_entries.resolve_classes`.
+        taxonomy: the project's classes.
+        on_error: ``quarantine`` lists what cannot be used in ``rejected``; ``fail`` raises at the first.
+
+    Raises:
+        InputDataError: there is no export, or no image that can be used; or, in the ``fail`` mode, anything
+            that would be rejected. Names the export, image and annotation.
+        ParameterError: ``on_error`` has another value.
+    """
+    if on_error not in ("quarantine", "fail"):
+        raise ParameterError(f"on_error must be 'quarantine' or 'fail', not {on_error!r}.")
+    reader = _Reader(taxonomy, RejectedRecords(fail=on_error == "fail"))
+    seen: set[str] = set()
+    for export in find_exports(Path(raw_data)):
+        reader.read(export, repeated=export.source in seen)
+        seen.add(export.source)
+    return reader.exports(Path(raw_data))
+
+
+@dataclass(frozen=True)
+class _File:
+    """An annotation file of an export; ``unused`` says why nothing in it is used."""
+
+    name: str
+    document: Document
+    unused: EntryError | None
+
+    @property
+    def subset(self) -> str:
+        return PurePosixPath(self.name).stem.removeprefix("instances_") if "/" in self.name else ""
+
+
+@dataclass(frozen=True)
+class _Image:
+    """An entry of ``images`` and its key; ``problem`` says why it is not used."""
+
+    key: str
+    width: int = 0
+    height: int = 0
+    problem: EntryError | ImageError | None = None
+
+
+class _Reader:
+    def __init__(self, taxonomy: Taxonomy, rejected: RejectedRecords) -> None:
+        self._taxonomy = taxonomy
+        self._rejected = rejected
+        self._images: dict[str, dict[str, Any]] = {}
+        self._annotations: list[dict[str, Any]] = []
+        self._inputs: list[tuple[str, str]] = []
+
+    def exports(self, raw_data: Path) -> Exports:
+        rejected = self._rejected.records
+        if not self._images:
+            examples = "; ".join(f"{r.source} {r.image}: {r.detail} ({r.reason})" for r in rejected[:5])
+            raise InputDataError(f"{raw_data}: not one image can be used. {examples}.")
+        self._annotations.sort(key=lambda row: (row["key"], row["order"]))
+        return Exports(
+            _table([self._images[key] for key in sorted(self._images)], _IMAGE_COLUMNS),
+            _table(self._annotations, _ANNOTATION_COLUMNS),
+            rejected_table(rejected),
+            pd.DataFrame(self._inputs, columns=["source", "annotation_id"], dtype="string"),
+        )
+
+    def read(self, export: Export, *, repeated: bool) -> None:
+        """Read one export; ``repeated``: one of the same name was read before, so this one is not used."""
+        files = self._open_files(export, repeated)
+        used = set().union(*(used_categories(file.document) for file in files if file.unused is None))
+        classes = resolve_classes(used, export.source, self._taxonomy)
+        order = 0
+        for file in files:
+            images = self._read_images(export, file)
+            ids: set[int | str] = set()
+            for entry in file.document.annotations or []:
+                label = annotation_label(entry, order)
+                self._inputs.append((export.source, str(label)))
+                image = _image_of(entry, images)
+                try:
+                    if label in ids:
+                        raise EntryError("duplicate_annotation_id", "an annotation before it has the same id")
+                    row = _annotation_row(entry, file, image, classes)
+                except (EntryError, ImageError, MaskError) as error:
+                    name = "" if image is None else image.key
+                    self._rejected.add(export.source, name, label, error.reason, str(error))
+                else:
+                    names = {"source": export.source, "category": self._taxonomy.names[row["category_id"]]}
+                    self._annotations.append(row | names | {"order": order})
+                ids.add(label)
+                order += 1
+
+    def _open_files(self, export: Export, repeated: bool) -> list[_File]:
+        try:
+            names = export.annotation_files()
+        except ImageError as error:
+            self._rejected.add(export.source, "", None, error.reason, str(error))
+            return []
+        if not names:
+            detail = f"{export.path} has neither coco.json nor annotations/instances_*.json"
+            self._rejected.add(export.source, "", None, "no_annotation_file", detail)
+        files = []
+        for name in names:
+            try:
+                document = parse_document(export.read(name))
+            except (EntryError, ImageError) as error:
+                self._rejected.add(export.source, "", None, "unreadable_json", f"{name}: {error}")
+                continue
+            if not document.images:
+                self._rejected.add(export.source, "", None, "no_images", f"{name} lists no image")
+            files.append(_File(name, document, _why_unused(name, names, document, repeated)))
+        return files
+
+    def _read_images(self, export: Export, file: _File) -> dict[int, _Image]:
+        """Check the images of a file, accept or reject each, and return them by their id in the file."""
+        images: dict[int, _Image] = {}
+        entries: dict[int, ImageEntry] = {}
+        for entry in file.document.images or []:
+            name = entry.get("file_name") if isinstance(entry, dict) else None
+            key = f"{export.source}/{name}" if isinstance(name, str) else ""
+            number = as_id(entry.get("id")) if isinstance(entry, dict) else None
+            try:
+                if file.unused is not None:
+                    raise file.unused
+                checked = check_image_entry(entry)
+                if entries.setdefault(checked.id, checked) != checked:
+                    raise EntryError("duplicate_image_id", f"another image has the id {checked.id} too")
+            except EntryError as error:
+                self._rejected.add(export.source, key, None, error.reason, str(error))
+                if number is not None:
+                    images[number] = _Image(key, problem=error)
+        for number, problem in [(n, image.problem) for n, image in images.items()]:
+            # Annotations of an id that stands for two images could belong to either.
+            first = entries.pop(number, None)
+            if first is not None and problem is not None:
+                key = f"{export.source}/{first.file_name}"
+                self._rejected.add(export.source, key, None, "duplicate_image_id", str(problem))
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            rows = pool.map(lambda entry: _image_row(export, file.subset, entry), entries.values())
+            for entry, row in zip(entries.values(), rows, strict=True):
+                if isinstance(row, dict):
+                    self._images.setdefault(row["key"], row)
+                    images[entry.id] = _Image(row["key"], entry.width, entry.height)
+                else:
+                    key = f"{export.source}/{entry.file_name}"
+                    self._rejected.add(export.source, key, None, row.reason, str(row))
+                    images[entry.id] = _Image(key, problem=row)
+        return images
+
+
+def _why_unused(name: str, names: list[str], document: Document, repeated: bool) -> EntryError | None:
+    if repeated:
+        return EntryError(
+            "duplicate_export", "a folder or archive of the same name was read already; remove one"
+        )
+    if names[0] == "coco.json" and name != "coco.json":
+        return EntryError(
+            "second_annotation_file", f"{name} is not used beside coco.json; remove one of them"
+        )
+    if document.annotations is None:
+        return EntryError("no_annotations", f"{name} has no list `annotations`; export it from CVAT again")
+    return None
+
+
+def _image_row(export: Export, subset: str, entry: ImageEntry) -> dict[str, Any] | EntryError | ImageError:
+    """Return an image's row of the table, or why it has none. Runs in threads, so it changes nothing."""
+    try:
+        file_name, location = export.find_image(entry.file_name, subset)
+        facts = check_image(location)
+    except ImageError as error:
+        return error
+    if (facts.width, facts.height) != (entry.width, entry.height):
+        turned = (facts.height, facts.width) == (entry.width, entry.height)
+        detail = f"the image is {facts.width} x {facts.height} pixels upright, its annotations are for "
+        detail += f"{entry.width} x {entry.height}" + (", as before its EXIF rotation" if turned else "")
+        return EntryError("size_mismatch", detail)
+    names = {"key": f"{export.source}/{file_name}", "source": export.source, "file_name": file_name}
+    return names | {"location": location} | asdict(facts)
+
+
+def _image_of(entry: Any, images: dict[int, _Image]) -> _Image | None:
+    number = as_id(entry.get("image_id")) if isinstance(entry, dict) else None
+    return None if number is None else images.get(number)
+
+
+def _annotation_row(
+    entry: Any, file: _File, image: _Image | None, classes: Mapping[Category, int | EntryError]
+) -> dict[str, Any]:
+    """Return an annotation's row, without source, category name and order.
+
+    Raises:
+        EntryError, ImageError, MaskError: it cannot be used; the error's ``reason`` is the code.
+    """
+    if file.unused is not None:
+        raise file.unused
+    checked = check_annotation_entry(entry)
+    if image is None:
+        raise EntryError(
+            "annotation_without_image", f"there is no image with its image_id {checked.image_id}"
+        )
+    if image.problem is not None:
+        raise image.problem
+    if checked.category_id is None:
+        raise EntryError("unknown_class", "its category_id is missing or not a whole number")
+    class_id = classes[checked.category_id, file.document.categories.get(checked.category_id)]
+    if isinstance(class_id, EntryError):
+        raise class_id
+    segmentation_rle(checked.segmentation, image.height, image.width)
+    return {
+        "key": image.key,
+        "annotation_id": checked.id,
+        "category_id": class_id,
+        "segmentation": json.dumps(checked.segmentation),
+        "iscrowd": checked.iscrowd,
+        "bbox": None if checked.bbox is None else json.dumps(checked.bbox),
+        "area": float("nan") if checked.area is None else checked.area,
+    }
+
+
+def _table(rows: list[dict[str, Any]], columns: dict[str, str]) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=list(columns)).astype(columns)

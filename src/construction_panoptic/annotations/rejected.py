@@ -1,0 +1,111 @@
+"""Keeping account of annotations: each is in the output or among the rejected, never in neither or both."""
+
+from collections import Counter
+from collections.abc import Iterable
+
+import pandas as pd
+
+from construction_panoptic.annotations.records import (
+    REJECTED_COLUMNS,
+    ConvertedImage,
+    ConvertedRecord,
+    Rejected,
+    rejected_table,
+)
+from construction_panoptic.errors import InputDataError
+
+
+class RejectionError(InputDataError):
+    """A record was rejected while rejecting is not allowed."""
+
+
+class ConservationError(RuntimeError):
+    """An annotation was lost or used twice on the way: a defect of the conversion, not of its input."""
+
+
+class RejectedRecords:
+    """The records rejected so far.
+
+    Args:
+        fail: raise `RejectionError` at the first one.
+    """
+
+    def __init__(self, *, fail: bool) -> None:
+        self._fail = fail
+        self._records: list[Rejected] = []
+
+    def add(self, source: str, image: str, annotation_id: int | str | None, reason: str, detail: str) -> None:
+        """Add one; text from the input is made valid UTF-8 and kept short.
+
+        Raises:
+            RejectionError: in the ``fail`` mode.
+        """
+        record = Rejected(source, _clean(image), annotation_id, reason, _clean(detail))
+        if self._fail:
+            place = ", ".join(
+                [f"export {source!r}"]
+                + ([f"image {record.image!r}"] if record.image else [])
+                + ([f"annotation {annotation_id}"] if annotation_id is not None else [])
+            )
+            raise RejectionError(
+                f"{place}: {record.detail} ({reason}). Put it right in CVAT and export again, or set on_error to 'quarantine'."
+            )
+        self._records.append(record)
+
+    @property
+    def records(self) -> list[Rejected]:
+        """All of them, in the order of their source and image (those of one image as they came)."""
+        return sorted(self._records, key=lambda record: (record.source, record.image))
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+
+def _clean(text: str) -> str:
+    text = text if len(text) <= 500 else f"{text[:500]}…"
+    return text.replace("\0", "").encode(errors="replace").decode()
+
+
+def all_rejected(
+    read: pd.DataFrame, records: Iterable[ConvertedImage] | Iterable[ConvertedRecord]
+) -> pd.DataFrame:
+    """Return what reading and merging rejected as one table with the columns `REJECTED_COLUMNS`."""
+    merged = rejected_table(rejected for record in records for rejected in record.rejected)
+    table = pd.concat([read[REJECTED_COLUMNS].astype("string"), merged], ignore_index=True)
+    return table.sort_values(["source", "image"], kind="stable", ignore_index=True)
+
+
+def check_conservation(
+    inputs: pd.DataFrame,
+    records: Iterable[ConvertedImage] | Iterable[ConvertedRecord],
+    rejected: pd.DataFrame,
+) -> None:
+    """Check that every input annotation is either in the output or rejected, exactly once.
+
+    Args:
+        inputs: columns ``source`` and ``annotation_id``, one row an annotation of the exports.
+        records: the converted images.
+        rejected: all rejected records, of reading and of merging (see `all_rejected`).
+
+    Raises:
+        ConservationError: an annotation is in neither or in both, or turned up from nowhere; names some.
+    """
+    expected = Counter(zip(inputs["source"], inputs["annotation_id"].astype(str), strict=True))
+    of_annotations = rejected[rejected["annotation_id"].notna()]
+    found = Counter(zip(of_annotations["source"], of_annotations["annotation_id"].astype(str), strict=True))
+    for record in records:
+        source = record.key.split("/", 1)[0]
+        found.update((source, str(s.annotation_id)) for s in record.segments if s.annotation_id is not None)
+    problems = [
+        *(_problem("neither in the output nor rejected", expected - found)),
+        *(_problem("counted twice, or not in the input", found - expected)),
+    ]
+    if problems:
+        raise ConservationError("; ".join(problems))
+
+
+def _problem(what: str, annotations: Counter[tuple[str, str]]) -> list[str]:
+    if not annotations:
+        return []
+    names = ", ".join(f"{source}: {annotation_id}" for source, annotation_id in list(annotations)[:5])
+    return [f"{annotations.total()} annotations are {what} ({names})"]
