@@ -1,6 +1,7 @@
 """A seeded generator of construction scenes, written as CVAT exports and COCO stuff predictions.
 
-The scenes are drawings, for trying the whole pipeline in minutes; they say nothing about accuracy on photographs.
+The scenes are drawings, for trying the whole pipeline in minutes; results on them say nothing about
+photographs.
 """
 
 from construction_panoptic.sample.export import generate

@@ -36,7 +36,7 @@ COCO_CATEGORIES: dict[str, tuple[int, bool]] = {
 LABELS: tuple[str, ...] = ("void", *COCO_CATEGORIES)
 """Names of the values of a label map; 0 is void."""
 
-# (grain in pixels, strength in 0…255 units) of the noise on each kind of region.
+# (grain in pixels at 96 pixels height, strength in 0…255 units) of the noise on each kind of region.
 _GRAIN: dict[str, tuple[tuple[float, float], ...]] = {
     "gravel": ((0, 17), (0.8, 12)),
     "road": ((0, 5), (5, 4)),
@@ -61,8 +61,8 @@ _GRAIN: dict[str, tuple[tuple[float, float], ...]] = {
 class Backdrop:
     """A place without things.
 
-    ``rgb`` [H, W, 3] float32 in 0…1, ``labels`` [H, W] uint8 index into LABELS, ``standing`` the highest and lowest
-    position in pixels on which a thing may stand, ``mounting`` the same for the lower edge of one on a wall.
+    ``rgb`` [H, W, 3] float32 in 0…1, ``labels`` [H, W] uint8 index into LABELS, ``standing`` the highest and
+    lowest position in pixels on which a thing may stand, ``mounting`` the same for things on a wall.
     """
 
     rgb: FloatArray
@@ -77,6 +77,8 @@ class Canvas:
     def __init__(self, rng: np.random.Generator, noise: NoiseBank, height: int, width: int) -> None:
         self.rng, self.noise = rng, noise
         self.height, self.width = height, width
+        # Lines and grain are stated for images 96 pixels high.
+        self.unit = height / 96
         size = (width * SUPERSAMPLING, height * SUPERSAMPLING)
         self._image = Image.new("RGB", size)
         self._label_image = Image.new("L", size)
@@ -96,8 +98,10 @@ class Canvas:
         self._draw.polygon(self._pixels(points), fill=colour)
 
     def line(self, points: Sequence[Point], width: float, colour: Colour) -> None:
-        """Draw a line ``width`` pixels of the final image wide, without changing labels."""
-        self._draw.line(self._pixels(points), fill=colour, width=max(1, round(width * SUPERSAMPLING)))
+        """Draw a line without changing labels; ``width`` in pixels of an image 96 pixels high."""
+        self._draw.line(
+            self._pixels(points), fill=colour, width=max(1, round(width * self.unit * SUPERSAMPLING))
+        )
 
     def edge(self, level: float, roughness: float, left: float = 0.0, right: float = 1.0) -> list[Point]:
         """A wavy line from ``left`` to ``right`` around ``level``; all in shares of the image."""
@@ -105,16 +109,28 @@ class Canvas:
         waves = self.noise.crop(self.rng, (1, 25), 2)[0] + 0.6 * self.noise.crop(self.rng, (1, 25), 0.8)[0]
         return [(float(x), float(level + roughness * wave)) for x, wave in zip(xs, waves, strict=True)]
 
+    def _clouds(self, shape: tuple[int, ...]) -> FloatArray:
+        """Share of white in each pixel of the sky [H, W], soft and wider than high."""
+        height, width = shape
+        wide = (height, -(-width // 2))
+        billows = self.noise.crop(self.rng, wide, 5 * self.unit) + 0.35 * self.noise.crop(
+            self.rng, wide, 2 * self.unit
+        )
+        cover = float(self.rng.uniform(0.4, 2.4))
+        return np.clip((np.repeat(billows, 2, axis=1)[:, :width] - cover) * 1.1, 0, 0.85)
+
     def finish(self) -> tuple[FloatArray, NDArray[np.uint8]]:
         """Average down, add the grain of each region, and return (rgb [H, W, 3] 0…1, labels [H, W])."""
         rgb = np.asarray(self._image.reduce(SUPERSAMPLING), np.float32)
         middle = SUPERSAMPLING // 2
         labels = np.asarray(self._label_image)[middle::SUPERSAMPLING, middle::SUPERSAMPLING]
         grain = np.zeros(labels.shape, np.float32)
+        sky = labels == LABELS.index("sky-other-merged")
+        rgb[sky] += (248 - rgb[sky]) * self._clouds(labels.shape)[sky, None]
         for value in np.unique(labels):
             inside = labels == value
             for scale, strength in _GRAIN.get(LABELS[value], ()):
-                grain[inside] += strength * self.noise.crop(self.rng, labels.shape, scale)[inside]
+                grain[inside] += strength * self.noise.crop(self.rng, labels.shape, scale * self.unit)[inside]
         return np.clip((rgb + grain[..., None]) / 255, 0, 1), labels.copy()
 
 
@@ -127,17 +143,12 @@ def _sky(canvas: Canvas, bottom: float) -> None:
     rng = canvas.rng
     high = pick(rng, ((86, 150, 220), (112, 170, 226), (150, 184, 214), (176, 190, 204)))
     low = pick(rng, ((206, 224, 240), (224, 228, 232), (238, 226, 210)))
-    steps = 16
+    steps = 32
     for step in range(steps):
         share = step / (steps - 1)
         r, g, b = (round(a + (z - a) * share) for a, z in zip(high, low, strict=True))
         top = bottom * step / steps
         canvas.region("sky-other-merged", box(0, top, 1, bottom + 0.15), (r, g, b))
-    for _ in range(int(rng.integers(0, 4))):
-        x, y = float(rng.uniform(-0.1, 1)), float(rng.uniform(0.04, max(0.05, bottom - 0.12)))
-        length, thick = float(rng.uniform(0.15, 0.4)), float(rng.uniform(0.02, 0.05))
-        top = [(px, py - thick) for px, py in canvas.edge(y, thick * 0.35, x, x + length)]
-        canvas.detail([(x - 0.05, y), *top, (x + length + 0.05, y)], (244, 246, 248))
 
 
 def _trees(canvas: Canvas, top: float, bottom: float) -> None:
@@ -334,7 +345,7 @@ def _room(canvas: Canvas) -> float:
         inset = max(0.0, 1 - depth * (1 - horizon) / 0.22)
         canvas.line([(left * inset, y), (1 - (1 - right) * inset, y)], 0.6, shade(floor, 0.8))
     canvas.line([(left, horizon), (right, horizon)], 1.2, shade(wall, 0.6))
-    if rng.random() < 0.3:
+    if rng.random() < 0.55:
         x, y = float(rng.uniform(left + 0.08, right - 0.45)), top + 0.07
         wide, tall = float(rng.uniform(0.26, 0.36)), float(rng.uniform(0.22, 0.28))
         canvas.detail(box(x - 0.02, y - 0.02, x + wide + 0.02, y + tall + 0.025), (250, 250, 250))
@@ -347,12 +358,16 @@ def _room(canvas: Canvas) -> float:
 
 @dataclass(frozen=True)
 class Layout:
-    """A kind of place: ``paint`` draws it and returns the share of the height at which its floor begins."""
+    """A kind of place: ``paint`` draws it and returns the share of the height at which its floor begins.
+
+    ``weight``: how often it is chosen, relative to other fitting places.
+    """
 
     paint: Callable[[Canvas], float]
     indoors: bool = False
     outdoors: bool = True
     wall: bool = False
+    weight: float = 1.0
 
 
 LAYOUTS: dict[str, Layout] = {
@@ -361,7 +376,7 @@ LAYOUTS: dict[str, Layout] = {
     "fenced_site": Layout(_fenced_site),
     "meadow": Layout(_meadow),
     "brick_yard": Layout(_brick_yard, indoors=True, wall=True),
-    "room": Layout(_room, indoors=True, outdoors=False, wall=True),
+    "room": Layout(_room, indoors=True, outdoors=False, wall=True, weight=2.5),
 }
 
 

@@ -66,9 +66,10 @@ def plan_frames(settings: SampleSettings) -> dict[str, list[Frame]]:
 def generate(settings: SampleSettings) -> Iterator[tuple[str, bytes]]:
     """Make the dataset file by file: (path relative to the raw data folder, content).
 
-    Images come one by one; the annotation file of an export follows its images, the stuff predictions' JSON is last.
+    Images come one by one; the annotation file of an export follows its images, and the stuff predictions'
+    JSON is last.
     """
-    noise = NoiseBank(np.random.default_rng([settings.seed, 1]))
+    noise = noise_bank(settings)
     stuff_images: list[dict[str, Any]] = []
     stuff_annotations: list[dict[str, Any]] = []
     for folder, frames in plan_frames(settings).items():
@@ -107,12 +108,19 @@ def generate(settings: SampleSettings) -> Iterator[tuple[str, bytes]]:
     )
 
 
+def noise_bank(settings: SampleSettings) -> NoiseBank:
+    """The noise that all scenes of a dataset share."""
+    return NoiseBank(
+        np.random.default_rng([settings.seed, 1]), max(256, settings.height * 2, *settings.widths)
+    )
+
+
 def make_scene(frame: Frame, settings: SampleSettings, noise: NoiseBank) -> Scene:
     """Draw the scene of a frame; it depends on the seed and the scene's number alone."""
     rng = np.random.default_rng([settings.seed, 2, frame.scene])
     mixed = frame.folder == MIXED_FOLDER
     names = settings.classes if mixed else (frame.folder,)
-    scene = draw_scene(names, 2 if mixed else 1, settings, rng, noise)
+    scene = draw_scene(names, settings, rng, noise, fewest=2 if mixed else 1)
     return altered(scene, frame.alteration) if frame.alteration else scene
 
 

@@ -1,5 +1,7 @@
 """Drawings of building materials and site equipment, in units of their width, standing on the lower edge."""
 
+from itertools import pairwise
+
 import numpy as np
 
 from construction_panoptic.sample.pen import Pen
@@ -10,7 +12,7 @@ def aac_blocks(pen: Pen, rng: np.random.Generator) -> None:
     """A stack of pale aerated-concrete blocks on a pallet, seen from a corner (height 0.78)."""
     pale = vary(rng, (222, 222, 226), 6)
     joint = shade(pale, 0.6)
-    rows = int(rng.integers(3, 6))
+    rows = int(rng.integers(3, 5))
     deep, top, base = 0.26, 0.14, 0.7
     front = 1 - deep
     pen.rectangle(0.02, base, front, 0.78, (128, 92, 56))
@@ -34,8 +36,9 @@ def aac_blocks(pen: Pen, rng: np.random.Generator) -> None:
         pen.line([(front * share, top), (front * share + deep, 0.0)], 0.014, joint)
 
 
-def _pipe(pen: Pen, x: float, y: float, radius: float, length: tuple[float, float], concrete: Colour) -> None:
-    """One pipe from its far end at ``length`` to its open end at (x, y)."""
+def _pipe(pen: Pen, x: float, y: float, radius: float, concrete: Colour) -> None:
+    """One pipe with its open end at (x, y)."""
+    length = (0.2, -0.12)
     steps = 9
     for step in range(steps, -1, -1):
         share = step / steps
@@ -54,16 +57,16 @@ def _pipe(pen: Pen, x: float, y: float, radius: float, length: tuple[float, floa
 def rcc_hume_pipes(pen: Pen, rng: np.random.Generator) -> None:
     """Concrete pipes with open ends, stacked as a pyramid or side by side (height 0.78)."""
     concrete = pick(rng, ((176, 172, 164), (164, 164, 162)), 7)
-    radius, length = 0.2, (0.2, -0.12)
+    radius = 0.2
     low = 0.78 - radius
     spots = [(radius, low), (3 * radius - 0.01, low)]
     if rng.random() < 0.75:
         pen.polygon([(radius, low), (3 * radius, low), (2 * radius, low - 0.34)], (50, 48, 50))
         spots.append((2 * radius, low - 0.34))
     for x, y in sorted(spots, reverse=True):
-        _pipe(pen, x, y, radius, length, concrete)
+        _pipe(pen, x, y, radius, concrete)
     if len(spots) == 3:
-        _pipe(pen, 2 * radius, low - 0.34, radius, length, concrete)
+        _pipe(pen, 2 * radius, low - 0.34, radius, concrete)
 
 
 def water_tank(pen: Pen, rng: np.random.Generator) -> None:
@@ -73,7 +76,7 @@ def water_tank(pen: Pen, rng: np.random.Generator) -> None:
     pen.barrel([(0.06, 0.5, 0.17), (0.12, 0.5, 0.32), (0.2, 0.5, 0.44), (0.28, 0.5, 0.48)], black)
     ribs = int(rng.integers(4, 6))
     edges = np.linspace(0.28, 1.12, ribs + 1)
-    for low, high in zip(edges[:-1], edges[1:], strict=True):
+    for low, high in pairwise(edges):
         bend = low + (high - low) * 0.72
         pen.barrel([(low, 0.5, 0.46), (low + 0.02, 0.5, 0.5), (bend, 0.5, 0.5), (high, 0.5, 0.46)], black)
         pen.rectangle(0.05, bend + 0.01, 0.95, bend + 0.045, shade(black, 0.5))

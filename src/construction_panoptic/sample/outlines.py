@@ -35,7 +35,7 @@ def simplify(points: NDArray[np.float64], tolerance: float) -> NDArray[np.float6
 
 
 def polygon_area(points: NDArray[np.float64]) -> float:
-    """Area of a closed polygon with vertices [N, 2], by the shoelace formula; positive whatever the direction."""
+    """Area of a closed polygon with vertices [N, 2], by the shoelace formula, without its sign."""
     x, y = points[:, 0], points[:, 1]
     return float(abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2)
 
@@ -51,7 +51,8 @@ def outline(
         smallest: parts of a smaller area, in square pixels, are left out.
 
     Returns:
-        Polygons [N, 2] of (x, y) in image pixels (the first pixel spans 0…1), inside the image, largest first.
+        Polygons [N, 2] of (x, y) in image pixels (the first pixel spans 0…1), inside the image,
+        largest first.
         Holes are filled, since CVAT's polygons have none.
     """
     height, width = coverage.shape

@@ -1,6 +1,7 @@
 """A pen for thing drawings in units of the thing's own width."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -67,7 +68,7 @@ class Pen:
             strips: number of shading steps.
         """
         edges = np.linspace(-1, 1, strips + 1)
-        for low, high in zip(edges[:-1], edges[1:], strict=True):
+        for low, high in pairwise(edges):
             middle = (low + high) / 2
             light = 1.12 - 0.45 * (middle + 0.35) ** 2 / 1.8 - 0.18 * middle
             one = [(along, centre + low * half) for along, centre, half in outline]

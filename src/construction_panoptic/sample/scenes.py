@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from construction_panoptic.errors import ParameterError
 from construction_panoptic.sample.backdrops import LABELS, LAYOUTS, Backdrop, Layout, draw_backdrop
 from construction_panoptic.sample.settings import SampleSettings
 from construction_panoptic.sample.shapes import DRAWINGS, WORKER, Drawing, Sprite, draw_sprite
@@ -23,8 +24,8 @@ _ATTEMPTS = 14
 class Instance:
     """A thing in a scene.
 
-    ``coverage`` [H, W] float32 is the share of each pixel inside its full shape, ``visible`` the same for the part
-    that no later thing hides. ``outlined_as_seen``: the annotator followed the visible part.
+    ``coverage`` [H, W] float32 is the share of each pixel inside its full shape, ``visible`` the same for the
+    part that no later thing hides. ``outlined_as_seen``: the annotator followed the visible part.
     """
 
     name: str
@@ -40,8 +41,11 @@ class Instance:
 
 @dataclass(frozen=True)
 class Scene:
-    """``rgb`` [H, W, 3] uint8, ``labels`` [H, W] uint8 index into LABELS (stuff behind the things, and site workers),
-    and the things in painting order: a later one lies on top."""
+    """A picture and what it shows.
+
+    ``rgb`` [H, W, 3] uint8, ``labels`` [H, W] uint8 index into LABELS (stuff behind the things, and site
+    workers), and the things in painting order: a later one lies on top.
+    """
 
     rgb: NDArray[np.uint8]
     labels: NDArray[np.uint8]
@@ -53,117 +57,140 @@ def _fits(drawing: Drawing, layout: Layout) -> bool:
 
 
 def draw_scene(
-    names: Sequence[str], fewest: int, settings: SampleSettings, rng: np.random.Generator, noise: NoiseBank
-) -> Scene:
-    """Draw one scene with things of the classes ``names``, at least one and where possible ``fewest`` of them."""
-    height, width = settings.height, int(rng.choice(settings.widths))
-    fitting = [layout for layout in LAYOUTS.values() if any(_fits(DRAWINGS[name], layout) for name in names)]
-    layout = fitting[int(rng.integers(len(fitting)))]
-    names = [name for name in names if _fits(DRAWINGS[name], layout)]
-    backdrop = draw_backdrop(layout, rng, noise, height, width)
-    rgb, labels = backdrop.rgb.copy(), backdrop.labels
-    if layout.outdoors and rng.random() < settings.worker_share:
-        _add_workers(rgb, labels, backdrop, rng, noise)
-    instances = _place_things(rgb, names, fewest, backdrop, settings, rng, noise)
-    return Scene(_develop(rgb, rng, noise), labels, tuple(instances))
-
-
-def _add_workers(
-    rgb: FloatArray, labels: NDArray[np.uint8], backdrop: Backdrop, rng: np.random.Generator, noise: NoiseBank
-) -> None:
-    height, width = labels.shape
-    for _ in range(int(rng.integers(1, 3))):
-        size = float(rng.uniform(0.1, 0.13)) * height
-        bottom = float(np.interp(rng.random() * 0.5, (0, 1), backdrop.standing))
-        sprite = draw_sprite(
-            WORKER,
-            rng,
-            noise,
-            width=size,
-            left=float(rng.uniform(0, width - size)),
-            bottom=max(bottom, size * 2.6),
-        )
-        _shadow(rgb, sprite)
-        labels[_paste(rgb, sprite) > 0.5] = LABELS.index("person")
-
-
-def _place_things(
-    rgb: FloatArray,
     names: Sequence[str],
-    fewest: int,
-    backdrop: Backdrop,
     settings: SampleSettings,
     rng: np.random.Generator,
     noise: NoiseBank,
-) -> list[Instance]:
-    height, width = backdrop.labels.shape
-    low, high = settings.things
-    wanted = max(low, min(high, fewest)) + int(rng.binomial(high - max(low, min(high, fewest)), 0.4))
-    smallest, largest = settings.spans
-    typical = smallest + (largest - smallest) * (0.75 if wanted < 3 else 0.5)
-    spans = np.sort(rng.triangular(smallest, typical, largest, wanted)) * height
-    instances: list[Instance] = []
-    # Small things first: they stand farther away, so the larger ones are painted over them.
-    for span in spans:
-        name = names[int(rng.integers(len(names)))]
-        drawing = DRAWINGS[name]
-        size = float(span) * drawing.relative_size / np.sqrt(drawing.height)
-        for _ in range(_ATTEMPTS):
-            left = float(rng.uniform(-0.12 * size, width - 0.88 * size))
-            mounted = drawing.mountable and backdrop.mounting is not None and rng.random() < 0.5
-            bottom = _bottom(backdrop, float(span) / (largest * height), mounted, rng)
-            bottom = min(max(bottom, size * drawing.height * 0.97), height * 0.985)
-            sprite = draw_sprite(drawing, rng, noise, width=size, left=left, bottom=bottom)
-            coverage = _on_image(sprite, (height, width))
-            shown = float(coverage.sum() / sprite.alpha.sum())
-            after = [replace(one, visible=one.visible * (1 - coverage)) for one in instances]
-            if shown < 1 - settings.hidden_limit or any(one.hidden > settings.hidden_limit for one in after):
-                continue
-            if not mounted:
-                _shadow(rgb, sprite)
-            _paste(rgb, sprite)
-            as_seen = bool(rng.random() < settings.visible_outline_share)
-            instances = [*after, Instance(name, coverage, coverage, as_seen)]
-            break
-    if not instances:
-        raise RuntimeError("no thing could be placed; hidden_limit and spans leave no room")
-    return instances
+    *,
+    fewest: int = 1,
+) -> Scene:
+    """Draw one scene with things of the classes ``names``; ``fewest`` of them if they find room.
+
+    Raises:
+        ParameterError: if not even one thing finds room.
+    """
+    height, width = settings.height, int(rng.choice(settings.widths))
+    fitting = [layout for layout in LAYOUTS.values() if any(_fits(DRAWINGS[name], layout) for name in names)]
+    weights = np.array([layout.weight for layout in fitting])
+    layout = fitting[int(rng.choice(len(fitting), p=weights / weights.sum()))]
+    stage = _Stage(draw_backdrop(layout, rng, noise, height, width), settings, rng, noise)
+    if layout.outdoors and rng.random() < settings.worker_share:
+        stage.add_workers(int(rng.integers(1, 3)))
+    stage.add_things([name for name in names if _fits(DRAWINGS[name], layout)], fewest)
+    return Scene(_develop(stage.rgb, rng, noise), stage.labels, tuple(stage.instances))
 
 
-def _bottom(backdrop: Backdrop, nearness: float, mounted: bool, rng: np.random.Generator) -> float:
-    """Lower edge of a thing: the larger it looks, the nearer it stands."""
-    if mounted and backdrop.mounting is not None:
-        return float(rng.uniform(*backdrop.mounting))
-    share = np.clip(0.65 * nearness + rng.uniform(-0.1, 0.4), 0, 1)
-    return float(np.interp(share, (0, 1), backdrop.standing))
+class _Stage:
+    """A backdrop on which workers and things are put one after the other, the farthest first."""
+
+    def __init__(
+        self, backdrop: Backdrop, settings: SampleSettings, rng: np.random.Generator, noise: NoiseBank
+    ) -> None:
+        self.rgb, self.labels = backdrop.rgb.copy(), backdrop.labels.copy()
+        self.instances: list[Instance] = []
+        self._backdrop, self._settings, self._rng, self._noise = backdrop, settings, rng, noise
+        # Full coverage, what is left of it, and the lower edge of everything on stage.
+        self._coverages: list[FloatArray] = []
+        self._visible: list[FloatArray] = []
+        self._bottoms: list[float] = []
+
+    def add_workers(self, count: int) -> None:
+        height, width = self.labels.shape
+        for _ in range(count):
+            size = float(self._rng.uniform(0.1, 0.13)) * height
+            bottom = float(np.interp(self._rng.uniform(0, 0.4), (0, 1), self._backdrop.standing))
+            left = float(self._rng.uniform(0, width - size))
+            sprite = draw_sprite(WORKER, self._rng, self._noise, size).placed(left, max(bottom, size * 2.6))
+            coverage = _on_image(sprite, self.labels.shape)
+            if self._accepts(coverage, coverage, bottom):
+                self._put(sprite, coverage, bottom, shadow=True)
+                self.labels[coverage > 0.5] = LABELS.index("person")
+
+    def add_things(self, names: Sequence[str], fewest: int) -> None:
+        height, width = self.labels.shape
+        rng, (smallest, largest) = self._rng, self._settings.spans
+        most = self._settings.things[1]
+        fewest = min(most, max(fewest, self._settings.things[0]))
+        wanted = fewest + int(rng.binomial(most - fewest, 0.4))
+        typical = smallest + (largest - smallest) * (0.75 if wanted < 3 else 0.5)
+        # Small things first: they stand farther away, so the larger ones are painted over them.
+        for span in np.sort(rng.triangular(smallest, typical, largest, wanted)):
+            name = names[int(rng.integers(len(names)))]
+            drawing = DRAWINGS[name]
+            size = float(span) * height * drawing.relative_size / np.sqrt(drawing.height)
+            sprite = draw_sprite(drawing, rng, self._noise, size)
+            mounted = drawing.mountable and self._backdrop.mounting is not None and rng.random() < 0.5
+            for _ in range(_ATTEMPTS):
+                left = float(rng.uniform(-0.12 * size, width - 0.88 * size))
+                bottom = self._bottom(float(span) / largest, mounted)
+                bottom = min(max(bottom, size * drawing.height * 0.97), height * 0.985)
+                sprite = sprite.placed(left, bottom)
+                coverage = _on_image(sprite, self.labels.shape)
+                if self._accepts(coverage, sprite.alpha, bottom):
+                    self._put(sprite, coverage, bottom, shadow=not mounted)
+                    as_seen = bool(rng.random() < self._settings.visible_outline_share)
+                    self.instances.append(Instance(name, coverage, coverage, as_seen))
+                    break
+        if not self.instances:
+            raise ParameterError(
+                "no thing found room in a sample image; make sample spans smaller or hidden_limit larger"
+            )
+        visible = self._visible[-len(self.instances) :]
+        self.instances = [
+            replace(one, visible=left) for one, left in zip(self.instances, visible, strict=True)
+        ]
+
+    def _bottom(self, nearness: float, mounted: bool) -> float:
+        """Lower edge of a thing: the larger it looks, the nearer it stands."""
+        if mounted and self._backdrop.mounting is not None:
+            return float(self._rng.uniform(*self._backdrop.mounting))
+        share = np.clip(0.65 * nearness + self._rng.uniform(-0.1, 0.4), 0, 1)
+        return float(np.interp(share, (0, 1), self._backdrop.standing))
+
+    def _accepts(self, coverage: FloatArray, shape: FloatArray, bottom: float) -> bool:
+        """Whether enough of a thing is in the image, and it hides nothing nearer and nothing too much."""
+        limit = self._settings.hidden_limit
+        if coverage.sum() < (1 - limit) * shape.sum():
+            return False
+        for full, left, low in zip(self._coverages, self._visible, self._bottoms, strict=True):
+            hides = float((left * coverage).sum())
+            if hides > 2 and bottom < low + 1:
+                return False
+            if float(left.sum()) - hides < (1 - limit) * float(full.sum()):
+                return False
+        return True
+
+    def _put(self, sprite: Sprite, coverage: FloatArray, bottom: float, *, shadow: bool) -> None:
+        if shadow:
+            _shadow(self.rgb, sprite)
+        rows, columns, sprite_rows, sprite_columns = _overlap(sprite, self.labels.shape)
+        alpha = sprite.alpha[sprite_rows, sprite_columns, None]
+        under = self.rgb[rows, columns]
+        self.rgb[rows, columns] = under * (1 - alpha) + sprite.rgb[sprite_rows, sprite_columns] * alpha
+        self._visible = [left * (1 - coverage) for left in self._visible]
+        self._coverages.append(coverage)
+        self._visible.append(coverage)
+        self._bottoms.append(bottom)
 
 
-def _window(sprite: Sprite, shape: tuple[int, int]) -> tuple[slice, slice, slice, slice]:
+def _overlap(sprite: Sprite, shape: tuple[int, ...]) -> tuple[slice, slice, slice, slice]:
     """Rows and columns of the image, then of the sprite, where they overlap."""
     high, wide = sprite.alpha.shape
     top, left = max(0, sprite.top), max(0, sprite.left)
-    bottom, right = min(shape[0], sprite.top + high), min(shape[1], sprite.left + wide)
+    bottom, right = max(top, min(shape[0], sprite.top + high)), max(left, min(shape[1], sprite.left + wide))
     return (
-        slice(top, max(top, bottom)),
-        slice(left, max(left, right)),
-        slice(top - sprite.top, max(top, bottom) - sprite.top),
-        slice(left - sprite.left, max(left, right) - sprite.left),
+        slice(top, bottom),
+        slice(left, right),
+        slice(top - sprite.top, bottom - sprite.top),
+        slice(left - sprite.left, right - sprite.left),
     )
 
 
-def _on_image(sprite: Sprite, shape: tuple[int, int]) -> FloatArray:
+def _on_image(sprite: Sprite, shape: tuple[int, ...]) -> FloatArray:
     coverage = np.zeros(shape, np.float32)
-    rows, columns, sprite_rows, sprite_columns = _window(sprite, shape)
+    rows, columns, sprite_rows, sprite_columns = _overlap(sprite, shape)
     coverage[rows, columns] = sprite.alpha[sprite_rows, sprite_columns]
     return coverage
-
-
-def _paste(rgb: FloatArray, sprite: Sprite) -> FloatArray:
-    """Blend the sprite into ``rgb`` in place and return its coverage [H, W]."""
-    rows, columns, sprite_rows, sprite_columns = _window(sprite, (rgb.shape[0], rgb.shape[1]))
-    alpha = sprite.alpha[sprite_rows, sprite_columns, None]
-    rgb[rows, columns] = rgb[rows, columns] * (1 - alpha) + sprite.rgb[sprite_rows, sprite_columns] * alpha
-    return _on_image(sprite, (rgb.shape[0], rgb.shape[1]))
 
 
 def _shadow(rgb: FloatArray, sprite: Sprite) -> None:

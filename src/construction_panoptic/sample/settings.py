@@ -44,17 +44,17 @@ class SampleSettings(BaseModel):
     things: tuple[int, int] = (1, 4)
     """Fewest and most thing instances wanted in an image; a crowded image may hold fewer than wanted."""
     spans: tuple[float, float] = (0.15, 0.6)
-    """Smallest and largest size of a thing, as a share of the image height (square root of width × height)."""
+    """Smallest and largest size of a thing, as a share of the image height (root of width times height)."""
     hidden_limit: Share = 0.4
     """Largest share of a thing that other things may hide, or that may lie outside the image."""
     worker_share: Share = 0.12
-    """Share of the outdoor images in which site workers stand; COCO calls them person, a thing we do not train."""
+    """Share of the outdoor images in which site workers stand; COCO has them as the thing person."""
     near_duplicate_share: Annotated[float, Field(ge=0, lt=0.5)] = 0.03
-    """Share of the images that repeat an earlier frame, slightly brighter, shifted or compressed again."""
+    """Share of the images that repeat another frame: slightly brighter, shifted or compressed more."""
     without_stuff_share: Share = 0.004
     """Share of the images for which the stuff prediction is empty."""
     visible_outline_share: Share = 0.2
-    """Share of hidden-in-part things that the annotator outlined as seen; the others have their full outline."""
+    """Share of the things that the annotator outlined as seen; the others have their full outline."""
     border_wobble: float = Field(default=1.0, ge=0, le=8)
     """Standard deviation in pixels of the error in the borders of the stuff predictions."""
     fringe_share: Share = 0.3

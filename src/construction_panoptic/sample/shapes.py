@@ -1,7 +1,7 @@
 """The things that the sample can draw, and how one becomes pixels."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 
 import numpy as np
@@ -19,8 +19,9 @@ SUPERSAMPLING = 4
 class Drawing:
     """How to draw one class.
 
-    ``height`` is in units of the width; ``relative_size`` multiplies the span that the scene asks for; ``mountable``
-    things may hang on a wall instead of standing; ``coco`` is the COCO thing name that a COCO model sees in it.
+    ``height`` is in units of the width; ``relative_size`` multiplies the span that the scene asks for;
+    ``mountable`` things may hang on a wall instead of standing; ``coco`` is the COCO thing name that a COCO
+    model sees in it.
     """
 
     draw: Callable[[Pen, np.random.Generator], None]
@@ -51,39 +52,34 @@ WORKER = Drawing(vehicles.worker, 2.6, coco="person")
 
 @dataclass(frozen=True)
 class Sprite:
-    """A drawn thing: ``rgb`` [h, w, 3] and ``alpha`` [h, w], float32 in 0…1, and its place (left, top) in the image."""
+    """A drawn thing: ``rgb`` [h, w, 3] and ``alpha`` [h, w], float32 in 0…1, and its corner in the image.
+
+    ``margin`` is the width in pixels of the transparent border around the drawing.
+    """
 
     rgb: FloatArray
     alpha: FloatArray
-    left: int
-    top: int
+    margin: int
+    left: int = 0
+    top: int = 0
+
+    def placed(self, left: float, bottom: float) -> "Sprite":
+        """The same thing with its left and lower edge at these image positions, to the nearest pixel."""
+        corner = round(left) - self.margin, round(bottom) - self.alpha.shape[0] + self.margin
+        return replace(self, left=corner[0], top=corner[1])
 
 
-def draw_sprite(
-    drawing: Drawing, rng: np.random.Generator, noise: NoiseBank, *, width: float, left: float, bottom: float
-) -> Sprite:
-    """Draw one thing.
-
-    Args:
-        drawing: what to draw.
-        rng: chooses the colours, the side it faces and a small tilt.
-        noise: texture for the surface.
-        width: width of the thing in image pixels.
-        left: image position of its left edge in pixels; may be fractional or outside.
-        bottom: image position of its lower edge in pixels.
-    """
+def draw_sprite(drawing: Drawing, rng: np.random.Generator, noise: NoiseBank, width: float) -> Sprite:
+    """Draw one thing ``width`` image pixels wide; ``rng`` chooses colours, side and a small tilt."""
     margin = 3 + round(0.05 * width * max(1, drawing.height))
-    top = bottom - width * drawing.height
-    corner = (int(np.floor(left)) - margin, int(np.floor(top)) - margin)
-    size = (ceil(width) + 2 * margin + 1, ceil(width * drawing.height) + 2 * margin + 1)
+    size = (ceil(width) + 2 * margin, ceil(width * drawing.height) + 2 * margin)
     image = Image.new("RGBA", (size[0] * SUPERSAMPLING, size[1] * SUPERSAMPLING))
-    origin = ((left - corner[0]) * SUPERSAMPLING, (top - corner[1]) * SUPERSAMPLING)
+    origin = (margin * SUPERSAMPLING, (size[1] - margin - width * drawing.height) * SUPERSAMPLING)
     drawing.draw(Pen(image, width * SUPERSAMPLING, origin, flip=bool(rng.random() < 0.5)), rng)
     image = image.rotate(float(np.clip(rng.normal(0, 1.2), -3, 3)), Image.Resampling.NEAREST)
-    pixels = np.asarray(image.reduce(SUPERSAMPLING), np.float32) / 255
-    light = (
-        1 + 0.04 * noise.crop(rng, (size[1], size[0]), 0.8) + 0.03 * noise.crop(rng, (size[1], size[0]), 5)
-    )
+    pixels = np.asarray(image.reduce(SUPERSAMPLING)).astype(np.float32) / np.float32(255)
+    shape = (size[1], size[0])
+    light = 1 + 0.04 * noise.crop(rng, shape, 0.8) + 0.03 * noise.crop(rng, shape, 5)
     light += np.linspace(0.06, -0.08, size[1], dtype=np.float32)[:, None]
     rgb = np.clip(pixels[..., :3] * light[..., None], 0, 1)
-    return Sprite(rgb, pixels[..., 3], *corner)
+    return Sprite(rgb, pixels[..., 3], margin)

@@ -15,7 +15,7 @@ def shade(colour: Colour, factor: float) -> Colour:
 
 
 def vary(rng: np.random.Generator, colour: Colour, amount: float = 10) -> Colour:
-    """Jitter a colour: one normal step for its brightness and a smaller one for each channel (0…255 units)."""
+    """Jitter a colour: one normal step for all channels and a smaller one for each (0…255 units)."""
     steps = rng.normal(0, amount) + rng.normal(0, amount / 2, 3)
     r, g, b = (int(v) for v in np.clip(np.array(colour) + steps, 0, 255))
     return r, g, b
@@ -31,26 +31,26 @@ class NoiseBank:
 
     Args:
         rng: source of the tiles.
-        side: tile side in pixels; crops may be larger, the tiles repeat without a seam.
+        side: tile side in pixels, the largest crop.
         scales: grain sizes in pixels, the standard deviation of the Gaussian that smooths white noise.
     """
 
     def __init__(
         self, rng: np.random.Generator, side: int = 256, scales: tuple[float, ...] = (0, 0.8, 2, 5, 12)
     ) -> None:
-        self.side = side
+        self._side = side
         self._tiles: dict[float, FloatArray] = {}
         for scale in scales:
             tile = rng.standard_normal((side, side))
             if scale:
                 tile = ndimage.gaussian_filter(tile, scale, mode="wrap")
-            self._tiles[scale] = ((tile - tile.mean()) / tile.std()).astype(np.float32)
+            tile = ((tile - tile.mean()) / tile.std()).astype(np.float32)
+            # The tile repeats without a seam; two of them make every crop a plain slice.
+            self._tiles[scale] = np.tile(tile, (2, 2))
 
     def crop(self, rng: np.random.Generator, shape: tuple[int, int], scale: float) -> FloatArray:
-        """A random [H, W] float32 crop of the tile whose grain size is nearest to ``scale`` pixels."""
+        """A random [H, W] float32 view of the tile whose grain size is nearest to ``scale`` pixels."""
         tile = self._tiles[min(self._tiles, key=lambda known: abs(known - scale))]
-        rows = (np.arange(shape[0]) + rng.integers(self.side)) % self.side
-        columns = (np.arange(shape[1]) + rng.integers(self.side)) % self.side
-        if rng.random() < 0.5:
-            columns = columns[::-1]
-        return tile[np.ix_(rows, columns)]
+        top, left = rng.integers(self._side, size=2)
+        crop = tile[top : top + shape[0], left : left + shape[1]]
+        return crop[:, ::-1] if rng.random() < 0.5 else crop
