@@ -1,0 +1,175 @@
+"""What the converted data holds: counts per class, and a summary of the whole."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from construction_panoptic.annotations.records import ConvertedRecord
+from construction_panoptic.annotations.splitting import TRAIN, VAL
+from construction_panoptic.annotations.taxonomy import Taxonomy
+from construction_panoptic.errors import InputDataError
+
+_COUNTED = ("images", "segments", "pixels")
+CLASS_COUNT_COLUMNS = [
+    "class_id",
+    "class",
+    "kind",
+    *(f"{what}_{side}" for what in _COUNTED for side in (TRAIN, VAL, "total")),
+    "rejected",
+]
+
+
+def class_counts(
+    records: Iterable[ConvertedRecord],
+    split_table: pd.DataFrame,
+    taxonomy: Taxonomy,
+    rejected: pd.DataFrame | None = None,
+    annotations: pd.DataFrame | None = None,
+) -> pd.DataFrame:
+    """Count images, segments and pixels of every class of the taxonomy.
+
+    Args:
+        records: the converted images.
+        split_table: columns key and split, with a row for each record.
+        taxonomy: the classes.
+        rejected: the rejected records (columns source, annotation_id, …); none are counted without it.
+        annotations: the accepted annotations (columns source, annotation_id, category_id), which know the class
+            of what the merging rejected.
+
+    Returns:
+        One row a class, in id order, also for classes that do not occur: class_id, class, kind ("thing" or
+        "stuff"), then images, segments and pixels, each for _train, _val and _total, and rejected. A rejected
+        annotation belongs to its class in ``annotations``, else to the class that its export is named after;
+        where neither is known, no class counts it.
+
+    Raises:
+        InputDataError: a record is not in the split, or a segment's class is not in the taxonomy.
+    """
+    counts: dict[tuple[str, str, int], int] = defaultdict(int)
+    for record, side in _with_side(records, split_table):
+        for segment in record.segments:
+            if segment.category_id not in taxonomy.names:
+                raise InputDataError(
+                    f"image {record.key!r}, segment {segment.id}: class {segment.category_id} is not in the "
+                    "taxonomy; convert again with this taxonomy."
+                )
+            counts["segments", side, segment.category_id] += 1
+            counts["pixels", side, segment.category_id] += segment.area
+        for class_id in {segment.category_id for segment in record.segments}:
+            counts["images", side, class_id] += 1
+    rejected_of = _rejected_of_class(rejected, annotations, taxonomy)
+    rows: list[dict[str, Any]] = []
+    for class_id, name in taxonomy.names.items():
+        kind = "thing" if taxonomy.is_thing[class_id] else "stuff"
+        row: dict[str, Any] = {"class_id": class_id, "class": name, "kind": kind}
+        for what in _COUNTED:
+            train, val = (counts[what, side, class_id] for side in (TRAIN, VAL))
+            row |= {f"{what}_{TRAIN}": train, f"{what}_{VAL}": val, f"{what}_total": train + val}
+        rows.append(row | {"rejected": rejected_of[class_id]})
+    return pd.DataFrame(rows, columns=CLASS_COUNT_COLUMNS)
+
+
+def dataset_summary(
+    records: Iterable[ConvertedRecord],
+    split_table: pd.DataFrame,
+    taxonomy: Taxonomy,
+    rejected: pd.DataFrame | None = None,
+) -> dict[str, Any]:
+    """Describe the converted data in numbers, ready for JSON.
+
+    Args:
+        records: the converted images.
+        split_table: columns key, group and split, with a row for each record.
+        taxonomy: the classes.
+        rejected: the rejected records (columns source, image, annotation_id, reason, detail).
+
+    Returns:
+        ``all``, ``train`` and ``val``, each with images, megapixels, segments, thing_segments, crowd_segments,
+        segments_per_image, void_share (of the pixels), images_without_stuff, images_without_things; then
+        groups, exports, classes_present and classes_absent (numbers of thing and stuff classes), absent_things
+        (names), and rejected (total, images_or_exports, annotations,
+        by_reason).
+
+    Raises:
+        InputDataError: a record is not in the split.
+    """
+    placed = list(_with_side(records, split_table))
+    present = {segment.category_id for record, _ in placed for segment in record.segments}
+    kinds = {"thing": taxonomy.things, "stuff": taxonomy.stuff}
+    return {
+        "all": _side_summary([record for record, _ in placed], taxonomy),
+        TRAIN: _side_summary([record for record, side in placed if side == TRAIN], taxonomy),
+        VAL: _side_summary([record for record, side in placed if side == VAL], taxonomy),
+        "groups": int(split_table["group"].nunique()),
+        "exports": len({record.source for record, _ in placed}),
+        "classes_present": {kind: sum(c.id in present for c in known) for kind, known in kinds.items()},
+        "classes_absent": {kind: sum(c.id not in present for c in known) for kind, known in kinds.items()},
+        "absent_things": sorted(c.name for c in taxonomy.things if c.id not in present),
+        "rejected": _rejected_summary(rejected),
+    }
+
+
+def _with_side(
+    records: Iterable[ConvertedRecord], split_table: pd.DataFrame
+) -> Iterable[tuple[ConvertedRecord, str]]:
+    side: Mapping[str, str] = dict(zip(split_table["key"], split_table["split"], strict=True))
+    for record in records:
+        if record.key not in side:
+            raise InputDataError(f"image {record.key!r} is not in the split; split again.")
+        yield record, side[record.key]
+
+
+def _side_summary(records: Sequence[ConvertedRecord], taxonomy: Taxonomy) -> dict[str, Any]:
+    pixels = sum(record.width * record.height for record in records)
+    segments = [segment for record in records for segment in record.segments]
+    things_of = [
+        sum(taxonomy.is_thing.get(segment.category_id, False) for segment in record.segments)
+        for record in records
+    ]
+    stuff_of = [len(record.segments) - things for record, things in zip(records, things_of, strict=True)]
+    return {
+        "images": len(records),
+        "megapixels": round(pixels / 1e6, 3),
+        "segments": len(segments),
+        "thing_segments": sum(things_of),
+        "crowd_segments": sum(segment.iscrowd for segment in segments),
+        "segments_per_image": round(len(segments) / len(records), 3) if records else None,
+        "void_share": round(sum(record.void_pixels for record in records) / pixels, 6) if pixels else None,
+        "images_without_stuff": stuff_of.count(0),
+        "images_without_things": things_of.count(0),
+    }
+
+
+def _rejected_summary(rejected: pd.DataFrame | None) -> dict[str, Any]:
+    if rejected is None:
+        return {"total": 0, "images_or_exports": 0, "annotations": 0, "by_reason": {}}
+    annotations = int(rejected["annotation_id"].notna().sum())
+    reasons = Counter(str(reason) for reason in rejected["reason"])
+    return {
+        "total": len(rejected),
+        "images_or_exports": len(rejected) - annotations,
+        "annotations": annotations,
+        "by_reason": dict(sorted(reasons.items())),
+    }
+
+
+def _rejected_of_class(
+    rejected: pd.DataFrame | None, annotations: pd.DataFrame | None, taxonomy: Taxonomy
+) -> Counter[int]:
+    found: Counter[int] = Counter()
+    if rejected is None:
+        return found
+    class_of: dict[tuple[str, str], int] = {}
+    if annotations is not None:
+        names = zip(annotations["source"], annotations["annotation_id"].astype(str), strict=True)
+        class_of = dict(zip(names, annotations["category_id"], strict=True))
+    of_annotations = rejected[rejected["annotation_id"].notna()]
+    for source, annotation_id in zip(
+        of_annotations["source"], of_annotations["annotation_id"].astype(str), strict=True
+    ):
+        class_id = class_of.get((source, annotation_id), taxonomy.thing_id(source))
+        if class_id is not None:
+            found[int(class_id)] += 1
+    return found
