@@ -1,0 +1,1 @@
+"""Training of both stages: samples, transforms, the loop, checkpoints. Knows no Kedro and no MLflow."""

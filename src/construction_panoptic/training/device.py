@@ -1,0 +1,46 @@
+"""Where the network runs and in which arithmetic."""
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+
+from construction_panoptic.errors import ParameterError
+
+
+def resolve_device(name: str = "auto") -> torch.device:
+    """The device of a name: ``auto`` (CUDA if there is one), ``cpu``, ``cuda`` or ``cuda:<index>``.
+
+    Raises:
+        ParameterError: the name is unknown, or CUDA is asked for and that device is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ParameterError(f"device: {name!r} is none of auto, cpu, cuda, cuda:<index>") from None
+    if device.type not in {"cpu", "cuda"}:
+        raise ParameterError(f"device: {name!r} is none of auto, cpu, cuda, cuda:<index>")
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if count == 0:
+            raise ParameterError(f"device: there is no CUDA device for {name!r}; set device: auto or cpu")
+        if (device.index or 0) >= count:
+            raise ParameterError(f"device: {name!r} is not there; the last CUDA device is cuda:{count - 1}")
+    return device
+
+
+def autocast(device: torch.device, precision: str = "auto") -> AbstractContextManager[object]:
+    """The context to run the network in: bfloat16 autocast, or nothing for float32.
+
+    Args:
+        device: where the network is.
+        precision: ``bfloat16``, ``float32``, or ``auto`` (bfloat16 on CUDA devices that have it, else
+            float32).
+    """
+    if precision == "auto":
+        has_bfloat16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        precision = "bfloat16" if has_bfloat16 else "float32"
+    if precision == "bfloat16":
+        return torch.autocast(device.type, dtype=torch.bfloat16)
+    return nullcontext()

@@ -1,0 +1,149 @@
+"""Batches: padding, order, and the processes that load."""
+
+from collections.abc import Iterator, Sequence, Sized
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from construction_panoptic.training.samples import Target
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images padded at the right and at the bottom to one size, and their targets.
+
+    Attributes:
+        images: float32 [B, 3, H, W], normalised, 0 in the padding.
+        padding_mask: bool [B, H, W], True in the padding; None when no image has any.
+        targets: one dict of tensors an image, see `DetectionSamples` and `PanopticSamples`.
+        file_names: name of each image.
+    """
+
+    images: Tensor
+    padding_mask: Tensor | None
+    targets: list[dict[str, Tensor]]
+    file_names: list[str]
+
+    def __len__(self) -> int:
+        return len(self.file_names)
+
+    def to(self, device: torch.device) -> "Batch":
+        """The batch with its tensors on ``device``; copies from pinned memory do not wait."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> "Batch":
+        """The batch in page-locked memory, from which copies to CUDA are fast; torch's loader calls it."""
+        return self._map(lambda tensor: tensor.pin_memory())
+
+    def _map(self, function: Any) -> "Batch":
+        return replace(
+            self,
+            images=function(self.images),
+            padding_mask=None if self.padding_mask is None else function(self.padding_mask),
+            targets=[{name: function(value) for name, value in target.items()} for target in self.targets],
+        )
+
+
+def collate(samples: Sequence[tuple[Tensor, Target]]) -> Batch:
+    """Pad images (float [3, H, W]) to the largest height and width among them."""
+    height = max(image.shape[1] for image, _ in samples)
+    width = max(image.shape[2] for image, _ in samples)
+    images = torch.zeros(len(samples), 3, height, width)
+    padding_mask = torch.ones(len(samples), height, width, dtype=torch.bool)
+    for index, (image, _) in enumerate(samples):
+        images[index, :, : image.shape[1], : image.shape[2]] = image
+        padding_mask[index, : image.shape[1], : image.shape[2]] = False
+    padded = any(image.shape[1:] != (height, width) for image, _ in samples)
+    targets = [
+        {name: value for name, value in target.items() if isinstance(value, Tensor)} for _, target in samples
+    ]
+    return Batch(
+        images, padding_mask if padded else None, targets, [target["file_name"] for _, target in samples]
+    )
+
+
+class EpochBatches(Sampler[list[tuple[int, int]]]):
+    """Batches of keys (epoch, index) in an order that depends on the seed and the epoch alone.
+
+    Args:
+        count: number of samples.
+        batch_size: samples a batch.
+        seed: seed of the order.
+        shuffle: a new permutation each epoch; otherwise the order of the samples.
+        drop_last: leave out a last batch that is not full, unless it is the only one.
+    """
+
+    def __init__(
+        self, count: int, batch_size: int, *, seed: int = 0, shuffle: bool = True, drop_last: bool = True
+    ) -> None:
+        self.count = count
+        self.batch_size = batch_size
+        self.seed = seed
+        self.shuffle = shuffle
+        self.drop_last = drop_last and count > batch_size
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch (from 0) of the batches given from now on."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        full, rest = divmod(self.count, self.batch_size)
+        return full + int(rest > 0 and not self.drop_last)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        order = list(range(self.count))
+        if self.shuffle:
+            generator = torch.Generator().manual_seed((self.seed << 20) + self.epoch)
+            order = torch.randperm(self.count, generator=generator).tolist()
+        for start in range(0, len(self) * self.batch_size, self.batch_size):
+            yield [(self.epoch, index) for index in order[start : start + self.batch_size]]
+
+
+class BatchLoader(DataLoader[Any]):
+    """A torch loader of `Batch` whose order and augmentation follow `set_epoch`."""
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch (from 0) of the next pass."""
+        cast("EpochBatches", self.batch_sampler).set_epoch(epoch)
+
+
+def build_loader(
+    samples: Dataset[Any],
+    *,
+    batch_size: int,
+    shuffle: bool,
+    seed: int = 0,
+    workers: int = 0,
+    pin_memory: bool = False,
+    start_method: str | None = None,
+) -> BatchLoader:
+    """Build the loader of a training (``shuffle``) or validation set.
+
+    Args:
+        samples: a dataset whose keys are (epoch, index).
+        batch_size: images a batch. In training a last batch that is not full is left out.
+        shuffle: a new order each epoch.
+        seed: seed of the order.
+        workers: processes that load, kept between epochs; 0 loads in this one.
+        pin_memory: page-locked batches, for CUDA.
+        start_method: how the processes start (``fork``, ``spawn``, ``forkserver``); the platform's by
+            default.
+    """
+    batches = EpochBatches(
+        len(cast("Sized", samples)), batch_size, seed=seed, shuffle=shuffle, drop_last=shuffle
+    )
+    return BatchLoader(
+        samples,
+        batch_sampler=batches,
+        num_workers=workers,
+        collate_fn=collate,
+        pin_memory=pin_memory,
+        persistent_workers=workers > 0,
+        multiprocessing_context=start_method if workers else None,
+        # A generator of its own: otherwise each pass draws from the global one, which dropout uses.
+        generator=torch.Generator().manual_seed(seed),
+    )

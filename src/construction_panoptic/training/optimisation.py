@@ -1,0 +1,78 @@
+"""The optimiser, its parameter groups and the learning-rate schedule."""
+
+import math
+from collections.abc import Callable
+
+from torch import nn
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from construction_panoptic.training.settings import OptimizerSettings, ScheduleSettings
+
+
+def build_optimizer(model: nn.Module, settings: OptimizerSettings) -> AdamW:
+    """AdamW over the parameters that learn, the backbone's in a group of their own.
+
+    A parameter is the backbone's if ``backbone`` is part of its name, as in DETR. With ``lr_backbone`` 0 the
+    backbone is frozen. Each group has its name under ``name``: ``main``, ``backbone``.
+    """
+    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    backbone = [parameter for name, parameter in named if "backbone" in name]
+    main = [parameter for name, parameter in named if "backbone" not in name]
+    if settings.lr_backbone == 0:
+        for parameter in backbone:
+            parameter.requires_grad_(False)
+        backbone = []
+    groups = [
+        {"name": "main", "params": main, "lr": settings.lr},
+        {"name": "backbone", "params": backbone, "lr": settings.lr_backbone},
+    ]
+    return AdamW(
+        [group for group in groups if group["params"]], lr=settings.lr, weight_decay=settings.weight_decay
+    )
+
+
+def rate_factor(settings: ScheduleSettings, *, epochs: int, steps_per_epoch: int) -> Callable[[int], float]:
+    """The factor of the learning rates as a function of the steps done.
+
+    ``step``: ``drop_factor`` after every ``drop_epoch`` epochs. ``cosine``: from 1 to ``final_factor`` along
+    half a cosine (Loshchilov and Hutter 2017, eq. 5). ``one_cycle``: up from ``start_factor`` to 1, then down
+    to ``final_factor``, both along half a cosine (Smith 2018, as in torch's OneCycleLR). A warm-up multiplies
+    the first two by a straight line that reaches 1 with its last step.
+    """
+    steps = epochs * steps_per_epoch
+    warmup_steps = round(settings.warmup_epochs * steps_per_epoch)
+
+    def warmup(step: int) -> float:
+        return min(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0
+
+    def step_factor(step: int) -> float:
+        return warmup(step) * settings.drop_factor ** (step // steps_per_epoch // settings.drop_epoch)
+
+    def cosine_factor(step: int) -> float:
+        return warmup(step) * _half_cosine(
+            1.0, settings.final_factor, _share(step - warmup_steps, steps - warmup_steps)
+        )
+
+    def one_cycle_factor(step: int) -> float:
+        peak = settings.rise_share * (steps - 1)
+        if step <= peak:
+            return _half_cosine(settings.start_factor, 1.0, _share(step, peak))
+        return _half_cosine(1.0, settings.final_factor, _share(step - peak, steps - 1 - peak))
+
+    return {"step": step_factor, "cosine": cosine_factor, "one_cycle": one_cycle_factor}[settings.kind]
+
+
+def build_schedule(
+    optimizer: Optimizer, settings: ScheduleSettings, *, epochs: int, steps_per_epoch: int
+) -> LambdaLR:
+    """The schedule of an optimiser; call its ``step()`` after each step of the optimiser."""
+    return LambdaLR(optimizer, rate_factor(settings, epochs=epochs, steps_per_epoch=steps_per_epoch))
+
+
+def _share(done: float, whole: float) -> float:
+    return min(1.0, max(0.0, done / whole)) if whole > 0 else 1.0
+
+
+def _half_cosine(start: float, end: float, share: float) -> float:
+    return end + (start - end) * (1 + math.cos(math.pi * share)) / 2

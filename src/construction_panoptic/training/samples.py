@@ -1,0 +1,283 @@
+"""Training and validation samples from COCO detection and COCO panoptic files.
+
+A sample depends on the seed, the epoch and the image alone: it is the same in whichever process, and after
+whichever other samples, it is made.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from construction_panoptic.annotations.panoptic_png import decode_id_map
+from construction_panoptic.errors import InputDataError
+from construction_panoptic.training import transforms
+from construction_panoptic.training.settings import AugmentationSettings
+from construction_panoptic.training.transforms import Annotated
+
+Target = dict[str, Any]
+SampleKey = int | tuple[int, int]  # an index, or (epoch, index)
+
+
+def read_image(path: Path) -> Tensor:
+    """Decode an image file to uint8 [3, H, W], RGB.
+
+    Raises:
+        InputDataError: the file is missing or is not an image.
+    """
+    try:
+        with Image.open(path) as image:
+            pixels = np.array(image.convert("RGB"))
+    except FileNotFoundError:
+        raise InputDataError(f"{path}: image file not found; run the conversion again") from None
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise InputDataError(f"{path}: not a readable image ({error}); replace it or remove it") from error
+    return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+class _Cache:
+    """Decoded images, kept until their bytes reach the limit."""
+
+    def __init__(self, limit_mb: int) -> None:
+        self._room = limit_mb * 2**20
+        self._kept: dict[int, tuple[Tensor, Tensor | None]] = {}
+
+    def get(self, index: int) -> tuple[Tensor, Tensor | None] | None:
+        return self._kept.get(index)
+
+    def put(self, index: int, image: Tensor, id_map: Tensor | None) -> None:
+        size = image.nbytes + (0 if id_map is None else id_map.nbytes)
+        if size <= self._room:
+            self._room -= size
+            self._kept[index] = (image, id_map)
+
+
+class _Samples(Dataset[tuple[Tensor, Target]]):
+    """Images, and their objects in flat arrays: image i has those from ``starts[i]`` to ``starts[i + 1]``."""
+
+    def __init__(
+        self,
+        data: Mapping[str, Any] | Path | str,
+        image_folder: Path | str,
+        settings: AugmentationSettings | None,
+        *,
+        training: bool,
+        seed: int,
+        cache_mb: int,
+    ) -> None:
+        self._source, self._data = _load(data)
+        self.image_folder = Path(image_folder)
+        self.settings = settings or AugmentationSettings()
+        self.training = training
+        self.seed = seed
+        self._cache = _Cache(cache_mb)
+        images = sorted(self._data["images"], key=lambda image: image["id"])
+        if not images:
+            raise InputDataError(f"{self._source}: there are no images in it")
+        self.image_ids = np.array([image["id"] for image in images], dtype=np.int64)
+        self.file_names = [str(image["file_name"]) for image in images]
+        self.sizes = np.array([(image["height"], image["width"]) for image in images], dtype=np.int32)
+        self._set_objects(self._objects())
+        del self._data  # the arrays hold all that is needed
+
+    def __len__(self) -> int:
+        return len(self.file_names)
+
+    def __getitem__(self, key: SampleKey) -> tuple[Tensor, Target]:
+        """The image as float32 [3, H, W], normalised, and its target; see the class.
+
+        Args:
+            key: index of the image, or (epoch, index); an index alone means epoch 0.
+
+        Raises:
+            InputDataError: a file is missing, unreadable, or not of the size that the annotations state.
+        """
+        epoch, index = key if isinstance(key, tuple) else (0, key)
+        sample = self._read(index)
+        if self.training:
+            random = np.random.default_rng([self.seed, epoch, int(self.image_ids[index])])
+            sample = transforms.augment(sample, self.settings, random)
+        else:
+            size = transforms.resized_size(sample.size, self.settings.evaluation_side, self.settings.max_side)
+            sample = transforms.drop_empty(transforms.resize(sample, size))
+        target: Target = {
+            "image_id": torch.tensor(int(self.image_ids[index])),
+            "file_name": self.file_names[index],
+            "boxes": transforms.normalised_boxes(sample.boxes, sample.size),
+            "labels": sample.labels,
+            "orig_size": torch.from_numpy(self.sizes[index]).long(),
+            "size": torch.tensor(sample.size),
+        }
+        if sample.id_map is not None:
+            target["id_map"] = sample.id_map
+            target["segment_ids"] = sample.segment_ids
+        return transforms.normalise(sample.image, self.settings), target
+
+    def _read(self, index: int) -> Annotated:
+        pixels = self._cache.get(index)
+        if pixels is None:
+            image = read_image(self.image_folder / self.file_names[index])
+            self._check_size(self.image_folder / self.file_names[index], tuple(image.shape[-2:]), index)
+            pixels = image, self._read_id_map(index)
+            self._cache.put(index, *pixels)
+        objects = slice(self.starts[index], self.starts[index + 1])
+        return Annotated(
+            image=pixels[0],
+            boxes=torch.from_numpy(self.boxes[objects].copy()),
+            labels=torch.from_numpy(self.labels[objects].copy()),
+            id_map=pixels[1],
+            segment_ids=None if pixels[1] is None else torch.from_numpy(self.segment_ids[objects].copy()),
+        )
+
+    def _check_size(self, path: Path, size: tuple[int, ...], index: int) -> None:
+        if size != (stated := tuple(self.sizes[index].tolist())):
+            raise InputDataError(
+                f"{path}: {size[1]} x {size[0]} pixels, but {self._source} says {stated[1]} x {stated[0]}; "
+                "run the conversion again"
+            )
+
+    def _set_objects(self, objects: list[list[dict[str, Any]]]) -> None:
+        flat = [item for image in objects for item in image]
+        self.starts = np.concatenate([[0], np.cumsum([len(image) for image in objects])]).astype(np.int64)
+        boxes = np.array([item["bbox"] for item in flat], dtype=np.float32).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        limits = np.repeat(self.sizes[:, [1, 0]], np.diff(self.starts), axis=0)
+        self.boxes = np.clip(boxes, 0, np.concatenate([limits, limits], axis=1)).astype(np.float32)
+        self.labels = np.array([item["category_id"] for item in flat], dtype=np.int64)
+        self.segment_ids = np.array([item["id"] for item in flat], dtype=np.int64)
+
+    def _objects(self) -> list[list[dict[str, Any]]]:
+        raise NotImplementedError
+
+    def _read_id_map(self, index: int) -> Tensor | None:
+        raise NotImplementedError
+
+
+class DetectionSamples(_Samples):
+    """Images and boxes of a COCO detection file.
+
+    A sample is ``(image, target)``: image float32 [3, H, W], normalised; target with ``image_id`` int64,
+    ``file_name``, ``boxes`` float32 [N, 4] (centre x, centre y, width, height as shares of the image),
+    ``labels`` int64 [N], ``orig_size`` and ``size`` int64 [2] (height, width in pixels, before and after the
+    transforms). Crowds are no targets.
+
+    Args:
+        data: a COCO detection file, or its content.
+        image_folder: where ``images[].file_name`` are.
+        settings: sizes and augmentation; the recipe's by default.
+        training: augment at random; otherwise resize to the evaluation size.
+        seed: seed of the augmentation.
+        cache_mb: memory for decoded images, MiB, in each process that loads.
+
+    Raises:
+        InputDataError: the file is missing, not COCO detection, or an annotation names an unknown image.
+    """
+
+    def __init__(
+        self,
+        data: Mapping[str, Any] | Path | str,
+        image_folder: Path | str,
+        settings: AugmentationSettings | None = None,
+        *,
+        training: bool = False,
+        seed: int = 0,
+        cache_mb: int = 0,
+    ) -> None:
+        super().__init__(data, image_folder, settings, training=training, seed=seed, cache_mb=cache_mb)
+
+    def _objects(self) -> list[list[dict[str, Any]]]:
+        position = {int(image_id): index for index, image_id in enumerate(self.image_ids)}
+        objects: list[list[dict[str, Any]]] = [[] for _ in position]
+        for item in self._data["annotations"]:
+            if item["image_id"] not in position:
+                raise InputDataError(
+                    f"{self._source}: annotation {item['id']} is of the unknown image {item['image_id']}"
+                )
+            if not item.get("iscrowd", 0):
+                objects[position[item["image_id"]]].append(item)
+        return objects
+
+    def _read_id_map(self, index: int) -> Tensor | None:  # noqa: ARG002
+        return None
+
+
+class PanopticSamples(_Samples):
+    """Images, boxes and segments of a COCO panoptic file.
+
+    A sample is that of `DetectionSamples` and in its target ``id_map`` int32 [H, W] (segment ids of each
+    pixel, 0 = void) and ``segment_ids`` int64 [N]. Crowds are no targets, though their pixels stay in the id
+    map.
+
+    Args:
+        data: a COCO panoptic file, or its content.
+        image_folder: where ``images[].file_name`` are.
+        png_folder: where ``annotations[].file_name`` are.
+        settings: sizes and augmentation; the recipe's by default.
+        training: augment at random; otherwise resize to the evaluation size.
+        seed: seed of the augmentation.
+        cache_mb: memory for decoded images and id maps, MiB, in each process that loads.
+
+    Raises:
+        InputDataError: the file is missing, not COCO panoptic, or an image is without an annotation.
+    """
+
+    def __init__(
+        self,
+        data: Mapping[str, Any] | Path | str,
+        image_folder: Path | str,
+        png_folder: Path | str,
+        settings: AugmentationSettings | None = None,
+        *,
+        training: bool = False,
+        seed: int = 0,
+        cache_mb: int = 0,
+    ) -> None:
+        self.png_folder = Path(png_folder)
+        self.png_names: list[str] = []
+        super().__init__(data, image_folder, settings, training=training, seed=seed, cache_mb=cache_mb)
+
+    def _objects(self) -> list[list[dict[str, Any]]]:
+        annotations = {item["image_id"]: item for item in self._data["annotations"]}
+        objects = []
+        for image_id, file_name in zip(self.image_ids.tolist(), self.file_names, strict=True):
+            if image_id not in annotations:
+                raise InputDataError(f"{self._source}: image {file_name} (id {image_id}) has no annotation")
+            annotation = annotations[image_id]
+            if "segments_info" not in annotation:
+                raise InputDataError(
+                    f"{self._source}: annotation of {file_name} has no segments_info; is it COCO panoptic?"
+                )
+            self.png_names.append(str(annotation["file_name"]))
+            objects.append([item for item in annotation["segments_info"] if not item.get("iscrowd", 0)])
+        return objects
+
+    def _read_id_map(self, index: int) -> Tensor | None:
+        path = self.png_folder / self.png_names[index]
+        if not path.is_file():
+            raise InputDataError(f"{path}: panoptic PNG not found; run the conversion again")
+        id_map = decode_id_map(path)
+        self._check_size(path, id_map.shape, index)
+        return torch.from_numpy(id_map.astype(np.int32))
+
+
+def _load(data: Mapping[str, Any] | Path | str) -> tuple[str, Mapping[str, Any]]:
+    if isinstance(data, Mapping):
+        source, content = "the annotations", data
+    else:
+        source = str(data)
+        try:
+            content = json.loads(Path(data).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise InputDataError(f"{source}: file not found; run the conversion first") from None
+        except ValueError as error:
+            raise InputDataError(f"{source}: not a JSON file ({error})") from None
+    missing = [name for name in ("images", "annotations") if name not in content]
+    if missing:
+        raise InputDataError(f"{source}: no {' and no '.join(missing)} in it; is it a COCO file?")
+    return source, content

@@ -1,0 +1,158 @@
+"""What one step of each training stage computes: the detector's losses, and the mask head's."""
+
+from collections.abc import Iterable, Mapping
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from construction_panoptic.detr.losses import (
+    LossWeights,
+    detection_losses,
+    mask_losses,
+    matched_target_masks,
+    total_loss,
+)
+from construction_panoptic.detr.matcher import MatchCosts, match
+from construction_panoptic.detr.model import Detr, DetrPanoptic
+from construction_panoptic.training.device import autocast
+from construction_panoptic.training.loading import Batch
+from construction_panoptic.training.settings import LossSettings, MatchSettings, StageSettings
+
+StepResult = tuple[Tensor, dict[str, Tensor]]
+
+
+class Stage(Protocol):
+    """A model and the loss by which it learns."""
+
+    name: str
+    model: nn.Module
+
+    def step(self, batch: Batch) -> StepResult:
+        """Loss of a batch (scalar with gradient) and the terms to log (scalars without)."""
+        ...
+
+
+class DetectionStage:
+    """Training of the detector: every query's class and box, after every decoder layer.
+
+    Args:
+        model: the detector.
+        settings: loss weights and matching costs are read.
+    """
+
+    name = "detection"
+
+    def __init__(self, model: Detr, settings: StageSettings) -> None:
+        self.model: nn.Module = model
+        self.num_classes = model.num_classes
+        self.costs = match_costs(settings.matching)
+        self.weights = loss_weights(settings.losses)
+        self.no_object_weight = settings.losses.no_object
+
+    def step(self, batch: Batch) -> StepResult:
+        """Loss of a batch on the model's device, and its terms: loss_ce, loss_bbox, loss_giou, ….
+
+        Raises:
+            FloatingPointError: the model's outputs are not finite.
+        """
+        outputs = self.model(batch.images, batch.padding_mask)
+        losses = detection_losses(
+            outputs,
+            batch.targets,
+            None,
+            num_classes=self.num_classes,
+            no_object_weight=self.no_object_weight,
+            costs=self.costs,
+        )
+        return total_loss(losses, self.weights), _terms(losses)
+
+
+class MaskHeadStage:
+    """Training of the mask head behind a frozen detector.
+
+    Queries are matched with the segments first; masks are computed for the matched queries alone, the only
+    ones that the loss reads.
+
+    Args:
+        model: the panoptic model, its detector frozen.
+        settings: loss weights and matching costs are read.
+    """
+
+    name = "mask_head"
+
+    def __init__(self, model: DetrPanoptic, settings: StageSettings) -> None:
+        self.model: nn.Module = model
+        self._panoptic = model
+        self.costs = match_costs(settings.matching)
+        self.weights = loss_weights(settings.losses)
+
+    def step(self, batch: Batch) -> StepResult:
+        """Loss of a batch on the model's device, and its terms: loss_mask, loss_dice.
+
+        The loss of a batch without a segment is 0.
+
+        Raises:
+            FloatingPointError: the model's outputs are not finite.
+            ValueError: the batch has no id maps.
+        """
+        if any("id_map" not in target for target in batch.targets):
+            raise ValueError("the mask head learns from panoptic samples; this batch has no id maps")
+        features = self._panoptic.features(batch.images, batch.padding_mask)
+        matched = match(features.pred_logits, features.pred_boxes, batch.targets, self.costs)
+        device = batch.images.device
+        images = [torch.full_like(queries, index) for index, (queries, _) in enumerate(matched)]
+        batch_index = torch.cat(images).to(device)
+        query_index = torch.cat([queries for queries, _ in matched]).to(device)
+        truth = matched_target_masks(batch.targets, matched, batch.images.shape[-2:])
+        masks = self._panoptic.masks(features, batch_index, query_index)
+        num_boxes = float(sum(len(target["labels"]) for target in batch.targets))
+        losses = mask_losses(masks, truth, num_boxes)
+        return total_loss(losses, self.weights), _terms(losses)
+
+
+@torch.no_grad()
+def evaluate_losses(
+    stage: Stage, batches: Iterable[Batch], device: torch.device, precision: str = "auto"
+) -> dict[str, float]:
+    """Mean loss and loss terms over validation batches, with the model in eval mode.
+
+    Args:
+        stage: the stage; its model must be on ``device``. The model's mode is left as it was.
+        batches: the validation set.
+        device: where to compute.
+        precision: ``auto``, ``float32`` or ``bfloat16``.
+
+    Returns:
+        ``loss``, ``loss_ce``, … ; empty if there is no batch. In eval mode a detector has no auxiliary
+        outputs, so its ``loss`` is that of the last decoder layer.
+    """
+    was_training = stage.model.training
+    stage.model.eval()
+    sums: dict[str, Tensor] = {}
+    count = 0
+    for batch in batches:
+        with autocast(device, precision):
+            loss, terms = stage.step(batch.to(device))
+        for name, value in {"loss": loss, **terms}.items():
+            sums[name] = sums.get(name, torch.zeros((), device=device)) + value.detach()
+        count += 1
+    stage.model.train(was_training)
+    return {name: float(value) / count for name, value in sums.items()}
+
+
+def match_costs(settings: MatchSettings) -> MatchCosts:
+    """Matching costs of the settings."""
+    return MatchCosts(class_=settings.category, bbox=settings.bbox, giou=settings.giou)
+
+
+def loss_weights(settings: LossSettings) -> LossWeights:
+    """Loss weights of the settings."""
+    return LossWeights(
+        ce=settings.ce, bbox=settings.bbox, giou=settings.giou, mask=settings.mask, dice=settings.dice
+    )
+
+
+def _terms(losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The last layer's terms; those of the auxiliary layers end in the layer's number."""
+    return {name: value.detach() for name, value in losses.items() if not name.rpartition("_")[2].isdigit()}

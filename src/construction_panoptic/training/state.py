@@ -1,0 +1,131 @@
+"""Checkpoints and the state of the random generators.
+
+A checkpoint is made of tensors, dicts, lists, strings, numbers, booleans and None, so that ``torch.load``
+reads it with ``weights_only=True``, and its tensors are copies that later training does not change.
+"""
+
+import logging
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+logger = logging.getLogger(__name__)
+
+FORMAT_VERSION = 1
+
+Checkpoint = dict[str, Any]
+RandomState = dict[str, Any]
+
+
+def snapshot(value: Any) -> Any:
+    """Copy a state: tensors cloned to the CPU, mappings as dicts, tuples as lists, scalars as they are."""
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, Mapping):
+        return {key: snapshot(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [snapshot(item) for item in value]
+    if isinstance(value, np.generic):
+        return value.item()
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise TypeError(f"a checkpoint cannot hold {type(value).__name__}")
+
+
+def random_state() -> RandomState:
+    """The state of the generators of torch (CPU and CUDA), numpy and Python, as plain data."""
+    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # noqa: NPY002
+    version, words, gauss = random.getstate()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
+        "numpy": [name, keys.tolist(), position, has_gauss, cached],  # type: ignore[union-attr]
+        "python": [version, list(words), gauss],
+    }
+
+
+def set_random_state(state: Mapping[str, Any]) -> None:
+    """Put the generators in a state that `random_state` gave; states of absent CUDA devices are left out."""
+    torch.set_rng_state(state["torch"])
+    if torch.cuda.is_available():
+        for index, device_state in enumerate(state["cuda"][: torch.cuda.device_count()]):
+            torch.cuda.set_rng_state(device_state, index)
+    name, keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((name, np.array(keys, dtype=np.uint32), position, has_gauss, cached))  # noqa: NPY002
+    version, words, gauss = state["python"]
+    random.setstate((version, tuple(words), gauss))
+
+
+def seed_all(seed: int) -> None:
+    """Seed the generators of torch, numpy and Python."""
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002
+    random.seed(seed)
+
+
+@contextmanager
+def own_randomness(start: int | Mapping[str, Any]) -> Iterator[None]:
+    """Run a block with the generators seeded, or in a given state, and give the caller its own states back.
+
+    Args:
+        start: a seed, or a state from `random_state`.
+    """
+    before = random_state()
+    try:
+        if isinstance(start, int):
+            seed_all(start)
+        else:
+            set_random_state(start)
+        yield
+    finally:
+        set_random_state(before)
+
+
+def differing(stored: Mapping[str, Any], current: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Names of the entries in which two nested dicts differ, as dotted paths."""
+    names: list[str] = []
+    for key in sorted({*stored, *current}, key=str):
+        name = f"{prefix}{key}"
+        if key not in stored or key not in current:
+            names.append(name)
+            continue
+        left, right = stored[key], current[key]
+        if isinstance(left, Mapping) and isinstance(right, Mapping):
+            names += differing(left, right, f"{name}.")
+        elif left != right:
+            names.append(name)
+    return names
+
+
+def resumable(resume: Mapping[str, Any] | None, fingerprint: Mapping[str, Any]) -> bool:
+    """Whether training can go on from a checkpoint.
+
+    It can if the checkpoint is of this format and was made with the same fingerprint (whatever the training
+    depends on: data, model, settings). If not, a warning names what differs.
+    """
+    if resume is None:
+        return False
+    if resume.get("format_version") != FORMAT_VERSION:
+        logger.warning(
+            "The checkpoint has format %s, not %s: training starts over.",
+            resume.get("format_version"),
+            FORMAT_VERSION,
+        )
+        return False
+    names = differing(resume["fingerprint"], snapshot(fingerprint))
+    if names:
+        logger.warning("The checkpoint was made with other %s: training starts over.", ", ".join(names))
+        return False
+    return True
+
+
+def improved(value: float, best: float | None, *, greater_is_better: bool) -> bool:
+    """Whether a value is the best so far; NaN is worse than any number."""
+    if best is None or np.isnan(best):
+        return best is None or not np.isnan(value)
+    return value > best if greater_is_better else value < best

@@ -1,0 +1,99 @@
+"""Losses of the steps of an epoch: their means, and the stop when one is not finite."""
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from construction_panoptic.errors import UserError
+
+
+class NonFiniteLossError(UserError, ArithmeticError):
+    """A loss, a gradient or an output became NaN or infinite; the message names where."""
+
+
+class LossWatch:
+    """Collects each step's numbers on the device and reads them every so many steps.
+
+    Reading a number makes the CPU wait for a CUDA device, so that numbers are read together.
+
+    Args:
+        stage: name of the stage, for messages.
+        epoch: the epoch, from 1, for messages.
+        every: steps between two readings.
+    """
+
+    def __init__(self, stage: str, epoch: int, *, every: int) -> None:
+        self._stage = stage
+        self._epoch = epoch
+        self._every = every
+        self._pending: list[tuple[list[str], list[str], Tensor]] = []
+        self._sums: dict[str, float] = {}
+        self._counts: dict[str, int] = {}
+        self._steps = 0
+
+    def add(self, file_names: list[str], values: Mapping[str, Tensor]) -> bool:
+        """Add the numbers of a step.
+
+        Args:
+            file_names: images of the batch.
+            values: scalars on any device.
+
+        Returns:
+            Whether the numbers up to this step were read.
+
+        Raises:
+            NonFiniteLossError: a number of a step not read before is not finite.
+        """
+        device = next(iter(values.values())).device
+        stacked = torch.stack([value.detach().float().to(device) for value in values.values()])
+        self._pending.append((file_names, list(values), stacked))
+        if len(self._pending) < self._every:
+            return False
+        self.read()
+        return True
+
+    def read(self) -> None:
+        """Read the numbers that are waiting.
+
+        Raises:
+            NonFiniteLossError: one of them is not finite; the first such step is named.
+        """
+        if not self._pending:
+            return
+        numbers = iter(torch.cat([stacked for _, _, stacked in self._pending]).tolist())
+        for file_names, names, _ in self._pending:
+            self._steps += 1
+            values = {name: next(numbers) for name in names}
+            if not all(map(math.isfinite, values.values())):
+                raise self.error(
+                    file_names, "; ".join(f"{name} {value:.4g}" for name, value in values.items())
+                )
+            for name, value in values.items():
+                self._sums[name] = self._sums.get(name, 0.0) + value
+                self._counts[name] = self._counts.get(name, 0) + 1
+        self._pending.clear()
+
+    def error(self, file_names: list[str], what: str) -> NonFiniteLossError:
+        """The error of the step after those read, for a batch of the images named."""
+        step = max(1, self._steps)
+        return NonFiniteLossError(
+            f"{self._stage}: not a finite number in epoch {self._epoch}, step {step}, "
+            f"images {', '.join(file_names)}: {what}. Look at these images and their annotations, or lower "
+            "optimizer.lr; the checkpoint of the epoch before is untouched and training resumes from it."
+        )
+
+    def failed_step(self, file_names: list[str], what: str) -> NonFiniteLossError:
+        """The error of a step that could not be computed; an earlier cause that was not read yet comes first.
+
+        Raises:
+            NonFiniteLossError: an earlier step was not finite.
+        """
+        self.read()
+        self._steps += 1
+        return self.error(file_names, what)
+
+    def means(self) -> dict[str, float]:
+        """Mean of each number over the steps that have been read."""
+        return {name: total / self._counts[name] for name, total in self._sums.items()}
