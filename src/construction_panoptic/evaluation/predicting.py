@@ -248,9 +248,9 @@ def _predict_batch(
 
 
 def _inputs(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor | None]:
-    # Without a mask, attention can use its fastest kernels.
     mask = batch.padding_mask
-    return batch.images.to(device), mask.to(device) if mask is not None and mask.any() else None
+    images = batch.images.to(device, non_blocking=True)
+    return images, None if mask is None else mask.to(device, non_blocking=True)
 
 
 def _keep_known(logits: Tensor, threshold: float, known: Collection[int]) -> tuple[Tensor, Tensor, Tensor]:
@@ -352,10 +352,12 @@ def read_predictions(folder: Path | str) -> Iterator[ImagePrediction]:
     data = load_json(folder / PREDICTIONS_FILE)
     images = {image["id"]: image for image in data["images"]}
     categories = tuple(data["categories"])
-    for annotation, line in zip(data["annotations"], _box_lines(folder), strict=True):
+    lines = _box_lines(folder)
+    for annotation in data["annotations"]:
         image = images[annotation["image_id"]]
         path = folder / annotation["file_name"]
-        if line["image_id"] != image["id"]:
+        line = next(lines, None)
+        if line is None or line["image_id"] != image["id"]:
             raise InputDataError(
                 f"{folder / BOXES_FILE} and {PREDICTIONS_FILE} are not of one run; predict again."
             )
