@@ -35,8 +35,8 @@ def class_counts(
         split_table: columns key and split, with a row for each record.
         taxonomy: the classes.
         rejected: the rejected records (columns source, annotation_id, …); none are counted without it.
-        annotations: the accepted annotations (columns source, annotation_id, category_id), which know the class
-            of what the merging rejected.
+        annotations: the accepted annotations (columns source, annotation_id, category_id), which know the
+            class of what the merging rejected.
 
     Returns:
         One row a class, in id order, also for classes that do not occur: class_id, class, kind ("thing" or
@@ -86,10 +86,10 @@ def dataset_summary(
         rejected: the rejected records (columns source, image, annotation_id, reason, detail).
 
     Returns:
-        ``all``, ``train`` and ``val``, each with images, megapixels, segments, thing_segments, crowd_segments,
-        segments_per_image, void_share (of the pixels), images_without_stuff, images_without_things; then
-        groups, exports, classes_present and classes_absent (numbers of thing and stuff classes), absent_things
-        (names), and rejected (total, images_or_exports, annotations,
+        ``all``, ``train`` and ``val``, each with images, megapixels, segments, thing_segments,
+        crowd_segments, segments_per_image, void_share (of the pixels), images_without_stuff and
+        images_without_things; then groups, exports, classes_present and classes_absent (numbers of thing and
+        stuff classes), absent_things (names), and rejected (total, images_or_exports, annotations,
         by_reason).
 
     Raises:
@@ -97,15 +97,15 @@ def dataset_summary(
     """
     placed = list(_with_side(records, split_table))
     present = {segment.category_id for record, _ in placed for segment in record.segments}
-    kinds = {"thing": taxonomy.things, "stuff": taxonomy.stuff}
+    kinds = {"thing": [c.id for c in taxonomy.things], "stuff": [c.id for c in taxonomy.stuff]}
     return {
         "all": _side_summary([record for record, _ in placed], taxonomy),
         TRAIN: _side_summary([record for record, side in placed if side == TRAIN], taxonomy),
         VAL: _side_summary([record for record, side in placed if side == VAL], taxonomy),
         "groups": int(split_table["group"].nunique()),
         "exports": len({record.source for record, _ in placed}),
-        "classes_present": {kind: sum(c.id in present for c in known) for kind, known in kinds.items()},
-        "classes_absent": {kind: sum(c.id not in present for c in known) for kind, known in kinds.items()},
+        "classes_present": {kind: len(present.intersection(known)) for kind, known in kinds.items()},
+        "classes_absent": {kind: len(set(known) - present) for kind, known in kinds.items()},
         "absent_things": sorted(c.name for c in taxonomy.things if c.id not in present),
         "rejected": _rejected_summary(rejected),
     }
