@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -76,6 +77,19 @@ def test_rejected_annotations_of_unknown_class_belong_to_none(taxonomy: Taxonomy
     counts = class_counts(RECORDS, SPLIT, taxonomy, REJECTED)
     assert dict(zip(counts["class_id"], counts["rejected"], strict=True))[TRUCK] == 0
     assert class_counts(RECORDS, SPLIT, taxonomy)["rejected"].sum() == 0
+
+
+def test_rejected_records_read_from_a_csv_file_count_the_same(taxonomy: Taxonomy, tmp_path: Path) -> None:
+    numbered = REJECTED[REJECTED["annotation_id"] != "#3"]
+    numbered.to_csv(tmp_path / "rejected.csv", index=False)
+    read = pd.read_csv(tmp_path / "rejected.csv")
+    pd.testing.assert_frame_equal(
+        class_counts(RECORDS, SPLIT, taxonomy, read, ANNOTATIONS),
+        class_counts(RECORDS, SPLIT, taxonomy, numbered, ANNOTATIONS),
+    )
+    assert dataset_summary(RECORDS, SPLIT, taxonomy, read) == dataset_summary(
+        RECORDS, SPLIT, taxonomy, numbered
+    )
 
 
 def test_the_summary_describes_each_side(taxonomy: Taxonomy) -> None:

@@ -163,13 +163,16 @@ def _rejected_of_class(
         return found
     class_of: dict[tuple[str, str], int] = {}
     if annotations is not None:
-        names = zip(annotations["source"], annotations["annotation_id"].astype(str), strict=True)
+        names = zip(annotations["source"], map(_id_text, annotations["annotation_id"]), strict=True)
         class_of = dict(zip(names, annotations["category_id"], strict=True))
     of_annotations = rejected[rejected["annotation_id"].notna()]
-    for source, annotation_id in zip(
-        of_annotations["source"], of_annotations["annotation_id"].astype(str), strict=True
-    ):
-        class_id = class_of.get((source, annotation_id), taxonomy.thing_id(source))
+    for source, annotation_id in zip(of_annotations["source"], of_annotations["annotation_id"], strict=True):
+        class_id = class_of.get((source, _id_text(annotation_id)), taxonomy.thing_id(source))
         if class_id is not None:
             found[int(class_id)] += 1
     return found
+
+
+def _id_text(annotation_id: Any) -> str:
+    # A column of ids with gaps comes back from a CSV file as floats.
+    return str(int(annotation_id)) if isinstance(annotation_id, float) else str(annotation_id)
