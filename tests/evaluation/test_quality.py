@@ -1,7 +1,6 @@
 import copy
 import importlib.util
 import json
-import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -186,13 +185,9 @@ def _averages(
 
 
 @pytest.fixture
-def coco_examples() -> Path:
-    """The two COCO panoptic images that come beside a working copy; the test is skipped where they do not."""
-    default = Path(__file__).parents[2].parent / "shared" / "data"
-    folder = Path(os.environ.get("CONSTRUCTION_PANOPTIC_DATA", default)) / "coco_panoptic_examples"
-    if not folder.is_dir():
-        pytest.skip(f"no COCO panoptic examples in {folder}")
-    return folder
+def coco_examples(real_data: Path) -> Path:
+    """Two COCO images with their panoptic annotations."""
+    return real_data / "coco_panoptic_examples"
 
 
 def assert_same(ours: dict[str, Any], expected: dict[str, Any]) -> None:

@@ -66,8 +66,8 @@ def detection_validator(
     Raises:
         InputDataError: the truth is missing, malformed, or has no object.
     """
-    data = load_json(truth)
-    if not any(not annotation.get("iscrowd", 0) for annotation in data.get("annotations", [])):
+    data = _load(truth)
+    if all(annotation.get("iscrowd", 0) for annotation in data["annotations"]):
         raise InputDataError(
             f"{_name(truth)}: no object to validate on; put images with objects into the split."
         )
@@ -115,9 +115,9 @@ def panoptic_validator(
     Raises:
         InputDataError: the truth is missing, malformed, or has no segment.
     """
-    data = load_json(truth)
-    segments = (s for annotation in data.get("annotations", []) for s in annotation.get("segments_info", []))
-    if not any(not segment.get("iscrowd", 0) for segment in segments):
+    data = _load(truth)
+    segments = (s for annotation in data["annotations"] for s in annotation.get("segments_info", []))
+    if all(segment.get("iscrowd", 0) for segment in segments):
         raise InputDataError(
             f"{_name(truth)}: no segment to validate on; put images with segments into the split."
         )
@@ -154,6 +154,13 @@ def _losses(stage: Stage | None, loader: Iterable[Batch], precision: str) -> dic
         return {}
     device: torch.device = next(stage.model.parameters()).device
     return {f"val/{name}": value for name, value in evaluate_losses(stage, loader, device, precision).items()}
+
+
+def _load(truth: Path | str | dict[str, Any]) -> dict[str, Any]:
+    data = load_json(truth)
+    if not isinstance(data, dict) or not {"annotations", "categories"} <= data.keys():
+        raise InputDataError(f"{_name(truth)}: no annotations and categories in it; a COCO file is needed.")
+    return data
 
 
 def _name(truth: Path | str | dict[str, Any]) -> str:
