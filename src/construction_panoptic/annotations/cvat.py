@@ -63,8 +63,8 @@ class Exports:
 
     Attributes:
         images: one row an accepted image, sorted by ``key``: key, source, file_name (relative to
-            ``images/``), location (absolute path, or ``<zip>::<member>``), width and height (upright, pixels),
-            sha256, phash.
+            ``images/``), location (absolute path, or ``<zip>::<member>``), width and height (upright,
+            pixels), sha256, phash.
         annotations: one row an accepted annotation, sorted by ``key`` and ``order``: key, source,
             annotation_id, category_id, category, segmentation (JSON), iscrowd, order (position in the export;
             later is on top), bbox (JSON, as in the export) and area (as in the export; both may be missing).

@@ -15,7 +15,8 @@ _ANNOTATIONS = re.compile(r"(?:coco|annotations/instances_[^/]+)\.json")
 _SKIPPED = ("__MACOSX",)
 _HELP = (
     "Put one folder (or .zip) per CVAT export there, each with `coco.json` or "
-    "`annotations/instances_default.json`, and `images/`. To try the project without data of your own, make the sample: `make demo`, or "
+    "`annotations/instances_default.json`, and `images/`. "
+    "To try the project without data of your own, make the sample: `make demo`, or "
     "`kedro run --env sample --pipelines sample_data`"
 )
 

@@ -47,9 +47,8 @@ class RejectedRecords:
                 + ([f"image {record.image!r}"] if record.image else [])
                 + ([f"annotation {annotation_id}"] if annotation_id is not None else [])
             )
-            raise RejectionError(
-                f"{place}: {record.detail} ({reason}). Put it right in CVAT and export again, or set on_error to 'quarantine'."
-            )
+            advice = "Put it right in CVAT and export again, or set on_error to 'quarantine'."
+            raise RejectionError(f"{place}: {record.detail} ({reason}). {advice}")
         self._records.append(record)
 
     @property

@@ -1,0 +1,260 @@
+"""Laying things over stuff: from the tables of the exports to one panoptic segmentation an image."""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import PurePosixPath
+from typing import Any, Literal, cast
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from construction_panoptic.annotations.images import normalise_image, perceptual_hash
+from construction_panoptic.annotations.masks import MaskError, MaskWindow, mask_window, segmentation_rle
+from construction_panoptic.annotations.panoptic_png import MAX_SEGMENT_ID, encode_id_map
+from construction_panoptic.annotations.records import ConvertedImage, Rejected, Segment
+from construction_panoptic.annotations.taxonomy import Taxonomy
+from construction_panoptic.errors import InputDataError, ParameterError
+
+Overlap = Literal["last_on_top", "smallest_on_top", "fail"]
+StuffReader = Callable[[str], NDArray[np.uint8] | None]
+
+_OVERLAPS = ("last_on_top", "smallest_on_top", "fail")
+_LONGEST_STEM = 150
+
+
+@dataclass(frozen=True)
+class _Instance:
+    """A thing on its way into the id map; ``area`` is that of its own mask, in pixels."""
+
+    annotation_id: int
+    category_id: int
+    iscrowd: int
+    order: int
+    window: MaskWindow
+
+    @property
+    def area(self) -> int:
+        return int(self.window.pixels.sum())
+
+
+def merge_images(
+    images: pd.DataFrame,
+    annotations: pd.DataFrame,
+    stuff_reader: StuffReader,
+    taxonomy: Taxonomy,
+    overlap: Overlap = "last_on_top",
+) -> Iterator[ConvertedImage]:
+    """Convert images one at a time, in the order of their keys; only one is in memory.
+
+    Args:
+        images: the table of accepted images, see `cvat.Exports`.
+        annotations: the table of accepted annotations, see `cvat.Exports`.
+        stuff_reader: gives the stuff labels of an image key, see `merge_image`; None where it has none.
+        taxonomy: the project's classes.
+        overlap: which thing is on top, see `merge_image`.
+
+    Raises:
+        InputDataError: see `merge_image`.
+        ParameterError: ``overlap`` has another value.
+    """
+    if overlap not in _OVERLAPS:
+        raise ParameterError(f"overlap must be one of {', '.join(_OVERLAPS)}, not {overlap!r}.")
+    stems = unique_stems(images["key"].tolist())
+    rows_of = annotations.groupby("key", sort=False).indices
+    for position in images["key"].argsort():
+        image = _rows(images.iloc[[position]])[0]
+        rows = _rows(annotations.iloc[rows_of.get(image["key"], [])])
+        stuff = stuff_reader(image["key"])
+        yield merge_image(image, rows, stuff, taxonomy=taxonomy, overlap=overlap, stem=stems[image["key"]])
+
+
+def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
+    return cast("list[dict[str, Any]]", table.to_dict("records"))
+
+
+def merge_image(
+    image: Mapping[str, Any],
+    annotations: Sequence[Mapping[str, Any]],
+    stuff_labels: NDArray[np.uint8] | None,
+    *,
+    taxonomy: Taxonomy,
+    overlap: Overlap = "last_on_top",
+    stem: str | None = None,
+) -> ConvertedImage:
+    """Lay an image's things over its stuff.
+
+    Each stuff class is one segment, and each thing is one; a pixel that neither covers is void. Segment ids
+    count from 1: stuff by class id, then things from the lowest layer up. Area and box are those of the
+    visible pixels.
+
+    Args:
+        image: a row of the table of images.
+        annotations: its rows of the table of annotations.
+        stuff_labels: uint8 [H, W] of the project's stuff ids, 0 = none; None for an image without stuff.
+        taxonomy: the project's classes.
+        overlap: ``last_on_top``: the later annotation in the export covers the earlier, as CVAT draws it;
+            ``smallest_on_top``: the smaller mask covers the larger (of equal ones, the later); ``fail``: no
+            two may share a pixel.
+        stem: file name stem; from the key if not given.
+
+    Returns:
+        The converted image; an annotation that others cover completely is in ``rejected`` as
+        ``fully_hidden``, and one that cannot be drawn under its reason in `masks.MaskError`.
+
+    Raises:
+        InputDataError: stuff labels of another size or of unknown classes, a class that is not a thing, two
+            things that overlap where ``overlap`` is ``fail``, an image file that cannot be read; names the
+            image.
+        ParameterError: ``overlap`` has another value.
+    """
+    if overlap not in _OVERLAPS:
+        raise ParameterError(f"overlap must be one of {', '.join(_OVERLAPS)}, not {overlap!r}.")
+    key, height, width = str(image["key"]), int(image["height"]), int(image["width"])
+    stuff_ids, layers = _stuff_layers(stuff_labels, key, (height, width), taxonomy)
+    instances, rejected = _draw(image, annotations, taxonomy)
+    if overlap == "smallest_on_top":
+        instances.sort(key=lambda instance: (-instance.area, instance.order))
+    _paint(layers, instances, len(stuff_ids), key, may_overlap=overlap != "fail")
+
+    source = str(image["source"])
+    ids, areas, boxes = _number_segments(layers, len(stuff_ids) + len(instances), key)
+    segments = [
+        Segment(ids[layer], class_id, areas[layer], boxes[layer], 0, None)
+        for layer, class_id in enumerate(stuff_ids, start=1)
+        if ids[layer]
+    ]
+    for layer, instance in enumerate(instances, start=len(stuff_ids) + 1):
+        number = instance.annotation_id
+        if ids[layer]:
+            box = boxes[layer]
+            segments.append(
+                Segment(ids[layer], instance.category_id, areas[layer], box, instance.iscrowd, number)
+            )
+        else:
+            detail = "annotations above it cover all of its pixels"
+            rejected.append(Rejected(source, key, number, "fully_hidden", detail))
+
+    normalised = normalise_image(image["location"])
+    if (normalised.width, normalised.height) != (width, height):
+        raise InputDataError(f"image {key!r}: {image['location']} has changed since its export was read.")
+    stem = unique_stems([key])[key] if stem is None else stem
+    return ConvertedImage(
+        key=key,
+        stem=stem,
+        image_file=stem + normalised.suffix,
+        width=width,
+        height=height,
+        segments=segments,
+        void_pixels=areas[0],
+        png=encode_id_map(layers),
+        image=normalised.content,
+        rejected=rejected,
+        phash=str(image["phash"]) if image.get("phash") else perceptual_hash(image["location"]),
+    )
+
+
+def _stuff_layers(
+    labels: NDArray[np.uint8] | None, key: str, size: tuple[int, int], taxonomy: Taxonomy
+) -> tuple[list[int], NDArray[np.int32]]:
+    """Return the stuff classes of an image, and int32 [H, W]: 0 void, 1 the first of them, 2 the second, …"""
+    if labels is None:
+        return [], np.zeros(size, dtype=np.int32)
+    if labels.shape != size or labels.dtype != np.uint8:
+        found = f"{labels.dtype} {list(labels.shape)}"
+        raise InputDataError(f"image {key!r}: its stuff labels are {found}, not uint8 {list(size)}.")
+    class_ids = [int(label) for label in np.flatnonzero(np.bincount(labels.ravel(), minlength=256)) if label]
+    unknown = [label for label in class_ids if taxonomy.is_thing.get(label, True)]
+    if unknown:
+        raise InputDataError(f"image {key!r}: its stuff labels hold {unknown}, which are no stuff classes.")
+    layer_of_label = np.zeros(256, dtype=np.int32)
+    layer_of_label[class_ids] = np.arange(1, len(class_ids) + 1)
+    return class_ids, layer_of_label[labels]
+
+
+def _draw(
+    image: Mapping[str, Any], annotations: Sequence[Mapping[str, Any]], taxonomy: Taxonomy
+) -> tuple[list[_Instance], list[Rejected]]:
+    """Return the things of an image in the order of the export, and what could not be drawn."""
+    instances, rejected = [], []
+    for row in sorted(annotations, key=lambda row: row["order"]):
+        number, class_id = int(row["annotation_id"]), int(row["category_id"])
+        if not taxonomy.is_thing.get(class_id, False):
+            place = f"image {image['key']!r}, annotation {number}"
+            raise InputDataError(f"{place}: the category id {class_id} is not a thing of the taxonomy.")
+        try:
+            code = segmentation_rle(
+                json.loads(row["segmentation"]), int(image["height"]), int(image["width"])
+            )
+            window = mask_window(code)
+        except MaskError as error:
+            rejected.append(
+                Rejected(str(image["source"]), str(image["key"]), number, error.reason, str(error))
+            )
+            continue
+        instances.append(_Instance(number, class_id, int(row["iscrowd"]), int(row["order"]), window))
+    return instances, rejected
+
+
+def _paint(
+    layers: NDArray[np.int32], instances: list[_Instance], below: int, key: str, *, may_overlap: bool
+) -> None:
+    """Paint the instances over the ``below`` layers that are there, the first of them lowest."""
+    for layer, instance in enumerate(instances, start=below + 1):
+        view, pixels = layers[instance.window.slices], instance.window.pixels
+        if not may_overlap:
+            covered = int(view[pixels].max())
+            if covered > below:
+                other = instances[covered - below - 1].annotation_id
+                raise InputDataError(
+                    f"image {key!r}: the annotations {other} and {instance.annotation_id} overlap. Separate "
+                    "them in CVAT, or choose the overlap 'last_on_top' or 'smallest_on_top'."
+                )
+        view[pixels] = layer
+
+
+def _number_segments(
+    layers: NDArray[np.int32], count: int, key: str
+) -> tuple[list[int], list[int], list[tuple[int, int, int, int]]]:
+    """Turn layers into segment ids, in place: ids count the layers that are visible.
+
+    Returns:
+        Three lists by layer (0 is void): segment id (0: not visible), area and box.
+    """
+    areas = np.bincount(layers.ravel(), minlength=count + 1)
+    visible = areas > 0
+    visible[0] = False
+    ids = np.where(visible, visible.cumsum(), 0)
+    if ids.max() > MAX_SEGMENT_ID:
+        raise InputDataError(f"image {key!r}: {ids.max()} segments; a panoptic PNG holds {MAX_SEGMENT_ID}.")
+    boxes = [_box(found) for found in ndimage.find_objects(layers, max_label=count)]
+    if not visible[1:].all():
+        layers[...] = ids.astype(np.int32)[layers]
+    return ids.tolist(), areas.tolist(), [(0, 0, 0, 0), *boxes]
+
+
+def _box(found: tuple[slice, ...] | None) -> tuple[int, int, int, int]:
+    if found is None:
+        return 0, 0, 0, 0
+    rows, columns = found
+    return columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start
+
+
+def unique_stems(keys: Sequence[str]) -> dict[str, str]:
+    """Return a file name stem for each image key: the key without suffix, ``/`` as ``__``.
+
+    Keys whose stems would be the same, on file systems that ignore case too, or too long get a part of the
+    key's SHA-256 appended. A stem depends on such clashes alone, not on the order of the keys.
+    """
+    plain = {key: str(PurePosixPath(key).with_suffix("")).replace("/", "__") for key in keys}
+    counts = Counter(stem.casefold() for stem in plain.values())
+    stems = {}
+    for key, stem in plain.items():
+        start = stem.encode()[:_LONGEST_STEM].decode(errors="ignore")
+        clear = counts[stem.casefold()] == 1 and start == stem
+        stems[key] = stem if clear else f"{start}__{sha256(key.encode()).hexdigest()[:12]}"
+    return stems
