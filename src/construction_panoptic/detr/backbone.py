@@ -7,6 +7,7 @@ A backbone gives four maps, one a stage. All of them keep torchvision's paramete
 from collections.abc import Callable
 from typing import Literal, cast, get_args
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
@@ -169,4 +170,7 @@ class Backbone(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Map images [B, 3, H, W] to the four stages' maps, finest first."""
+        # Convolutions on a CPU, and in half precision on a GPU, are fastest with the channels last in memory.
+        if images.device.type == "cpu" or torch.is_autocast_enabled(images.device.type):
+            images = images.contiguous(memory_format=torch.channels_last)
         return self.body(images)

@@ -6,6 +6,7 @@ Both parts work on (image, query) *pairs*, so that only the masks that are asked
 import math
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -87,19 +88,23 @@ class MaskHead(nn.Module):
     def shared(self, projected: Tensor, pyramid: Sequence[Tensor]) -> list[Tensor]:
         """Compute what all queries of an image have in common.
 
-        A convolution of stacked channels is the sum of the convolutions of its parts, so the image's part of
-        the first one is computed once an image rather than once a query.
+        A convolution of a sum, or of stacked channels, is the sum of the convolutions of its parts. So the
+        image's part of the first convolution, and of each one that takes a backbone map in, is computed once
+        an image rather than once a query.
 
         Args:
             projected: [B, D, h, w], the projected features.
             pyramid: three backbone maps [B, C_i, h_i, w_i], coarsest first.
 
         Returns:
-            The image's part of the first convolution, and the three adapted maps.
+            Four maps, the image's part of the convolutions 1, 3, 4 and 5.
         """
         first = F.conv2d(projected, self.lay1.weight[:, : self.dim], self.lay1.bias, padding=1)
         adapters = (self.adapter1, self.adapter2, self.adapter3)
-        return [first, *(adapter(level) for adapter, level in zip(adapters, pyramid, strict=True))]
+        convolutions = (self.lay3, self.lay4, self.lay5)
+        levels = zip(adapters, convolutions, pyramid, strict=True)
+        maps = [first, *(conv(adapter(level)) for adapter, conv, level in levels)]
+        return [x.contiguous(memory_format=_layout(x)) for x in maps]
 
     def forward(self, attention: Tensor, shared: Sequence[Tensor], batch_index: Tensor) -> Tensor:
         """Compute mask logits.
@@ -113,16 +118,44 @@ class MaskHead(nn.Module):
             [N, H / 4, W / 4], the size of the finest backbone map.
         """
         first, *levels = shared
-        x = F.conv2d(attention, self.lay1.weight[:, self.dim :], padding=1) + first[batch_index]
+        x = attention.contiguous(memory_format=_layout(attention))
+        x = F.conv2d(x, self.lay1.weight[:, self.dim :], padding=1) + _of_images(first, batch_index)
         x = F.relu(self.gn1(x))
         x = F.relu(self.gn2(self.lay2(x)))
         steps = ((self.lay3, self.gn3), (self.lay4, self.gn4), (self.lay5, self.gn5))
         for level, (conv, norm) in zip(levels, steps, strict=True):
-            x = level[batch_index] + F.interpolate(x, size=level.shape[-2:], mode="nearest")
-            x = F.relu(norm(conv(x)))
+            x = _upsample_and_convolve(x, conv.weight, level.shape[-2:]) + _of_images(level, batch_index)
+            x = F.relu(norm(x))
         return self.out_lay(x).squeeze(1)
 
 
 def _group_norm(channels: int) -> nn.GroupNorm:
     """Eight groups, or as many as divide a narrower model's channels."""
     return nn.GroupNorm(math.gcd(8, channels), channels)
+
+
+def _layout(x: Tensor) -> torch.memory_format:
+    """Channels last on a CPU, where it is faster; group normalisation on a GPU would undo it."""
+    return torch.channels_last if x.device.type == "cpu" else torch.contiguous_format
+
+
+def _of_images(x: Tensor, batch_index: Tensor) -> Tensor:
+    """Each pair's map, [N, C, h, w] from [B, C, h, w]: ``x[batch_index]``, keeping the memory layout."""
+    if x.is_contiguous():
+        return x.index_select(0, batch_index)
+    return x.permute(0, 2, 3, 1).index_select(0, batch_index).permute(0, 3, 1, 2)
+
+
+def _upsample_and_convolve(x: Tensor, weight: Tensor, size: Sequence[int]) -> Tensor:
+    """Upsample ``x`` [N, C, h, w] to ``size`` by nearest neighbour, then convolve with ``weight`` [K, C, 3,
+    3].
+
+    When the size doubles exactly, both together are one transposed convolution with a 4 × 4 kernel: the
+    upsampled map is never written, and each output needs 4 products a channel instead of 9.
+    """
+    if size[0] != 2 * x.shape[-2] or size[1] != 2 * x.shape[-1]:
+        return F.conv2d(F.interpolate(x, size=tuple(size), mode="nearest"), weight, padding=1)
+    kernel = weight.flip(2, 3).transpose(0, 1)
+    kernel = F.pad(kernel, (0, 1)) + F.pad(kernel, (1, 0))
+    kernel = F.pad(kernel, (0, 0, 0, 1)) + F.pad(kernel, (0, 0, 1, 0))
+    return F.conv_transpose2d(x, kernel, stride=2, padding=1)
