@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from construction_panoptic.annotations.panoptic_png import encode_id_map
 from construction_panoptic.sample.outlines import outline, polygon_area
 from construction_panoptic.sample.scenes import ALTERATIONS, Alteration, Instance, Scene, altered, draw_scene
 from construction_panoptic.sample.settings import SampleSettings
-from construction_panoptic.sample.stuff import StuffPrediction, coco_categories, predict_stuff
+from construction_panoptic.sample.stuff import coco_categories, predict_stuff
 from construction_panoptic.sample.textures import NoiseBank
 
 MIXED_FOLDER = "mixed_site"
@@ -41,22 +42,19 @@ def plan_frames(settings: SampleSettings) -> dict[str, list[Frame]]:
     """
     rng = np.random.default_rng([settings.seed, 0])
     rare = {settings.rare_class: settings.rare_images} if settings.rare_class else {}
-    duplicates = round(settings.images * settings.near_duplicate_share)
-    mixed = round(settings.images * settings.mixed_share)
-    left = settings.images - sum(rare.values()) - duplicates - mixed
-    share, extra = divmod(left, len(settings.classes))
+    share, extra = divmod(settings.single_class_images, len(settings.classes))
     counts = {name: share + (place < extra) for place, name in enumerate(settings.classes)}
-    if mixed:
-        counts[MIXED_FOLDER] = mixed
-    repeated = rng.choice(
-        sorted(counts), duplicates, p=[counts[name] / sum(counts.values()) for name in sorted(counts)]
-    )
+    if settings.mixed_images:
+        counts[MIXED_FOLDER] = settings.mixed_images
+    repeating = sorted(counts)
+    chances = np.array([counts[name] for name in repeating]) / sum(counts.values())
+    repeated = rng.choice(repeating, settings.near_duplicates, p=chances)
     plan: dict[str, list[Frame]] = {}
     scene = 1
-    for folder in sorted({**counts, **rare}):
-        frames = [Frame(folder, scene + place) for place in range({**counts, **rare}[folder])]
-        scene += len(frames)
-        for _ in range(int(np.count_nonzero(repeated == folder)) if folder in counts else 0):
+    for folder, count in sorted((counts | rare).items()):
+        frames = [Frame(folder, scene + place) for place in range(count)]
+        scene += count
+        for _ in range(np.count_nonzero(repeated == folder)):
             original = frames[int(rng.integers(len(frames)))]
             frames.append(Frame(folder, original.scene, ALTERATIONS[int(rng.integers(len(ALTERATIONS)))]))
         plan[folder] = [frames[place] for place in rng.permutation(len(frames))]
@@ -84,7 +82,7 @@ def generate(settings: SampleSettings) -> Iterator[tuple[str, bytes]]:
             stuff_rng = np.random.default_rng([settings.seed, 3, len(stuff_images)])
             stuff = predict_stuff(scene, settings, stuff_rng, noise)
             png_name = f"{folder}__{file_name.removesuffix('.jpg')}.png"
-            yield f"stuff_predictions/panoptic/{png_name}", encode_ids(stuff)
+            yield f"stuff_predictions/panoptic/{png_name}", encode_id_map(stuff.id_map)
             height, width = scene.labels.shape
             image_id = len(stuff_images) + 1
             stuff_images.append(
@@ -178,14 +176,6 @@ def encode_jpeg(rgb: NDArray[np.uint8], quality: int) -> bytes:
     """JPEG file content of an [H, W, 3] uint8 image."""
     buffer = io.BytesIO()
     Image.fromarray(rgb).save(buffer, "JPEG", quality=quality, subsampling=0)
-    return buffer.getvalue()
-
-
-def encode_ids(stuff: StuffPrediction) -> bytes:
-    """PNG file content of an id map: id = R + 256 G + 65536 B, 0 = void."""
-    channels = np.stack([(stuff.id_map >> shift) & 0xFF for shift in (0, 8, 16)], axis=-1).astype(np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(channels).save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
 
 

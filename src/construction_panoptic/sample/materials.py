@@ -55,10 +55,10 @@ def _pipe(pen: Pen, x: float, y: float, radius: float, concrete: Colour) -> None
 
 
 def rcc_hume_pipes(pen: Pen, rng: np.random.Generator) -> None:
-    """Concrete pipes with open ends, stacked as a pyramid or side by side (height 0.78)."""
+    """Concrete pipes with open ends, stacked as a pyramid or side by side (height 0.86)."""
     concrete = pick(rng, ((176, 172, 164), (164, 164, 162)), 7)
     radius = 0.2
-    low = 0.78 - radius
+    low = 0.86 - radius
     spots = [(radius, low), (3 * radius - 0.01, low)]
     if rng.random() < 0.75:
         pen.polygon([(radius, low), (3 * radius, low), (2 * radius, low - 0.34)], (50, 48, 50))

@@ -114,14 +114,14 @@ class _Stage:
         wanted = fewest + int(rng.binomial(most - fewest, 0.4))
         typical = smallest + (largest - smallest) * (0.75 if wanted < 3 else 0.5)
         # Small things first: they stand farther away, so the larger ones are painted over them.
-        for span in np.sort(rng.triangular(smallest, typical, largest, wanted)):
+        for span in np.sort(rng.triangular(smallest, typical, largest + 1e-6, wanted)):
             name = names[int(rng.integers(len(names)))]
             drawing = DRAWINGS[name]
             size = float(span) * height * drawing.relative_size / np.sqrt(drawing.height)
             sprite = draw_sprite(drawing, rng, self._noise, size)
             mounted = drawing.mountable and self._backdrop.mounting is not None and rng.random() < 0.5
             for _ in range(_ATTEMPTS):
-                left = float(rng.uniform(-0.12 * size, width - 0.88 * size))
+                left = float(rng.uniform(-0.12 * size, max(0.0, width - 0.88 * size)))
                 bottom = self._bottom(float(span) / largest, mounted)
                 bottom = min(max(bottom, size * drawing.height * 0.97), height * 0.985)
                 sprite = sprite.placed(left, bottom)
@@ -215,17 +215,23 @@ def _develop(rgb: FloatArray, rng: np.random.Generator, noise: NoiseBank) -> NDA
 
 
 def altered(scene: Scene, alteration: Alteration) -> Scene:
-    """The same scene in a later frame: ``brighter``, or ``shifted`` by one pixel to the right.
+    """The same scene in a later frame: ``brighter``, or ``shifted`` by half a pixel to the right.
 
     ``recompressed`` frames are the same scene; the difference comes when the image is encoded.
     """
     if alteration == "brighter":
         return replace(scene, rgb=np.clip(scene.rgb.astype(np.float32) * 1.06 + 3, 0, 255).astype(np.uint8))
     if alteration == "shifted":
-        columns = np.maximum(np.arange(scene.labels.shape[1]) - 1, 0)
         instances = tuple(
-            replace(one, coverage=one.coverage[:, columns], visible=one.visible[:, columns])
+            replace(one, coverage=_half_right(one.coverage), visible=_half_right(one.visible))
             for one in scene.instances
         )
-        return Scene(scene.rgb[:, columns], scene.labels[:, columns], instances)
+        rgb = np.rint(_half_right(scene.rgb.astype(np.float32))).astype(np.uint8)
+        return replace(scene, rgb=rgb, instances=instances)
     return scene
+
+
+def _half_right(values: FloatArray) -> FloatArray:
+    """Move an [H, W, …] image by half a pixel; the left column stays."""
+    columns = np.maximum(np.arange(values.shape[1]) - 1, 0)
+    return (values + values[:, columns]) * np.float32(0.5)

@@ -4,6 +4,8 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from construction_panoptic.sample.shapes import DRAWINGS
+
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -66,8 +68,6 @@ class SampleSettings(BaseModel):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        from construction_panoptic.sample.shapes import DRAWINGS
-
         names = [*self.classes, *([self.rare_class] if self.rare_class else [])]
         unknown = sorted(set(names) - set(DRAWINGS))
         if unknown:
@@ -80,6 +80,26 @@ class SampleSettings(BaseModel):
             raise ValueError("spans must be (smallest, largest) within 0.05 and 0.9")
         if min(self.widths) < 48:
             raise ValueError("widths must be at least 48 pixels")
-        if self.rare_class and self.rare_images > self.images // 2:
-            raise ValueError("rare_images must be at most half of images")
+        if self.single_class_images < len(self.classes):
+            raise ValueError(
+                f"{self.images} images leave {self.single_class_images} for the folders of "
+                f"{len(self.classes)} classes; raise images, or lower rare_images, mixed_share or "
+                "near_duplicate_share"
+            )
         return self
+
+    @property
+    def near_duplicates(self) -> int:
+        """Number of images that repeat another frame."""
+        return round(self.images * self.near_duplicate_share)
+
+    @property
+    def mixed_images(self) -> int:
+        """Number of different images of the export with several classes."""
+        return round(self.images * self.mixed_share)
+
+    @property
+    def single_class_images(self) -> int:
+        """Number of different images that the folders of ``classes`` share."""
+        rare = self.rare_images if self.rare_class else 0
+        return self.images - rare - self.mixed_images - self.near_duplicates

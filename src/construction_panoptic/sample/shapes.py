@@ -41,7 +41,7 @@ DRAWINGS: dict[str, Drawing] = {
         materials.fire_extinguishers, 2.3, 0.72, indoors=True, outdoors=False, mountable=True
     ),
     "hydra_crane": Drawing(vehicles.hydra_crane, 0.9, 1.1, coco="truck"),
-    "rcc_hume_pipes": Drawing(materials.rcc_hume_pipes, 0.78, 0.95),
+    "rcc_hume_pipes": Drawing(materials.rcc_hume_pipes, 0.86, 0.95),
     "transit_mixer": Drawing(vehicles.transit_mixer, 0.6, coco="truck"),
     "vitrified_tiles": Drawing(materials.vitrified_tiles, 0.86, 0.9, indoors=True, outdoors=False),
     "water_tank": Drawing(materials.water_tank, 1.12, 0.9),
