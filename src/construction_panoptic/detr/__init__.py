@@ -1,6 +1,32 @@
-"""DETR and DETR panoptic: the model alone, without files, pipelines or tracking."""
+"""DETR and DETR panoptic: models, matching, losses, post-processing, published weights.
+
+It knows no pipelines and no tracking; the only files it touches are weights files.
+"""
 
 from construction_panoptic.detr.backbone import Backbone
+from construction_panoptic.detr.boxes import (
+    box_area,
+    centers_to_corners,
+    corners_to_centers,
+    generalized_iou,
+)
+from construction_panoptic.detr.checkpoint import (
+    PUBLISHED_WEIGHTS,
+    LoadReport,
+    fetch_weights,
+    load_weights,
+    published_architecture,
+    read_weights,
+)
+from construction_panoptic.detr.losses import (
+    LossWeights,
+    detection_losses,
+    mask_losses,
+    matched_target_masks,
+    target_masks,
+    total_loss,
+)
+from construction_panoptic.detr.matcher import MatchCosts, NonFiniteError, match, match_layers
 from construction_panoptic.detr.model import (
     Detr,
     DetrPanoptic,
@@ -8,12 +34,44 @@ from construction_panoptic.detr.model import (
     build_detr,
     build_detr_panoptic,
 )
+from construction_panoptic.detr.postprocess import (
+    PanopticResult,
+    SegmentInfo,
+    box_results,
+    keep_queries,
+    panoptic_result,
+)
 
 __all__ = [
+    "PUBLISHED_WEIGHTS",
     "Backbone",
     "Detr",
     "DetrPanoptic",
+    "LoadReport",
+    "LossWeights",
+    "MatchCosts",
+    "NonFiniteError",
     "PanopticFeatures",
+    "PanopticResult",
+    "SegmentInfo",
+    "box_area",
+    "box_results",
     "build_detr",
     "build_detr_panoptic",
+    "centers_to_corners",
+    "corners_to_centers",
+    "detection_losses",
+    "fetch_weights",
+    "generalized_iou",
+    "keep_queries",
+    "load_weights",
+    "mask_losses",
+    "match",
+    "match_layers",
+    "matched_target_masks",
+    "panoptic_result",
+    "published_architecture",
+    "read_weights",
+    "target_masks",
+    "total_loss",
 ]
