@@ -135,7 +135,7 @@ def published_architecture(name: str) -> dict[str, Any]:
 
 
 def fetch_weights(name_or_path: str | Path) -> Path:
-    """Give the path of a weights file; download it first if it is a published one that is not in torch's cache.
+    """Give the path of a weights file; download it first if it is a published one not in torch's cache.
 
     Args:
         name_or_path: a key of `PUBLISHED_WEIGHTS`, or the path of a file.
@@ -226,8 +226,8 @@ def _read_torch(path: Path) -> Any:
         reason = str(error).strip().split("\n", 1)[0] or type(error).__name__
         raise CheckpointError(
             f"{path}: cannot be read as a checkpoint of plain tensors; it is damaged, not a PyTorch file, or "
-            "holds Python objects that are not unpickled for safety. Save its state dict alone with torch.save. "
-            f"({reason})"
+            "holds Python objects that are not unpickled for safety. Save its state dict alone with "
+            f"torch.save. ({reason})"
         ) from error
 
 
@@ -281,8 +281,8 @@ def load_weights(
     problems += _key_problems("has unknown", [key for key in unexpected if not _may_ignore(key, model)])
     if problems:
         raise CheckpointError(
-            f"{name} does not fit the model: {'; '.join(problems)}. Build the model with the settings (backbone, "
-            "hidden_dim, layers, queries, classes) that the checkpoint was trained with, or choose another one."
+            f"{name} does not fit the model: {'; '.join(problems)}. Build the model with the settings that the "
+            "checkpoint was trained with (backbone, hidden_dim, layers, queries, classes), or choose another one."
         )
     kept = [key for key in own if key in state and key not in reset]
     model.load_state_dict({key: state[key] for key in kept}, strict=False)
