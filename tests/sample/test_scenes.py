@@ -51,7 +51,7 @@ def test_masks_lie_where_the_picture_shows_the_things(noise: NoiseBank) -> None:
     for seed in range(8):
         scene = draw_scene(("hydra_crane",), settings, np.random.default_rng(seed), noise)
         red, green, blue = np.moveaxis(scene.rgb.astype(int), -1, 0)
-        orange = (red > 190) & (green < 150) & (blue < 80)
+        orange = (red > 190) & (green < 150) & (blue < 60)
         coverage = np.max([instance.coverage for instance in scene.instances], axis=0)
         assert orange[coverage > 0.5].mean() > 0.25
         assert orange[coverage < 0.02].mean() < 0.001

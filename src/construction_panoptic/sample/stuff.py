@@ -76,7 +76,7 @@ def _wobbly(
 def _segments(
     labels: NDArray[np.uint8], trucks: list[NDArray[np.bool_]], taken: NDArray[np.bool_]
 ) -> StuffPrediction:
-    masks: list[tuple[str, NDArray[np.bool_]]] = [("truck", mask) for mask in trucks]
+    masks: list[tuple[str, NDArray[np.bool_]]] = []
     for value in np.unique(labels[labels > 0]):
         name, region = LABELS[value], labels == value
         if COCO_CATEGORIES[name][1]:
@@ -84,6 +84,7 @@ def _segments(
             masks += [(name, parts == part) for part in range(1, count + 1)]
         elif np.count_nonzero(region & ~taken) >= SMALLEST_REGION:
             masks.insert(0, (name, region))
+    masks += [("truck", mask) for mask in trucks]
     id_map = np.zeros(labels.shape, np.uint32)
     names: dict[int, str] = {}
     for number, (name, mask) in enumerate(masks, 1):
