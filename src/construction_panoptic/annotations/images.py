@@ -221,10 +221,11 @@ def normalise_image(location: str | Path) -> NormalisedImage:
     path, member = _split(location)
     name = Path(path.name if member is None else member)
     with open_location(location) as stream, _opened(location, stream) as image:
+        eight_bit_rgb = _is_eight_bit_rgb(image)
         width, height = _upright_size(image)
         kind = "PNG" if image.format == "PNG" else "JPEG"
         suffixes = _SUFFIXES[kind]
-        if _usable_unchanged(image):
+        if eight_bit_rgb and _usable_unchanged(image):
             suffix = name.suffix.lower() if name.suffix.lower() in suffixes else suffixes[0]
             if member is None:
                 return NormalisedImage(path, suffix, width, height)
@@ -233,6 +234,7 @@ def normalise_image(location: str | Path) -> NormalisedImage:
         # A colour profile of grey or CMYK pixels would be wrong for the new ones.
         profile = image.info.get("icc_profile") if image.mode in ("RGB", "RGBA") else None
         rgb = _upright_rgb(image)
+        rgb.info = {}  # else Pillow would write a PNG's transparent colour again
         output = BytesIO()
         if kind == "PNG":
             rgb.save(output, format="PNG", compress_level=3, icc_profile=profile)
@@ -241,13 +243,18 @@ def normalise_image(location: str | Path) -> NormalisedImage:
         return NormalisedImage(output.getvalue(), suffixes[0], width, height)
 
 
+def _is_eight_bit_rgb(image: Image.Image) -> bool:
+    """Tell 8-bit RGB from all else; to be asked before anything loads the pixels."""
+    # Pillow reads 16-bit PNGs as RGB too; the raw mode of the data, gone after loading, tells them apart.
+    raw_modes = [tile[3] for tile in getattr(image, "tile", [])]
+    return image.mode == "RGB" and (image.format != "PNG" or raw_modes == ["RGB"])
+
+
 def _usable_unchanged(image: Image.Image) -> bool:
-    if image.mode != "RGB" or image.getexif().get(_ORIENTATION, 1) in range(2, 9):
+    if image.getexif().get(_ORIENTATION, 1) in range(2, 9):
         return False
     if image.format == "PNG":
-        # Pillow reads 16-bit RGB as RGB too; the raw mode of the pixel data tells them apart.
-        eight_bit = all(tile[3] == "RGB" for tile in getattr(image, "tile", []))
-        return eight_bit and "transparency" not in image.info and getattr(image, "n_frames", 1) == 1
+        return "transparency" not in image.info and getattr(image, "n_frames", 1) == 1
     return image.format in ("JPEG", "MPO")
 
 

@@ -16,7 +16,7 @@ _SEPARATORS = re.compile(r"[\s\-_]+")
 
 def normalise_name(name: str) -> str:
     """Return ``name`` as names are compared: lower case, runs of spaces, hyphens and underscores as ``_``."""
-    return _SEPARATORS.sub("_", name.strip().lower())
+    return _SEPARATORS.sub("_", name.lower()).strip("_")
 
 
 class _Entry(BaseModel):
