@@ -114,8 +114,10 @@ def model() -> DetrPanoptic:
         decoder_layers=2,
         feedforward_dim=32,
     )
-    # Random heads give every query the same class and box; larger weights give each its own.
+    # Random heads give every query the same class, box and mask; larger weights give each its own.
     with torch.no_grad():
         model.detr.class_embed.weight.mul_(20)
         model.detr.query_embed.weight.mul_(10)
+        model.bbox_attention.q_linear.weight.mul_(10)
+        model.mask_head.lay1.weight[:, 32:].mul_(1000)
     return model.train()
