@@ -117,7 +117,7 @@ def _draw_panel(ax: Axes, panel: Panel) -> None:
         ax.set_yscale("log")
     else:
         ax.set_ylim(0, 1.06 * panel.highest())
-    ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+    ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
     ax.set_title(panel.title, fontsize=10)
     ax.set_xlabel("epoch", fontsize=9)
     ax.tick_params(labelsize=8)
