@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from construction_panoptic.annotations.cvat import Exports, read_exports
 from construction_panoptic.annotations.taxonomy import Taxonomy
 
 SIZE = (40, 30)
@@ -106,3 +107,9 @@ def make_document() -> Callable[..., dict[str, Any]]:
 @pytest.fixture
 def make_photo() -> Callable[..., None]:
     return write_photo
+
+
+@pytest.fixture
+def read(tmp_path: Path, site_taxonomy: Taxonomy) -> Callable[..., Exports]:
+    """Read what `make_export` wrote."""
+    return lambda **options: read_exports(tmp_path / "raw", site_taxonomy, **options)
