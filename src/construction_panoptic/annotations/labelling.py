@@ -1,0 +1,313 @@
+"""Labelling the stuff of images with a DETR that was trained on COCO panoptic."""
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torchvision.transforms.v2 import functional as transforms
+
+from construction_panoptic.annotations.images import read_rgb
+from construction_panoptic.annotations.stuff import Labelled, Labels
+from construction_panoptic.annotations.taxonomy import Taxonomy
+from construction_panoptic.detr.checkpoint import (
+    PUBLISHED_WEIGHTS,
+    fetch_weights,
+    load_weights,
+    read_weights,
+)
+from construction_panoptic.detr.model import DetrPanoptic, build_detr_panoptic
+from construction_panoptic.detr.postprocess import keep_queries, panoptic_result
+from construction_panoptic.errors import CheckpointError, InputDataError, ParameterError
+
+LAST_COCO_THING = 90
+"""COCO's category ids up to this one are things, those above are stuff."""
+
+_MEAN, _STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]  # ImageNet's
+_READERS = 2
+# Blocks of the third stage, and whether they are bottlenecks.
+_BACKBONES = {
+    (2, False): "resnet18",
+    (6, False): "resnet34",
+    (6, True): "resnet50",
+    (23, True): "resnet101",
+    (1, False): "tiny",
+}
+_BODY = "detr.backbone.0.body."
+_TRANSFORMER = "detr.transformer."
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """An image at the size that the network sees, uint8 [3, h, w], and its own (height, width)."""
+
+    pixels: Tensor
+    size: tuple[int, int]
+
+    @property
+    def processed_size(self) -> tuple[int, int]:
+        height, width = self.pixels.shape[-2:]
+        return int(height), int(width)
+
+
+class DetrStuffLabeller:
+    """Gives label maps of images of any size: DETR's panoptic segmentation, as the project's stuff ids.
+
+    Images are resized as in DETR's recipe for evaluation. The model's labels are COCO category ids; each
+    pixel gets the stuff class that the taxonomy's ``coco_to_stuff`` gives for its segment's category, COCO's
+    things included, and 0 where there is none. Masks are computed for the kept queries only. Beside the
+    model, memory holds a few images at the network's size, one image's upsampled masks, and a batch's label
+    maps.
+
+    Args:
+        model: trained on COCO panoptic; it is moved to ``device`` and put into eval mode.
+        taxonomy: the project's classes.
+        threshold: smallest class probability of a query that is kept, exclusive, in 0…1.
+        side: the shorter side of the image that the network sees, in pixels.
+        max_side: its longer side at most, in pixels.
+        device: where the model runs.
+        batch_size: images that the network sees at once.
+
+    Attributes:
+        model: the model.
+
+    Raises:
+        CheckpointError: the model has fewer classes than the COCO categories in the taxonomy need.
+        InputDataError: the taxonomy maps no COCO category.
+        ParameterError: a number that cannot work.
+    """
+
+    def __init__(
+        self,
+        model: DetrPanoptic,
+        taxonomy: Taxonomy,
+        *,
+        threshold: float = 0.85,
+        side: int = 800,
+        max_side: int = 1333,
+        device: torch.device | str = "cpu",
+        batch_size: int = 1,
+    ) -> None:
+        if not 0 <= threshold < 1:
+            raise ParameterError(f"threshold is {threshold}; give a probability in 0…1, such as 0.85.")
+        if not 1 <= side <= max_side:
+            raise ParameterError(f"side is {side} and max_side {max_side}; give 1 <= side <= max_side.")
+        if batch_size < 1:
+            raise ParameterError(f"batch_size is {batch_size}; give 1 or more.")
+        stuff_of = taxonomy.stuff_id_of_coco
+        if not stuff_of:
+            raise InputDataError(
+                "the taxonomy's coco_to_stuff is empty, so no stuff can be labelled; fill it."
+            )
+        labels = model.detr.num_classes
+        if max(stuff_of) >= labels:
+            raise CheckpointError(
+                f"the stuff model has {labels} classes, but the taxonomy maps COCO category {max(stuff_of)}; "
+                "use a checkpoint that was trained on COCO panoptic, such as detr-r101-panoptic."
+            )
+        self.model = model.to(device).to(memory_format=torch.channels_last).eval()
+        self._device = torch.device(device)
+        self._threshold, self._side, self._max_side = threshold, side, max_side
+        self._batch_size = batch_size
+        self._is_thing = {label: label <= LAST_COCO_THING for label in range(labels)}
+        self._stuff_of_label = np.zeros(labels, dtype=np.uint8)
+        for coco_id, stuff_id in stuff_of.items():
+            self._stuff_of_label[coco_id] = stuff_id
+
+    def labels(self, image: NDArray[np.uint8]) -> Labels:
+        """Label one image.
+
+        Args:
+            image: uint8 [H, W, 3], RGB, upright.
+
+        Returns:
+            uint8 [H, W] stuff ids, 0 = none.
+
+        Raises:
+            ValueError: another shape or dtype.
+        """
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
+            raise ValueError(f"an image is uint8 [H, W, 3], not {image.dtype} {image.shape}")
+        return self._batch_labels([self._prepare(image)])[0]
+
+    def label(self, images: Iterable[tuple[str, str | Path]]) -> Iterator[Labelled]:
+        """Label images one batch at a time, in order, while the next ones are being read.
+
+        Args:
+            images: key and location (see `annotations.images`) of each.
+
+        Yields:
+            The key, and uint8 [H, W] stuff ids (0 = none) at the image's upright size.
+
+        Raises:
+            ImageError: an image cannot be read.
+        """
+        prepared = self._read_ahead(iter(images))
+        while batch := list(islice(prepared, self._batch_size)):
+            keys, inputs = zip(*batch, strict=True)
+            yield from zip(keys, self._batch_labels(inputs), strict=True)
+
+    def _read_ahead(self, images: Iterator[tuple[str, str | Path]]) -> Iterator[tuple[str, _Prepared]]:
+        waiting: deque[tuple[str, Future[_Prepared]]] = deque()
+        with ThreadPoolExecutor(_READERS) as pool:
+            try:
+                for key, location in images:
+                    waiting.append((key, pool.submit(self._read, location)))
+                    if len(waiting) > self._batch_size:
+                        first, future = waiting.popleft()
+                        yield first, future.result()
+                for key, future in waiting:
+                    yield key, future.result()
+            finally:
+                for _, future in waiting:
+                    future.cancel()
+
+    def _read(self, location: str | Path) -> _Prepared:
+        return self._prepare(read_rgb(location))
+
+    def _prepare(self, image: NDArray[np.uint8]) -> _Prepared:
+        height, width = image.shape[:2]
+        pixels = torch.from_numpy(np.require(image, requirements="W")).permute(2, 0, 1)
+        size = network_size((height, width), self._side, self._max_side)
+        return _Prepared(transforms.resize(pixels, list(size), antialias=True), (height, width))
+
+    @torch.inference_mode()
+    def _batch_labels(self, batch: Sequence[_Prepared]) -> list[Labels]:
+        images, padding_mask = self._collate(batch)
+        features = self.model.features(images, padding_mask)
+        kept = [keep_queries(logits, self._threshold) for logits in features.pred_logits]
+        counts = [len(queries) for queries, _, _ in kept]
+        numbers = torch.arange(len(batch), device=self._device)
+        batch_index = numbers.repeat_interleave(torch.tensor(counts, device=self._device))
+        masks = self.model.masks(features, batch_index, torch.cat([queries for queries, _, _ in kept]))
+        found: list[Labels] = []
+        for item, mask, (_, scores, labels) in zip(batch, masks.split(counts), kept, strict=True):
+            height, width = item.processed_size
+            result = panoptic_result(
+                # A mask has a cell for every four pixels; the last one may be part padding.
+                mask[:, : -(-height // 4), : -(-width // 4)],
+                scores,
+                labels,
+                processed_size=(height, width),
+                target_size=item.size,
+                is_thing=self._is_thing,
+            )
+            stuff_ids = self._stuff_of_label[[segment["category_id"] for segment in result.segments]]
+            found.append(np.concatenate([[0], stuff_ids]).astype(np.uint8)[result.id_map.numpy()])
+        return found
+
+    def _collate(self, batch: Sequence[_Prepared]) -> tuple[Tensor, Tensor | None]:
+        """Normalise and pad: images [B, 3, H, W], padding mask [B, H, W] or None if nothing is padded."""
+        height, width = (max(side) for side in zip(*(item.processed_size for item in batch), strict=True))
+        images = torch.zeros(len(batch), 3, height, width, device=self._device)
+        images = images.to(memory_format=torch.channels_last)
+        padding_mask = torch.ones(len(batch), height, width, dtype=torch.bool, device=self._device)
+        for number, item in enumerate(batch):
+            h, w = item.processed_size
+            pixels = transforms.to_dtype(item.pixels.to(self._device), torch.float32, scale=True)
+            images[number, :, :h, :w] = transforms.normalize(pixels, _MEAN, _STD)
+            padding_mask[number, :h, :w] = False
+        return images, padding_mask if any(item.processed_size != (height, width) for item in batch) else None
+
+
+def load_labeller(
+    weights: str | Path,
+    taxonomy: Taxonomy,
+    *,
+    dilation: bool | None = None,
+    **settings: Any,
+) -> DetrStuffLabeller:
+    """Build the labeller of a checkpoint.
+
+    Args:
+        weights: the name of a published panoptic checkpoint (``detr-r101-panoptic``, …; downloaded once), or
+            the path of one of that layout. The model's architecture is read from the checkpoint itself.
+        taxonomy: the project's classes.
+        dilation: whether the backbone is dilated (DC5), the one thing that weights do not tell. By default so
+            if the checkpoint's name has ``dc5`` in it, as the published ones do.
+        **settings: the keyword arguments of `DetrStuffLabeller`.
+
+    Raises:
+        CheckpointError: no such checkpoint, or it is none of a DETR panoptic on COCO's categories.
+        InputDataError, ParameterError: see `DetrStuffLabeller`.
+    """
+    name = str(weights)
+    if name in PUBLISHED_WEIGHTS and not PUBLISHED_WEIGHTS[name].panoptic:
+        panoptic = ", ".join(key for key, known in PUBLISHED_WEIGHTS.items() if known.panoptic)
+        raise CheckpointError(
+            f"weights: {name} has no masks, so it cannot label stuff; choose one of {panoptic}."
+        )
+    path = fetch_weights(weights)
+    if dilation is None:
+        dilation = "dc5" in path.stem.lower()
+    try:
+        architecture = panoptic_architecture(read_weights(path))
+    except KeyError as error:
+        raise CheckpointError(
+            f"{path}: not a DETR panoptic checkpoint, since {error.args[0]} is missing; choose one, such as "
+            "detr-r101-panoptic."
+        ) from None
+    model = build_detr_panoptic(**architecture, dilation=dilation)
+    load_weights(model, path, reset_heads=False)
+    return DetrStuffLabeller(model, taxonomy, **settings)
+
+
+def panoptic_architecture(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Read from a state dict of a DETR panoptic how its model is built.
+
+    Args:
+        state: keys of the published layout.
+
+    Returns:
+        The arguments of `build_detr_panoptic`, apart from ``dilation``, which has no weights.
+
+    Raises:
+        KeyError: a part is missing or unknown; says which.
+    """
+    blocks = _count(state, f"{_BODY}layer3."), f"{_BODY}layer1.0.conv3.weight" in state
+    if blocks not in _BACKBONES:
+        raise KeyError(f"a known backbone ({_BODY}layer3)")
+    outputs, hidden_dim = state["detr.class_embed.weight"].shape
+    return {
+        "num_classes": outputs - 1,
+        "backbone": _BACKBONES[blocks],
+        "num_queries": len(state["detr.query_embed.weight"]),
+        "hidden_dim": hidden_dim,
+        # The mask head's first layer sees the image's channels and one attention map a head.
+        "num_heads": len(state["mask_head.lay1.weight"]) - hidden_dim,
+        "encoder_layers": _count(state, f"{_TRANSFORMER}encoder.layers."),
+        "decoder_layers": _count(state, f"{_TRANSFORMER}decoder.layers."),
+        "feedforward_dim": len(state[f"{_TRANSFORMER}decoder.layers.0.linear1.weight"]),
+        # Only an encoder that normalises first has a last normalisation.
+        "pre_norm": f"{_TRANSFORMER}encoder.norm.weight" in state,
+    }
+
+
+def _count(state: Mapping[str, Tensor], prefix: str) -> int:
+    return len({key.removeprefix(prefix).split(".")[0] for key in state if key.startswith(prefix)})
+
+
+def network_size(size: tuple[int, int], side: int, max_side: int) -> tuple[int, int]:
+    """Size at which DETR sees an image: the shorter side is ``side`` unless the longer passes ``max_side``.
+
+    Args:
+        size: the image's height and width, in pixels.
+        side: wanted shorter side, in pixels.
+        max_side: limit of the longer side, in pixels.
+
+    Returns:
+        Height and width; the longer side is rounded down, as in DETR's recipe. Of an image so narrow that
+        nothing would be left of the shorter side, that one is 1 and the longer one ``max_side``.
+    """
+    shorter, longer = min(size), max(size)
+    if longer / shorter * side > max_side:
+        side = round(max_side * shorter / longer)
+    side, other = (side, int(side * longer / shorter)) if side else (1, max_side)
+    return (side, other) if size[0] <= size[1] else (other, side)
