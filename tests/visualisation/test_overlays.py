@@ -45,9 +45,10 @@ def test_instances_of_a_thing_differ_and_parts_of_stuff_do_not(classes: ClassTab
     assert colors[4] == colors[5] == classes.colors[1]
 
 
-def test_instances_of_a_black_class_differ() -> None:
-    black = ClassTable({1: "pump"}, {1: (0, 0, 10)}, {1: True})
-    colors = segment_colors([{"id": i, "category_id": 1} for i in range(5)], black)
+@pytest.mark.parametrize("color", [(0, 0, 10), (240, 240, 250), (200, 30, 30), (197, 226, 255)])
+def test_instances_are_told_apart_in_every_colour(color: tuple[int, int, int]) -> None:
+    one = ClassTable({1: "pump"}, {1: color}, {1: True})
+    colors = segment_colors([{"id": i, "category_id": 1} for i in range(5)], one)
     apart = np.abs(np.array(colors)[:, None] - np.array(colors)).sum(axis=2)
     assert (apart + 100 * np.eye(5) >= 20).all()
 

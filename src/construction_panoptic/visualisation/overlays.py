@@ -166,8 +166,11 @@ def segment_colors(segments: Sequence[Mapping[str, Any]], classes: Classes) -> l
 def _shaded(color: Color, instance: int) -> Color:
     shade = INSTANCE_SHADES[instance % len(INSTANCE_SHADES)]
     hue, lightness, saturation = colorsys.rgb_to_hls(*(channel / 255 for channel in color))
+    # What is nearly black has no darker neighbour, what is nearly white no lighter one.
     if shade < 0 and lightness < 0.3:
-        shade = -shade * 0.8  # what is nearly black has no darker neighbour
+        shade = 0.35 - shade
+    elif shade > 0 and lightness > 0.75:
+        shade = -0.35 - shade
     lightness += shade * (1 - lightness if shade > 0 else lightness)
     red, green, blue = (round(255 * channel) for channel in colorsys.hls_to_rgb(hue, lightness, saturation))
     return red, green, blue
