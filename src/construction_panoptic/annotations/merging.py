@@ -11,6 +11,7 @@ from typing import Any, Literal, cast
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from PIL import Image
 from scipy import ndimage
 
 from construction_panoptic.annotations.images import normalise_image, perceptual_hash
@@ -167,7 +168,9 @@ def _stuff_layers(
     if labels.shape != size or labels.dtype != np.uint8:
         found = f"{labels.dtype} {list(labels.shape)}"
         raise InputDataError(f"image {key!r}: its stuff labels are {found}, not uint8 {list(size)}.")
-    class_ids = [int(label) for label in np.flatnonzero(np.bincount(labels.ravel(), minlength=256)) if label]
+    class_ids = [
+        label for label, pixels in enumerate(Image.fromarray(labels).histogram()) if label and pixels
+    ]
     unknown = [label for label in class_ids if taxonomy.is_thing.get(label, True)]
     if unknown:
         raise InputDataError(f"image {key!r}: its stuff labels hold {unknown}, which are no stuff classes.")
