@@ -27,7 +27,8 @@ class Scene:
 def write_scene(folder: Path, count: int, *, width: int = 96, height: int = 72, seed: int = 0) -> Scene:
     """Images of coloured rectangles (things) on a ground (stuff) under a void band."""
     random = np.random.default_rng(seed)
-    images, panoptic, boxes = [], [], []
+    images, panoptic = [], []
+    boxes: list[dict[str, Any]] = []
     (folder / "images").mkdir(parents=True)
     (folder / "panoptic").mkdir()
     for image_id in range(1, count + 1):

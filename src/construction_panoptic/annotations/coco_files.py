@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from pycocotools import mask as rle_codec
-from scipy import ndimage
 
 from construction_panoptic.annotations.panoptic_png import MAX_SEGMENT_ID, decode_id_map
 from construction_panoptic.annotations.records import ConvertedRecord
@@ -102,7 +101,7 @@ def detection_json(
         path = Path(png_folder) / annotation["file_name"]
         return _detections(annotation, path, sizes[annotation["image_id"]])
 
-    with ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1)) as executor:
+    with ThreadPoolExecutor(workers or _readers()) as executor:
         found = [
             detection for image in executor.map(segments, panoptic["annotations"]) for detection in image
         ]
@@ -145,6 +144,35 @@ def segment_rles(id_map: NDArray[np.unsignedinteger]) -> dict[int, dict[str, Any
     return codes
 
 
+def segment_extents(id_map: NDArray[np.unsignedinteger]) -> dict[int, tuple[int, list[int]]]:
+    """Measure every segment in one pass over the map.
+
+    Args:
+        id_map: [H, W], 0 = void.
+
+    Returns:
+        For each id but 0 its area in pixels, and its box [x, y, width, height] in pixels.
+    """
+    width = id_map.shape[1]
+    flat = id_map.ravel()
+    borders = np.empty(flat.size, dtype=bool)
+    np.not_equal(flat[1:], flat[:-1], out=borders[1:])
+    borders[::width] = True
+    starts = np.flatnonzero(borders)
+    lengths = np.diff(starts, append=flat.size)
+    order = np.argsort(flat[starts], kind="stable")
+    starts, lengths = starts[order], lengths[order]
+    ids, first = np.unique(flat[starts], return_index=True)
+    rows, columns = np.divmod(starts, width)
+    left, top = np.minimum.reduceat(columns, first), np.minimum.reduceat(rows, first)
+    right = np.maximum.reduceat(columns + lengths, first)
+    bottom = np.maximum.reduceat(rows, first) + 1
+    areas = np.add.reduceat(lengths, first)
+    boxes = np.stack([left, top, right - left, bottom - top], axis=1)
+    measured = zip(ids.tolist(), areas.tolist(), boxes.tolist(), strict=True)
+    return {segment_id: (area, box) for segment_id, area, box in measured if segment_id}
+
+
 def check_panoptic(panoptic: Mapping[str, Any], png_folder: Path | str) -> None:
     """Check a COCO panoptic file against its PNGs, strictly.
 
@@ -183,24 +211,35 @@ def panoptic_problems(panoptic: Mapping[str, Any], png_folder: Path | str) -> li
     ]
     annotated = {annotation["image_id"] for annotation in panoptic["annotations"]}
     problems += [f"image {images[i]['file_name']} has no annotation" for i in images if i not in annotated]
-    for annotation in panoptic["annotations"]:
-        name, image = annotation["file_name"], images.get(annotation["image_id"])
-        if image is None:
-            problems.append(f"{name}: there is no image {annotation['image_id']}")
-            continue
-        try:
-            id_map = decode_id_map(Path(png_folder) / name)
-        except InputDataError as error:
-            problems.append(str(error))
-            continue
-        if id_map.shape != (image["height"], image["width"]):
-            problems.append(
-                f"{name}: {_size(id_map.shape)}, its image {_size((image['height'], image['width']))}"
-            )
-        problems += [
-            f"{name}: {text}" for text in _segment_problems(annotation["segments_info"], id_map, things)
-        ]
-    return problems
+
+    def of_png(annotation: Mapping[str, Any]) -> list[str]:
+        return _png_problems(annotation, images.get(annotation["image_id"]), Path(png_folder), things)
+
+    with ThreadPoolExecutor(_readers()) as executor:
+        return problems + [text for found in executor.map(of_png, panoptic["annotations"]) for text in found]
+
+
+def _readers() -> int:
+    return min(8, os.cpu_count() or 1)
+
+
+def _png_problems(
+    annotation: Mapping[str, Any],
+    image: Mapping[str, Any] | None,
+    png_folder: Path,
+    things: Mapping[int, int],
+) -> list[str]:
+    name = annotation["file_name"]
+    if image is None:
+        return [f"{name}: there is no image {annotation['image_id']}"]
+    try:
+        id_map = decode_id_map(png_folder / name)
+    except InputDataError as error:
+        return [str(error)]
+    size = (image["height"], image["width"])
+    problems = [f"{_size(id_map.shape)}, its image {_size(size)}"] if id_map.shape != size else []
+    problems += _segment_problems(annotation["segments_info"], id_map, things)
+    return [f"{name}: {text}" for text in problems]
 
 
 def _segments_info(record: ConvertedRecord, taxonomy: Taxonomy) -> list[dict[str, Any]]:
@@ -248,18 +287,7 @@ def _detections(annotation: Mapping[str, Any], path: Path, size: tuple[int, int]
 def _segment_problems(
     segments: Sequence[Mapping[str, Any]], id_map: NDArray[np.uint32], things: Mapping[int, int]
 ) -> list[str]:
-    ids, index = np.unique(id_map, return_inverse=True)
-    index = index.reshape(id_map.shape)
-    areas = np.bincount(index.ravel(), minlength=len(ids))
-    boxes = ndimage.find_objects(index + 1)
-    in_png = {
-        int(segment_id): (
-            int(area),
-            [box[1].start, box[0].start, box[1].stop - box[1].start, box[0].stop - box[0].start],
-        )
-        for segment_id, area, box in zip(ids, areas, boxes, strict=True)
-        if segment_id
-    }
+    in_png = segment_extents(id_map)
     listed = {segment["id"] for segment in segments}
     problems = _repeated("segment id", (segment["id"] for segment in segments))
     problems += [

@@ -281,8 +281,8 @@ def load_weights(
     problems += _key_problems("has unknown", [key for key in unexpected if not _may_ignore(key, model)])
     if problems:
         raise CheckpointError(
-            f"{name} does not fit the model: {'; '.join(problems)}. Build the model with the settings that the "
-            "checkpoint was trained with (backbone, hidden_dim, layers, queries, classes), or choose another one."
+            f"{name} does not fit the model: {'; '.join(problems)}. Build the model as the checkpoint's was "
+            "built (backbone, hidden_dim, layers, queries, classes), or choose another checkpoint."
         )
     kept = [key for key in own if key in state and key not in reset]
     model.load_state_dict({key: state[key] for key in kept}, strict=False)

@@ -1,0 +1,1 @@
+"""The project's pipelines: wiring and thin nodes."""

@@ -8,7 +8,7 @@ order that varies; ``torch.use_deterministic_algorithms`` is left to the caller,
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -85,7 +85,7 @@ def train(
     resume: Mapping[str, Any] | None = None,
     fingerprint: Mapping[str, Any] | None = None,
     extra: Mapping[str, Any] | None = None,
-) -> Iterator[EpochResult]:
+) -> Generator[EpochResult, None, None]:
     """Train a stage, one epoch an iteration.
 
     The global random generators are seeded from ``settings.seed`` for the epochs alone; between two

@@ -1,0 +1,50 @@
+# make demo: install, make the sample data set, train and evaluate on it.
+# make test: install, then ruff, mypy and pytest.
+# Both need nothing but Python >= 3.11 and make; everything goes into .venv.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+ENV ?= sample
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-slow lint format bench viz ui constraints clean-data
+
+help:  ## list the commands
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+install: $(VENV)/.installed  ## create .venv and install the pinned dependencies
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=/path/to/python3.11")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev,notebooks]'
+	@touch $@
+
+demo: install  ## make the sample data set, then run the whole main job on it
+	$(BIN)/kedro run --env sample --pipelines sample_data
+	$(BIN)/kedro run --env sample
+
+test: install  ## ruff, mypy and the default tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest
+
+test-slow: install  ## the tests that take minutes: end-to-end runs, kill and resume
+	$(BIN)/pytest -m slow
+
+format: install  ## let ruff put the code in order
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+viz: install  ## open the pipelines in the browser
+	$(BIN)/kedro viz run --env $(ENV)
+
+ui: install  ## open the runs in the browser
+	$(BIN)/mlflow ui --backend-store-uri sqlite:///mlflow.db
+
+constraints: install  ## renew constraints.txt from pyproject.toml
+	$(BIN)/uv pip compile --quiet --no-header --no-annotate --strip-extras --extra dev --extra notebooks \
+		--python-version 3.11 --output-file constraints.txt --upgrade pyproject.toml

@@ -1,0 +1,108 @@
+"""Checkpoints: written whole or not at all, and complete only when their training is."""
+
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from kedro.io import AbstractDataset
+
+from construction_panoptic.errors import CheckpointError
+from construction_panoptic.files import atomic_path
+
+UNCHANGED = "unchanged"
+"""What a training node yields for a checkpoint that this epoch did not change; saving it does nothing."""
+
+
+class CheckpointDataset(AbstractDataset[Any, Any]):
+    """A training checkpoint: a nested dict of tensors, lists, strings and numbers (``torch.save``).
+
+    It is written to a temporary file, synced to disk and renamed. It *exists* for Kedro only when its training is
+    finished (``checkpoint["finished"]``), so that ``kedro run --only-missing-outputs`` goes on with an interrupted
+    training instead of skipping it.
+
+    Args:
+        filepath: local path of the file.
+        complete_when_finished: False makes any readable file count as existing, as for the best checkpoint.
+        metadata: arbitrary metadata, for plugins.
+    """
+
+    def __init__(
+        self, *, filepath: str, complete_when_finished: bool = True, metadata: dict[str, Any] | None = None
+    ) -> None:
+        self._filepath = Path(filepath)
+        self._complete_when_finished = complete_when_finished
+        self.metadata = metadata
+
+    def load(self) -> dict[str, Any]:
+        """Read the checkpoint onto the CPU; nothing but plain data is unpickled.
+
+        Raises:
+            CheckpointError: the file is not a checkpoint of this project.
+        """
+        return read_checkpoint(self._filepath)
+
+    def save(self, data: dict[str, Any] | str) -> None:
+        """Write the checkpoint; ``UNCHANGED`` leaves the file as it is."""
+        if isinstance(data, str):
+            return
+        with atomic_path(self._filepath, sync=True) as temporary:
+            torch.save(data, temporary)
+
+    def invalidate(self) -> None:
+        """Remove a finished checkpoint; an unfinished one stays, since its training can still go on from it."""
+        if self._exists():
+            self._filepath.unlink(missing_ok=True)
+
+    def _exists(self) -> bool:
+        if not self._filepath.is_file():
+            return False
+        if not self._complete_when_finished:
+            return True
+        return bool(read_checkpoint(self._filepath).get("finished", False))
+
+    def _describe(self) -> dict[str, Any]:
+        return {"filepath": str(self._filepath)}
+
+
+class ResumeDataset(AbstractDataset[Any, Any]):
+    """The same file as a ``CheckpointDataset``, read at the start of a training; None when there is none."""
+
+    def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
+        self._filepath = Path(filepath)
+        self.metadata = metadata
+
+    def load(self) -> dict[str, Any] | None:
+        """Read the checkpoint if its training is unfinished; None when there is nothing to go on from."""
+        if not self._filepath.is_file():
+            return None
+        checkpoint = read_checkpoint(self._filepath)
+        return None if checkpoint.get("finished") else checkpoint
+
+    def save(self, data: Any) -> None:
+        """Refuse: the training's own checkpoint entry writes this file."""
+        raise NotImplementedError("this entry only reads; the stage's checkpoint entry writes the file")
+
+    def _exists(self) -> bool:
+        return True  # "no checkpoint" is a valid answer
+
+    def _describe(self) -> dict[str, Any]:
+        return {"filepath": str(self._filepath)}
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint onto the CPU, memory-mapped, with ``weights_only=True``.
+
+    Raises:
+        CheckpointError: the file is damaged, or holds anything but plain data.
+    """
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (RuntimeError, UnpicklingError, EOFError, ValueError, KeyError) as error:
+        raise CheckpointError(
+            f"{path} is not a readable checkpoint ({str(error).splitlines()[0]}). "
+            "Remove the file to train from the beginning."
+        ) from error
+    if not isinstance(checkpoint, dict):
+        raise CheckpointError(f"{path} holds a {type(checkpoint).__name__}, not a checkpoint.")
+    return checkpoint

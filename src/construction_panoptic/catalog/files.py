@@ -1,0 +1,89 @@
+"""The file datasets of kedro-datasets, made atomic, and pictures with a preview."""
+
+import base64
+import io
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from kedro_datasets._typing import HTMLPreview, ImagePreview
+from kedro_datasets.json import JSONDataset as KedroJSONDataset
+from kedro_datasets.matplotlib import MatplotlibDataset
+from kedro_datasets.pandas import CSVDataset as KedroCSVDataset
+from kedro_datasets.pandas import ParquetDataset as KedroParquetDataset
+from kedro_datasets.pillow import ImageDataset
+from kedro_datasets.plotly import JSONDataset as KedroPlotlyDataset
+from kedro_datasets.text import TextDataset
+from PIL import Image
+
+from construction_panoptic.files import atomic_path
+
+PREVIEW_SIDE = 1200  # px, the longest side of a picture's preview
+
+
+class AtomicSave:
+    """Makes a file dataset save to a temporary name beside its file and rename it.
+
+    Put it before a dataset of kedro-datasets with a local ``filepath``. A reader, or a run that is killed, never
+    meets half a file.
+    """
+
+    _filepath: PurePosixPath
+
+    def save(self, data: Any) -> None:
+        """Save through the dataset below, atomically."""
+        target = self._filepath
+        with atomic_path(Path(target)) as temporary:
+            self._filepath = PurePosixPath(temporary)
+            try:
+                super().save(data)  # type: ignore[misc]
+            finally:
+                self._filepath = target
+
+    def invalidate(self) -> None:
+        """Remove the file: what it was made from has changed."""
+        Path(self._filepath).unlink(missing_ok=True)
+
+
+class CSVDataset(AtomicSave, KedroCSVDataset):
+    """A table as CSV (see kedro-datasets), saved atomically."""
+
+
+class ParquetDataset(AtomicSave, KedroParquetDataset):
+    """A table as Parquet (see kedro-datasets), saved atomically."""
+
+
+class JSONDataset(AtomicSave, KedroJSONDataset):
+    """A JSON document (see kedro-datasets), saved atomically."""
+
+
+class PlotlyDataset(AtomicSave, KedroPlotlyDataset):
+    """A plotly figure as JSON (see kedro-datasets), saved atomically; kedro-viz draws it."""
+
+
+class FigureDataset(AtomicSave, MatplotlibDataset):
+    """A matplotlib figure as PNG (see kedro-datasets), saved atomically; kedro-viz shows it."""
+
+
+class HTMLTextDataset(AtomicSave, TextDataset):
+    """An HTML page, saved atomically; kedro-viz shows it."""
+
+    def preview(self) -> HTMLPreview:
+        """Give the page itself."""
+        return HTMLPreview(self.load())
+
+
+class PictureDataset(AtomicSave, ImageDataset):
+    """A PIL image (see kedro-datasets), saved atomically; kedro-viz shows it."""
+
+    def preview(self) -> ImagePreview:
+        """Give the picture, at most 1200 px long, as base64 PNG."""
+        return picture_preview(self.load())
+
+
+def picture_preview(picture: Image.Image) -> ImagePreview:
+    """Encode a picture, scaled down to at most 1200 px, as the base64 PNG that kedro-viz shows."""
+    picture = picture.convert("RGB")
+    picture.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE))
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG")
+    return ImagePreview(base64.b64encode(buffer.getvalue()).decode())

@@ -1,0 +1,318 @@
+"""Folders of many files as catalog entries: they hand out paths and stream, never a million partitions."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from kedro.io import AbstractDataset
+from kedro_datasets._typing import ImagePreview, JSONPreview
+from PIL import Image
+
+from construction_panoptic.annotations.records import ConvertedImage, ConvertedRecord
+from construction_panoptic.annotations.stuff import decode_labels, encode_labels
+from construction_panoptic.catalog.files import picture_preview
+from construction_panoptic.errors import InputDataError
+from construction_panoptic.evaluation.predicting import ImagePrediction, write_predictions
+from construction_panoptic.files import atomic_path, write_bytes, write_json
+
+PREVIEW_PICTURES = 12
+PREVIEW_CELL = 240  # px
+
+
+class FolderDataset(AbstractDataset[Path, Path]):
+    """A folder that people fill by hand; loads as its path, whether it exists or not.
+
+    Args:
+        filepath: local path of the folder.
+        metadata: arbitrary metadata, for plugins.
+    """
+
+    def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
+        self._filepath = Path(filepath)
+        self.metadata = metadata
+
+    def load(self) -> Path:
+        """Give the path; the node that reads it says what is wrong with its content."""
+        return self._filepath
+
+    def save(self, data: Path) -> None:
+        """Refuse: nothing in the project writes into this folder."""
+        raise NotImplementedError(f"{self._filepath} is filled by hand")
+
+    def _exists(self) -> bool:
+        return self._filepath.is_dir()
+
+    def _describe(self) -> dict[str, Any]:
+        return {"filepath": str(self._filepath)}
+
+    def preview(self) -> JSONPreview:
+        """List what is in the folder."""
+        names = sorted(p.name + ("/" if p.is_dir() else "") for p in self._filepath.glob("[!.]*"))
+        return JSONPreview(json.dumps({"folder": self._filepath.name, "holds": names[:100]}))
+
+
+class GeneratedFilesDataset(AbstractDataset[Iterable[tuple[str, bytes]], Path]):
+    """Files made by a generator, (relative path, content) each, with a list of them beside.
+
+    The list (``.generated.json``) tells generated files from those a person put there: a new save removes the
+    former and refuses to touch a folder of ``guarded`` that holds the latter.
+
+    Args:
+        filepath: local path of the folder.
+        guarded: subfolders that must hold nothing but generated files.
+        metadata: arbitrary metadata, for plugins.
+    """
+
+    def __init__(
+        self, *, filepath: str, guarded: list[str] | None = None, metadata: dict[str, Any] | None = None
+    ) -> None:
+        self._filepath = Path(filepath)
+        self._guarded = guarded or []
+        self._list = self._filepath / ".generated.json"
+        self.metadata = metadata
+
+    def load(self) -> Path:
+        """Give the path of the folder."""
+        return self._filepath
+
+    def save(self, data: Iterable[tuple[str, bytes]]) -> None:
+        """Write every file; the list comes last and says that all are there.
+
+        Raises:
+            InputDataError: a guarded subfolder holds files that were not generated.
+        """
+        self._clear()
+        written: list[str] = []
+        for name, content in data:
+            write_bytes(self._filepath / name, content)
+            written.append(name)
+            if len(written) % 500 == 0:
+                write_json(self._list, {"complete": False, "files": written})
+        write_json(self._list, {"complete": True, "files": written})
+
+    def invalidate(self) -> None:
+        """Mark the files as incomplete; they go when the next ones come."""
+        if self._exists():
+            write_json(self._list, {"complete": False, "files": self._generated()})
+
+    def _clear(self) -> None:
+        generated = set(self._generated())
+        for folder in self._guarded:
+            for path in sorted((self._filepath / folder).rglob("*")):
+                name = path.relative_to(self._filepath).as_posix()
+                if path.is_file() and name not in generated and not path.name.startswith("."):
+                    raise InputDataError(
+                        f"{path} was not generated: the sample data would mix with your own. "
+                        f"Move {self._filepath / folder} away, or run without the sample_data pipeline."
+                    )
+        for name in generated:
+            (self._filepath / name).unlink(missing_ok=True)
+        for folder in self._guarded:
+            shutil.rmtree(self._filepath / folder, ignore_errors=True)
+
+    def _generated(self) -> list[str]:
+        return json.loads(self._list.read_text())["files"] if self._list.is_file() else []
+
+    def _exists(self) -> bool:
+        return self._list.is_file() and bool(json.loads(self._list.read_text())["complete"])
+
+    def _describe(self) -> dict[str, Any]:
+        return {"filepath": str(self._filepath)}
+
+    def preview(self) -> ImagePreview:
+        """Show a grid of generated pictures."""
+        pictures = [self._filepath / n for n in self._generated() if n.endswith((".jpg", ".jpeg"))]
+        return image_grid(pictures)
+
+
+@dataclass(frozen=True)
+class StuffLabelFolder:
+    """Stuff labels of the raw images, one 8-bit PNG an image."""
+
+    folder: Path
+    files: dict[str, str | None]
+    """Image key to file name; None where an image has no stuff prediction."""
+
+    def labels(self, key: str) -> np.ndarray | None:
+        """Read the uint8 [H, W] map of project stuff ids (0 = none) of one image; None where there is none."""
+        name = self.files.get(key)
+        return None if name is None else decode_labels((self.folder / name).read_bytes())
+
+
+class StuffLabelsDataset(AbstractDataset[Iterable[tuple[str, np.ndarray | None]], StuffLabelFolder]):
+    """A folder of stuff label maps with an index, written image by image.
+
+    Args:
+        filepath: local path of the folder; ``index.json`` in it is written last.
+        metadata: arbitrary metadata, for plugins.
+    """
+
+    def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
+        self._filepath = Path(filepath)
+        self._index = self._filepath / "index.json"
+        self.metadata = metadata
+
+    def load(self) -> StuffLabelFolder:
+        """Give a handle that reads one map at a time."""
+        return StuffLabelFolder(self._filepath, json.loads(self._index.read_text()))
+
+    def save(self, data: Iterable[tuple[str, np.ndarray | None]]) -> None:
+        """Write each (image key, uint8 [H, W] labels or None) as it comes, then the index."""
+        self.invalidate()
+        files: dict[str, str | None] = {}
+        for number, (key, labels) in enumerate(data):
+            files[key] = None if labels is None else f"{number:07d}.png"
+            if labels is not None:
+                write_bytes(self._filepath / f"{number:07d}.png", encode_labels(labels))
+        _remove_others(self._filepath, {name for name in files.values() if name})
+        write_json(self._index, files)
+
+    def invalidate(self) -> None:
+        """Remove the index: the maps no longer belong to the data."""
+        self._index.unlink(missing_ok=True)
+
+    def _exists(self) -> bool:
+        return self._index.is_file()
+
+    def _describe(self) -> dict[str, Any]:
+        return {"filepath": str(self._filepath)}
+
+
+@dataclass(frozen=True)
+class ConvertedImages:
+    """The converted images: where their files are, and a record for each."""
+
+    image_folder: Path
+    png_folder: Path
+    index: Path
+
+    def __iter__(self) -> Iterator[ConvertedRecord]:
+        with self.index.open(encoding="utf-8") as lines:
+            for line in lines:
+                yield ConvertedRecord.from_dict(json.loads(line))
+
+
+class ConvertedImagesDataset(AbstractDataset[Iterable[ConvertedImage], ConvertedImages]):
+    """Images, panoptic PNGs and one JSON line an image, written image by image; the index is renamed last.
+
+    Args:
+        filepath: the index, a JSON Lines file.
+        image_folder: where the images go; one that needs no change is hard-linked (copied across file systems).
+        png_folder: where the panoptic PNGs go.
+        metadata: arbitrary metadata, for plugins.
+    """
+
+    def __init__(
+        self, *, filepath: str, image_folder: str, png_folder: str, metadata: dict[str, Any] | None = None
+    ) -> None:
+        self._filepath = Path(filepath)
+        # Kedro makes only `filepath` absolute; the folders are named relative to the index.
+        self._image_folder = self._filepath.parent / image_folder
+        self._png_folder = self._filepath.parent / png_folder
+        self.metadata = metadata
+
+    def load(self) -> ConvertedImages:
+        """Give a handle that iterates over the records."""
+        return ConvertedImages(self._image_folder, self._png_folder, self._filepath)
+
+    def save(self, data: Iterable[ConvertedImage]) -> None:
+        """Write image, PNG and record of each item as it comes."""
+        self.invalidate()
+        images: set[str] = set()
+        pngs: set[str] = set()
+        with atomic_path(self._filepath) as temporary, temporary.open("w", encoding="utf-8") as index:
+            for item in data:
+                _place(item.image, self._image_folder / item.image_file)
+                write_bytes(self._png_folder / f"{item.stem}.png", item.png)
+                index.write(json.dumps(item.record.to_dict(), ensure_ascii=False) + "\n")
+                images.add(item.image_file)
+                pngs.add(f"{item.stem}.png")
+            _remove_others(self._image_folder, images)
+            _remove_others(self._png_folder, pngs)
+
+    def invalidate(self) -> None:
+        """Remove the index: the files no longer belong to the raw data."""
+        self._filepath.unlink(missing_ok=True)
+
+    def _exists(self) -> bool:
+        return self._filepath.is_file()
+
+    def _describe(self) -> dict[str, Any]:
+        return {"filepath": str(self._filepath), "image_folder": str(self._image_folder)}
+
+    def preview(self) -> ImagePreview:
+        """Show a grid of panoptic PNGs."""
+        return image_grid(sorted(self._png_folder.glob("*.png")))
+
+
+class PredictionsDataset(AbstractDataset[Iterable[ImagePrediction], Path]):
+    """Predictions as COCO panoptic results: ``predictions.json`` and a PNG an image, and ``boxes.jsonl``.
+
+    Args:
+        filepath: local path of the folder.
+        metadata: arbitrary metadata, for plugins.
+    """
+
+    def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
+        self._filepath = Path(filepath)
+        self.metadata = metadata
+
+    def load(self) -> Path:
+        """Give the path of the folder."""
+        return self._filepath
+
+    def save(self, data: Iterable[ImagePrediction]) -> None:
+        """Write each prediction as it comes, then ``predictions.json``."""
+        self.invalidate()
+        write_predictions(data, self._filepath)
+
+    def invalidate(self) -> None:
+        """Remove ``predictions.json``: the predictions no longer belong to the model."""
+        (self._filepath / "predictions.json").unlink(missing_ok=True)
+
+    def _exists(self) -> bool:
+        return (self._filepath / "predictions.json").is_file()
+
+    def _describe(self) -> dict[str, Any]:
+        return {"filepath": str(self._filepath)}
+
+    def preview(self) -> ImagePreview:
+        """Show a grid of predicted panoptic PNGs."""
+        return image_grid(sorted(self._filepath.glob("*.png")))
+
+
+def image_grid(paths: list[Path]) -> ImagePreview:
+    """Draw up to twelve pictures, evenly chosen among ``paths``, four in a row, for kedro-viz."""
+    chosen = paths[:: max(1, len(paths) // PREVIEW_PICTURES)][:PREVIEW_PICTURES]
+    rows = max(1, -(-len(chosen) // 4))
+    sheet = Image.new("RGB", (4 * PREVIEW_CELL, rows * PREVIEW_CELL), "white")
+    for number, path in enumerate(chosen):
+        with Image.open(path) as picture:
+            cell = picture.convert("RGB")
+        cell.thumbnail((PREVIEW_CELL - 6, PREVIEW_CELL - 6))
+        sheet.paste(cell, (number % 4 * PREVIEW_CELL + 3, number // 4 * PREVIEW_CELL + 3))
+    return picture_preview(sheet)
+
+
+def _place(source: Path | bytes, target: Path) -> None:
+    """Put an image at ``target``: bytes are written, a file is hard-linked, or copied where links cannot go."""
+    if isinstance(source, bytes):
+        write_bytes(target, source)
+        return
+    with atomic_path(target) as temporary:
+        try:
+            os.link(source, temporary)
+        except OSError:
+            shutil.copyfile(source, temporary)
+
+
+def _remove_others(folder: Path, keep: set[str]) -> None:
+    """Remove the files of an earlier conversion that this one did not write."""
+    for path in folder.glob("*"):
+        if path.is_file() and path.name not in keep and not path.name.startswith("."):
+            path.unlink()

@@ -1,0 +1,5 @@
+"""The annotation_conversion pipeline."""
+
+from construction_panoptic.pipelines.annotation_conversion.pipeline import create_pipeline
+
+__all__ = ["create_pipeline"]

@@ -1,0 +1,196 @@
+"""Nodes that turn CVAT exports into COCO panoptic and detection files."""
+
+import logging
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from PIL import Image
+from plotly import graph_objects as go
+
+from construction_panoptic.annotations.coco_files import check_panoptic, detection_json, panoptic_json
+from construction_panoptic.annotations.cvat import read_exports
+from construction_panoptic.annotations.grouping import near_duplicate_groups
+from construction_panoptic.annotations.labelling import DetrStuffLabeller, load_labeller
+from construction_panoptic.annotations.merging import merge_images
+from construction_panoptic.annotations.records import ConvertedImage
+from construction_panoptic.annotations.rejected import all_rejected, check_conservation
+from construction_panoptic.annotations.settings import ConversionSettings, StuffSettings
+from construction_panoptic.annotations.splitting import audit_split, split_digest, split_records
+from construction_panoptic.annotations.stuff import ReadyStuff, label_none
+from construction_panoptic.annotations.summary import class_counts, dataset_summary
+from construction_panoptic.annotations.taxonomy import Taxonomy
+from construction_panoptic.catalog.folders import ConvertedImages, StuffLabelFolder
+from construction_panoptic.evaluation.examples import choose_images
+from construction_panoptic.pipelines.pictures import overlay_of
+from construction_panoptic.training.device import resolve_device
+from construction_panoptic.training.settings import parse
+from construction_panoptic.visualisation.charts import class_balance_chart
+from construction_panoptic.visualisation.classes import ClassTable
+from construction_panoptic.visualisation.figures import class_balance_figure
+from construction_panoptic.visualisation.sheets import mosaic
+
+logger = logging.getLogger(__name__)
+
+MOSAIC_PICTURES = 24
+
+
+def read_annotations(
+    raw_data: Any, taxonomy: dict[str, Any], parameters: dict[str, Any]
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Read and check every CVAT export.
+
+    Returns:
+        Accepted images, accepted annotations, rejected records; see `annotations.cvat.Exports`.
+    """
+    settings = parse(ConversionSettings, parameters, "annotation_conversion")
+    exports = read_exports(raw_data, Taxonomy.from_dict(taxonomy), on_error=settings.on_error)
+    logger.info(
+        "%d images and %d annotations accepted, %d records rejected",
+        len(exports.images),
+        len(exports.annotations),
+        len(exports.rejected),
+    )
+    return exports.images, exports.annotations, exports.rejected
+
+
+def label_stuff(
+    images: pd.DataFrame, stuff_predictions: Any, taxonomy: dict[str, Any], parameters: dict[str, Any]
+) -> Iterable[tuple[str, np.ndarray | None]]:
+    """Find the stuff regions of every image.
+
+    Returns:
+        (image key, uint8 [H, W] of project stuff ids or None) of each image, computed as it is asked for.
+    """
+    stuff = parse(ConversionSettings, parameters, "annotation_conversion").stuff
+    classes = Taxonomy.from_dict(taxonomy)
+    if stuff.source == "none":
+        return label_none(images["key"])
+    if stuff.source == "detr":
+        return _labeller(stuff, classes).label(zip(images["key"], images["location"], strict=True))
+    ready = ReadyStuff(stuff_predictions, classes)
+    if missing := ready.missing(images["key"]):
+        logger.warning(
+            "%d of %d images have no ready stuff prediction and stay void outside things: %s",
+            len(missing),
+            len(images),
+            ", ".join(missing[:5]) + (", …" if len(missing) > 5 else ""),
+        )
+    sizes = zip(images["height"].tolist(), images["width"].tolist(), strict=True)
+    return ready.label(zip(images["key"], sizes, strict=True))
+
+
+def merge_annotations(
+    images: pd.DataFrame,
+    annotations: pd.DataFrame,
+    stuff_labels: StuffLabelFolder,
+    taxonomy: dict[str, Any],
+    parameters: dict[str, Any],
+) -> Iterable[ConvertedImage]:
+    """Lay things over stuff.
+
+    Returns:
+        Each image with its panoptic PNG and segments, made as it is asked for.
+    """
+    settings = parse(ConversionSettings, parameters, "annotation_conversion")
+    classes = Taxonomy.from_dict(taxonomy)
+    return merge_images(images, annotations, stuff_labels.labels, classes, settings.overlap)
+
+
+def collect_rejected(
+    annotations: pd.DataFrame, rejected_while_reading: pd.DataFrame, converted: ConvertedImages
+) -> pd.DataFrame:
+    """List everything that was not used, and make sure that nothing was lost."""
+    records = list(converted)
+    rejected = all_rejected(rejected_while_reading, records)
+    inputs = pd.concat(
+        [annotations, rejected_while_reading.dropna(subset="annotation_id")], ignore_index=True
+    )
+    check_conservation(inputs, records, rejected)
+    for reason, count in rejected["reason"].value_counts().items():
+        logger.warning("Rejected: %d × %s", count, reason)
+    return rejected
+
+
+def split_images(converted: ConvertedImages, parameters: dict[str, Any]) -> pd.DataFrame:
+    """Divide the images into training and validation, near-duplicates together, every class on both sides."""
+    settings = parse(ConversionSettings, parameters, "annotation_conversion").split
+    records = list(converted)
+    groups = near_duplicate_groups(
+        [record.phash for record in records],
+        [record.key for record in records],
+        settings.near_duplicate_distance,
+    )
+    return split_records(records, groups, val_fraction=settings.validation_share, seed=settings.seed)
+
+
+def write_panoptic(
+    converted: ConvertedImages, split: pd.DataFrame, taxonomy: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Write both sides as COCO panoptic, checked strictly against the PNGs."""
+    classes = Taxonomy.from_dict(taxonomy)
+    records = list(converted)
+    train, val = (panoptic_json(records, split, side, classes) for side in ("train", "val"))
+    for panoptic in (train, val):
+        panoptic["info"]["split_sha256"] = split_digest(split)
+        check_panoptic(panoptic, converted.png_folder)
+    return train, val
+
+
+def write_detection(
+    panoptic_train: dict[str, Any], panoptic_val: dict[str, Any], converted: ConvertedImages
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Write both sides as COCO detection: things and stuff, boxes and masks of what is visible."""
+    train, val = (detection_json(panoptic, converted.png_folder) for panoptic in (panoptic_train, panoptic_val))
+    return train, val
+
+
+def audit_and_count(
+    converted: ConvertedImages,
+    split: pd.DataFrame,
+    annotations: pd.DataFrame,
+    rejected: pd.DataFrame,
+    taxonomy: dict[str, Any],
+    parameters: dict[str, Any],
+) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, Any]]:
+    """Check the split for leaks, count each class on both sides, and sum the data set up."""
+    settings = parse(ConversionSettings, parameters, "annotation_conversion").split
+    classes = Taxonomy.from_dict(taxonomy)
+    records = list(converted)
+    audit = audit_split(records, split, max_distance=settings.near_duplicate_distance)
+    counts = class_counts(records, split, classes, rejected, annotations)
+    summary = dataset_summary(records, split, classes, rejected)
+    audited = audit.classes.assign(name=audit.classes["class_id"].map(classes.names))
+    return audited, counts, {**summary, "split": {**audit.facts, "sha256": split_digest(split)}}
+
+
+def draw_class_balance(counts: pd.DataFrame, taxonomy: dict[str, Any]) -> tuple[go.Figure, Figure]:
+    """Draw how many segments of each class are on both sides."""
+    classes = Taxonomy.from_dict(taxonomy)
+    return class_balance_chart(counts, classes), class_balance_figure(counts, classes)
+
+
+def draw_ground_truth(panoptic_train: dict[str, Any], converted: ConvertedImages) -> Image.Image:
+    """Draw the ground truth of images spread over the training set."""
+    classes = ClassTable.from_categories(panoptic_train["categories"])
+    annotations = {annotation["image_id"]: annotation for annotation in panoptic_train["annotations"]}
+    chosen = choose_images(panoptic_train, MOSAIC_PICTURES)
+    overlays = [
+        overlay_of(converted.image_folder, converted.png_folder, image, annotations[image["id"]], classes)[1]
+        for image in chosen
+    ]
+    return mosaic(overlays, [image["file_name"] for image in chosen], columns=4)
+
+
+def _labeller(settings: StuffSettings, taxonomy: Taxonomy) -> DetrStuffLabeller:
+    return load_labeller(
+        settings.weights,
+        taxonomy,
+        threshold=settings.threshold,
+        side=settings.side,
+        max_side=settings.max_side,
+        batch_size=settings.batch_size,
+        device=resolve_device(settings.device),
+    )

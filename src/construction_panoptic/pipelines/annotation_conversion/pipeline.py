@@ -1,0 +1,88 @@
+"""Wiring of the conversion: CVAT exports in, COCO panoptic and detection files out."""
+
+from typing import Any
+
+from kedro.pipeline import Node, Pipeline
+
+from construction_panoptic.pipelines.annotation_conversion import nodes
+
+
+def create_pipeline(**_: Any) -> Pipeline:
+    """Read and check exports, label stuff, merge, split, write, and describe the data set."""
+    return Pipeline(
+        [
+            Node(
+                nodes.read_annotations,
+                inputs=["raw_data", "taxonomy", "params:annotation_conversion"],
+                outputs=["raw_images", "raw_annotations", "rejected_while_reading"],
+                name="read_and_check_exports",
+            ),
+            Node(
+                nodes.label_stuff,
+                inputs=["raw_images", "stuff_predictions", "taxonomy", "params:annotation_conversion"],
+                outputs="stuff_labels",
+                name="label_stuff",
+            ),
+            Node(
+                nodes.merge_annotations,
+                inputs=[
+                    "raw_images",
+                    "raw_annotations",
+                    "stuff_labels",
+                    "taxonomy",
+                    "params:annotation_conversion",
+                ],
+                outputs="converted_images",
+                name="merge_things_over_stuff",
+            ),
+            Node(
+                nodes.collect_rejected,
+                inputs=["raw_annotations", "rejected_while_reading", "converted_images"],
+                outputs="rejected_records",
+                name="list_rejected_records",
+            ),
+            Node(
+                nodes.split_images,
+                inputs=["converted_images", "params:annotation_conversion"],
+                outputs="split",
+                name="split_by_image_groups",
+            ),
+            Node(
+                nodes.write_panoptic,
+                inputs=["converted_images", "split", "taxonomy"],
+                outputs=["panoptic_train", "panoptic_val"],
+                name="write_coco_panoptic",
+            ),
+            Node(
+                nodes.write_detection,
+                inputs=["panoptic_train", "panoptic_val", "converted_images"],
+                outputs=["detection_train", "detection_val"],
+                name="write_coco_detection",
+            ),
+            Node(
+                nodes.audit_and_count,
+                inputs=[
+                    "converted_images",
+                    "split",
+                    "raw_annotations",
+                    "rejected_records",
+                    "taxonomy",
+                    "params:annotation_conversion",
+                ],
+                outputs=["split_audit", "class_counts", "dataset_summary"],
+                name="audit_split_and_count_classes",
+            ),
+            Node(
+                nodes.draw_class_balance,
+                inputs=["class_counts", "taxonomy"],
+                outputs=["class_balance_chart", "class_balance_picture"],
+                name="draw_class_balance",
+            ),
+            Node(
+                nodes.draw_ground_truth,
+                inputs=["panoptic_train", "converted_images"],
+                outputs="ground_truth_mosaic",
+                name="draw_ground_truth",
+            ),
+        ]
+    )

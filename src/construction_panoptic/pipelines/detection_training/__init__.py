@@ -1,0 +1,5 @@
+"""The detection_training pipeline."""
+
+from construction_panoptic.pipelines.detection_training.pipeline import create_pipeline
+
+__all__ = ["create_pipeline"]

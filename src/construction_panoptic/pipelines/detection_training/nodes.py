@@ -1,0 +1,93 @@
+"""Nodes that train the detector."""
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from plotly import graph_objects as go
+
+from construction_panoptic.catalog.folders import ConvertedImages
+from construction_panoptic.detr import Detr, build_detr, load_weights
+from construction_panoptic.evaluation.validation import detection_validator
+from construction_panoptic.pipelines.training_run import (
+    TrainingOutputs,
+    class_count,
+    fingerprint_of,
+    loader_of,
+    outputs_of,
+)
+from construction_panoptic.training.loading import BatchLoader
+from construction_panoptic.training.loop import train
+from construction_panoptic.training.samples import DetectionSamples
+from construction_panoptic.training.settings import ModelSettings, StageSettings, parse
+from construction_panoptic.training.stages import DetectionStage
+from construction_panoptic.visualisation.charts import training_curves
+from construction_panoptic.visualisation.figures import training_figure
+
+logger = logging.getLogger(__name__)
+
+
+def train_detector(
+    detection_train: dict[str, Any],
+    detection_val: dict[str, Any],
+    converted: ConvertedImages,
+    model_parameters: dict[str, Any],
+    parameters: dict[str, Any],
+    resume_from: dict[str, Any] | None,
+) -> Iterator[TrainingOutputs]:
+    """Train DETR on the boxes of things and stuff.
+
+    Yields:
+        After each epoch: the best checkpoint (or ``UNCHANGED``), the history with a row an epoch, the last checkpoint.
+    """
+    architecture = parse(ModelSettings, model_parameters, "model")
+    settings = parse(StageSettings, parameters, "detection")
+    stage = DetectionStage(build_detector(class_count(detection_train), architecture, settings), settings)
+    validate = detection_validator(
+        _loader(detection_val, converted, settings, training=False), detection_val, precision=settings.precision
+    )
+    yield from outputs_of(
+        train(
+            stage,
+            _loader(detection_train, converted, settings, training=True),
+            settings,
+            validate=validate,
+            monitor="val/ap",
+            resume=resume_from,
+            fingerprint=fingerprint_of(detection_train, architecture, settings),
+            extra={"categories": detection_train["categories"]},
+        )
+    )
+
+
+def build_detector(num_classes: int, architecture: ModelSettings, settings: StageSettings) -> Detr:
+    """Build the detector with seeded random weights, or from published ones."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        model = build_detr(num_classes, **architecture.model_dump())
+    if settings.weights is not None:
+        report = load_weights(model, settings.weights)
+        logger.info("Fine-tuning from %s: %s", settings.weights, report)
+    return model
+
+
+def draw_curves(history: pd.DataFrame) -> tuple[go.Figure, Figure]:
+    """Draw losses, errors, validation AP and learning rates against the epoch."""
+    return training_curves(history, "detection"), training_figure(history, "detection")
+
+
+def _loader(
+    data: dict[str, Any], converted: ConvertedImages, settings: StageSettings, *, training: bool
+) -> BatchLoader:
+    samples = DetectionSamples(
+        data,
+        converted.image_folder,
+        settings.augmentation,
+        training=training,
+        seed=settings.seed,
+        cache_mb=settings.cache_mb,
+    )
+    return loader_of(samples, settings, training=training)

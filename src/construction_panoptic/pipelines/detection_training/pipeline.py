@@ -1,0 +1,34 @@
+"""Wiring of the first stage: DETR learns boxes."""
+
+from typing import Any
+
+from kedro.pipeline import Node, Pipeline
+
+from construction_panoptic.pipelines.detection_training import nodes
+
+
+def create_pipeline(**_: Any) -> Pipeline:
+    """Train the detector and draw its curves."""
+    return Pipeline(
+        [
+            Node(
+                nodes.train_detector,
+                inputs=[
+                    "detection_train",
+                    "detection_val",
+                    "converted_images",
+                    "params:model",
+                    "params:detection",
+                    "detection.resume_from",
+                ],
+                outputs=["detection.best", "detection.history", "detection.checkpoint"],
+                name="train_detector",
+            ),
+            Node(
+                nodes.draw_curves,
+                inputs="detection.history",
+                outputs=["detection.curves", "detection.curves_picture"],
+                name="draw_detector_curves",
+            ),
+        ]
+    )

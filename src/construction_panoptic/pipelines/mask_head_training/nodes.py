@@ -1,0 +1,99 @@
+"""Nodes that train the panoptic mask head."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from plotly import graph_objects as go
+
+from construction_panoptic.catalog.folders import ConvertedImages
+from construction_panoptic.detr import DetrPanoptic, build_detr_panoptic, load_weights
+from construction_panoptic.evaluation.validation import panoptic_validator
+from construction_panoptic.pipelines.training_run import (
+    TrainingOutputs,
+    class_count,
+    fingerprint_of,
+    loader_of,
+    outputs_of,
+)
+from construction_panoptic.training.loading import BatchLoader
+from construction_panoptic.training.loop import train
+from construction_panoptic.training.samples import PanopticSamples
+from construction_panoptic.training.settings import MaskHeadSettings, ModelSettings, StageSettings, parse
+from construction_panoptic.training.stages import MaskHeadStage
+from construction_panoptic.visualisation.charts import training_curves
+from construction_panoptic.visualisation.figures import training_figure
+
+
+def train_mask_head(
+    panoptic_train: dict[str, Any],
+    panoptic_val: dict[str, Any],
+    converted: ConvertedImages,
+    detector: dict[str, Any],
+    model_parameters: dict[str, Any],
+    parameters: dict[str, Any],
+    evaluation: dict[str, Any],
+    resume_from: dict[str, Any] | None,
+) -> Iterator[TrainingOutputs]:
+    """Train the mask head behind the frozen detector.
+
+    Yields:
+        After each epoch: the best checkpoint (or ``UNCHANGED``), the history with a row an epoch, the last checkpoint.
+    """
+    architecture = parse(ModelSettings, model_parameters, "model")
+    settings = parse(MaskHeadSettings, parameters, "mask_head")
+    model = build_panoptic(class_count(panoptic_train), architecture, settings, detector)
+    validate = panoptic_validator(
+        _loader(panoptic_val, converted, settings, training=False),
+        panoptic_val,
+        converted.png_folder,
+        threshold=evaluation["threshold"],
+        precision=settings.precision,
+    )
+    yield from outputs_of(
+        train(
+            MaskHeadStage(model, settings),
+            _loader(panoptic_train, converted, settings, training=True),
+            settings,
+            validate=validate,
+            monitor="val/pq",
+            resume=resume_from,
+            fingerprint=fingerprint_of(panoptic_train, architecture, settings, detector["model"]),
+            extra={"categories": panoptic_train["categories"]},
+        )
+    )
+
+
+def build_panoptic(
+    num_classes: int, architecture: ModelSettings, settings: StageSettings, detector: dict[str, Any]
+) -> DetrPanoptic:
+    """Build the panoptic model: the trained detector, and a mask head with seeded random weights or given ones."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        model = build_detr_panoptic(num_classes, **architecture.model_dump())
+    if settings.weights is not None:
+        load_weights(model, settings.weights)
+    model.detr.load_state_dict(detector["model"])
+    return model
+
+
+def draw_curves(history: pd.DataFrame) -> tuple[go.Figure, Figure]:
+    """Draw focal and Dice loss, validation PQ and the learning rate against the epoch."""
+    return training_curves(history, "mask_head"), training_figure(history, "mask_head")
+
+
+def _loader(
+    data: dict[str, Any], converted: ConvertedImages, settings: StageSettings, *, training: bool
+) -> BatchLoader:
+    samples = PanopticSamples(
+        data,
+        converted.image_folder,
+        converted.png_folder,
+        settings.augmentation,
+        training=training,
+        seed=settings.seed,
+        cache_mb=settings.cache_mb,
+    )
+    return loader_of(samples, settings, training=training)

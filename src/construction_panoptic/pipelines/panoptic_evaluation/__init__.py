@@ -1,0 +1,5 @@
+"""The panoptic_evaluation pipeline."""
+
+from construction_panoptic.pipelines.panoptic_evaluation.pipeline import create_pipeline
+
+__all__ = ["create_pipeline"]

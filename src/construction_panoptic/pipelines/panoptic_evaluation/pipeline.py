@@ -1,0 +1,58 @@
+"""Wiring of the evaluation: predictions, PQ, AP, charts and examples."""
+
+from typing import Any
+
+from kedro.pipeline import Node, Pipeline
+
+from construction_panoptic.pipelines.panoptic_evaluation import nodes
+
+
+def create_pipeline(**_: Any) -> Pipeline:
+    """Predict the validation images, measure, and draw."""
+    return Pipeline(
+        [
+            Node(
+                nodes.predict_validation,
+                inputs=[
+                    "mask_head.best",
+                    "panoptic_val",
+                    "converted_images",
+                    "params:model",
+                    "params:mask_head",
+                    "params:panoptic_evaluation",
+                ],
+                outputs="panoptic_predictions",
+                name="predict_validation_images",
+            ),
+            Node(
+                nodes.collect_boxes,
+                inputs="panoptic_predictions",
+                outputs="box_predictions",
+                name="collect_predicted_boxes",
+            ),
+            Node(
+                nodes.measure_precision,
+                inputs=["detection_val", "box_predictions", "params:panoptic_evaluation"],
+                outputs=["average_precision", "average_precision_table"],
+                name="measure_average_precision",
+            ),
+            Node(
+                nodes.measure_quality,
+                inputs=["panoptic_val", "converted_images", "panoptic_predictions", "params:panoptic_evaluation"],
+                outputs=["panoptic_quality", "panoptic_quality_table"],
+                name="measure_panoptic_quality",
+            ),
+            Node(
+                nodes.draw_quality,
+                inputs=["panoptic_quality", "panoptic_val"],
+                outputs=["panoptic_quality_chart", "panoptic_quality_picture"],
+                name="draw_panoptic_quality",
+            ),
+            Node(
+                nodes.draw_examples,
+                inputs=["panoptic_val", "converted_images", "panoptic_predictions", "params:panoptic_evaluation"],
+                outputs="example_sheet",
+                name="draw_examples",
+            ),
+        ]
+    )

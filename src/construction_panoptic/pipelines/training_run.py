@@ -1,0 +1,71 @@
+"""What the nodes of both trainings have in common."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from construction_panoptic.catalog.checkpoints import UNCHANGED
+from construction_panoptic.training.loading import BatchLoader, build_loader
+from construction_panoptic.training.loop import EpochResult
+from construction_panoptic.training.samples import DetectionSamples, PanopticSamples
+from construction_panoptic.training.settings import ModelSettings, StageSettings
+
+TrainingOutputs = tuple[dict[str, Any] | str, pd.DataFrame, dict[str, Any]]
+
+# What may differ between a training and its continuation, since the result does not depend on it.
+INDIFFERENT = {"workers", "cache_mb", "validation_batch_size"}
+
+
+def outputs_of(epochs: Iterator[EpochResult]) -> Iterator[TrainingOutputs]:
+    """Give best checkpoint, history and last checkpoint of each epoch, in the order in which they are to be saved.
+
+    The last checkpoint comes last: a run that is killed in between redoes the epoch.
+    """
+    for result in epochs:
+        best = UNCHANGED if result.best is None else result.best
+        yield best, pd.DataFrame(result.history), result.checkpoint
+
+
+def loader_of(
+    samples: DetectionSamples | PanopticSamples, settings: StageSettings, *, training: bool
+) -> BatchLoader:
+    """Build the loader of a stage's training or validation samples."""
+    return build_loader(
+        samples,
+        batch_size=settings.batch_size if training else settings.validation_batch_size,
+        shuffle=training,
+        seed=settings.seed,
+        workers=settings.workers,
+        pin_memory=torch.cuda.is_available() and settings.device != "cpu",
+    )
+
+
+def class_count(data: Mapping[str, Any]) -> int:
+    """Give the highest category id + 1; the model has one more output, for no-object."""
+    return max(category["id"] for category in data["categories"]) + 1
+
+
+def fingerprint_of(
+    data: Mapping[str, Any], model: ModelSettings, settings: StageSettings, detector: Mapping[str, Tensor] | None = None
+) -> dict[str, Any]:
+    """Name all that the result of a training depends on: it goes on from a checkpoint only if these are the same."""
+    fingerprint = {
+        "data": hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest(),
+        "model": model.model_dump(mode="json"),
+        "settings": settings.model_dump(mode="json", exclude=INDIFFERENT),
+    }
+    return fingerprint if detector is None else {**fingerprint, "detector": weights_digest(detector)}
+
+
+def weights_digest(state: Mapping[str, Tensor]) -> str:
+    """Give the SHA-256 of named tensors."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        digest.update(name.encode())
+        digest.update(state[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,37 @@
+"""Project settings for Kedro; see https://docs.kedro.org/en/stable/configure/configuration_basics/."""
+
+import os
+from pathlib import Path
+
+from omegaconf.resolvers import oc
+
+from construction_panoptic.catalog.freshness import FreshnessHook
+from construction_panoptic.tracking import TrackingHook
+
+
+def project_folder() -> str:
+    """Give the project's folder: the first one upwards from here, or else from this file, that has ``conf/base``."""
+    for start in (Path.cwd(), Path(__file__).resolve()):
+        for folder in (start, *start.parents):
+            if (folder / "conf" / "base").is_dir():
+                return folder.as_posix()
+    return Path.cwd().as_posix()
+
+
+def mlflow_artifacts() -> str | None:
+    """Give the folder of the local artifact store; None with a tracking server, which has its own."""
+    return None if os.environ.get("MLFLOW_TRACKING_URI") else f"{project_folder()}/mlartifacts"
+
+
+HOOKS = (FreshnessHook(), TrackingHook())
+
+CONFIG_LOADER_ARGS = {
+    "base_env": "base",
+    "default_run_env": "local",
+    "config_patterns": {"mlflow": ["mlflow*", "mlflow*/**", "**/mlflow*"]},
+    "custom_resolvers": {
+        "project": project_folder,
+        "mlflow_artifacts": mlflow_artifacts,
+        "oc.env": oc.env,
+    },
+}

@@ -1,0 +1,170 @@
+"""Streams metrics, tables, pictures, checkpoints and data sets to MLflow as Kedro saves and loads them.
+
+What is sent stands in the catalog, under ``metadata.mlflow`` of an entry:
+
+``history: <prefix>``
+    The entry is a table with one row an epoch and a column ``epoch``; each new row is sent when it is saved.
+``rows: {name: <column>, values: [<column>, …]}``
+    The entry is a table; each value column becomes metrics ``<column>/<name>``.
+``artifact: <folder>``
+    The file or folder is sent when its node has finished.
+``input: <context>``
+    The file is a data set of the run; it is recorded with its digest when it is loaded or saved.
+"""
+
+import hashlib
+import logging
+import math
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pandas as pd
+import torch
+from kedro.framework.context import KedroContext
+from kedro.framework.hooks import hook_impl
+from kedro.io import CatalogProtocol
+from mlflow.data.dataset_source_registry import resolve_dataset_source
+from mlflow.data.meta_dataset import MetaDataset
+from mlflow.exceptions import MlflowException
+
+logger = logging.getLogger(__name__)
+
+DIGEST_LENGTH = 32  # MLflow keeps at most 36 characters
+
+
+class TrackingHook:
+    """Sends what the nodes yield and return to the MLflow run that kedro-mlflow opened."""
+
+    def __init__(self) -> None:
+        self._project = Path.cwd()
+        self._catalog: CatalogProtocol | None = None
+        self._sent_epochs: dict[str, int] = {}
+        self._inputs: set[str] = set()
+        self._pending: dict[str, str] = {}
+
+    @hook_impl
+    def after_context_created(self, context: KedroContext) -> None:
+        """Switch system metrics on before kedro-mlflow opens the run."""
+        self._project = context.project_path
+        mlflow.enable_system_metrics_logging()
+
+    @hook_impl
+    def before_pipeline_run(self, catalog: CatalogProtocol) -> None:
+        """Tag the run with what it takes to repeat it: commit and device."""
+        self._catalog, self._sent_epochs, self._inputs, self._pending = catalog, {}, set(), {}
+        if mlflow.active_run():
+            self._send(mlflow.set_tags, {**git_tags(self._project), "device": device_name()})
+
+    @hook_impl
+    def after_dataset_loaded(self, dataset_name: str) -> None:
+        """Record a data set that the run reads."""
+        self._record_input(dataset_name)
+
+    @hook_impl
+    def after_dataset_saved(self, dataset_name: str, data: Any) -> None:
+        """Send metrics at once, so that they show while the epoch loop runs."""
+        wanted = self._wanted(dataset_name)
+        if "history" in wanted:
+            self._send_history(dataset_name, wanted["history"], data)
+        if "rows" in wanted:
+            self._send(mlflow.log_metrics, row_metrics(data, **wanted["rows"]))
+        if "artifact" in wanted:
+            self._pending[dataset_name] = wanted["artifact"]
+        self._record_input(dataset_name)
+
+    @hook_impl(tryfirst=True)
+    def before_node_run(self) -> None:
+        """Send the artifacts of the training that has just ended."""
+        self._send_pending()
+
+    @hook_impl(tryfirst=True)
+    def after_pipeline_run(self) -> None:
+        """Send what is left, before kedro-mlflow closes the run."""
+        self._send_pending()
+
+    @hook_impl(tryfirst=True)
+    def on_pipeline_error(self) -> None:
+        """Send what is left of a failed run too: its best checkpoint so far may be what one wants."""
+        self._send_pending()
+
+    def _wanted(self, name: str) -> dict[str, Any]:
+        if self._catalog is None or mlflow.active_run() is None or name not in self._catalog:
+            return {}
+        metadata = getattr(self._catalog.get(name), "metadata", None) or {}
+        return metadata.get("mlflow") or {}
+
+    def _send(self, function: Any, *args: Any, **kwargs: Any) -> None:
+        """Call MLflow; a tracking server that fails costs a warning, never the training."""
+        try:
+            function(*args, **kwargs)
+        except (MlflowException, OSError) as error:
+            logger.warning("MLflow did not take %s: %s", function.__name__, str(error).splitlines()[0])
+
+    def _send_pending(self) -> None:
+        """Send files once their node has ended: a training saves its checkpoint anew each epoch."""
+        while self._pending and self._catalog is not None:
+            name, folder = self._pending.popitem()
+            path = Path(self._catalog.get(name)._filepath)
+            if path.is_dir():
+                self._send(mlflow.log_artifacts, str(path), f"{folder}/{path.name}")
+            elif path.is_file():
+                self._send(mlflow.log_artifact, str(path), folder)
+
+    def _send_history(self, name: str, prefix: str, history: pd.DataFrame) -> None:
+        new = history[history["epoch"] > self._sent_epochs.get(name, 0)]
+        for row in new.to_dict("records"):
+            epoch = int(row.pop("epoch"))
+            metrics = {f"{prefix}/{key}": float(value) for key, value in row.items() if _is_number(value)}
+            self._send(mlflow.log_metrics, metrics, step=epoch)
+            self._sent_epochs[name] = epoch
+
+    def _record_input(self, name: str) -> None:
+        wanted = self._wanted(name)
+        if "input" not in wanted or name in self._inputs or self._catalog is None:
+            return
+        path = Path(self._catalog.get(name)._filepath)
+        self._inputs.add(name)
+        dataset = MetaDataset(resolve_dataset_source(path.as_uri()), name=name, digest=file_digest(path))
+        self._send(mlflow.log_input, dataset, context=wanted["input"])
+
+
+def row_metrics(table: pd.DataFrame, name: str, values: list[str]) -> dict[str, float]:
+    """Name each number of a table ``<column>/<row name>``; missing ones are left out."""
+    return {
+        f"{column}/{row[name]}": float(row[column])
+        for row in table.to_dict("records")
+        for column in values
+        if _is_number(row[column])
+    }
+
+
+def file_digest(path: Path) -> str:
+    """Give the first 32 hex digits of the file's SHA-256."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:DIGEST_LENGTH]
+
+
+def git_tags(project: Path) -> dict[str, str]:
+    """Give the commit of the project folder and whether its files differ from it; empty outside git."""
+    try:
+        commit = _git(project, "rev-parse", "HEAD")
+        dirty = bool(_git(project, "status", "--porcelain"))
+    except (OSError, subprocess.CalledProcessError):
+        return {}
+    return {"mlflow.source.git.commit": commit, "git_commit": commit, "git_dirty": str(dirty).lower()}
+
+
+def device_name() -> str:
+    """Name the device that ``device: auto`` takes."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu, {torch.get_num_threads()} threads"
+
+
+def _git(project: Path, *arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], cwd=project, check=True, capture_output=True, text=True, timeout=20)
+    return done.stdout.strip()
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,0 +1,87 @@
+from pathlib import Path
+
+import pytest
+import torch
+from kedro.io import DatasetError
+
+from construction_panoptic.catalog import UNCHANGED, CheckpointDataset, ResumeDataset
+from construction_panoptic.cli import user_error
+from construction_panoptic.errors import CheckpointError
+
+
+def checkpoint(epoch: int, finished: bool) -> dict[str, object]:
+    return {"epoch": epoch, "finished": finished, "model": {"weight": torch.full((2,), float(epoch))}}
+
+
+def test_an_unfinished_checkpoint_can_be_resumed_but_does_not_exist(tmp_path: Path) -> None:
+    path = tmp_path / "stage" / "last.pt"
+    dataset, resume = CheckpointDataset(filepath=str(path)), ResumeDataset(filepath=str(path))
+    assert resume.load() is None
+    dataset.save(checkpoint(3, finished=False))
+    assert path.is_file()
+    assert not dataset.exists()
+    loaded = resume.load()
+    assert loaded is not None
+    assert loaded["epoch"] == 3
+    assert torch.equal(loaded["model"]["weight"], torch.tensor([3.0, 3.0]))
+
+
+def test_a_finished_checkpoint_exists_and_is_not_resumed(tmp_path: Path) -> None:
+    path = tmp_path / "last.pt"
+    dataset, resume = CheckpointDataset(filepath=str(path)), ResumeDataset(filepath=str(path))
+    dataset.save(checkpoint(5, finished=True))
+    assert dataset.exists()
+    assert resume.load() is None
+
+
+def test_invalidate_keeps_only_what_can_still_be_resumed(tmp_path: Path) -> None:
+    path = tmp_path / "last.pt"
+    dataset = CheckpointDataset(filepath=str(path))
+    dataset.save(checkpoint(3, finished=False))
+    dataset.invalidate()
+    assert path.is_file()
+    dataset.save(checkpoint(5, finished=True))
+    dataset.invalidate()
+    assert not path.exists()
+
+
+def test_unchanged_leaves_the_file_alone(tmp_path: Path) -> None:
+    path = tmp_path / "best.pt"
+    dataset = CheckpointDataset(filepath=str(path), complete_when_finished=False)
+    dataset.save(checkpoint(2, finished=False))
+    before = path.read_bytes()
+    dataset.save(UNCHANGED)
+    assert path.read_bytes() == before
+    assert dataset.exists()
+
+
+def test_a_failed_save_leaves_the_last_good_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "last.pt"
+    dataset = CheckpointDataset(filepath=str(path))
+    dataset.save(checkpoint(1, finished=False))
+    with pytest.raises(DatasetError):
+        dataset.save({"epoch": 2, "model": lambda: None})  # cannot be pickled
+    assert dataset.load()["epoch"] == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
+
+
+def test_nothing_but_plain_data_is_unpickled(tmp_path: Path) -> None:
+    path = tmp_path / "last.pt"
+    torch.save({"finished": True, "model": Path("x")}, path)
+    with pytest.raises(DatasetError) as caught:
+        CheckpointDataset(filepath=str(path)).load()
+    assert isinstance(user_error(caught.value), CheckpointError)
+
+
+def test_a_truncated_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "last.pt"
+    CheckpointDataset(filepath=str(path)).save(checkpoint(1, finished=True))
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(DatasetError) as caught:
+        CheckpointDataset(filepath=str(path)).load()
+    assert str(path) in str(user_error(caught.value))
+
+
+def test_a_resume_entry_cannot_be_written(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError):
+        ResumeDataset(filepath=str(tmp_path / "last.pt")).save({})

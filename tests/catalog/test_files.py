@@ -1,0 +1,38 @@
+import base64
+import io
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from kedro.io import DatasetError
+from PIL import Image
+
+from construction_panoptic.catalog import CSVDataset, JSONDataset, PictureDataset
+
+
+def test_saving_leaves_the_file_and_nothing_else(tmp_path: Path) -> None:
+    dataset = CSVDataset(filepath=str(tmp_path / "a" / "table.csv"))
+    table = pd.DataFrame({"class": ["crane", "pump"], "images": [3, 4]})
+    dataset.save(table)
+    pd.testing.assert_frame_equal(dataset.load(), table)
+    assert [p.name for p in (tmp_path / "a").iterdir()] == ["table.csv"]
+    assert dataset.exists()
+    dataset.invalidate()
+    assert not dataset.exists()
+
+
+def test_a_failed_save_leaves_the_old_file(tmp_path: Path) -> None:
+    dataset = JSONDataset(filepath=str(tmp_path / "a.json"))
+    dataset.save({"pq": 0.5})
+    with pytest.raises(DatasetError):
+        dataset.save({"pq": object()})
+    assert dataset.load() == {"pq": 0.5}
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_the_preview_of_a_picture_is_a_small_png(tmp_path: Path) -> None:
+    dataset = PictureDataset(filepath=str(tmp_path / "a.png"))
+    dataset.save(Image.new("RGB", (3000, 1500), "orange"))
+    shown = Image.open(io.BytesIO(base64.b64decode(dataset.preview())))
+    assert shown.size == (1200, 600)
+    assert shown.format == "PNG"
