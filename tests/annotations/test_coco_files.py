@@ -22,8 +22,14 @@ from construction_panoptic.annotations.coco_files import (
     segment_extents,
     segment_rles,
 )
+from construction_panoptic.annotations.cvat import read_exports
+from construction_panoptic.annotations.grouping import near_duplicate_groups
+from construction_panoptic.annotations.merging import merge_images
 from construction_panoptic.annotations.panoptic_png import encode_id_map
 from construction_panoptic.annotations.records import ConvertedRecord, Segment
+from construction_panoptic.annotations.splitting import audit_split, split_records
+from construction_panoptic.annotations.stuff import ReadyStuff
+from construction_panoptic.annotations.summary import dataset_summary
 from construction_panoptic.annotations.taxonomy import Taxonomy
 from construction_panoptic.errors import InputDataError, ParameterError
 
@@ -287,3 +293,43 @@ def test_published_coco_files_pass_and_give_the_published_detections(real_data: 
             other[name] for name in (*key, "bbox", "iscrowd")
         ]
         assert one["segmentation"] == other["segmentation"]
+
+
+def test_real_annotations_become_files_that_pass_the_check(
+    real_data: Path, repository: Path, tmp_path: Path
+) -> None:
+    folder = real_data / "construction_real"
+    project = Taxonomy.from_dict(json.loads((repository / "conf/base/taxonomy.json").read_text()))
+    exports = read_exports(folder / "annotated", project)
+    sizes = zip(exports.images["height"].tolist(), exports.images["width"].tolist(), strict=True)
+    size_of = dict(zip(exports.images["key"].tolist(), sizes, strict=True))
+    ready = ReadyStuff(folder / "stuff_predictions", project)
+    assert ready.missing(size_of) == []
+    converted = list(
+        merge_images(
+            exports.images, exports.annotations, lambda key: ready.labels(key, size_of[key]), project
+        )
+    )
+    for image in converted:
+        (tmp_path / f"{image.stem}.png").write_bytes(image.png)
+    found = [image.record for image in converted]
+    groups = near_duplicate_groups([record.phash for record in found], [record.key for record in found], 24)
+    assert len(set(groups)) == 6
+    table = split_records(found, groups)
+    audit = audit_split(found, table, max_distance=24)
+    assert audit.facts["classes_on_one_side"] == []
+    assert audit.facts["images_val"] in (1, 2)
+    things = 0
+    for side in ("train", "val"):
+        panoptic = panoptic_json(found, table, side, project)
+        check_panoptic(panoptic, tmp_path)
+        detection = detection_json(panoptic, tmp_path)
+        (tmp_path / "detection.json").write_text(json.dumps(detection))
+        coco = COCO(tmp_path / "detection.json")
+        for annotation in coco.loadAnns(coco.getAnnIds()):
+            assert coco.annToMask(annotation).sum() == annotation["area"]
+            things += project.is_thing[annotation["category_id"]]
+    assert things == 8
+    summary = dataset_summary(found, table, project, exports.rejected)
+    assert summary["all"]["thing_segments"] == 8
+    assert summary["rejected"]["total"] == 0
