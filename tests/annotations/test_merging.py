@@ -114,7 +114,8 @@ def test_overlap(
 
 def test_equal_sizes_go_by_order(merge: Callable[..., ConvertedImage]) -> None:
     rows = [thing(1, rectangle(2, 2, 8, 8)), thing(2, rectangle(5, 2, 8, 8))]
-    assert [s.area for s in merge(rows, overlap="smallest_on_top").segments] == [24, 64]
+    segments = merge(rows, overlap="smallest_on_top").segments
+    assert [(s.annotation_id, s.area) for s in segments] == [(1, 24), (2, 64)]
 
 
 def test_overlap_is_refused_when_asked_to(merge: Callable[..., ConvertedImage]) -> None:
