@@ -27,7 +27,7 @@ from construction_panoptic.annotations.export_files import Export, find_exports
 from construction_panoptic.annotations.images import ImageError, check_image
 from construction_panoptic.annotations.masks import MaskError, segmentation_rle
 from construction_panoptic.annotations.records import rejected_table
-from construction_panoptic.annotations.rejected import RejectedRecords
+from construction_panoptic.annotations.rejected import RejectedRecords, compare_accounts
 from construction_panoptic.annotations.taxonomy import Taxonomy
 from construction_panoptic.errors import InputDataError, ParameterError
 
@@ -140,12 +140,16 @@ class _Reader:
             examples = "; ".join(f"{r.source} {r.image}: {r.detail} ({r.reason})" for r in rejected[:5])
             raise InputDataError(f"{raw_data}: not one image can be used. {examples}.")
         self._annotations.sort(key=lambda row: (row["key"], row["order"]))
-        return Exports(
+        inputs = pd.DataFrame(self._inputs, columns=["source", "annotation_id"], dtype="string")
+        exports = Exports(
             _table([self._images[key] for key in sorted(self._images)], _IMAGE_COLUMNS),
             _table(self._annotations, _ANNOTATION_COLUMNS),
             rejected_table(rejected),
-            pd.DataFrame(self._inputs, columns=["source", "annotation_id"], dtype="string"),
+            inputs,
         )
+        accepted = ((row["source"], str(row["annotation_id"])) for row in self._annotations)
+        compare_accounts(inputs, accepted, exports.rejected)
+        return exports
 
     def read(self, export: Export, *, repeated: bool) -> None:
         """Read one export; ``repeated``: one of the same name was read before, so this one is not used."""

@@ -89,12 +89,25 @@ def check_conservation(
     Raises:
         ConservationError: an annotation is in neither or in both, or turned up from nowhere; names some.
     """
+    output = (
+        (record.key.split("/", 1)[0], str(segment.annotation_id))
+        for record in records
+        for segment in record.segments
+        if segment.annotation_id is not None
+    )
+    compare_accounts(inputs, output, rejected)
+
+
+def compare_accounts(inputs: pd.DataFrame, output: Iterable[tuple[str, str]], rejected: pd.DataFrame) -> None:
+    """Do what `check_conservation` does for an output given as pairs of source and annotation id.
+
+    Raises:
+        ConservationError: see `check_conservation`.
+    """
     expected = Counter(zip(inputs["source"], inputs["annotation_id"].astype(str), strict=True))
     of_annotations = rejected[rejected["annotation_id"].notna()]
     found = Counter(zip(of_annotations["source"], of_annotations["annotation_id"].astype(str), strict=True))
-    for record in records:
-        source = record.key.split("/", 1)[0]
-        found.update((source, str(s.annotation_id)) for s in record.segments if s.annotation_id is not None)
+    found.update(output)
     problems = [
         *(_problem("neither in the output nor rejected", expected - found)),
         *(_problem("counted twice, or not in the input", found - expected)),
