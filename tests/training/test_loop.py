@@ -237,6 +237,17 @@ def test_finished_training_gives_its_last_epoch_again(kit: Kit) -> None:
     assert_equal(again.checkpoint, last.checkpoint)
 
 
+def test_a_training_can_be_made_longer_or_cut_short(kit: Kit) -> None:
+    whole = [result.checkpoint for result in kit.train(changes={"epochs": 4})]
+    three = list(kit.train())
+    assert three[-1].checkpoint["finished"]
+    (longer,) = kit.train(changes={"epochs": 4}, resume=three[-1].checkpoint)
+    assert_equal(longer.checkpoint["model"], whole[-1]["model"])
+    (shorter,) = kit.train(changes={"epochs": 2}, resume=whole[2])
+    assert shorter.checkpoint["finished"]
+    assert shorter.epoch == 3
+
+
 def test_checkpoint_of_another_model_is_refused(kit: Kit) -> None:
     saved = next(kit.train()).checkpoint
     other = Kit(kit.scene, {**kit.small_model, "hidden_dim": 48}, kit.small_settings)

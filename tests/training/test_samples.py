@@ -130,6 +130,15 @@ def test_boxes_are_clipped_to_the_image_and_empty_ones_dropped(scene: Any) -> No
     assert torch.allclose(corners, torch.tensor([[0, 10, 15, 20], [90, 60, 96, 72.0]]), atol=1e-4)
 
 
+def test_unknown_category_is_named(scene: Any) -> None:
+    samples = DetectionSamples(scene.detection, scene.images)
+    samples.check_labels(5)
+    with pytest.raises(
+        InputDataError, match=r"category id 4 in site__00\d\.png is not in the taxonomy, whose ids end at 3"
+    ):
+        samples.check_labels(4)
+
+
 def test_wrong_input_is_named(scene: Any, tmp_path: Path) -> None:
     detection = json.loads(json.dumps(scene.detection))
     with pytest.raises(InputDataError, match=r"missing\.json: file not found"):

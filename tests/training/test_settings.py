@@ -67,6 +67,18 @@ def test_dump_reads_back() -> None:
     assert parse(StageSettings, settings.model_dump(mode="json"), "stage") == settings
 
 
+def test_fingerprint_holds_what_the_weights_depend_on() -> None:
+    def fingerprint(**changes: Any) -> dict[str, Any]:
+        return parse(StageSettings, changes, "stage").fingerprint()
+
+    plain = fingerprint()
+    assert fingerprint(workers=7, cache_mb=5, device="cpu", validation_batch_size=9, epochs=300) == plain
+    for change in ({"seed": 1}, {"batch_size": 9}, {"optimizer": {"lr": 1}}, {"precision": "float32"}):
+        assert fingerprint(**change) != plain
+    cosine = {"kind": "cosine"}
+    assert fingerprint(schedule=cosine, epochs=300) != fingerprint(schedule=cosine, epochs=200)
+
+
 @pytest.mark.parametrize("group", [StageSettings, MaskHeadSettings, ModelSettings])
 def test_every_parameter_is_described(group: Any) -> None:
     for name, field in group.model_fields.items():

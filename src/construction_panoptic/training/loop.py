@@ -176,7 +176,7 @@ def _restore(training: _Training, resume: Mapping[str, Any]) -> None:
 
 def _again(training: _Training, resume: Mapping[str, Any]) -> EpochResult:
     metrics = {name: value for name, value in training.history[-1].items() if name != "epoch"}
-    return EpochResult(training.epoch, metrics, training.history, dict(resume), None)
+    return EpochResult(training.epoch, metrics, training.history, {**resume, "finished": True}, None)
 
 
 def _run_epoch(

@@ -89,6 +89,20 @@ class _Samples(Dataset[tuple[Tensor, Target]]):
     def __len__(self) -> int:
         return len(self.file_names)
 
+    def check_labels(self, num_classes: int) -> None:
+        """Check that every category id is one that a model knows: 0 to ``num_classes`` - 1.
+
+        Raises:
+            InputDataError: one is not; the message names its image.
+        """
+        wrong = np.flatnonzero((self.labels < 0) | (self.labels >= num_classes))
+        if len(wrong):
+            image = int(np.searchsorted(self.starts, wrong[0], side="right")) - 1
+            raise InputDataError(
+                f"{self._source}: category id {self.labels[wrong[0]]} in {self.file_names[image]} is not in "
+                f"the taxonomy, whose ids end at {num_classes - 1}; run the conversion again with this taxonomy"
+            )
+
     def __getitem__(self, key: SampleKey) -> tuple[Tensor, Target]:
         """The image as float32 [3, H, W], normalised, and its target; see the class.
 

@@ -201,6 +201,17 @@ class StageSettings(_Settings):
     losses: LossSettings = Field(default_factory=LossSettings)
     matching: MatchSettings = Field(default_factory=MatchSettings)
 
+    def fingerprint(self) -> dict[str, Any]:
+        """The settings that the trained weights depend on, as plain data, to compare before a resume.
+
+        Left out are where and how fast it runs and, for the step schedule, the number of epochs, so that a
+        training can be made longer.
+        """
+        neutral = {"workers", "cache_mb", "device", "validation_batch_size", "validate_every"}
+        if self.schedule.kind == "step":
+            neutral.add("epochs")
+        return self.model_dump(mode="json", exclude=neutral)
+
 
 class MaskHeadSettings(StageSettings):
     """The mask-head stage: fewer epochs; the rate drops after 3/5 of them, as DETR's 15 of 25."""
