@@ -38,11 +38,14 @@ def literal_mask_head(
 def test_equals_the_literal_head(
     sizes: list[tuple[int, int]], randomise_model: Callable[[nn.Module], None]
 ) -> None:
-    head = MaskHead(DIM, HEADS, WIDTHS)
+    head = MaskHead(DIM, HEADS, WIDTHS).double()
     randomise_model(head)
-    projected = torch.randn(2, DIM, *sizes[0])
-    pyramid = [torch.randn(2, width, *size) for width, size in zip(WIDTHS, sizes[1:], strict=True)]
-    attention = torch.rand(5, HEADS, *sizes[0])
+    projected = torch.randn(2, DIM, *sizes[0], dtype=torch.float64)
+    pyramid = [
+        torch.randn(2, width, *size, dtype=torch.float64)
+        for width, size in zip(WIDTHS, sizes[1:], strict=True)
+    ]
+    attention = torch.rand(5, HEADS, *sizes[0], dtype=torch.float64)
     batch_index = torch.tensor([1, 0, 0, 1, 0])
 
     masks = head(attention, head.shared(projected, pyramid), batch_index)
@@ -50,10 +53,10 @@ def test_equals_the_literal_head(
     gradients = torch.autograd.grad((masks * weight).sum(), list(head.parameters()))
 
     expected = literal_mask_head(head, projected, attention, pyramid, batch_index)
-    torch.testing.assert_close(masks, expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(masks, expected, rtol=1e-9, atol=1e-9)
     expected_gradients = torch.autograd.grad((expected * weight).sum(), list(head.parameters()))
     for ours, theirs in zip(gradients, expected_gradients, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3 * float(theirs.abs().max()))
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
 
 
 def test_attention_maps_share_one_softmax_and_leave_out_padding(

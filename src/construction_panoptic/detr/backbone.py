@@ -171,6 +171,6 @@ class Backbone(nn.Module):
     def forward(self, images: Tensor) -> list[Tensor]:
         """Map images [B, 3, H, W] to the four stages' maps, finest first."""
         # Convolutions on a CPU, and in half precision on a GPU, are fastest with the channels last in memory.
-        if images.device.type == "cpu" or torch.is_autocast_enabled(images.device.type):
+        if images.device.type == "cpu" or (images.is_cuda and torch.is_autocast_enabled("cuda")):
             images = images.contiguous(memory_format=torch.channels_last)
         return self.body(images)

@@ -314,6 +314,10 @@ def build_detr(
     """
     _check_sizes(num_classes=num_classes, num_queries=num_queries, num_heads=num_heads)
     _check_sizes(decoder_layers=decoder_layers, feedforward_dim=feedforward_dim, hidden_dim=hidden_dim)
+    if encoder_layers < 0:
+        raise ParameterError(f"encoder_layers: {encoder_layers} must be at least 0.")
+    if not 0 <= dropout < 1:
+        raise ParameterError(f"dropout: {dropout} must be a probability below 1.")
     if hidden_dim % 4 or hidden_dim % num_heads:
         raise ParameterError(
             f"hidden_dim: {hidden_dim} must be a multiple of 4 and of num_heads ({num_heads}), e.g. 256."
