@@ -100,7 +100,7 @@ class _Samples(Dataset[tuple[Tensor, Target]]):
             image = int(np.searchsorted(self.starts, wrong[0], side="right")) - 1
             raise InputDataError(
                 f"{self._source}: category id {self.labels[wrong[0]]} in {self.file_names[image]} is not in "
-                f"the taxonomy, whose ids end at {num_classes - 1}; run the conversion again with this taxonomy"
+                f"the taxonomy, whose ids end at {num_classes - 1}; run the conversion again with it"
             )
 
     def __getitem__(self, key: SampleKey) -> tuple[Tensor, Target]:
