@@ -15,7 +15,7 @@ def repository() -> Path:
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """Real annotated photographs, where they lie beside the project; tests that need them are skipped elsewhere."""
+    """Real photographs, where they lie beside the project; elsewhere, tests of them are skipped."""
     folder = REPOSITORY.parent / "shared" / "data"
     if not folder.is_dir():
         pytest.skip("no real data beside the project")

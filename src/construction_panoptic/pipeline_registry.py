@@ -9,5 +9,7 @@ MAIN_JOB = ("annotation_conversion", "detection_training", "mask_head_training",
 def register_pipelines() -> dict[str, Pipeline]:
     """Register the pipelines by name; the default one is the main job, from CVAT exports to a PQ table."""
     pipelines = find_pipelines(raise_errors=True)
-    pipelines["__default__"] = sum((pipelines[name] for name in MAIN_JOB), start=Pipeline([]))
+    # Kedro imports only the pipelines that a run names.
+    if pipelines.keys() >= set(MAIN_JOB):
+        pipelines["__default__"] = sum((pipelines[name] for name in MAIN_JOB), start=Pipeline([]))
     return pipelines

@@ -5,12 +5,16 @@ from pathlib import Path
 
 from omegaconf.resolvers import oc
 
+# MLflow sets its own logging up when it is imported.
+os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+
 from construction_panoptic.catalog.freshness import FreshnessHook
+from construction_panoptic.reporting import ReportHook
 from construction_panoptic.tracking import TrackingHook
 
 
 def project_folder() -> str:
-    """Give the project's folder: the first one upwards from here, or else from this file, that has ``conf/base``."""
+    """Find the project: the first folder with ``conf/base``, upwards from here, else from this file."""
     for start in (Path.cwd(), Path(__file__).resolve()):
         for folder in (start, *start.parents):
             if (folder / "conf" / "base").is_dir():
@@ -23,7 +27,7 @@ def mlflow_artifacts() -> str | None:
     return None if os.environ.get("MLFLOW_TRACKING_URI") else f"{project_folder()}/mlartifacts"
 
 
-HOOKS = (FreshnessHook(), TrackingHook())
+HOOKS = (FreshnessHook(), TrackingHook(), ReportHook())
 
 CONFIG_LOADER_ARGS = {
     "base_env": "base",

@@ -71,9 +71,7 @@ def id_map_of(seed: int, height: int, width: int) -> NDArray[np.uint32]:
 def records() -> list[ConvertedRecord]:
     sizes = {"b/2.png": (17, 23), "a/1.jpg": (20, 11), "c/3.jpg": (9, 40)}
     return [
-        ConvertedRecord(
-            key, key.replace("/", "__")[:-4], key.replace("/", "__"), width, height, segments_of(id_map), 0
-        )
+        ConvertedRecord(key, key.replace("/", "__")[:-4], key.replace("/", "__"), width, height, segments_of(id_map), 0)
         for seed, (key, (height, width)) in enumerate(sizes.items())
         for id_map in [id_map_of(seed, height, width)]
     ]
@@ -219,12 +217,12 @@ BREAKERS: dict[str, Breaker] = {
     "unknown category 77": lambda panoptic, segment: segment.update(category_id=77),
     "has iscrowd 2": lambda panoptic, segment: segment.update(iscrowd=2),
     "has iscrowd 1": lambda panoptic, segment: segment.update(iscrowd=1, category_id=WALL),
-    "segment id 16777215 comes 2 times": lambda panoptic, segment: panoptic["annotations"][0][
-        "segments_info"
-    ].append(segment),
-    r"a__1\.png: 11 x 20 pixels, its image 12 x 20 pixels": lambda panoptic, segment: panoptic["images"][
-        0
-    ].update(width=12),
+    "segment id 16777215 comes 2 times": lambda panoptic, segment: panoptic["annotations"][0]["segments_info"].append(
+        segment
+    ),
+    r"a__1\.png: 11 x 20 pixels, its image 12 x 20 pixels": lambda panoptic, segment: panoptic["images"][0].update(
+        width=12
+    ),
     "image id 1 comes 2 times": lambda panoptic, segment: panoptic["images"].append(panoptic["images"][0]),
     r"image file a__1\.jpg comes 2 times": lambda panoptic, segment: panoptic["images"].append(
         panoptic["images"][0] | {"id": 9}
@@ -235,9 +233,7 @@ BREAKERS: dict[str, Breaker] = {
     "annotation of image 1 comes 2 times": lambda panoptic, segment: panoptic["annotations"].append(
         panoptic["annotations"][0]
     ),
-    r"a__1\.png: there is no image 8": lambda panoptic, segment: panoptic["annotations"][0].update(
-        image_id=8
-    ),
+    r"a__1\.png: there is no image 8": lambda panoptic, segment: panoptic["annotations"][0].update(image_id=8),
     r"nowhere\.png: there is no such file": lambda panoptic, segment: panoptic["annotations"][0].update(
         file_name="nowhere.png"
     ),
@@ -289,15 +285,11 @@ def test_published_coco_files_pass_and_give_the_published_detections(real_data: 
     )
     assert len(ours_sorted) == len(published_sorted) > 10
     for one, other in zip(ours_sorted, published_sorted, strict=True):
-        assert [one[name] for name in (*key, "bbox", "iscrowd")] == [
-            other[name] for name in (*key, "bbox", "iscrowd")
-        ]
+        assert [one[name] for name in (*key, "bbox", "iscrowd")] == [other[name] for name in (*key, "bbox", "iscrowd")]
         assert one["segmentation"] == other["segmentation"]
 
 
-def test_real_annotations_become_files_that_pass_the_check(
-    real_data: Path, repository: Path, tmp_path: Path
-) -> None:
+def test_real_annotations_become_files_that_pass_the_check(real_data: Path, repository: Path, tmp_path: Path) -> None:
     folder = real_data / "construction_real"
     project = Taxonomy.from_dict(json.loads((repository / "conf/base/taxonomy.json").read_text()))
     exports = read_exports(folder / "annotated", project)
@@ -306,9 +298,7 @@ def test_real_annotations_become_files_that_pass_the_check(
     ready = ReadyStuff(folder / "stuff_predictions", project)
     assert ready.missing(size_of) == []
     converted = list(
-        merge_images(
-            exports.images, exports.annotations, lambda key: ready.labels(key, size_of[key]), project
-        )
+        merge_images(exports.images, exports.annotations, lambda key: ready.labels(key, size_of[key]), project)
     )
     for image in converted:
         (tmp_path / f"{image.stem}.png").write_bytes(image.png)

@@ -147,9 +147,7 @@ def test_images_without_annotations_are_kept(make_export: Make, make_document: M
     assert exports.annotations.empty
 
 
-def test_order_is_that_of_names_not_of_the_file_system(
-    make_export: Make, make_document: Make, read: Make
-) -> None:
+def test_order_is_that_of_names_not_of_the_file_system(make_export: Make, make_document: Make, read: Make) -> None:
     images = [image(1, file_name="b.jpg"), image(2, file_name="a.jpg")]
     annotations = [annotation(9, image_id=1), annotation(4, image_id=2), annotation(2, image_id=1)]
     for name in ("b", "a", "c"):

@@ -52,9 +52,7 @@ DIRTY_ANNOTATIONS: list[tuple[str, Any]] = [
 
 
 def test_dirty_annotations(make_export: Make, make_document: Make, read: Make) -> None:
-    entries: list[Any] = [
-        annotation(n, **changes) for n, (_, changes) in enumerate(DIRTY_ANNOTATIONS, start=1)
-    ]
+    entries: list[Any] = [annotation(n, **changes) for n, (_, changes) in enumerate(DIRTY_ANNOTATIONS, start=1)]
     entries += [annotation(50), annotation(50), 7, None, annotation(51, id="51"), annotation(52, id=True)]
     entries += [annotation(60, iscrowd=1, bbox="x", area=[])]
     make_export("yard", make_document(annotations=entries))
@@ -111,9 +109,7 @@ def test_dirty_images(
 ) -> None:
     """The image and each of its annotations get a row of their own; the good image stays."""
     annotations = [annotation(1), annotation(2, image_id=2), annotation(3, image_id=2)]
-    document = make_document(
-        images=[image(1, file_name="good.jpg"), image(2, **changes)], annotations=annotations
-    )
+    document = make_document(images=[image(1, file_name="good.jpg"), image(2, **changes)], annotations=annotations)
     folder = make_export("yard", document, photos=("a.jpg", "good.jpg"))
     (folder / "images" / "text.jpg").write_text("no image")
     make_photo(tmp_path / "outside.jpg")
@@ -138,9 +134,7 @@ def test_an_id_of_two_images(make_export: Make, make_document: Make, read: Make)
     """It is not known which of them an annotation means, so neither is used."""
     images = [image(1), image(1, file_name="b.jpg"), image(2, file_name="c.jpg")]
     annotations = [annotation(1), annotation(2, image_id=2)]
-    make_export(
-        "yard", make_document(images=images, annotations=annotations), photos=("a.jpg", "b.jpg", "c.jpg")
-    )
+    make_export("yard", make_document(images=images, annotations=annotations), photos=("a.jpg", "b.jpg", "c.jpg"))
     exports = read()
     assert exports.images["key"].tolist() == ["yard/c.jpg"]
     assert reasons(exports) == [
@@ -199,9 +193,7 @@ def test_hostile_files(make_export: Make, read: Make, name: str, content: bytes,
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda values: (
-        st.lists(values, max_size=3) | st.dictionaries(st.sampled_from(["id", "size", "counts"]), values)
-    ),
+    lambda values: st.lists(values, max_size=3) | st.dictionaries(st.sampled_from(["id", "size", "counts"]), values),
     max_leaves=6,
 )
 KEYS = ["id", "image_id", "category_id", "segmentation", "iscrowd", "file_name", "width", "height", "name"]
@@ -278,14 +270,10 @@ def test_unreadable_archive(make_export: Make, read: Make, tmp_path: Path) -> No
         read(on_error="fail")
 
 
-def test_archive_that_points_outside(
-    make_export: Make, make_document: Make, read: Make, tmp_path: Path
-) -> None:
+def test_archive_that_points_outside(make_export: Make, make_document: Make, read: Make, tmp_path: Path) -> None:
     make_export("bay")
     with zipfile.ZipFile(tmp_path / "raw" / "yard.zip", "w") as packed:
-        packed.writestr(
-            "coco.json", json.dumps(make_document(images=[image(file_name="../../bay/images/a.jpg")]))
-        )
+        packed.writestr("coco.json", json.dumps(make_document(images=[image(file_name="../../bay/images/a.jpg")])))
         packed.writestr("images/../../bay/images/a.jpg", b"x")
     before = sorted(os.walk(tmp_path / "raw"))
     assert reasons(read()) == [("unsafe_path", "1"), ("unsafe_path", None)]

@@ -52,9 +52,7 @@ def clustered_hashes(seed: int, clusters: int, members: int, spread: int) -> lis
     values = []
     for _ in range(clusters):
         centre = generator.getrandbits(BITS)
-        values += [
-            flip(centre, *generator.sample(range(BITS), generator.randint(0, spread))) for _ in range(members)
-        ]
+        values += [flip(centre, *generator.sample(range(BITS), generator.randint(0, spread))) for _ in range(members)]
     generator.shuffle(values)
     return values
 
@@ -84,9 +82,7 @@ def test_equal_hashes_are_one_group_at_distance_zero() -> None:
     spread=st.integers(0, 12),
     max_distance=st.integers(0, 40),
 )
-def test_groups_equal_a_flood_fill(
-    seed: int, clusters: int, members: int, spread: int, max_distance: int
-) -> None:
+def test_groups_equal_a_flood_fill(seed: int, clusters: int, members: int, spread: int, max_distance: int) -> None:
     values = clustered_hashes(seed, clusters, members, spread)
     keys = [f"image{index}" for index in range(len(values))]
     groups = near_duplicate_groups([as_hex(value) for value in values], keys, max_distance)

@@ -73,9 +73,7 @@ def network_input(image: NDArray[np.uint8], size: tuple[int, int]) -> Tensor:
     return torch.tensor(pixels, dtype=torch.float32).permute(2, 0, 1)
 
 
-def literal_labels(
-    model: DetrPanoptic, images: list[NDArray[np.uint8]], taxonomy: Taxonomy
-) -> list[NDArray[np.uint8]]:
+def literal_labels(model: DetrPanoptic, images: list[NDArray[np.uint8]], taxonomy: Taxonomy) -> list[NDArray[np.uint8]]:
     """All queries' masks of a padded batch, then one pixel at a time the class of the best kept query."""
     sizes = [network_size((image.shape[0], image.shape[1]), SIDE, MAX_SIDE) for image in images]
     height, width = max(h for h, _ in sizes), max(w for _, w in sizes)
@@ -104,9 +102,7 @@ def labeller(model: DetrPanoptic, taxonomy: Taxonomy, **changed: object) -> Detr
     return DetrStuffLabeller(model, taxonomy, **settings)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(
-    ("height", "width"), [(64, 64), (64, 107), (100, 150), (311, 97), (20, 33), (90, 1000)]
-)
+@pytest.mark.parametrize(("height", "width"), [(64, 64), (64, 107), (100, 150), (311, 97), (20, 33), (90, 1000)])
 def test_labels_equal_a_literal_panoptic_segmentation(
     model: DetrPanoptic, taxonomy: Taxonomy, height: int, width: int
 ) -> None:
@@ -157,9 +153,7 @@ def test_labelling_is_repeatable_one_by_one(model: DetrPanoptic, taxonomy: Taxon
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "1", "CMYK"])
-def test_every_colour_mode_is_read(
-    model: DetrPanoptic, taxonomy: Taxonomy, tmp_path: Path, mode: str
-) -> None:
+def test_every_colour_mode_is_read(model: DetrPanoptic, taxonomy: Taxonomy, tmp_path: Path, mode: str) -> None:
     path = tmp_path / ("a.jpg" if mode == "CMYK" else "a.png")
     Image.fromarray(photograph(0, 50, 70)).convert(mode).save(path)
     [(key, labels)] = labeller(model, taxonomy).label([("k", path)])
@@ -168,9 +162,7 @@ def test_every_colour_mode_is_read(
     assert labels.shape == (50, 70)
 
 
-def test_turned_photographs_are_labelled_upright(
-    model: DetrPanoptic, taxonomy: Taxonomy, tmp_path: Path
-) -> None:
+def test_turned_photographs_are_labelled_upright(model: DetrPanoptic, taxonomy: Taxonomy, tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(photograph(0, 50, 70)).save(tmp_path / "a.png", exif=exif)
@@ -237,13 +229,9 @@ def test_the_network_sees_sizes_of_the_recipe(size: tuple[int, int], expected: t
     assert network_size(size, 800, 1333) == expected
 
 
-def test_a_checkpoint_file_becomes_its_labeller(
-    model: DetrPanoptic, taxonomy: Taxonomy, tmp_path: Path
-) -> None:
+def test_a_checkpoint_file_becomes_its_labeller(model: DetrPanoptic, taxonomy: Taxonomy, tmp_path: Path) -> None:
     torch.save({"model": model.state_dict()}, tmp_path / "weights.pth")
-    loaded = load_labeller(
-        tmp_path / "weights.pth", taxonomy, threshold=THRESHOLD, side=SIDE, max_side=MAX_SIDE
-    )
+    loaded = load_labeller(tmp_path / "weights.pth", taxonomy, threshold=THRESHOLD, side=SIDE, max_side=MAX_SIDE)
     image = photograph(1, 100, 150)
     labels = loaded.labels(image)
     assert len(np.unique(labels)) > 2
@@ -291,9 +279,7 @@ def test_dilation_follows_the_name_or_the_argument(taxonomy: Taxonomy, tmp_path:
     assert stride("detr-r50-panoptic.pth", dilation=True) == 16
 
 
-def test_checkpoints_that_cannot_label_are_refused(
-    model: DetrPanoptic, taxonomy: Taxonomy, tmp_path: Path
-) -> None:
+def test_checkpoints_that_cannot_label_are_refused(model: DetrPanoptic, taxonomy: Taxonomy, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"detr-r50 has no masks.*detr-r50-panoptic"):
         load_labeller("detr-r50", taxonomy)
     with pytest.raises(CheckpointError, match="there is no file"):

@@ -35,9 +35,7 @@ def rle_or_error(segmentation: Any, height: int, width: int) -> dict[str, Any] |
 
 @settings(max_examples=150, deadline=None)
 @given(rings, st.integers(1, HEIGHT), st.integers(1, WIDTH))
-def test_any_polygon_is_drawn_as_pycocotools_does_or_refused(
-    polygons: list[Any], height: int, width: int
-) -> None:
+def test_any_polygon_is_drawn_as_pycocotools_does_or_refused(polygons: list[Any], height: int, width: int) -> None:
     expected = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))).astype(bool)
     code = rle_or_error(polygons, height, width)
     if isinstance(code, MaskError):
@@ -74,9 +72,7 @@ def test_any_compressed_text_is_drawn_or_refused(counts: str) -> None:
 def test_several_rings_are_one_mask() -> None:
     second = [20, 2, 25, 2, 25, 8, 20, 8]
     both = segmentation_mask([SQUARE, second], HEIGHT, WIDTH)
-    assert np.array_equal(
-        both, segmentation_mask([SQUARE], HEIGHT, WIDTH) | segmentation_mask([second], HEIGHT, WIDTH)
-    )
+    assert np.array_equal(both, segmentation_mask([SQUARE], HEIGHT, WIDTH) | segmentation_mask([second], HEIGHT, WIDTH))
     assert mask_bbox(both) == (5, 2, 20, 13)
 
 

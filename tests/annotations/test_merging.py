@@ -43,18 +43,14 @@ def photo(tmp_path: Path, make_photo: Callable[..., None]) -> dict[str, Any]:
 
 @pytest.fixture
 def merge(photo: dict[str, Any], site_taxonomy: Taxonomy) -> Callable[..., ConvertedImage]:
-    return lambda rows, stuff=None, **options: merge_image(
-        photo, rows, stuff, taxonomy=site_taxonomy, **options
-    )
+    return lambda rows, stuff=None, **options: merge_image(photo, rows, stuff, taxonomy=site_taxonomy, **options)
 
 
 def check_against_pixels(converted: ConvertedImage) -> NDArray[np.uint32]:
     """What strict COCO panoptic asks for, counted pixel by pixel."""
     ids = decode_id_map(converted.png)
     assert ids.shape == (converted.height, converted.width)
-    assert sorted({segment.id for segment in converted.segments}) == sorted(
-        set(np.unique(ids).tolist()) - {0}
-    )
+    assert sorted({segment.id for segment in converted.segments}) == sorted(set(np.unique(ids).tolist()) - {0})
     assert len({segment.id for segment in converted.segments}) == len(converted.segments)
     for segment in converted.segments:
         rows, columns = np.nonzero(ids == segment.id)
@@ -101,9 +97,7 @@ LARGE, SMALL = rectangle(2, 2, 20, 20), rectangle(10, 10, 5, 5)
     ("overlap", "visible"),
     [("last_on_top", [(2, 400)]), ("smallest_on_top", [(2, 375), (1, 25)])],
 )
-def test_overlap(
-    merge: Callable[..., ConvertedImage], overlap: Overlap, visible: list[tuple[int, int]]
-) -> None:
+def test_overlap(merge: Callable[..., ConvertedImage], overlap: Overlap, visible: list[tuple[int, int]]) -> None:
     """The small one comes first in the export."""
     converted = merge([thing(2, LARGE), thing(1, SMALL)], overlap=overlap)
     check_against_pixels(converted)
@@ -220,9 +214,7 @@ def test_more_segments_than_a_byte_or_two_can_count(
     assert (last.area, last.bbox) == (1, ((count - 1) // size, (count - 1) % size, 1, 1))
 
 
-def test_image_is_handed_on_or_normalised(
-    photo: dict[str, Any], merge: Callable[..., ConvertedImage]
-) -> None:
+def test_image_is_handed_on_or_normalised(photo: dict[str, Any], merge: Callable[..., ConvertedImage]) -> None:
     converted = merge([])
     assert converted.image == Path(photo["location"])
     assert (converted.stem, converted.image_file) == ("yard__a", "yard__a.jpg")

@@ -88,7 +88,5 @@ def test_rejected_text_is_valid_and_short() -> None:
 
 
 def test_fail_mode_names_everything() -> None:
-    with pytest.raises(
-        RejectionError, match=r"'yard', image 'yard/a.jpg', annotation 3: too thin \(zero_area\)"
-    ):
+    with pytest.raises(RejectionError, match=r"'yard', image 'yard/a.jpg', annotation 3: too thin \(zero_area\)"):
         RejectedRecords(fail=True).add("yard", "yard/a.jpg", 3, "zero_area", "too thin")

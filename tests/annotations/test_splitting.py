@@ -21,10 +21,7 @@ from construction_panoptic.errors import InputDataError, ParameterError, UserErr
 
 
 def record(key: str, phash: int, *class_ids: int) -> ConvertedRecord:
-    segments = [
-        Segment(position, class_id, 4, (0, 0, 2, 2), 0, None)
-        for position, class_id in enumerate(class_ids, 1)
-    ]
+    segments = [Segment(position, class_id, 4, (0, 0, 2, 2), 0, None) for position, class_id in enumerate(class_ids, 1)]
     stem = key.replace("/", "__")
     return ConvertedRecord(key, stem, f"{stem}.jpg", 8, 8, segments, 64, [], f"{phash:064x}")
 
@@ -94,9 +91,7 @@ def test_order_and_group_numbers_do_not_matter_but_the_seed_does() -> None:
     table = split(keys, groups, classes, seed=1)
     order = list(range(len(keys)))
     random.Random(9).shuffle(order)
-    shuffled = split(
-        [keys[i] for i in order], [groups[i] for i in order], [classes[i] for i in order], seed=1
-    )
+    shuffled = split([keys[i] for i in order], [groups[i] for i in order], [classes[i] for i in order], seed=1)
     pd.testing.assert_frame_equal(table, shuffled)
     renumbered = split(keys, [1000 - group for group in groups], classes, seed=1)
     assert list(renumbered["split"]) == list(table["split"])
@@ -113,9 +108,7 @@ def test_order_and_group_numbers_do_not_matter_but_the_seed_does() -> None:
     st.sampled_from([0.1, 0.2, 0.5]),
     st.integers(0, 5),
 )
-def test_as_many_classes_as_possible_are_on_both_sides(
-    groups: list[set[int]], val_fraction: float, seed: int
-) -> None:
+def test_as_many_classes_as_possible_are_on_both_sides(groups: list[set[int]], val_fraction: float, seed: int) -> None:
     numbered = dict(enumerate(groups))
     best = max(
         covered(assignment, numbered)
@@ -172,9 +165,7 @@ def test_bad_arguments_are_refused() -> None:
 
 def spread_records(count: int, seed: int) -> list[ConvertedRecord]:
     generator = random.Random(seed)
-    return [
-        record(f"f/{index:03}", generator.getrandbits(256), 1, 1, 17 + index % 4) for index in range(count)
-    ]
+    return [record(f"f/{index:03}", generator.getrandbits(256), 1, 1, 17 + index % 4) for index in range(count)]
 
 
 def test_the_audit_counts_images_and_segments() -> None:

@@ -237,8 +237,7 @@ def test_real_predictions(real_data: Path, repository: Path) -> None:
         labels = stuff.labels(image["file_name"], (image["height"], image["width"]))
         assert labels is not None
         expected = {
-            taxonomy.stuff_id(names[segment["category_id"]]): segment["area"]
-            for segment in annotation["segments_info"]
+            taxonomy.stuff_id(names[segment["category_id"]]): segment["area"] for segment in annotation["segments_info"]
         }
         assert dict(zip(*np.unique(labels[labels > 0], return_counts=True), strict=True)) == expected
         empty += not expected

@@ -55,9 +55,7 @@ REJECTED = rejected_table(
         Rejected("tower_crane", "tower_crane/e.jpg", None, "unreadable_image", "…"),
     ]
 )
-ANNOTATIONS = pd.DataFrame(
-    {"source": ["mixed", "tower_crane"], "annotation_id": [5, 1], "category_id": [TRUCK, CRANE]}
-)
+ANNOTATIONS = pd.DataFrame({"source": ["mixed", "tower_crane"], "annotation_id": [5, 1], "category_id": [TRUCK, CRANE]})
 
 
 def test_every_class_has_a_row_of_counts(taxonomy: Taxonomy) -> None:
@@ -87,9 +85,7 @@ def test_rejected_records_read_from_a_csv_file_count_the_same(taxonomy: Taxonomy
         class_counts(RECORDS, SPLIT, taxonomy, read, ANNOTATIONS),
         class_counts(RECORDS, SPLIT, taxonomy, numbered, ANNOTATIONS),
     )
-    assert dataset_summary(RECORDS, SPLIT, taxonomy, read) == dataset_summary(
-        RECORDS, SPLIT, taxonomy, numbered
-    )
+    assert dataset_summary(RECORDS, SPLIT, taxonomy, read) == dataset_summary(RECORDS, SPLIT, taxonomy, numbered)
 
 
 def test_the_summary_describes_each_side(taxonomy: Taxonomy) -> None:

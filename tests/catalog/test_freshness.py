@@ -48,9 +48,7 @@ class Chain:
             pipeline=self.pipeline,
             catalog=self.catalog,
         )
-        SequentialRunner().run(
-            self.pipeline, self.catalog, manager, only_missing_outputs=only_missing_outputs
-        )
+        SequentialRunner().run(self.pipeline, self.catalog, manager, only_missing_outputs=only_missing_outputs)
         return list(self.calls)
 
 

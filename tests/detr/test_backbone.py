@@ -59,9 +59,7 @@ def test_maps_and_gradients_equal_torchvisions(name: str, dilation: bool) -> Non
         ("tiny", False, (4, 8, 16, 16), (32, 64, 96, 128)),
     ],
 )
-def test_strides_and_widths(
-    name: str, dilation: bool, strides: tuple[int, ...], channels: tuple[int, ...]
-) -> None:
+def test_strides_and_widths(name: str, dilation: bool, strides: tuple[int, ...], channels: tuple[int, ...]) -> None:
     with torch.device("meta"):
         backbone = Backbone(name, dilation=dilation)
         maps = backbone(torch.zeros(1, 3, 64, 96))

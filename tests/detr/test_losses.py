@@ -58,9 +58,7 @@ def random_counts(seed: int) -> list[int]:
     return [counts[0] + 1, *counts[1:]]
 
 
-def transformers_losses(
-    outputs: dict[str, Any], targets: list[Target], terms: list[str]
-) -> dict[str, Tensor]:
+def transformers_losses(outputs: dict[str, Any], targets: list[Target], terms: list[str]) -> dict[str, Tensor]:
     def renamed(layer: dict[str, Tensor]) -> dict[str, Tensor]:
         return {
             "logits": layer["pred_logits"],
@@ -113,13 +111,9 @@ def test_gradients_equal_transformers(seed: int) -> None:
     counts = random_counts(seed)
     outputs = random_outputs(len(counts), queries=20, layers=3)
     targets = random_targets(counts)
-    leaves = [
-        layer[name] for layer in (outputs, *outputs["aux_outputs"]) for name in ("pred_logits", "pred_boxes")
-    ]
+    leaves = [layer[name] for layer in (outputs, *outputs["aux_outputs"]) for name in ("pred_logits", "pred_boxes")]
     theirs = transformers_losses(outputs, targets, ["labels", "boxes"])
-    expected_loss = torch.stack(
-        [WEIGHT_OF[name.rstrip("_0123456789")] * value for name, value in theirs.items()]
-    ).sum()
+    expected_loss = torch.stack([WEIGHT_OF[name.rstrip("_0123456789")] * value for name, value in theirs.items()]).sum()
 
     loss = total_loss(detection_losses(outputs, targets, num_classes=CLASSES))
 
@@ -158,10 +152,7 @@ class SmallHeads(nn.Module):
 
     def forward(self, x: Tensor) -> dict[str, Any]:
         first = self.trunk(x).tanh()
-        layers = [
-            {"pred_logits": self.classes(h), "pred_boxes": self.boxes(h).sigmoid()}
-            for h in (first.sin(), first)
-        ]
+        layers = [{"pred_logits": self.classes(h), "pred_boxes": self.boxes(h).sigmoid()} for h in (first.sin(), first)]
         return {**layers[1], "aux_outputs": layers[:1], "pred_masks": self.masks(first).unflatten(-1, (6, 8))}
 
 
@@ -171,16 +162,12 @@ def test_one_adamw_step_equals_transformers() -> None:
     theirs = copy.deepcopy(ours)
     x, targets = torch.randn(3, 10, 6), random_targets([4, 0, 6])
     # A large rate, so that a gradient of the wrong size or sign shows after one step.
-    optimizers = [
-        torch.optim.AdamW(m.parameters(), lr=0.05, eps=1e-3, weight_decay=1e-2) for m in (ours, theirs)
-    ]
+    optimizers = [torch.optim.AdamW(m.parameters(), lr=0.05, eps=1e-3, weight_decay=1e-2) for m in (ours, theirs)]
     before = copy.deepcopy(ours.state_dict())
 
     total_loss(all_losses(ours(x), targets, (24, 32))).backward()
     expected = transformers_losses(theirs(x), targets, ["labels", "boxes", "masks"])
-    torch.stack(
-        [WEIGHT_OF[name.rstrip("_0123456789")] * value for name, value in expected.items()]
-    ).sum().backward()
+    torch.stack([WEIGHT_OF[name.rstrip("_0123456789")] * value for name, value in expected.items()]).sum().backward()
     for optimizer in optimizers:
         optimizer.step()
 
@@ -239,9 +226,7 @@ def test_no_object_weight_is_the_weight_of_the_last_class() -> None:
     ((queries, chosen),) = match(outputs["pred_logits"], outputs["pred_boxes"], targets)
     label_of = dict(zip(queries.tolist(), targets[0]["labels"][chosen].tolist(), strict=True))
     log_probability = outputs["pred_logits"][0].detach().log_softmax(-1)
-    weighted = [
-        (0.4 if q not in label_of else 1.0, -log_probability[q, label_of.get(q, CLASSES)]) for q in range(5)
-    ]
+    weighted = [(0.4 if q not in label_of else 1.0, -log_probability[q, label_of.get(q, CLASSES)]) for q in range(5)]
     expected = sum(w * float(nll) for w, nll in weighted) / sum(w for w, _ in weighted)
     losses = detection_losses(outputs, targets, num_classes=CLASSES, no_object_weight=0.4)
     assert losses["loss_ce"].item() == pytest.approx(expected, rel=1e-5)
@@ -323,15 +308,12 @@ def test_total_loss_weighs_auxiliary_layers_alike_and_leaves_out_what_is_no_loss
         }.items()
     }
     assert (
-        total_loss(losses, LossWeights(ce=2, bbox=3, giou=4, mask=5, dice=6)).item()
-        == 2 + 30 + 400 + 5e3 + 6e4 + 3.3e6
+        total_loss(losses, LossWeights(ce=2, bbox=3, giou=4, mask=5, dice=6)).item() == 2 + 30 + 400 + 5e3 + 6e4 + 3.3e6
     )
     assert total_loss({"loss_ce": torch.tensor(1.0), "loss_bbox_0": torch.tensor(1.0)}).item() == 6
 
 
-@pytest.mark.parametrize(
-    ("name", "message"), [("loss_keypoints", "no weight"), ("class_error", "no loss term")]
-)
+@pytest.mark.parametrize(("name", "message"), [("loss_keypoints", "no weight"), ("class_error", "no loss term")])
 def test_total_loss_refuses_what_it_cannot_weigh(name: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         total_loss({name: torch.tensor(1.0)})

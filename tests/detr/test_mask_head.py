@@ -35,16 +35,11 @@ def literal_mask_head(
         [(3, 5), (3, 5), (6, 9), (11, 18)],  # a backbone whose last stages have one stride; mixed steps
     ],
 )
-def test_equals_the_literal_head(
-    sizes: list[tuple[int, int]], randomise_model: Callable[[nn.Module], None]
-) -> None:
+def test_equals_the_literal_head(sizes: list[tuple[int, int]], randomise_model: Callable[[nn.Module], None]) -> None:
     head = MaskHead(DIM, HEADS, WIDTHS).double()
     randomise_model(head)
     projected = torch.randn(2, DIM, *sizes[0], dtype=torch.float64)
-    pyramid = [
-        torch.randn(2, width, *size, dtype=torch.float64)
-        for width, size in zip(WIDTHS, sizes[1:], strict=True)
-    ]
+    pyramid = [torch.randn(2, width, *size, dtype=torch.float64) for width, size in zip(WIDTHS, sizes[1:], strict=True)]
     attention = torch.rand(5, HEADS, *sizes[0], dtype=torch.float64)
     batch_index = torch.tensor([1, 0, 0, 1, 0])
 

@@ -71,22 +71,16 @@ def test_no_other_assignment_is_cheaper(seed: int, queries: int, objects: int) -
     cost = np.array(
         [
             [
-                literal_cost(
-                    logits[0, q], boxes[0, q], int(targets[0]["labels"][t]), targets[0]["boxes"][t], costs
-                )
+                literal_cost(logits[0, q], boxes[0, q], int(targets[0]["labels"][t]), targets[0]["boxes"][t], costs)
                 for t in range(objects)
             ]
             for q in range(queries)
         ]
     )
     if queries >= objects:
-        cheapest = min(
-            sum(cost[q, t] for t, q in enumerate(qs)) for qs in permutations(range(queries), objects)
-        )
+        cheapest = min(sum(cost[q, t] for t, q in enumerate(qs)) for qs in permutations(range(queries), objects))
     else:
-        cheapest = min(
-            sum(cost[q, t] for q, t in enumerate(ts)) for ts in permutations(range(objects), queries)
-        )
+        cheapest = min(sum(cost[q, t] for q, t in enumerate(ts)) for ts in permutations(range(objects), queries))
 
     ((query_index, target_index),) = match(logits, boxes, targets, costs)
 
@@ -115,9 +109,7 @@ def test_default_costs_are_those_of_detr() -> None:
     )
     explicit = match(logits, boxes, targets, MatchCosts(class_=1, bbox=5, giou=2))
     default = match(logits, boxes, targets)
-    assert all(
-        torch.equal(a[0], b[0]) and torch.equal(a[1], b[1]) for a, b in zip(explicit, default, strict=True)
-    )
+    assert all(torch.equal(a[0], b[0]) and torch.equal(a[1], b[1]) for a, b in zip(explicit, default, strict=True))
 
 
 def test_images_without_objects_have_empty_matches() -> None:

@@ -111,9 +111,7 @@ def test_detr_has_the_published_keys_and_shapes(
     ("backbone", "depths", "parameters"),
     [("resnet50", [3, 4, 6, 3], 42_899_288), ("resnet101", [3, 4, 23, 3], 61_839_192)],
 )
-def test_panoptic_has_the_published_keys_and_shapes(
-    backbone: str, depths: list[int], parameters: int
-) -> None:
+def test_panoptic_has_the_published_keys_and_shapes(backbone: str, depths: list[int], parameters: int) -> None:
     with torch.device("meta"):
         model = build_detr_panoptic(250, backbone=backbone)
     shapes = {key: tuple(value.shape) for key, value in model.state_dict().items()}
@@ -161,9 +159,7 @@ def test_outputs_equal_hugging_faces(
         torch.testing.assert_close(ours[name], theirs[name], rtol=0, atol=TOLERANCE)
 
 
-def test_auxiliary_outputs_are_the_heads_on_each_layer(
-    make_pair: Callable[..., Any], make_batch: MakeBatch
-) -> None:
+def test_auxiliary_outputs_are_the_heads_on_each_layer(make_pair: Callable[..., Any], make_batch: MakeBatch) -> None:
     pair = make_pair("resnet18", panoptic=False, layers=3)
     images, mask = make_batch(SIZES)
 
@@ -281,9 +277,7 @@ def test_masks_of_chosen_queries_are_rows_of_all_masks(
         masks = panoptic.masks(features, batch_index, query_index)
 
     assert masks.shape == (len(pairs), *features.mask_size) == (len(pairs), 16, 24)
-    torch.testing.assert_close(
-        masks, everything["pred_masks"][batch_index, query_index], rtol=1e-5, atol=1e-5
-    )
+    torch.testing.assert_close(masks, everything["pred_masks"][batch_index, query_index], rtol=1e-5, atol=1e-5)
     assert torch.equal(features.pred_logits, everything["pred_logits"])
     assert torch.equal(features.pred_boxes, everything["pred_boxes"])
 
@@ -329,9 +323,7 @@ def test_frozen_detector_stays_in_eval_mode_and_takes_no_gradient(
     assert torch.equal(first["pred_masks"], second["pred_masks"])
     assert not first["pred_logits"].requires_grad
     assert trained_parts(panoptic) == {"bbox_attention", "mask_head"}
-    assert all(
-        p.grad is not None for m in (panoptic.bbox_attention, panoptic.mask_head) for p in m.parameters()
-    )
+    assert all(p.grad is not None for m in (panoptic.bbox_attention, panoptic.mask_head) for p in m.parameters())
     for key, value in panoptic.state_dict().items():  # no statistics moved
         assert torch.equal(value, before[key]), key
 

@@ -37,24 +37,18 @@ def literal_result(
         painted = np.zeros((height, width, 3), dtype=np.uint8)
         names: list[tuple[str, int]] = []
         for query in alive:
-            upsampled = F.interpolate(
-                masks[query][None, None], size=processed, mode="bilinear", align_corners=False
-            )
+            upsampled = F.interpolate(masks[query][None, None], size=processed, mode="bilinear", align_corners=False)
             logits = upsampled[0, 0].numpy()
             name = ("thing", query) if IS_THING[labels[query]] else ("stuff", labels[query])
             if name not in names:
                 names.append(name)
             painted[logits > best] = (names.index(name) + 1, 7, 0)
             best = np.maximum(best, logits)
-        resized = np.asarray(
-            Image.fromarray(painted).resize((target[1], target[0]), Image.Resampling.NEAREST)
-        )[..., 0]
+        resized = np.asarray(Image.fromarray(painted).resize((target[1], target[0]), Image.Resampling.NEAREST))[..., 0]
         regions: list[Region] = []
         dropped = []
         for number, name in enumerate(names, start=1):
-            members = [
-                q for q in alive if name == (("thing", q) if IS_THING[labels[q]] else ("stuff", labels[q]))
-            ]
+            members = [q for q in alive if name == (("thing", q) if IS_THING[labels[q]] else ("stuff", labels[q]))]
             area = int((resized == number).sum())
             if area <= 4:
                 dropped += members

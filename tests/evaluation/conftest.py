@@ -79,14 +79,10 @@ def small_data(tmp_path_factory: pytest.TempPathFactory) -> SmallData:
         Image.fromarray(pixels).save(folder / "images" / f"image {number}.png")
         (folder / "pngs" / f"{number}.png").write_bytes(encode_id_map(ids))
         height, width = ids.shape
-        images.append(
-            {"id": number * 7, "file_name": f"image {number}.png", "height": height, "width": width}
-        )
+        images.append({"id": number * 7, "file_name": f"image {number}.png", "height": height, "width": width})
         segments = _segments(ids)
         panoptic.append({"image_id": number * 7, "file_name": f"{number}.png", "segments_info": segments})
-        detection += [
-            {**segment, "image_id": number * 7, "id": 100 * number + k} for k, segment in enumerate(segments)
-        ]
+        detection += [{**segment, "image_id": number * 7, "id": 100 * number + k} for k, segment in enumerate(segments)]
     common = {"images": images, "categories": CATEGORIES}
     data = SmallData(
         folder / "images",

@@ -8,9 +8,7 @@ import pytest
 from construction_panoptic.errors import InputDataError, ParameterError
 from construction_panoptic.evaluation.precision import PRECISION_NAMES, average_precision
 
-CATEGORIES = [
-    {"id": i, "name": f"class {i}", "supercategory": "x", "isthing": int(i > 3)} for i in range(1, 8)
-]
+CATEGORIES = [{"id": i, "name": f"class {i}", "supercategory": "x", "isthing": int(i > 3)} for i in range(1, 8)]
 
 
 def random_detection(seed: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -85,9 +83,7 @@ def test_no_result_at_all_scores_zero(engine: Any) -> None:
     truth, _ = random_detection(3)
     precision = average_precision(truth, [], engine=engine)
     assert precision["AP"] == 0
-    present = {
-        str(annotation["category_id"]) for annotation in truth["annotations"] if not annotation["iscrowd"]
-    }
+    present = {str(annotation["category_id"]) for annotation in truth["annotations"] if not annotation["iscrowd"]}
     assert {key for key, value in precision["per_class"].items() if value == 0} == present
 
 

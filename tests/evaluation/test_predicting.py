@@ -87,9 +87,7 @@ def test_masks_of_the_kept_queries_give_what_masks_of_all_queries_give(
     for batch in small_data.panoptic_loader(3):
         with torch.no_grad():
             outputs = model(batch.images, batch.padding_mask)
-        for logits, all_masks, target in zip(
-            outputs["pred_logits"], outputs["pred_masks"], batch.targets, strict=True
-        ):
+        for logits, all_masks, target in zip(outputs["pred_logits"], outputs["pred_masks"], batch.targets, strict=True):
             queries, scores, labels = keep_queries(logits, THRESHOLD)
             kept += sum(label in is_thing for label in labels.tolist())
             height, width = target["size"].tolist()
@@ -103,9 +101,7 @@ def test_masks_of_the_kept_queries_give_what_masks_of_all_queries_give(
             )
             found = next(predictions)
             np.testing.assert_array_equal(decode_id_map(found.png), expected.id_map.numpy())
-            assert [s["category_id"] for s in found.segments_info] == [
-                s["category_id"] for s in expected.segments
-            ]
+            assert [s["category_id"] for s in found.segments_info] == [s["category_id"] for s in expected.segments]
     assert 0 < sum(computed) == kept < 9 * 5
 
 
@@ -229,14 +225,11 @@ def test_written_predictions_are_read_back(tmp_path: Path) -> None:
     assert names == ["a.png", "boxes.jsonl", "predictions.json", "sub__b.png"]
 
 
-def test_written_predictions_are_coco_panoptic_results(
-    model: DetrPanoptic, small_data: Any, tmp_path: Path
-) -> None:
+def test_written_predictions_are_coco_panoptic_results(model: DetrPanoptic, small_data: Any, tmp_path: Path) -> None:
     write_predictions(predict(model, small_data), tmp_path)
     data = json.loads((tmp_path / "predictions.json").read_text())
     assert data["images"] == [
-        {key: image[key] for key in ("id", "file_name", "width", "height")}
-        for image in small_data.panoptic["images"]
+        {key: image[key] for key in ("id", "file_name", "width", "height")} for image in small_data.panoptic["images"]
     ]
     assert data["categories"] == small_data.panoptic["categories"]
     against_itself = {**data, "annotations": [dict(a) for a in data["annotations"]]}
@@ -247,9 +240,7 @@ def test_written_predictions_are_coco_panoptic_results(
 
 
 def test_images_with_the_same_stem_get_their_own_png(tmp_path: Path) -> None:
-    write_predictions(
-        [prediction(1, "a.jpg", 1), prediction(2, "a.png", 2), prediction(3, "/a.bmp", 3)], tmp_path
-    )
+    write_predictions([prediction(1, "a.jpg", 1), prediction(2, "a.png", 2), prediction(3, "/a.bmp", 3)], tmp_path)
     assert [int(decode_id_map(p.png).max()) for p in read_predictions(tmp_path)] == [1, 2, 3]
 
 
@@ -296,23 +287,17 @@ def test_missing_parts_are_named(tmp_path: Path) -> None:
         list(read_predictions(tmp_path))
 
 
-def test_image_files_are_read_upright_and_predicted(
-    model: DetrPanoptic, small_data: Any, tmp_path: Path
-) -> None:
+def test_image_files_are_read_upright_and_predicted(model: DetrPanoptic, small_data: Any, tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 90°
     Image.new("RGB", (128, 192), (9, 90, 200)).save(tmp_path / "turned.jpg", exif=exif)
     Image.new("L", (128, 128), 7).save(tmp_path / "grey.png")
-    files = ImageFiles(
-        [tmp_path / "turned.jpg", tmp_path / "grey.png"], small_data.settings, names=["x/t.jpg", "g"]
-    )
+    files = ImageFiles([tmp_path / "turned.jpg", tmp_path / "grey.png"], small_data.settings, names=["x/t.jpg", "g"])
     image, target = files[0]
     assert image.shape == (3, 64, 96)
     assert (target["orig_size"].tolist(), target["size"].tolist()) == ([128, 192], [64, 96])
     loader = build_loader(files, batch_size=2, shuffle=False)
-    predictions = list(
-        predict_images(model, loader, categories=small_data.panoptic["categories"], threshold=0.2)
-    )
+    predictions = list(predict_images(model, loader, categories=small_data.panoptic["categories"], threshold=0.2))
     assert [(p.image_id, p.file_name, p.width, p.height) for p in predictions] == [
         (1, "x/t.jpg", 192, 128),
         (2, "g", 128, 128),

@@ -14,9 +14,7 @@ from PIL import Image
 from construction_panoptic.errors import InputDataError, ParameterError, UserError
 from construction_panoptic.evaluation.quality import panoptic_quality
 
-CATEGORIES = [
-    {"id": i, "name": f"class {i}", "supercategory": "x", "isthing": int(i > 3)} for i in range(1, 8)
-]
+CATEGORIES = [{"id": i, "name": f"class {i}", "supercategory": "x", "isthing": int(i > 3)} for i in range(1, 8)]
 
 
 def save_ids(path: Path, ids: np.ndarray) -> None:
@@ -46,9 +44,7 @@ class PanopticPair:
         return self.truth, self.truth_folder, self.predictions, self.prediction_folder
 
 
-def entry(
-    image_id: int, folder: Path, ids: np.ndarray, classes: dict[int, int], crowd: set[int]
-) -> dict[str, Any]:
+def entry(image_id: int, folder: Path, ids: np.ndarray, classes: dict[int, int], crowd: set[int]) -> dict[str, Any]:
     """Write the PNG of one image and give its annotation."""
     save_ids(folder / f"{image_id}.png", ids)
     segments = [
@@ -145,9 +141,7 @@ def literal_quality(pair: PanopticPair) -> dict[str, Any]:
             pixels = predicted_ids == candidate["id"]
             ignored = true_ids == 0
             crowds = [
-                s["id"]
-                for s in truth["segments_info"]
-                if s["iscrowd"] and s["category_id"] == candidate["category_id"]
+                s["id"] for s in truth["segments_info"] if s["iscrowd"] and s["category_id"] == candidate["category_id"]
             ]
             for identity in crowds[-1:]:  # COCO has at most one crowd segment a class in an image
                 ignored = ignored | (true_ids == identity)
@@ -177,9 +171,7 @@ def _averages(
             for c in categories
             if c["isthing"] in kinds and tp[c["id"]] + fp[c["id"]] + fn[c["id"]] > 0
         ]
-        result[name] = {
-            key: float(np.mean([r[key] for r in rows])) if rows else None for key in ("pq", "sq", "rq")
-        }
+        result[name] = {key: float(np.mean([r[key] for r in rows])) if rows else None for key in ("pq", "sq", "rq")}
         result[name]["n"] = len(rows)
     return result
 
@@ -280,12 +272,7 @@ def test_nothing_predicted_scores_zero(random_pair: Callable[..., PanopticPair],
         for a in pair.truth["annotations"]
     ]
     quality = panoptic_quality(pair.truth, pair.truth_folder, {"annotations": empty}, tmp_path)
-    present = {
-        str(s["category_id"])
-        for a in pair.truth["annotations"]
-        for s in a["segments_info"]
-        if not s["iscrowd"]
-    }
+    present = {str(s["category_id"]) for a in pair.truth["annotations"] for s in a["segments_info"] if not s["iscrowd"]}
     assert quality["All"] == {"pq": 0, "sq": 0, "rq": 0, "n": len(present)}
     assert {key for key, row in quality["per_class"].items() if row["present"]} == present
 
@@ -323,9 +310,7 @@ def test_reads_files_and_prints_nothing(
 def test_coco_truth_against_itself_is_perfect(coco_examples: Path) -> None:
     truth, folder = coco_examples / "panoptic_examples.json", coco_examples / "panoptic_examples"
     quality = panoptic_quality(truth, folder, truth, folder)
-    categories = {
-        s["category_id"] for a in json.loads(truth.read_text())["annotations"] for s in a["segments_info"]
-    }
+    categories = {s["category_id"] for a in json.loads(truth.read_text())["annotations"] for s in a["segments_info"]}
     assert quality["All"] == {"pq": 1, "sq": 1, "rq": 1, "n": len(categories)}
     assert len(quality["per_class"]) == 133
 
@@ -335,9 +320,7 @@ def test_coco_truth_perturbed_equals_the_definition(coco_examples: Path, tmp_pat
     truth = json.loads((coco_examples / "panoptic_examples.json").read_text())
     annotations = []
     for annotation in truth["annotations"]:
-        ids = np.roll(
-            load_ids(coco_examples / "panoptic_examples" / annotation["file_name"]), (12, 12), (0, 1)
-        )
+        ids = np.roll(load_ids(coco_examples / "panoptic_examples" / annotation["file_name"]), (12, 12), (0, 1))
         classes = {s["id"]: s["category_id"] for s in annotation["segments_info"]}
         classes[next(iter(classes))] = 1
         written = entry(annotation["image_id"], tmp_path, ids, classes, set())
@@ -390,9 +373,7 @@ def break_(pair: PanopticPair, what: str) -> None:
         ("size", "cannot be evaluated"),
     ],
 )
-def test_bad_input_is_named(
-    engine: Any, what: str, message: str, random_pair: Callable[..., PanopticPair]
-) -> None:
+def test_bad_input_is_named(engine: Any, what: str, message: str, random_pair: Callable[..., PanopticPair]) -> None:
     pair = copy.deepcopy(random_pair(1))
     break_(pair, what)
     with pytest.raises(InputDataError, match=message):

@@ -88,18 +88,14 @@ def test_a_detector_that_knows_the_truth_scores_one(small_data: Any) -> None:
     loader = small_data.detection_loader(2)
     metrics = detection_validator(loader, small_data.detection)(KnowsBoxes(loader), 1)
     assert metrics.pop("val/ap") == pytest.approx(1)
-    assert set(metrics) == {
-        f"val/{name}" for name in ("ap50", "ap75", "ap_small", "ap_medium", "ap_large", "ar")
-    }
+    assert set(metrics) == {f"val/{name}" for name in ("ap50", "ap75", "ap_small", "ap_medium", "ap_large", "ar")}
     assert list(metrics.values()) == pytest.approx([1] * 6)
 
 
 def test_a_size_without_objects_has_no_metric(small_data: Any) -> None:
     annotations = [a for a in small_data.detection["annotations"] if a["area"] > 32**2]
     loader = small_data.detection_loader(2)
-    metrics = detection_validator(loader, {**small_data.detection, "annotations": annotations})(
-        KnowsBoxes(loader), 1
-    )
+    metrics = detection_validator(loader, {**small_data.detection, "annotations": annotations})(KnowsBoxes(loader), 1)
     assert "val/ap_small" not in metrics
     assert metrics["val/ap_medium"] > 0
 
@@ -132,9 +128,7 @@ def test_detection_metrics_are_those_of_the_predictions(small_data: Any) -> None
     assert 0.2 < metrics["val/ar"] < 0.9
 
 
-def test_panoptic_metrics_are_those_of_the_predictions(
-    model: DetrPanoptic, small_data: Any, tmp_path: Path
-) -> None:
+def test_panoptic_metrics_are_those_of_the_predictions(model: DetrPanoptic, small_data: Any, tmp_path: Path) -> None:
     loader = small_data.panoptic_loader()
     validate = panoptic_validator(
         loader, small_data.pngs.parent / "panoptic.json", small_data.pngs, threshold=0.3, scratch=tmp_path
@@ -216,9 +210,7 @@ def test_training_is_the_same_with_and_without_validation(
             settings = StageSettings(**options)
             model.detr.requires_grad_(True)
             stage: Any = DetectionStage(model.detr, settings)
-            samples: Any = DetectionSamples(
-                small_data.detection, small_data.images, augmentation, training=True
-            )
+            samples: Any = DetectionSamples(small_data.detection, small_data.images, augmentation, training=True)
             validate = detection_validator(small_data.detection_loader(), small_data.detection)
         else:
             settings = MaskHeadSettings(**options)

@@ -49,30 +49,20 @@ def test_folders_and_counts(sample: dict[str, bytes], settings: SampleSettings) 
     assert min(own) >= settings.single_class_images // len(settings.classes)
     for folder, content in found.items():
         names = {f"construction/{folder}/images/{image['file_name']}" for image in content["images"]}
-        assert names == {
-            name for name in sample if name.startswith(f"construction/{folder}/") and name.endswith("jpg")
-        }
+        assert names == {name for name in sample if name.startswith(f"construction/{folder}/") and name.endswith("jpg")}
 
 
 def test_annotation_files_have_the_layout_of_cvat(sample: dict[str, bytes]) -> None:
     for folder, content in exports(sample).items():
         assert list(content) == ["licenses", "info", "categories", "images", "annotations"]
-        assert [category["id"] for category in content["categories"]] == list(
-            range(1, len(content["categories"]) + 1)
-        )
+        assert [category["id"] for category in content["categories"]] == list(range(1, len(content["categories"]) + 1))
         if folder != MIXED_FOLDER:
             assert content["categories"] == [{"id": 1, "name": folder, "supercategory": ""}]
         assert [image["id"] for image in content["images"]] == list(range(1, len(content["images"]) + 1))
-        assert [one["id"] for one in content["annotations"]] == list(
-            range(1, len(content["annotations"]) + 1)
-        )
-        assert {one["image_id"] for one in content["annotations"]} == {
-            image["id"] for image in content["images"]
-        }
+        assert [one["id"] for one in content["annotations"]] == list(range(1, len(content["annotations"]) + 1))
+        assert {one["image_id"] for one in content["annotations"]} == {image["id"] for image in content["images"]}
         for image in content["images"]:
-            with Image.open(
-                io.BytesIO(sample[f"construction/{folder}/images/{image['file_name']}"])
-            ) as picture:
+            with Image.open(io.BytesIO(sample[f"construction/{folder}/images/{image['file_name']}"])) as picture:
                 assert picture.size == (image["width"], image["height"])
                 assert picture.mode == "RGB"
 
@@ -97,9 +87,7 @@ def test_polygons_lie_in_the_image_and_agree_with_area_and_bbox(sample: dict[str
             assert one["area"] == pytest.approx(pixels, rel=0.12, abs=8)
 
 
-def test_painting_the_polygons_in_order_gives_what_is_seen(
-    sample: dict[str, bytes], settings: SampleSettings
-) -> None:
+def test_painting_the_polygons_in_order_gives_what_is_seen(sample: dict[str, bytes], settings: SampleSettings) -> None:
     content = exports(sample)[MIXED_FOLDER]
     names = {category["id"]: category["name"] for category in content["categories"]}
     noise = noise_bank(settings)

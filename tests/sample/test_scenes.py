@@ -16,10 +16,7 @@ def noise() -> NoiseBank:
 @pytest.fixture(scope="module")
 def crowded(noise: NoiseBank) -> list[Scene]:
     settings = SampleSettings(things=(3, 5), spans=(0.3, 0.6))
-    return [
-        draw_scene(settings.classes, settings, np.random.default_rng(seed), noise, fewest=3)
-        for seed in range(25)
-    ]
+    return [draw_scene(settings.classes, settings, np.random.default_rng(seed), noise, fewest=3) for seed in range(25)]
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
@@ -71,9 +68,7 @@ def test_a_scene_of_one_class_holds_that_class_only(noise: NoiseBank) -> None:
 def test_workers_are_labelled_where_they_stand(noise: NoiseBank) -> None:
     settings = SampleSettings(worker_share=1)
     person = LABELS.index("person")
-    scenes = [
-        draw_scene(("wheel_loader",), settings, np.random.default_rng(seed), noise) for seed in range(10)
-    ]
+    scenes = [draw_scene(("wheel_loader",), settings, np.random.default_rng(seed), noise) for seed in range(10)]
     seen = [
         int(((scene.labels == person) & (np.max([one.visible for one in scene.instances], 0) < 0.5)).sum())
         for scene in scenes

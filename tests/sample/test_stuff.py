@@ -32,10 +32,7 @@ def agreement(scene: Scene, stuff: StuffPrediction) -> float:
 
 def predict(scenes: list[Scene], noise: NoiseBank, **values: float) -> list[StuffPrediction]:
     settings = SampleSettings.model_validate({**EXACT, **values})
-    return [
-        predict_stuff(scene, settings, np.random.default_rng(number), noise)
-        for number, scene in enumerate(scenes)
-    ]
+    return [predict_stuff(scene, settings, np.random.default_rng(number), noise) for number, scene in enumerate(scenes)]
 
 
 def test_without_errors_the_prediction_is_the_truth(scenes: list[Scene], noise: NoiseBank) -> None:
@@ -45,8 +42,7 @@ def test_without_errors_the_prediction_is_the_truth(scenes: list[Scene], noise: 
 
 def test_wobble_moves_borders_modestly(scenes: list[Scene], noise: NoiseBank) -> None:
     shares = [
-        agreement(scene, stuff)
-        for scene, stuff in zip(scenes, predict(scenes, noise, border_wobble=1.0), strict=True)
+        agreement(scene, stuff) for scene, stuff in zip(scenes, predict(scenes, noise, border_wobble=1.0), strict=True)
     ]
     assert 0.94 < np.mean(shares) < 0.995
 

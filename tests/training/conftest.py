@@ -45,9 +45,7 @@ def write_scene(folder: Path, count: int, *, width: int = 96, height: int = 72, 
             high, wide = int(random.integers(20, 36)), int(random.integers(20, 36))
             region = slice(top, top + high), slice(left, left + wide)
             id_map[region] = number * 300
-            pixels[region] = (np.array([[250, 30, 30], [30, 30, 250], [240, 240, 30]])[label - 2]).astype(
-                np.uint8
-            )
+            pixels[region] = (np.array([[250, 30, 30], [30, 30, 250], [240, 240, 30]])[label - 2]).astype(np.uint8)
             segments.append((number * 300, label))
         segments_info = []
         for segment_id, label in segments:
@@ -56,17 +54,13 @@ def write_scene(folder: Path, count: int, *, width: int = 96, height: int = 72, 
                 continue
             x, y = int(columns.min()), int(rows.min())
             box = [x, y, int(columns.max()) - x + 1, int(rows.max()) - y + 1]
-            segments_info.append(
-                {"id": segment_id, "category_id": label, "area": len(rows), "bbox": box, "iscrowd": 0}
-            )
+            segments_info.append({"id": segment_id, "category_id": label, "area": len(rows), "bbox": box, "iscrowd": 0})
             boxes.append({**segments_info[-1], "id": len(boxes) + 1, "image_id": image_id})
         Image.fromarray(pixels).save(folder / "images" / f"{name}.png")
         (folder / "panoptic" / f"{name}.png").write_bytes(encode_id_map(id_map))
         images.append({"id": image_id, "file_name": f"{name}.png", "height": size[0], "width": size[1]})
         panoptic.append({"image_id": image_id, "file_name": f"{name}.png", "segments_info": segments_info})
-    categories = [
-        {"id": label, "name": str(label), "isthing": int(label > 1)} for label in range(1, NUM_CLASSES)
-    ]
+    categories = [{"id": label, "name": str(label), "isthing": int(label > 1)} for label in range(1, NUM_CLASSES)]
     return Scene(
         images=folder / "images",
         pngs=folder / "panoptic",

@@ -54,9 +54,7 @@ def test_batches_that_are_not_full() -> None:
 
 
 def batches_of(samples: Any, workers: int, start_method: str | None, epochs: list[int]) -> list[Batch]:
-    loader = build_loader(
-        samples, batch_size=2, shuffle=True, seed=5, workers=workers, start_method=start_method
-    )
+    loader = build_loader(samples, batch_size=2, shuffle=True, seed=5, workers=workers, start_method=start_method)
     collected = []
     for epoch in epochs:
         loader.set_epoch(epoch)

@@ -45,9 +45,7 @@ class Kit:
                 training=True,
                 seed=settings.seed,
             )
-        return build_loader(
-            samples, batch_size=settings.batch_size, shuffle=True, seed=settings.seed, workers=workers
-        )
+        return build_loader(samples, batch_size=settings.batch_size, shuffle=True, seed=settings.seed, workers=workers)
 
     def stage(self, settings: Any, kind: str) -> Stage:
         with own_randomness(settings.seed):
@@ -304,9 +302,7 @@ def test_non_finite_loss_stops_and_names_the_batch(kit: Kit) -> None:
     run = train(stage, kit.loader(settings, "detection"), settings)
     good = next(run).checkpoint
     stage.poison = "site__003.png"
-    with pytest.raises(
-        NonFiniteLossError, match=r"epoch 2, step [123], images .*site__003\.png.*loss_bbox inf"
-    ):
+    with pytest.raises(NonFiniteLossError, match=r"epoch 2, step [123], images .*site__003\.png.*loss_bbox inf"):
         next(run)
     assert all(bool(value.isfinite().all()) for value in good["model"].values())
 

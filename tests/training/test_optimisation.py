@@ -66,9 +66,7 @@ def test_warmup_rises_to_the_full_rate() -> None:
 
 def test_cosine() -> None:
     ours = rates(ScheduleSettings(kind="cosine", final_factor=0.1), epochs=5, steps=4)
-    assert ours == pytest.approx(
-        [2 * (0.1 + 0.45 * (1 + math.cos(math.pi * step / 20))) for step in range(20)]
-    )
+    assert ours == pytest.approx([2 * (0.1 + 0.45 * (1 + math.cos(math.pi * step / 20))) for step in range(20)])
     warmed = rates(ScheduleSettings(kind="cosine", warmup_epochs=1), epochs=5, steps=4)
     assert warmed[:5] == pytest.approx([0.5, 1, 1.5, 2, 2])
     assert warmed == sorted(warmed[:4]) + sorted(warmed[4:], reverse=True)
@@ -77,9 +75,7 @@ def test_cosine() -> None:
 def test_one_cycle_equals_torch() -> None:
     settings = ScheduleSettings(kind="one_cycle", rise_share=0.3, start_factor=0.04, final_factor=0.04 / 1e4)
     optimizer = torch.optim.AdamW(nn.Linear(1, 1).parameters(), lr=2.0)
-    schedule = OneCycleLR(
-        optimizer, max_lr=2.0, total_steps=41, pct_start=12 / 41 + 1 / 41, cycle_momentum=False
-    )
+    schedule = OneCycleLR(optimizer, max_lr=2.0, total_steps=41, pct_start=12 / 41 + 1 / 41, cycle_momentum=False)
     expected = []
     for _ in range(41):
         expected.append(optimizer.param_groups[0]["lr"])

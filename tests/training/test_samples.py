@@ -48,9 +48,7 @@ def test_panoptic_sample_has_the_boxes_and_labels_of_the_detection_sample(scene:
         boxes = masks_to_boxes(target["id_map"] == target["segment_ids"][:, None, None])
         boxes[:, 2:] += 1
         height, width = target["size"].tolist()
-        corners = box_convert(target["boxes"], "cxcywh", "xyxy") * torch.tensor(
-            [width, height, width, height]
-        )
+        corners = box_convert(target["boxes"], "cxcywh", "xyxy") * torch.tensor([width, height, width, height])
         assert torch.allclose(corners, boxes, atol=1e-4)
 
 
@@ -101,10 +99,7 @@ def test_crowds_are_no_targets(scene: Any) -> None:
     crowd = next(item for item in detection["annotations"] if item["image_id"] == 1)
     crowd["iscrowd"] = 1
     target = DetectionSamples(detection, scene.images, UNCHANGED)[0][1]
-    assert (
-        len(target["labels"])
-        == len(DetectionSamples(scene.detection, scene.images, UNCHANGED)[0][1]["labels"]) - 1
-    )
+    assert len(target["labels"]) == len(DetectionSamples(scene.detection, scene.images, UNCHANGED)[0][1]["labels"]) - 1
     panoptic = json.loads(json.dumps(scene.panoptic))
     panoptic["annotations"][0]["segments_info"][0]["iscrowd"] = 1
     target = PanopticSamples(panoptic, scene.images, scene.pngs, UNCHANGED)[0][1]
@@ -121,9 +116,7 @@ def test_image_without_objects(scene: Any) -> None:
 
 def test_boxes_are_clipped_to_the_image_and_empty_ones_dropped(scene: Any) -> None:
     boxes = [[-5, 10, 20, 10], [90, 60, 50, 50], [96, 0, 4, 4], [3, 3, 0, 5]]
-    annotations = [
-        {"id": index, "image_id": 1, "category_id": 2, "bbox": box} for index, box in enumerate(boxes, 1)
-    ]
+    annotations = [{"id": index, "image_id": 1, "category_id": 2, "bbox": box} for index, box in enumerate(boxes, 1)]
     data = {"images": scene.detection["images"], "annotations": annotations}
     target = DetectionSamples(data, scene.images, UNCHANGED)[0][1]
     corners = box_convert(target["boxes"], "cxcywh", "xyxy") * torch.tensor([96, 72, 96, 72])
@@ -168,7 +161,5 @@ def test_wrong_input_is_named(scene: Any, tmp_path: Path) -> None:
         DetectionSamples(detection, scene.images)
     detection = json.loads(json.dumps(scene.detection))
     detection["images"][0]["width"] = 95
-    with pytest.raises(
-        InputDataError, match=r"site__001\.png: 96 x 72 pixels, but the annotations says 95 x 72"
-    ):
+    with pytest.raises(InputDataError, match=r"site__001\.png: 96 x 72 pixels, but the annotations says 95 x 72"):
         DetectionSamples(detection, scene.images)[0]

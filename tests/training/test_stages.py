@@ -85,9 +85,7 @@ def test_mask_head_needs_id_maps(scene: Any, small_model: dict[str, Any], small_
         stage.step(collate([samples[0]]))
 
 
-def test_outputs_that_are_not_finite_stop(
-    batch: Any, small_model: dict[str, Any], small_settings: Any
-) -> None:
+def test_outputs_that_are_not_finite_stop(batch: Any, small_model: dict[str, Any], small_settings: Any) -> None:
     model = build_detr(**small_model)
     nn.init.constant_(model.class_embed.bias, float("nan"))
     with pytest.raises(FloatingPointError):

@@ -110,12 +110,8 @@ def test_crop_clips_boxes_and_drops_what_is_outside() -> None:
     id_map[0:2, 0:40] = 9
     id_map[0:40, 59] = 9
     ids = torch.tensor([5, 6, 7, 8, 9])
-    boxes = torch.tensor(
-        [[0, 0, 10, 10], [20, 10, 50, 30], [15, 5, 25, 8], [22, 12, 24, 14], [0, 0, 60, 40.0]]
-    )
-    original = Annotated(
-        torch.zeros(3, 40, 60, dtype=torch.uint8), boxes, torch.tensor([1, 2, 3, 4, 5]), id_map, ids
-    )
+    boxes = torch.tensor([[0, 0, 10, 10], [20, 10, 50, 30], [15, 5, 25, 8], [22, 12, 24, 14], [0, 0, 60, 40.0]])
+    original = Annotated(torch.zeros(3, 40, 60, dtype=torch.uint8), boxes, torch.tensor([1, 2, 3, 4, 5]), id_map, ids)
     cropped = transforms.crop(original, top=6, left=20, height=20, width=30)
     assert cropped.size == (20, 30)
     assert cropped.segment_ids is not None
@@ -170,9 +166,7 @@ def test_flip_and_crop_happen_as_often_as_asked() -> None:
     assert torch.equal(transforms.augment(original, plain, np.random.default_rng(0)).image, original.image)
     mirrored = plain.model_copy(update={"flip": 0.25})
     count = sum(
-        not torch.equal(
-            transforms.augment(original, mirrored, np.random.default_rng(seed)).image, original.image
-        )
+        not torch.equal(transforms.augment(original, mirrored, np.random.default_rng(seed)).image, original.image)
         for seed in range(400)
     )
     assert 70 <= count <= 130
@@ -182,9 +176,7 @@ def test_normalise() -> None:
     image = torch.full((3, 2, 2), 255, dtype=torch.uint8)
     image[1] = 0
     values = transforms.normalise(image, AugmentationSettings())
-    assert values[:, 0, 0].tolist() == pytest.approx(
-        [(1 - 0.485) / 0.229, -0.456 / 0.224, (1 - 0.406) / 0.225]
-    )
+    assert values[:, 0, 0].tolist() == pytest.approx([(1 - 0.485) / 0.229, -0.456 / 0.224, (1 - 0.406) / 0.225])
 
 
 def test_normalised_boxes() -> None:

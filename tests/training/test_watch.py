@@ -30,6 +30,4 @@ def test_an_earlier_cause_comes_before_a_failed_step() -> None:
     watch.add(["a.jpg"], {"loss": torch.tensor(float("nan"))})
     with pytest.raises(NonFiniteLossError, match=r"step 1, images a\.jpg"):
         watch.failed_step(["b.jpg"], "outputs")
-    assert "step 1, images b.jpg: outputs" in str(
-        LossWatch("detection", 1, every=10).failed_step(["b.jpg"], "outputs")
-    )
+    assert "step 1, images b.jpg: outputs" in str(LossWatch("detection", 1, every=10).failed_step(["b.jpg"], "outputs"))

@@ -19,9 +19,7 @@ from construction_panoptic.visualisation.chart_data import (
 )
 
 
-def test_quality_rows_are_in_percent_best_first_absent_last(
-    quality: dict[str, Any], classes: ClassTable
-) -> None:
+def test_quality_rows_are_in_percent_best_first_absent_last(quality: dict[str, Any], classes: ClassTable) -> None:
     rows = quality_rows(quality, classes)
     assert [(row.name, row.pq) for row in rows] == [
         ("wheel loader", pytest.approx(72)),
@@ -84,9 +82,7 @@ def test_counts_are_sorted_and_missing_classes_have_none(classes: ClassTable) ->
         (2, 0, 0),
     ]
     assert count_rows(table, classes, "images")[0].train == 3
-    short = table.rename(
-        columns={"class_id": "category_id", "segments_train": "train", "segments_val": "val"}
-    )
+    short = table.rename(columns={"class_id": "category_id", "segments_train": "train", "segments_val": "val"})
     assert count_rows(short, classes) == rows
     with pytest.raises(InputDataError, match="segments_val or val"):
         count_rows(table.drop(columns="segments_val"), classes)
@@ -115,9 +111,7 @@ def test_columns_keep_groups_apart_and_lose_no_row(things: int, stuff: int, leng
     rows = [row for row in rows if row.category_id // 2 < (things if row.is_thing else stuff)]
     columns = columns_of(rows)
     assert [len(column.rows) for column in columns] == lengths
-    assert [row for column in columns for row in column.rows] == sorted(
-        rows, key=lambda row: not row.is_thing
-    )
+    assert [row for column in columns for row in column.rows] == sorted(rows, key=lambda row: not row.is_thing)
     assert all(len({row.is_thing for row in column.rows}) == 1 for column in columns)
 
 

@@ -75,9 +75,7 @@ def test_64_classes_fit_on_a_screen(many_classes: ClassTable) -> None:
 
 def test_one_class_and_none() -> None:
     one = ClassTable({5: "crane"}, {5: (1, 2, 3)}, {5: True})
-    figure = pq_chart(
-        {"All": {"pq": 1.0, "n": 1}, "per_class": {"5": {"pq": 1.0, "sq": 1.0, "rq": 1.0}}}, one
-    )
+    figure = pq_chart({"All": {"pq": 1.0, "n": 1}, "per_class": {"5": {"pq": 1.0, "sq": 1.0, "rq": 1.0}}}, one)
     assert bars(figure)[0].x == (100.0,)
     empty = pq_chart({"All": {}, "per_class": {}}, ClassTable({}, {}, {}))
     assert "n/a" in empty.layout.annotations[0].text

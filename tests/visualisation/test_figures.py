@@ -82,17 +82,13 @@ def test_one_class_is_readable() -> None:
     one = ClassTable({5: "crane"}, {5: (1, 2, 3)}, {5: True})
     figure = class_balance_figure(pd.DataFrame({"class_id": [5], "train": [0], "val": [0]}), one)
     assert_readable(figure)
-    assert not class_balance_figure(
-        pd.DataFrame({"class_id": [], "train": [], "val": []}), ClassTable({}, {}, {})
-    ).axes
+    assert not class_balance_figure(pd.DataFrame({"class_id": [], "train": [], "val": []}), ClassTable({}, {}, {})).axes
 
 
 @pytest.mark.parametrize("epochs", [1, 3, 300])
 def test_training_figure(epochs: int) -> None:
     epoch = np.arange(1, epochs + 1)
-    history = pd.DataFrame(
-        {"epoch": epoch, "train/loss": 5 / epoch, "val/pq": 1 - 1 / (epoch + 1), "train/lr": 1e-4}
-    )
+    history = pd.DataFrame({"epoch": epoch, "train/loss": 5 / epoch, "val/pq": 1 - 1 / (epoch + 1), "train/lr": 1e-4})
     figure = training_figure(history, "mask_head")
     loss, pq, rate = figure.axes
     assert loss.lines[0].get_ydata() == pytest.approx(5 / epoch)

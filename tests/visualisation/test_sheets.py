@@ -36,9 +36,7 @@ def test_a_row_shows_image_truth_and_prediction_side_by_side() -> None:
 
 def test_rows_follow_one_another() -> None:
     colors = [RED, GREEN, BLUE]
-    sheet = np.asarray(
-        example_sheet([Example(solid(color), "a.jpg", solid(color)) for color in colors], width=800)
-    )
+    sheet = np.asarray(example_sheet([Example(solid(color), "a.jpg", solid(color)) for color in colors], width=800))
     boxes = [box_of(sheet, color) for color in colors]
     assert boxes[0][3] < boxes[1][1] < boxes[1][3] < boxes[2][1]
 

@@ -64,9 +64,7 @@ def parse_document(content: bytes) -> Document:
     try:
         data = json.loads(content)
     except (ValueError, RecursionError, MemoryError) as error:
-        raise EntryError(
-            "unreadable_json", f"not readable as JSON ({error}); export it from CVAT again"
-        ) from None
+        raise EntryError("unreadable_json", f"not readable as JSON ({error}); export it from CVAT again") from None
     images, annotations = (_list(data, name) for name in ("images", "annotations"))
     if images is None and annotations is None:
         raise EntryError("unreadable_json", "not a COCO file: it has no lists `images` and `annotations`")
@@ -171,14 +169,10 @@ def used_categories(document: Document) -> set[Category]:
     """Return the categories that the annotations of a document use."""
     entries = document.annotations or []
     ids = {as_id(entry.get("category_id")) for entry in entries if isinstance(entry, dict)}
-    return {
-        (category_id, document.categories.get(category_id)) for category_id in ids if category_id is not None
-    }
+    return {(category_id, document.categories.get(category_id)) for category_id in ids if category_id is not None}
 
 
-def resolve_classes(
-    used: set[Category], source: str, taxonomy: Taxonomy
-) -> Mapping[Category, int | EntryError]:
+def resolve_classes(used: set[Category], source: str, taxonomy: Taxonomy) -> Mapping[Category, int | EntryError]:
     """Return the thing class of each category that an export's annotations use, or why it has none.
 
     An export that uses one category is that class, whatever the category's id: by the category's own name if

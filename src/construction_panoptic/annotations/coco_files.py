@@ -102,9 +102,7 @@ def detection_json(
         return _detections(annotation, path, sizes[annotation["image_id"]])
 
     with ThreadPoolExecutor(workers or _readers()) as executor:
-        found = [
-            detection for image in executor.map(segments, panoptic["annotations"]) for detection in image
-        ]
+        found = [detection for image in executor.map(segments, panoptic["annotations"]) for detection in image]
     return {
         "info": {"description": "construction_panoptic: visible masks of things and stuff, COCO format"},
         "images": [dict(image) for image in panoptic["images"]],
@@ -290,9 +288,7 @@ def _segment_problems(
     in_png = segment_extents(id_map)
     listed = {segment["id"] for segment in segments}
     problems = _repeated("segment id", (segment["id"] for segment in segments))
-    problems += [
-        f"id {segment_id} is not in segments_info" for segment_id in in_png if segment_id not in listed
-    ]
+    problems += [f"id {segment_id} is not in segments_info" for segment_id in in_png if segment_id not in listed]
     for segment in segments:
         name = f"segment {segment['id']}"
         if not 1 <= segment["id"] <= MAX_SEGMENT_ID:
@@ -307,9 +303,7 @@ def _segment_problems(
                 problems.append(f"{name} has bbox {list(segment['bbox'])}, its pixels have {box}")
         if segment["category_id"] not in things:
             problems.append(f"{name} has the unknown category {segment['category_id']}")
-        if segment["iscrowd"] not in (0, 1) or (
-            segment["iscrowd"] and not things.get(segment["category_id"], 1)
-        ):
+        if segment["iscrowd"] not in (0, 1) or (segment["iscrowd"] and not things.get(segment["category_id"], 1)):
             problems.append(f"{name} has iscrowd {segment['iscrowd']}")
     return problems
 

@@ -237,13 +237,9 @@ class _Reader:
 
 def _why_unused(name: str, names: list[str], document: Document, repeated: bool) -> EntryError | None:
     if repeated:
-        return EntryError(
-            "duplicate_export", "a folder or archive of the same name was read already; remove one"
-        )
+        return EntryError("duplicate_export", "a folder or archive of the same name was read already; remove one")
     if names[0] == "coco.json" and name != "coco.json":
-        return EntryError(
-            "second_annotation_file", f"{name} is not used beside coco.json; remove one of them"
-        )
+        return EntryError("second_annotation_file", f"{name} is not used beside coco.json; remove one of them")
     if document.annotations is None:
         return EntryError("no_annotations", f"{name} has no list `annotations`; export it from CVAT again")
     return None
@@ -282,9 +278,7 @@ def _annotation_row(
         raise file.unused
     checked = check_annotation_entry(entry)
     if image is None:
-        raise EntryError(
-            "annotation_without_image", f"there is no image with its image_id {checked.image_id}"
-        )
+        raise EntryError("annotation_without_image", f"there is no image with its image_id {checked.image_id}")
     if image.problem is not None:
         raise image.problem
     if checked.category_id is None:

@@ -78,9 +78,7 @@ def find_exports(raw_data: Path) -> list[Export]:
         try:
             path.name.encode()
         except UnicodeEncodeError:
-            raise InputDataError(
-                f"{raw_data}: the name {path.name!r} is not valid text; rename it."
-            ) from None
+            raise InputDataError(f"{raw_data}: the name {path.name!r} is not valid text; rename it.") from None
         if path.is_dir():
             exports.append(FolderExport(path.name, path))
         elif path.suffix.lower() == ".zip":
@@ -167,9 +165,7 @@ class FolderExport:
             except OSError:
                 continue
             if not resolved.is_relative_to(self._resolved_root):
-                raise ImageError(
-                    "unsafe_path", f"{file_name!r} is a link that leads out of the export's folder"
-                )
+                raise ImageError("unsafe_path", f"{file_name!r} is a link that leads out of the export's folder")
             return candidate.relative_to("images").as_posix(), str(resolved)
         raise _missing(f"{root / 'images'}", file_name)
 

@@ -140,9 +140,7 @@ def _opened(location: str | Path, stream: BinaryIO | None = None) -> Iterator[Im
             if image.width * image.height > MAX_PIXELS:
                 raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
             if image.mode not in _MODES:
-                raise ImageError(
-                    "unreadable_image", f"{location}: pixels of the kind {image.mode} are not supported."
-                )
+                raise ImageError("unreadable_image", f"{location}: pixels of the kind {image.mode} are not supported.")
             yield image
     except Image.DecompressionBombError as error:
         raise ImageError("too_large", f"{location}: more than {MAX_PIXELS} pixels ({error}).") from None

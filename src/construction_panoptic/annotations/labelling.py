@@ -103,9 +103,7 @@ class DetrStuffLabeller:
             raise ParameterError(f"batch_size is {batch_size}; give 1 or more.")
         stuff_of = taxonomy.stuff_id_of_coco
         if not stuff_of:
-            raise InputDataError(
-                "the taxonomy's coco_to_stuff is empty, so no stuff can be labelled; fill it."
-            )
+            raise InputDataError("the taxonomy's coco_to_stuff is empty, so no stuff can be labelled; fill it.")
         labels = model.detr.num_classes
         if max(stuff_of) >= labels:
             raise CheckpointError(
@@ -241,9 +239,7 @@ def load_labeller(
     name = str(weights)
     if name in PUBLISHED_WEIGHTS and not PUBLISHED_WEIGHTS[name].panoptic:
         panoptic = ", ".join(key for key, known in PUBLISHED_WEIGHTS.items() if known.panoptic)
-        raise CheckpointError(
-            f"weights: {name} has no masks, so it cannot label stuff; choose one of {panoptic}."
-        )
+        raise CheckpointError(f"weights: {name} has no masks, so it cannot label stuff; choose one of {panoptic}.")
     path = fetch_weights(weights)
     if dilation is None:
         dilation = "dc5" in path.stem.lower()

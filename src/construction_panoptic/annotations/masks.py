@@ -163,9 +163,7 @@ def _check_position(rings: list[NDArray[np.float64]], height: int, width: int) -
 def _checked_rle(code: dict[Any, Any], height: int, width: int) -> dict[str, Any]:
     size, counts = code.get("size"), code.get("counts")
     if size != [height, width]:
-        raise MaskError(
-            "bad_rle", f"its run-length code is for [height, width] {size}, not {[height, width]}"
-        )
+        raise MaskError("bad_rle", f"its run-length code is for [height, width] {size}, not {[height, width]}")
     if isinstance(counts, str):
         encoded = counts.encode()
         _check_counts(_decode_counts(encoded), height, width)

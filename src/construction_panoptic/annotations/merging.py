@@ -133,9 +133,7 @@ def merge_image(
         number = instance.annotation_id
         if ids[layer]:
             box = boxes[layer]
-            segments.append(
-                Segment(ids[layer], instance.category_id, areas[layer], box, instance.iscrowd, number)
-            )
+            segments.append(Segment(ids[layer], instance.category_id, areas[layer], box, instance.iscrowd, number))
         else:
             detail = "annotations above it cover all of its pixels"
             rejected.append(Rejected(source, key, number, "fully_hidden", detail))
@@ -168,9 +166,7 @@ def _stuff_layers(
     if labels.shape != size or labels.dtype != np.uint8:
         found = f"{labels.dtype} {list(labels.shape)}"
         raise InputDataError(f"image {key!r}: its stuff labels are {found}, not uint8 {list(size)}.")
-    class_ids = [
-        label for label, pixels in enumerate(Image.fromarray(labels).histogram()) if label and pixels
-    ]
+    class_ids = [label for label, pixels in enumerate(Image.fromarray(labels).histogram()) if label and pixels]
     unknown = [label for label in class_ids if taxonomy.is_thing.get(label, True)]
     if unknown:
         raise InputDataError(f"image {key!r}: its stuff labels hold {unknown}, which are no stuff classes.")
@@ -190,22 +186,16 @@ def _draw(
             place = f"image {image['key']!r}, annotation {number}"
             raise InputDataError(f"{place}: the category id {class_id} is not a thing of the taxonomy.")
         try:
-            code = segmentation_rle(
-                json.loads(row["segmentation"]), int(image["height"]), int(image["width"])
-            )
+            code = segmentation_rle(json.loads(row["segmentation"]), int(image["height"]), int(image["width"]))
             window = mask_window(code)
         except MaskError as error:
-            rejected.append(
-                Rejected(str(image["source"]), str(image["key"]), number, error.reason, str(error))
-            )
+            rejected.append(Rejected(str(image["source"]), str(image["key"]), number, error.reason, str(error)))
             continue
         instances.append(_Instance(number, class_id, int(row["iscrowd"]), int(row["order"]), window))
     return instances, rejected
 
 
-def _paint(
-    layers: NDArray[np.int32], instances: list[_Instance], below: int, key: str, *, may_overlap: bool
-) -> None:
+def _paint(layers: NDArray[np.int32], instances: list[_Instance], below: int, key: str, *, may_overlap: bool) -> None:
     """Paint the instances over the ``below`` layers that are there, the first of them lowest."""
     for layer, instance in enumerate(instances, start=below + 1):
         view, pixels = layers[instance.window.slices], instance.window.pixels

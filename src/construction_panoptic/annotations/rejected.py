@@ -65,9 +65,7 @@ def _clean(text: str) -> str:
     return text.replace("\0", "").encode(errors="replace").decode()
 
 
-def all_rejected(
-    read: pd.DataFrame, records: Iterable[ConvertedImage] | Iterable[ConvertedRecord]
-) -> pd.DataFrame:
+def all_rejected(read: pd.DataFrame, records: Iterable[ConvertedImage] | Iterable[ConvertedRecord]) -> pd.DataFrame:
     """Return what reading and merging rejected as one table with the columns `REJECTED_COLUMNS`."""
     merged = rejected_table(rejected for record in records for rejected in record.rejected)
     table = pd.concat([read[REJECTED_COLUMNS].astype("string"), merged], ignore_index=True)

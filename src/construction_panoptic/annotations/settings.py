@@ -25,9 +25,7 @@ class StuffSettings(_Settings):
     side: PositiveInt = Field(800, description="detr: shorter side of the network's input, pixels.")
     max_side: PositiveInt = Field(1333, description="detr: longest side of the network's input, pixels.")
     batch_size: PositiveInt = Field(1, description="detr: images a forward pass.")
-    device: str = Field(
-        "auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="detr: 'auto' takes CUDA if any."
-    )
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="detr: 'auto' takes CUDA if any.")
 
 
 class SplitSettings(_Settings):

@@ -137,17 +137,14 @@ class ReadyStuff:
         for annotation in content.annotations:
             name, segments = annotation.file_name, annotation.segments_info
             if annotation.image_id not in key_of:
-                raise InputDataError(
-                    f"{self._file}: {name} is for image {annotation.image_id}, which is not listed."
-                )
+                raise InputDataError(f"{self._file}: {name} is for image {annotation.image_id}, which is not listed.")
             key = key_of[annotation.image_id]
             if key in predictions:
                 raise InputDataError(f"{self._file}: image {key!r} has two annotations; keep one.")
             for segment in segments:
                 if segment.category_id not in stuff_of:
                     raise InputDataError(
-                        f"{self._file}: {name}, segment {segment.id}: category {segment.category_id} "
-                        "is not listed."
+                        f"{self._file}: {name}, segment {segment.id}: category {segment.category_id} is not listed."
                     )
             ids = tuple(segment.id for segment in segments)
             self._unique(f"{name}: segment", {}, ((segment_id, None) for segment_id in ids))
@@ -188,9 +185,7 @@ class ReadyStuff:
             raise InputDataError(f"{prediction.png}: id {unknown} is not in segments_info of {self._file}.")
         for segment_id, found in zip(prediction.ids, present[1:unlisted], strict=True):
             if not found:
-                raise InputDataError(
-                    f"{prediction.png}: segment {segment_id} of {self._file} has no pixel in the PNG."
-                )
+                raise InputDataError(f"{prediction.png}: segment {segment_id} of {self._file} has no pixel in the PNG.")
         return np.array([0, *prediction.stuff_ids], dtype=np.uint8)[positions]
 
 

@@ -111,9 +111,7 @@ def dataset_summary(
     }
 
 
-def _with_side(
-    records: Iterable[ConvertedRecord], split_table: pd.DataFrame
-) -> Iterable[tuple[ConvertedRecord, str]]:
+def _with_side(records: Iterable[ConvertedRecord], split_table: pd.DataFrame) -> Iterable[tuple[ConvertedRecord, str]]:
     side: Mapping[str, str] = dict(zip(split_table["key"], split_table["split"], strict=True))
     for record in records:
         if record.key not in side:
@@ -125,8 +123,7 @@ def _side_summary(records: Sequence[ConvertedRecord], taxonomy: Taxonomy) -> dic
     pixels = sum(record.width * record.height for record in records)
     segments = [segment for record in records for segment in record.segments]
     things_of = [
-        sum(taxonomy.is_thing.get(segment.category_id, False) for segment in record.segments)
-        for record in records
+        sum(taxonomy.is_thing.get(segment.category_id, False) for segment in record.segments) for record in records
     ]
     stuff_of = [len(record.segments) - things for record, things in zip(records, things_of, strict=True)]
     return {

@@ -77,9 +77,7 @@ class Taxonomy(BaseModel):
             return cls.model_validate(data)
         except ValidationError as error:
             problems = [_describe(detail["loc"], detail["msg"], data) for detail in error.errors()]
-            shown = "; ".join(problems[:5]) + (
-                "" if len(problems) <= 5 else f"; and {len(problems) - 5} more"
-            )
+            shown = "; ".join(problems[:5]) + ("" if len(problems) <= 5 else f"; and {len(problems) - 5} more")
             raise InputDataError(f"{source}: {shown}.") from None
 
     @_model_validator(mode="after")
@@ -88,9 +86,7 @@ class Taxonomy(BaseModel):
             *_repeats("id", [(kind, c.id) for kind, c in self._classes]),
             *_repeats("name", [(kind, normalise_name(c.name)) for kind, c in self._classes]),
             *_repeats("coco_id", [("coco_to_stuff", m.coco_id) for m in self.coco_to_stuff]),
-            *_repeats(
-                "coco_name", [("coco_to_stuff", normalise_name(m.coco_name)) for m in self.coco_to_stuff]
-            ),
+            *_repeats("coco_name", [("coco_to_stuff", normalise_name(m.coco_name)) for m in self.coco_to_stuff]),
         ]
         problems += [
             f"coco_to_stuff: {m.coco_name!r} is mapped to {m.stuff!r}, which is not a stuff class"
@@ -135,9 +131,7 @@ class Taxonomy(BaseModel):
 
     @cached_property
     def _stuff_ids_by_any_name(self) -> dict[str, int]:
-        coco = {
-            normalise_name(m.coco_name): self._stuff_ids[normalise_name(m.stuff)] for m in self.coco_to_stuff
-        }
+        coco = {normalise_name(m.coco_name): self._stuff_ids[normalise_name(m.stuff)] for m in self.coco_to_stuff}
         return coco | self._stuff_ids
 
     def thing_id(self, name: str) -> int | None:

@@ -78,9 +78,7 @@ class Body(nn.Module):
         channels: widths of the four stages' maps.
     """
 
-    def __init__(
-        self, conv1: nn.Conv2d, bn1: nn.Module, stages: list[nn.Module], channels: tuple[int, ...]
-    ) -> None:
+    def __init__(self, conv1: nn.Conv2d, bn1: nn.Module, stages: list[nn.Module], channels: tuple[int, ...]) -> None:
         super().__init__()
         self.conv1 = conv1
         self.bn1 = bn1
@@ -100,9 +98,7 @@ class Body(nn.Module):
 
 def _resnet_body(name: str, norm: Norm, dilation: bool) -> Body:
     block, depths = _RESNETS[name]
-    net = ResNet(
-        block, depths, norm_layer=_NORM_LAYERS[norm], replace_stride_with_dilation=[False, False, dilation]
-    )
+    net = ResNet(block, depths, norm_layer=_NORM_LAYERS[norm], replace_stride_with_dilation=[False, False, dilation])
     channels = tuple(width * block.expansion for width in (64, 128, 256, 512))
     return Body(net.conv1, net.bn1, [net.layer1, net.layer2, net.layer3, net.layer4], channels)
 
@@ -118,9 +114,7 @@ def _tiny_body(norm: Norm) -> Body:
     stages: list[nn.Module] = []
     inputs = _TINY_WIDTHS[0]
     for width, stride in zip(_TINY_WIDTHS, _TINY_STRIDES, strict=True):
-        shortcut = (
-            nn.Sequential(conv(inputs, width, 1, stride), norm_layer(width)) if inputs != width else None
-        )
+        shortcut = nn.Sequential(conv(inputs, width, 1, stride), norm_layer(width)) if inputs != width else None
         block = FoldedBasicBlock(inputs, width, stride, shortcut, norm_layer=norm_layer)
         block.conv1, block.conv2 = conv(inputs, width, 3, stride), conv(width, width, 3, 1)
         stages.append(nn.Sequential(block))
@@ -149,15 +143,11 @@ class Backbone(nn.Module):
         """
         super().__init__()
         if name not in get_args(BackboneName):
-            raise ParameterError(
-                f"backbone: {name!r} is unknown; choose one of {', '.join(get_args(BackboneName))}."
-            )
+            raise ParameterError(f"backbone: {name!r} is unknown; choose one of {', '.join(get_args(BackboneName))}.")
         if norm not in _NORM_LAYERS:
             raise ParameterError(f"norm: {norm!r} is unknown; choose one of {', '.join(_NORM_LAYERS)}.")
         if dilation and name not in ("resnet50", "resnet101"):
-            raise ParameterError(
-                f"dilation: {name} has no dilated form; choose resnet50 or resnet101, or false."
-            )
+            raise ParameterError(f"dilation: {name} has no dilated form; choose resnet50 or resnet101, or false.")
         self.body = _tiny_body(norm) if name == "tiny" else _resnet_body(name, norm, dilation)
         if norm == "frozen":
             for module in (self.body.conv1, self.body.bn1, self.body.layer1):

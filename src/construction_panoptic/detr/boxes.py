@@ -43,9 +43,7 @@ def generalized_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
     Returns:
         Float [...] in [-1, 1].
     """
-    overlap = torch.minimum(boxes1[..., 2:], boxes2[..., 2:]) - torch.maximum(
-        boxes1[..., :2], boxes2[..., :2]
-    )
+    overlap = torch.minimum(boxes1[..., 2:], boxes2[..., 2:]) - torch.maximum(boxes1[..., :2], boxes2[..., :2])
     hull = torch.maximum(boxes1[..., 2:], boxes2[..., 2:]) - torch.minimum(boxes1[..., :2], boxes2[..., :2])
     overlap = overlap.clamp(min=0)
     intersection = overlap[..., 0] * overlap[..., 1]

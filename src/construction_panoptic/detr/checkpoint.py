@@ -123,9 +123,7 @@ def published_architecture(name: str) -> dict[str, Any]:
         CheckpointError: an unknown name.
     """
     if name not in PUBLISHED_WEIGHTS:
-        raise CheckpointError(
-            f"weights: {name!r} is not published; choose one of {', '.join(PUBLISHED_WEIGHTS)}."
-        )
+        raise CheckpointError(f"weights: {name!r} is not published; choose one of {', '.join(PUBLISHED_WEIGHTS)}.")
     weights = PUBLISHED_WEIGHTS[name]
     return {
         "num_classes": weights.num_classes,
@@ -150,9 +148,7 @@ def fetch_weights(name_or_path: str | Path) -> Path:
         path = Path(name_or_path)
         if not path.is_file():
             names = ", ".join(PUBLISHED_WEIGHTS)
-            raise CheckpointError(
-                f"weights: there is no file {path}. Give a path, or one of the names {names}."
-            )
+            raise CheckpointError(f"weights: there is no file {path}. Give a path, or one of the names {names}.")
         return path
     weights = PUBLISHED_WEIGHTS[str(name_or_path)]
     path = Path(torch.hub.get_dir()) / "checkpoints" / weights.file_name
@@ -212,7 +208,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         if not isinstance(key, str) or not isinstance(value, Tensor):
             raise CheckpointError(
                 f'{path}: holds no state dict, neither itself nor under "model": '
-                f"{key!r} is a {type(value).__name__}, not a tensor."
+                f"{key!r} has type {type(value).__name__}, not Tensor."
             )
     return dict(content)
 
@@ -236,9 +232,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         from safetensors import SafetensorError
         from safetensors.torch import load_file
     except ImportError as error:
-        raise CheckpointError(
-            f"{path}: to read it, install safetensors (pip install safetensors)."
-        ) from error
+        raise CheckpointError(f"{path}: to read it, install safetensors (pip install safetensors).") from error
     try:
         return load_file(path)
     except SafetensorError as error:

@@ -49,9 +49,7 @@ class MatchCosts:
             )
 
 
-def match(
-    pred_logits: Tensor, pred_boxes: Tensor, targets: Targets, costs: MatchCosts | None = None
-) -> Matches:
+def match(pred_logits: Tensor, pred_boxes: Tensor, targets: Targets, costs: MatchCosts | None = None) -> Matches:
     """Match each target with one query, so that the sum of the matching costs is as small as it can be.
 
     Args:
@@ -124,9 +122,7 @@ def matching_cost(pred_logits: Tensor, pred_boxes: Tensor, targets: Targets, cos
     # The probability itself, not its logarithm: it is of the same order as the two box terms.
     probability = pred_logits.float().softmax(-1).gather(-1, columns)
     distance = torch.cdist(pred_boxes, boxes, p=1)
-    giou = generalized_iou(
-        centers_to_corners(pred_boxes)[..., :, None, :], centers_to_corners(boxes)[..., None, :, :]
-    )
+    giou = generalized_iou(centers_to_corners(pred_boxes)[..., :, None, :], centers_to_corners(boxes)[..., None, :, :])
     return costs.bbox * distance - costs.class_ * probability - costs.giou * giou
 
 
@@ -140,9 +136,7 @@ def _what_is_not_finite(pred_logits: Tensor, pred_boxes: Tensor, targets: Target
     if bad_targets:
         return f"Target boxes that are NaN or infinite, in the images {bad_targets} of the batch"
     bad = [
-        name
-        for name, values in (("class logits", pred_logits), ("boxes", pred_boxes))
-        if not values.isfinite().all()
+        name for name, values in (("class logits", pred_logits), ("boxes", pred_boxes)) if not values.isfinite().all()
     ]
     return (
         f"The model's {' and '.join(bad) or 'matching costs'} are NaN or infinite: training has diverged "

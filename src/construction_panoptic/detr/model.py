@@ -79,9 +79,7 @@ class Detr(nn.Module):
         """Widths of the backbone's four maps, finest first."""
         return cast(Backbone, self.backbone[0]).channels
 
-    def encode(
-        self, images: Tensor, padding_mask: Tensor | None = None, *, all_layers: bool = False
-    ) -> Encoded:
+    def encode(self, images: Tensor, padding_mask: Tensor | None = None, *, all_layers: bool = False) -> Encoded:
         """Run backbone and transformer.
 
         Args:
@@ -97,9 +95,7 @@ class Detr(nn.Module):
         if images.dim() != 4 or images.shape[1] != 3:
             raise ValueError(f"images must be [B, 3, H, W], not {tuple(images.shape)}")
         if padding_mask is not None and padding_mask.shape != images[:, 0].shape:
-            raise ValueError(
-                f"padding_mask must be {tuple(images[:, 0].shape)}, not {tuple(padding_mask.shape)}"
-            )
+            raise ValueError(f"padding_mask must be {tuple(images[:, 0].shape)}, not {tuple(padding_mask.shape)}")
         stages = self.backbone[0](images)
         projected = self.input_proj(stages[-1])
         size = projected.shape[-2:]
@@ -347,9 +343,7 @@ def build_detr_panoptic(num_classes: int, *, freeze_detector: bool = True, **det
         ParameterError: a value that cannot work.
     """
     if detector.get("hidden_dim", 256) % 16:
-        raise ParameterError(
-            f"hidden_dim: {detector['hidden_dim']} must be a multiple of 16 for the mask head."
-        )
+        raise ParameterError(f"hidden_dim: {detector['hidden_dim']} must be a multiple of 16 for the mask head.")
     return DetrPanoptic(build_detr(num_classes, **detector), freeze_detector)
 
 

@@ -58,9 +58,7 @@ def box_results(outputs: Mapping[str, Tensor], sizes: Tensor) -> list[dict[str, 
     """
     logits, boxes = outputs["pred_logits"].float(), outputs["pred_boxes"].float()
     if sizes.shape != (len(logits), 2):
-        raise ValueError(
-            f"sizes must be [{len(logits)}, 2], one (height, width) an image; it is {list(sizes.shape)}"
-        )
+        raise ValueError(f"sizes must be [{len(logits)}, 2], one (height, width) an image; it is {list(sizes.shape)}")
     scores, labels = logits.softmax(-1)[..., :-1].max(-1)
     height_width = sizes.to(boxes)
     corners = centers_to_corners(boxes) * height_width.flip(-1).repeat(1, 2)[:, None]

@@ -106,9 +106,7 @@ class DecoderLayer(_Layer):
         self.norm2 = nn.LayerNorm(dim)
         self.norm3 = nn.LayerNorm(dim)
 
-    def forward(
-        self, x: Tensor, query_position: Tensor, memory: Tensor, keys: Tensor, attend: Tensor | None
-    ) -> Tensor:
+    def forward(self, x: Tensor, query_position: Tensor, memory: Tensor, keys: Tensor, attend: Tensor | None) -> Tensor:
         """Map queries ``x`` [B, Q, D] to [B, Q, D].
 
         Args:

@@ -51,9 +51,7 @@ def average_precision(
         ParameterError: an unknown engine.
     """
     if engine not in get_args(PrecisionEngine):
-        raise ParameterError(
-            f"engine must be one of {', '.join(get_args(PrecisionEngine))}; it is {engine!r}."
-        )
+        raise ParameterError(f"engine must be one of {', '.join(get_args(PrecisionEngine))}; it is {engine!r}.")
     truth_data, result_data = load_json(truth), load_json(results)
     truth_name = str(truth) if isinstance(truth, Path | str) else "the truth"
     result_name = str(results) if isinstance(results, Path | str) else "the box results"
@@ -101,12 +99,9 @@ def _known_results(truth: dict[str, Any], results: Any, truth_name: str, name: s
                 f"{name}: result {number} (image {result['image_id']}) has the bbox {result['bbox']}; x, y, "
                 "width and height are needed."
             )
-        if not all(
-            isinstance(v, int | float) and math.isfinite(v) for v in (*result["bbox"], result["score"])
-        ):
+        if not all(isinstance(v, int | float) and math.isfinite(v) for v in (*result["bbox"], result["score"])):
             raise InputDataError(
-                f"{name}: result {number} (image {result['image_id']}) has a bbox or score that is not a "
-                "finite number."
+                f"{name}: result {number} (image {result['image_id']}) has a bbox or score that is not a finite number."
             )
         if result["category_id"] in categories:
             known.append({key: result[key] for key in ("image_id", "category_id", "bbox", "score")})
@@ -123,9 +118,7 @@ def _evaluate_with_hotcoco(truth: dict[str, Any], results: list[dict[str, Any]])
     return evaluator.stats, np.asarray(evaluation["precision"])
 
 
-def _evaluate_with_pycocotools(
-    truth: dict[str, Any], results: list[dict[str, Any]]
-) -> tuple[Any, np.ndarray]:
+def _evaluate_with_pycocotools(truth: dict[str, Any], results: list[dict[str, Any]]) -> tuple[Any, np.ndarray]:
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 

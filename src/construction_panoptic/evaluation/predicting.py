@@ -358,9 +358,7 @@ def read_predictions(folder: Path | str) -> Iterator[ImagePrediction]:
         path = folder / annotation["file_name"]
         line = next(lines, None)
         if line is None or line["image_id"] != image["id"]:
-            raise InputDataError(
-                f"{folder / BOXES_FILE} and {PREDICTIONS_FILE} are not of one run; predict again."
-            )
+            raise InputDataError(f"{folder / BOXES_FILE} and {PREDICTIONS_FILE} are not of one run; predict again.")
         if not path.is_file():
             raise InputDataError(f"{path} does not exist, but {PREDICTIONS_FILE} names it; predict again.")
         yield ImagePrediction(

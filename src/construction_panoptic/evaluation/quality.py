@@ -68,9 +68,7 @@ def panoptic_quality(
         counts = count(truth_data, Path(truth_folder), prediction_data, Path(prediction_folder))
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
-        raise InputDataError(
-            f"{prediction_name} cannot be evaluated against {truth_name}: {reason}"
-        ) from error
+        raise InputDataError(f"{prediction_name} cannot be evaluated against {truth_name}: {reason}") from error
     return _summarise(counts, is_thing)
 
 
@@ -98,9 +96,7 @@ def _check_truth(truth: Any, name: str) -> dict[int, bool]:
     """Check the parts of the truth that the evaluation reads; give category id → is a thing."""
     for key in ("annotations", "categories"):
         if not isinstance(truth, dict) or not isinstance(truth.get(key), list) or not truth[key]:
-            raise InputDataError(
-                f'{name} has no "{key}"; a COCO panoptic file with at least one image is needed.'
-            )
+            raise InputDataError(f'{name} has no "{key}"; a COCO panoptic file with at least one image is needed.')
     for category in truth["categories"]:
         if "isthing" not in category:
             raise InputDataError(
@@ -117,9 +113,7 @@ def _check_truth(truth: Any, name: str) -> dict[int, bool]:
 
 def _check_coverage(truth: dict[str, Any], predictions: Any, truth_name: str, prediction_name: str) -> None:
     if not isinstance(predictions, dict) or not isinstance(predictions.get("annotations"), list):
-        raise InputDataError(
-            f'{prediction_name} has no "annotations" list; COCO panoptic results are needed.'
-        )
+        raise InputDataError(f'{prediction_name} has no "annotations" list; COCO panoptic results are needed.')
     predicted = {annotation["image_id"] for annotation in predictions["annotations"]}
     missing = [a["image_id"] for a in truth["annotations"] if a["image_id"] not in predicted]
     if missing:
@@ -211,7 +205,5 @@ def _mean(rows: list[dict[str, Any]]) -> dict[str, float | int | None]:
     rows = [row for row in rows if row["present"]]
     if not rows:
         return {"pq": None, "sq": None, "rq": None, "n": 0}
-    mean: dict[str, float | int | None] = {
-        key: sum(row[key] for row in rows) / len(rows) for key in ("pq", "sq", "rq")
-    }
+    mean: dict[str, float | int | None] = {key: sum(row[key] for row in rows) / len(rows) for key in ("pq", "sq", "rq")}
     return {**mean, "n": len(rows)}

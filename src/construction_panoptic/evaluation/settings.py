@@ -21,9 +21,7 @@ class EvaluationSettings(BaseModel):
     )
     batch_size: PositiveInt = Field(1, description="Images a forward pass.")
     workers: Annotated[int, Field(ge=0)] = Field(2, description="Loading processes; 0 loads in the main one.")
-    device: str = Field(
-        "auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="'auto' takes CUDA if there is one."
-    )
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="'auto' takes CUDA if there is one.")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="Arithmetic; 'auto' is bfloat16 autocast on CUDA, float32 on a CPU."
     )

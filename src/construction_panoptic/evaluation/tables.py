@@ -64,9 +64,7 @@ def precision_text(precision: Mapping[str, Any]) -> str:
 
 def summary_table(quality: Mapping[str, Any]) -> pd.DataFrame:
     """Give the PQ table: columns split (All, Things, Stuff), pq, sq, rq (fractions; NaN where n is 0), n."""
-    rows = [
-        {"split": split, **{key: quality[split][key] for key in ("pq", "sq", "rq", "n")}} for split in SPLITS
-    ]
+    rows = [{"split": split, **{key: quality[split][key] for key in ("pq", "sq", "rq", "n")}} for split in SPLITS]
     return pd.DataFrame(rows).astype({"pq": float, "sq": float, "rq": float, "n": int})
 
 

@@ -68,9 +68,7 @@ def detection_validator(
     """
     data = _load(truth)
     if all(annotation.get("iscrowd", 0) for annotation in data["annotations"]):
-        raise InputDataError(
-            f"{_name(truth)}: no object to validate on; put images with objects into the split."
-        )
+        raise InputDataError(f"{_name(truth)}: no object to validate on; put images with objects into the split.")
     category_ids = {category["id"] for category in data["categories"]}
 
     def validate(model: nn.Module, _epoch: int) -> dict[str, float]:
@@ -118,9 +116,7 @@ def panoptic_validator(
     data = _load(truth)
     segments = (s for annotation in data["annotations"] for s in annotation.get("segments_info", []))
     if all(segment.get("iscrowd", 0) for segment in segments):
-        raise InputDataError(
-            f"{_name(truth)}: no segment to validate on; put images with segments into the split."
-        )
+        raise InputDataError(f"{_name(truth)}: no segment to validate on; put images with segments into the split.")
     categories = data["categories"]
 
     def validate(model: nn.Module, _epoch: int) -> dict[str, float]:

@@ -28,7 +28,5 @@ def overlay_of(
     with Image.open(image_folder / image["file_name"]) as file:
         photograph = np.asarray(file.convert("RGB"))
     id_map = decode_id_map(png_folder / annotation["file_name"])
-    overlay = panoptic_overlay(
-        photograph, id_map, annotation["segments_info"], classes, max_side=CELL_SIDE
-    )
+    overlay = panoptic_overlay(photograph, id_map, annotation["segments_info"], classes, max_side=CELL_SIDE)
     return photograph, overlay

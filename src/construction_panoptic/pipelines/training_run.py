@@ -17,9 +17,6 @@ from construction_panoptic.training.settings import ModelSettings, StageSettings
 
 TrainingOutputs = tuple[dict[str, Any] | str, pd.DataFrame, dict[str, Any]]
 
-# What may differ between a training and its continuation, since the result does not depend on it.
-INDIFFERENT = {"workers", "cache_mb", "validation_batch_size"}
-
 
 def outputs_of(epochs: Iterator[EpochResult]) -> Iterator[TrainingOutputs]:
     """Give best checkpoint, history and last checkpoint of each epoch, in the order in which they are to be saved.
@@ -31,9 +28,7 @@ def outputs_of(epochs: Iterator[EpochResult]) -> Iterator[TrainingOutputs]:
         yield best, pd.DataFrame(result.history), result.checkpoint
 
 
-def loader_of(
-    samples: DetectionSamples | PanopticSamples, settings: StageSettings, *, training: bool
-) -> BatchLoader:
+def loader_of(samples: DetectionSamples | PanopticSamples, settings: StageSettings, *, training: bool) -> BatchLoader:
     """Build the loader of a stage's training or validation samples."""
     return build_loader(
         samples,
@@ -51,13 +46,16 @@ def class_count(data: Mapping[str, Any]) -> int:
 
 
 def fingerprint_of(
-    data: Mapping[str, Any], model: ModelSettings, settings: StageSettings, detector: Mapping[str, Tensor] | None = None
+    data: Mapping[str, Any],
+    model: ModelSettings,
+    settings: StageSettings,
+    detector: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Any]:
     """Name all that the result of a training depends on: it goes on from a checkpoint only if these are the same."""
     fingerprint = {
         "data": hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest(),
         "model": model.model_dump(mode="json"),
-        "settings": settings.model_dump(mode="json", exclude=INDIFFERENT),
+        "settings": settings.fingerprint(),
     }
     return fingerprint if detector is None else {**fingerprint, "detector": weights_digest(detector)}
 

@@ -99,9 +99,7 @@ class Canvas:
 
     def line(self, points: Sequence[Point], width: float, colour: Colour) -> None:
         """Draw a line without changing labels; ``width`` in pixels of an image 96 pixels high."""
-        self._draw.line(
-            self._pixels(points), fill=colour, width=max(1, round(width * self.unit * SUPERSAMPLING))
-        )
+        self._draw.line(self._pixels(points), fill=colour, width=max(1, round(width * self.unit * SUPERSAMPLING)))
 
     def edge(self, level: float, roughness: float, left: float = 0.0, right: float = 1.0) -> list[Point]:
         """A wavy line from ``left`` to ``right`` around ``level``; all in shares of the image."""
@@ -113,9 +111,7 @@ class Canvas:
         """Share of white in each pixel of the sky [H, W], soft and wider than high."""
         height, width = shape
         wide = (height, -(-width // 2))
-        billows = self.noise.crop(self.rng, wide, 5 * self.unit) + 0.35 * self.noise.crop(
-            self.rng, wide, 2 * self.unit
-        )
+        billows = self.noise.crop(self.rng, wide, 5 * self.unit) + 0.35 * self.noise.crop(self.rng, wide, 2 * self.unit)
         cover = float(self.rng.uniform(0.4, 2.4))
         return np.clip((np.repeat(billows, 2, axis=1)[:, :width] - cover) * 1.1, 0, 0.85)
 
@@ -176,9 +172,7 @@ def _ground(canvas: Canvas, label: str, top: float, roughness: float = 0.008) ->
         for x in np.linspace(-1.2, 2.2, 12):
             canvas.line([(vanish + (x - vanish) * 0.35, top + 0.02), (x, 1)], 0.6, shade(colour, 0.84))
         for depth in (0.16, 0.38, 0.68):
-            canvas.line(
-                [(0, top + (1 - top) * depth), (1, top + (1 - top) * depth)], 0.7, shade(colour, 0.84)
-            )
+            canvas.line([(0, top + (1 - top) * depth), (1, top + (1 - top) * depth)], 0.7, shade(colour, 0.84))
     elif label in ("dirt-merged", "sand"):
         for _ in range(int(rng.integers(1, 4))):
             y, lean = float(rng.uniform(top + 0.1, 0.95)), float(rng.uniform(-0.15, 0.15))
@@ -227,9 +221,7 @@ def _bricks(canvas: Canvas, top: float, bottom: float) -> None:
     for row, y in enumerate(np.arange(bottom, top, -tall)):
         for x in np.arange(-long if row % 2 else -long / 2, 1, long):
             if rng.random() < 0.35:
-                canvas.detail(
-                    box(x, max(top, y - tall), x + long, y), shade(brick, float(rng.uniform(0.82, 1.14)))
-                )
+                canvas.detail(box(x, max(top, y - tall), x + long, y), shade(brick, float(rng.uniform(0.82, 1.14))))
             canvas.line([(x, max(top, y - tall)), (x, y)], 0.5, joint)
         canvas.line([(0, y), (1, y)], 0.6, joint)
 
@@ -318,9 +310,7 @@ def _room(canvas: Canvas) -> float:
         ceiling,
     )
     for x in np.linspace(-0.4, 1.4, 9):
-        canvas.line(
-            [(left + (right - left) * x, top), (1.5 * x - 0.25, top - 0.24)], 0.6, shade(ceiling, 0.8)
-        )
+        canvas.line([(left + (right - left) * x, top), (1.5 * x - 0.25, top - 0.24)], 0.6, shade(ceiling, 0.8))
     canvas.line([(0, top * 0.45), (1, top * 0.45)], 0.6, shade(ceiling, 0.8))
     lamp = float(rng.uniform(0.25, 0.6))
     canvas.detail(
@@ -349,9 +339,7 @@ def _room(canvas: Canvas) -> float:
         x, y = float(rng.uniform(left + 0.08, right - 0.45)), top + 0.07
         wide, tall = float(rng.uniform(0.26, 0.36)), float(rng.uniform(0.22, 0.28))
         canvas.detail(box(x - 0.02, y - 0.02, x + wide + 0.02, y + tall + 0.025), (250, 250, 250))
-        canvas.region(
-            "window-other", box(x, y, x + wide, y + tall), pick(rng, ((158, 204, 236), (126, 180, 226)))
-        )
+        canvas.region("window-other", box(x, y, x + wide, y + tall), pick(rng, ((158, 204, 236), (126, 180, 226))))
         canvas.line([(x + wide / 2, y), (x + wide / 2, y + tall)], 1.2, (250, 250, 250))
     return horizon
 
@@ -380,9 +368,7 @@ LAYOUTS: dict[str, Layout] = {
 }
 
 
-def draw_backdrop(
-    layout: Layout, rng: np.random.Generator, noise: NoiseBank, height: int, width: int
-) -> Backdrop:
+def draw_backdrop(layout: Layout, rng: np.random.Generator, noise: NoiseBank, height: int, width: int) -> Backdrop:
     """Paint a place of ``height`` × ``width`` pixels."""
     canvas = Canvas(rng, noise, height, width)
     horizon = layout.paint(canvas)

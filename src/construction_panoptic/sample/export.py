@@ -88,9 +88,7 @@ def generate(settings: SampleSettings) -> Iterator[tuple[str, bytes]]:
             stuff_images.append(
                 {"id": image_id, "file_name": f"{folder}/{file_name}", "width": width, "height": height}
             )
-            stuff_annotations.append(
-                {"image_id": image_id, "file_name": png_name, "segments_info": stuff.segments}
-            )
+            stuff_annotations.append({"image_id": image_id, "file_name": png_name, "segments_info": stuff.segments})
         name = "annotations/instances_default.json" if folder == MIXED_FOLDER else "coco.json"
         yield f"construction/{folder}/{name}", _json_bytes(export.content())
     yield (
@@ -108,9 +106,7 @@ def generate(settings: SampleSettings) -> Iterator[tuple[str, bytes]]:
 
 def noise_bank(settings: SampleSettings) -> NoiseBank:
     """The noise that all scenes of a dataset share."""
-    return NoiseBank(
-        np.random.default_rng([settings.seed, 1]), max(256, settings.height * 2, *settings.widths)
-    )
+    return NoiseBank(np.random.default_rng([settings.seed, 1]), max(256, settings.height * 2, *settings.widths))
 
 
 def make_scene(frame: Frame, settings: SampleSettings, noise: NoiseBank) -> Scene:

@@ -40,9 +40,7 @@ def polygon_area(points: NDArray[np.float64]) -> float:
     return float(abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2)
 
 
-def outline(
-    coverage: FloatArray, *, tolerance: float = 0.3, smallest: float = 6
-) -> list[NDArray[np.float64]]:
+def outline(coverage: FloatArray, *, tolerance: float = 0.3, smallest: float = 6) -> list[NDArray[np.float64]]:
     """Outer outlines of what is covered by more than one half.
 
     Args:

@@ -73,9 +73,7 @@ class Pen:
             light = 1.12 - 0.45 * (middle + 0.35) ** 2 / 1.8 - 0.18 * middle
             one = [(along, centre + low * half) for along, centre, half in outline]
             # A little overlap hides the seams between strips.
-            other = [
-                (along, centre + min(1.0, high + 0.02) * half) for along, centre, half in reversed(outline)
-            ]
+            other = [(along, centre + min(1.0, high + 0.02) * half) for along, centre, half in reversed(outline)]
             points = one + other
             self.polygon([(v, u) if upright else (u, v) for u, v in points], shade(colour, light))
 

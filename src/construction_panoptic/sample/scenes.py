@@ -136,9 +136,7 @@ class _Stage:
                 "no thing found room in a sample image; make sample spans smaller or hidden_limit larger"
             )
         visible = self._visible[-len(self.instances) :]
-        self.instances = [
-            replace(one, visible=left) for one, left in zip(self.instances, visible, strict=True)
-        ]
+        self.instances = [replace(one, visible=left) for one, left in zip(self.instances, visible, strict=True)]
 
     def _bottom(self, nearness: float, mounted: bool) -> float:
         """Lower edge of a thing: the larger it looks, the nearer it stands."""

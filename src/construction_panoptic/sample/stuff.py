@@ -62,9 +62,7 @@ def predict_stuff(
     return _segments(labels, trucks, taken)
 
 
-def _wobbly(
-    labels: NDArray[np.uint8], wobble: float, rng: np.random.Generator, noise: NoiseBank
-) -> NDArray[np.uint8]:
+def _wobbly(labels: NDArray[np.uint8], wobble: float, rng: np.random.Generator, noise: NoiseBank) -> NDArray[np.uint8]:
     """Look up each pixel's label a little beside it, so that borders move by about ``wobble`` pixels."""
     height, width = labels.shape
     steps = [np.rint(wobble * noise.crop(rng, labels.shape, 5)).astype(int) for _ in range(2)]
@@ -73,9 +71,7 @@ def _wobbly(
     return labels[rows, columns]
 
 
-def _segments(
-    labels: NDArray[np.uint8], trucks: list[NDArray[np.bool_]], taken: NDArray[np.bool_]
-) -> StuffPrediction:
+def _segments(labels: NDArray[np.uint8], trucks: list[NDArray[np.bool_]], taken: NDArray[np.bool_]) -> StuffPrediction:
     masks: list[tuple[str, NDArray[np.bool_]]] = []
     for value in np.unique(labels[labels > 0]):
         name, region = LABELS[value], labels == value

@@ -68,9 +68,7 @@ def hydra_crane(pen: Pen, rng: np.random.Generator) -> None:
 
 def _cab(pen: Pen, colour: Colour, left: float, top: float, bottom: float) -> None:
     right = 0.985
-    pen.polygon(
-        [(left, top), (right - 0.07, top), (right, top + 0.15), (right, bottom), (left, bottom)], colour
-    )
+    pen.polygon([(left, top), (right - 0.07, top), (right, top + 0.15), (right, bottom), (left, bottom)], colour)
     pen.polygon(
         [
             (left + 0.06, top + 0.035),

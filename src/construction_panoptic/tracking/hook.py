@@ -16,6 +16,7 @@ import hashlib
 import logging
 import math
 import subprocess
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +127,11 @@ class TrackingHook:
             return
         path = Path(self._catalog.get(name)._filepath)
         self._inputs.add(name)
-        dataset = MetaDataset(resolve_dataset_source(path.as_uri()), name=name, digest=file_digest(path))
+        with warnings.catch_warnings():
+            # A local file has two sources registered in MLflow, both of them this one.
+            warnings.simplefilter("ignore")
+            source = resolve_dataset_source(path.as_uri())
+        dataset = MetaDataset(source, name=name, digest=file_digest(path))
         self._send(mlflow.log_input, dataset, context=wanted["input"])
 
 

@@ -57,12 +57,8 @@ def collate(samples: Sequence[tuple[Tensor, Target]]) -> Batch:
         images[index, :, : image.shape[1], : image.shape[2]] = image
         padding_mask[index, : image.shape[1], : image.shape[2]] = False
     padded = any(image.shape[1:] != (height, width) for image, _ in samples)
-    targets = [
-        {name: value for name, value in target.items() if isinstance(value, Tensor)} for _, target in samples
-    ]
-    return Batch(
-        images, padding_mask if padded else None, targets, [target["file_name"] for _, target in samples]
-    )
+    targets = [{name: value for name, value in target.items() if isinstance(value, Tensor)} for _, target in samples]
+    return Batch(images, padding_mask if padded else None, targets, [target["file_name"] for _, target in samples])
 
 
 class EpochBatches(Sampler[list[tuple[int, int]]]):
@@ -133,9 +129,7 @@ def build_loader(
         start_method: how the processes start (``fork``, ``spawn``, ``forkserver``); the platform's by
             default.
     """
-    batches = EpochBatches(
-        len(cast("Sized", samples)), batch_size, seed=seed, shuffle=shuffle, drop_last=shuffle
-    )
+    batches = EpochBatches(len(cast("Sized", samples)), batch_size, seed=seed, shuffle=shuffle, drop_last=shuffle)
     return BatchLoader(
         samples,
         batch_sampler=batches,

@@ -127,9 +127,7 @@ def train(
             yield _again(training, resume)
             return
         logger.info("%s: resumed after epoch %d of %d.", stage.name, training.epoch, settings.epochs)
-    with Progress(
-        stage.name, epochs=settings.epochs, steps=len(train_loader), done=training.epoch
-    ) as progress:
+    with Progress(stage.name, epochs=settings.epochs, steps=len(train_loader), done=training.epoch) as progress:
         while training.epoch < settings.epochs:
             with own_randomness(training.randomness):
                 metrics = _run_epoch(training, train_loader, validate, progress)
@@ -152,9 +150,7 @@ def _start(stage: Stage, train_loader: BatchLoader, settings: StageSettings) -> 
     device = resolve_device(settings.device)
     stage.model.to(device)
     optimizer = build_optimizer(stage.model, settings.optimizer)
-    schedule = build_schedule(
-        optimizer, settings.schedule, epochs=settings.epochs, steps_per_epoch=len(train_loader)
-    )
+    schedule = build_schedule(optimizer, settings.schedule, epochs=settings.epochs, steps_per_epoch=len(train_loader))
     return _Training(stage, settings, device, optimizer, schedule, randomness=settings.seed)
 
 
@@ -201,9 +197,7 @@ def _run_epoch(
 
 
 def _run_steps(training: _Training, loader: BatchLoader, progress: Progress) -> dict[str, float]:
-    watch = LossWatch(
-        training.stage.name, training.epoch + 1, every=20 if training.device.type == "cuda" else 1
-    )
+    watch = LossWatch(training.stage.name, training.epoch + 1, every=20 if training.device.type == "cuda" else 1)
     rates = _rates(training.optimizer)
     began = time.perf_counter()
     waited = 0.0
@@ -253,16 +247,12 @@ def _rates(optimizer: Optimizer) -> dict[str, float]:
     return {names[group["name"]]: float(group["lr"]) for group in optimizer.param_groups}
 
 
-def _update_best(
-    training: _Training, metrics: Mapping[str, float], monitor: str, greater_is_better: bool
-) -> bool:
+def _update_best(training: _Training, metrics: Mapping[str, float], monitor: str, greater_is_better: bool) -> bool:
     value = metrics.get(monitor)
     if value is None:
         if monitor.startswith("val/") and "time/validation_seconds" not in metrics:
             return False
-        raise ParameterError(
-            f"monitor: there is no metric {monitor!r}; there are {', '.join(sorted(metrics))}"
-        )
+        raise ParameterError(f"monitor: there is no metric {monitor!r}; there are {', '.join(sorted(metrics))}")
     if not improved(value, training.best["value"], greater_is_better=greater_is_better):
         return False
     training.best = {"epoch": training.epoch, "value": value}

@@ -27,9 +27,7 @@ def build_optimizer(model: nn.Module, settings: OptimizerSettings) -> AdamW:
         {"name": "main", "params": main, "lr": settings.lr},
         {"name": "backbone", "params": backbone, "lr": settings.lr_backbone},
     ]
-    return AdamW(
-        [group for group in groups if group["params"]], lr=settings.lr, weight_decay=settings.weight_decay
-    )
+    return AdamW([group for group in groups if group["params"]], lr=settings.lr, weight_decay=settings.weight_decay)
 
 
 def rate_factor(settings: ScheduleSettings, *, epochs: int, steps_per_epoch: int) -> Callable[[int], float]:
@@ -63,9 +61,7 @@ def rate_factor(settings: ScheduleSettings, *, epochs: int, steps_per_epoch: int
     return {"step": step_factor, "cosine": cosine_factor, "one_cycle": one_cycle_factor}[settings.kind]
 
 
-def build_schedule(
-    optimizer: Optimizer, settings: ScheduleSettings, *, epochs: int, steps_per_epoch: int
-) -> LambdaLR:
+def build_schedule(optimizer: Optimizer, settings: ScheduleSettings, *, epochs: int, steps_per_epoch: int) -> LambdaLR:
     """The schedule of an optimiser; call its ``step()`` after each step of the optimiser."""
     return LambdaLR(optimizer, rate_factor(settings, epochs=epochs, steps_per_epoch=steps_per_epoch))
 

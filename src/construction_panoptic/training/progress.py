@@ -29,9 +29,7 @@ class Progress:
         self._epochs = epochs
         self._first = done
         self._began = time.monotonic()
-        self._bar: Any = tqdm(
-            total=epochs * steps, initial=done * steps, desc=name, unit="step", disable=None
-        )
+        self._bar: Any = tqdm(total=epochs * steps, initial=done * steps, desc=name, unit="step", disable=None)
 
     def __enter__(self) -> Self:
         return self
@@ -57,9 +55,7 @@ class Progress:
         """Log the epoch (from 0): its loss, its validation metrics, its time and the time left."""
         done = epoch + 1 - self._first
         left = (time.monotonic() - self._began) / done * (self._epochs - epoch - 1)
-        shown = {
-            name: value for name, value in metrics.items() if name == "train/loss" or name.startswith("val/")
-        }
+        shown = {name: value for name, value in metrics.items() if name == "train/loss" or name.startswith("val/")}
         logger.info(
             "%s: epoch %d/%d: %s (%.1f s, %s left)",
             self._name,

@@ -28,32 +28,22 @@ class ModelSettings(_Settings):
     backbone: Literal["tiny", "resnet18", "resnet34", "resnet50", "resnet101"] = Field(
         default="resnet50", description="Feature extractor; 'tiny' is a small network for trials on a CPU."
     )
-    dilation: bool = Field(
-        default=False, description="Dilated last stage (DETR's DC5): stride 16 instead of 32."
-    )
+    dilation: bool = Field(default=False, description="Dilated last stage (DETR's DC5): stride 16 instead of 32.")
     norm: Literal["frozen", "batch"] = Field(
         default="frozen",
         description="Batch normalisation: 'frozen' statistics as in DETR, or trained ('batch').",
     )
-    num_queries: PositiveInt = Field(
-        default=100, description="Object queries, the most segments found in an image."
-    )
+    num_queries: PositiveInt = Field(default=100, description="Object queries, the most segments found in an image.")
     hidden_dim: PositiveInt = Field(default=256, description="Width of the transformer, channels.")
     num_heads: PositiveInt = Field(default=8, description="Attention heads; must divide hidden_dim.")
     encoder_layers: Annotated[int, Field(ge=0)] = Field(default=6, description="Transformer encoder layers.")
     decoder_layers: PositiveInt = Field(default=6, description="Transformer decoder layers.")
-    feedforward_dim: PositiveInt = Field(
-        default=2048, description="Width of the feed-forward blocks, channels."
-    )
+    feedforward_dim: PositiveInt = Field(default=2048, description="Width of the feed-forward blocks, channels.")
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
         default=0.1, description="Dropout in the transformer, share."
     )
-    pre_norm: bool = Field(
-        default=False, description="Layer normalisation before each block instead of after it."
-    )
-    auxiliary_outputs: bool = Field(
-        default=True, description="Predict, and take a loss, after every decoder layer."
-    )
+    pre_norm: bool = Field(default=False, description="Layer normalisation before each block instead of after it.")
+    auxiliary_outputs: bool = Field(default=True, description="Predict, and take a loss, after every decoder layer.")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -83,12 +73,8 @@ class ScheduleSettings(_Settings):
         description="'step' as in DETR; 'cosine' (SGDR without restarts); 'one_cycle' (Smith 2018).",
     )
     drop_epoch: PositiveInt = Field(default=150, description="step: epochs between two drops.")
-    drop_factor: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
-        default=0.1, description="step: factor of each drop."
-    )
-    warmup_epochs: NotNegative = Field(
-        default=0.0, description="step and cosine: epochs of linear rise from 0."
-    )
+    drop_factor: Annotated[float, Field(gt=0.0, le=1.0)] = Field(default=0.1, description="step: factor of each drop.")
+    warmup_epochs: NotNegative = Field(default=0.0, description="step and cosine: epochs of linear rise from 0.")
     rise_share: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
         default=0.3,
         description="one_cycle: share of the training in which the rate rises (torch's OneCycleLR).",
@@ -96,9 +82,7 @@ class ScheduleSettings(_Settings):
     start_factor: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
         default=0.04, description="one_cycle: factor at the first step (torch's OneCycleLR: 1/25)."
     )
-    final_factor: Share = Field(
-        default=0.0, description="cosine and one_cycle: factor that the rate ends at."
-    )
+    final_factor: Share = Field(default=0.0, description="cosine and one_cycle: factor that the rate ends at.")
 
 
 class AugmentationSettings(_Settings):
@@ -111,20 +95,14 @@ class AugmentationSettings(_Settings):
     )
     max_side: PositiveInt = Field(default=1333, description="Longest side, in training and evaluation.")
     flip: Share = Field(default=0.5, description="Probability of a horizontal flip.")
-    crop: Share = Field(
-        default=0.5, description="Probability of a resize to one of first_sides and a random crop."
-    )
+    crop: Share = Field(default=0.5, description="Probability of a resize to one of first_sides and a random crop.")
     first_sides: tuple[PositiveInt, ...] = Field(
         default=(400, 500, 600), min_length=1, description="Shorter side before the crop."
     )
     crop_min: PositiveInt = Field(default=384, description="Smallest side of a crop.")
     crop_max: PositiveInt = Field(default=600, description="Largest side of a crop.")
-    evaluation_side: PositiveInt = Field(
-        default=800, description="Shorter side in evaluation and prediction."
-    )
-    mean: Rgb = Field(
-        default=(0.485, 0.456, 0.406), description="Mean of ImageNet's red, green, blue in 0…1."
-    )
+    evaluation_side: PositiveInt = Field(default=800, description="Shorter side in evaluation and prediction.")
+    mean: Rgb = Field(default=(0.485, 0.456, 0.406), description="Mean of ImageNet's red, green, blue in 0…1.")
     std: tuple[Positive, Positive, Positive] = Field(
         default=(0.229, 0.224, 0.225), description="Standard deviation of ImageNet's red, green, blue in 0…1."
     )
@@ -146,9 +124,7 @@ class LossSettings(_Settings):
     giou: NotNegative = Field(default=2.0, description="Boxes, generalised IoU.")
     mask: NotNegative = Field(default=1.0, description="Masks, sigmoid focal loss.")
     dice: NotNegative = Field(default=1.0, description="Masks, Dice loss.")
-    no_object: Positive = Field(
-        default=0.1, description="Weight of the no-object class within the cross-entropy."
-    )
+    no_object: Positive = Field(default=0.1, description="Weight of the no-object class within the cross-entropy.")
 
 
 class MatchSettings(_Settings):
@@ -177,9 +153,7 @@ class StageSettings(_Settings):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(
         default=42, description="Seed of order, augmentation and dropout."
     )
-    workers: Annotated[int, Field(ge=0)] = Field(
-        default=2, description="Loading processes; 0 loads in the main one."
-    )
+    workers: Annotated[int, Field(ge=0)] = Field(default=2, description="Loading processes; 0 loads in the main one.")
     cache_mb: Annotated[int, Field(ge=0)] = Field(
         default=0, description="Memory for decoded images in each loading process, MiB; 0 decodes every time."
     )
@@ -242,9 +216,7 @@ def parse(model: type[AnySettings], data: Mapping[str, Any] | AnySettings | None
     try:
         return model.model_validate(dict(data or {}))
     except ValidationError as error:
-        raise ParameterError(
-            "; ".join(_describe(detail, model, prefix) for detail in error.errors())
-        ) from None
+        raise ParameterError("; ".join(_describe(detail, model, prefix) for detail in error.errors())) from None
 
 
 def _describe(detail: Any, model: type[BaseModel], prefix: str) -> str:

@@ -148,9 +148,7 @@ def match_costs(settings: MatchSettings) -> MatchCosts:
 
 def loss_weights(settings: LossSettings) -> LossWeights:
     """Loss weights of the settings."""
-    return LossWeights(
-        ce=settings.ce, bbox=settings.bbox, giou=settings.giou, mask=settings.mask, dice=settings.dice
-    )
+    return LossWeights(ce=settings.ce, bbox=settings.bbox, giou=settings.giou, mask=settings.mask, dice=settings.dice)
 
 
 def _terms(losses: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -67,9 +67,7 @@ class LossWatch:
             self._steps += 1
             values = {name: next(numbers) for name in names}
             if not all(map(math.isfinite, values.values())):
-                raise self.error(
-                    file_names, "; ".join(f"{name} {value:.4g}" for name, value in values.items())
-                )
+                raise self.error(file_names, "; ".join(f"{name} {value:.4g}" for name, value in values.items()))
             for name, value in values.items():
                 self._sums[name] = self._sums.get(name, 0.0) + value
                 self._counts[name] = self._counts.get(name, 0) + 1

@@ -121,9 +121,7 @@ def count_rows(
     """
     identity = _column(counts, "class_id", "category_id")
     train, val = (_column(counts, f"{unit}_{side}", side) for side in ("train", "val"))
-    found = {
-        int(i): (int(t), int(v)) for i, t, v in zip(counts[identity], counts[train], counts[val], strict=True)
-    }
+    found = {int(i): (int(t), int(v)) for i, t, v in zip(counts[identity], counts[train], counts[val], strict=True)}
     rows = [
         CountRow(
             i,
@@ -152,8 +150,7 @@ def is_skewed(rows: Sequence[CountRow]) -> bool:
 def columns_of(rows: Sequence[Row], things: str = "Things", stuff: str = "Stuff") -> list[Column[Row]]:
     """Set rows in columns, things before stuff, each column short enough for a screen."""
     groups = [
-        (title, [row for row in rows if row.is_thing is kind])
-        for title, kind in ((things, True), (stuff, False))
+        (title, [row for row in rows if row.is_thing is kind]) for title, kind in ((things, True), (stuff, False))
     ]
     groups = [(title, group) for title, group in groups if group]
     limit = ROWS_PER_COLUMN

@@ -247,9 +247,7 @@ def size_histogram(areas: pd.DataFrame, classes: Classes) -> go.Figure:
     figure = go.Figure()
     centers = [f"{size:g}" for size in table["side"]]
     for name, color in (("things", THING_COLOR), ("stuff", STUFF_COLOR)):
-        figure.add_bar(
-            x=centers, y=table[name].tolist(), name=name, marker_color=color, hovertemplate="%{x} px: %{y}"
-        )
+        figure.add_bar(x=centers, y=table[name].tolist(), name=name, marker_color=color, hovertemplate="%{x} px: %{y}")
     figure.update_layout(
         template="plotly_white",
         barmode="group",

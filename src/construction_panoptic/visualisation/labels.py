@@ -45,9 +45,7 @@ def _spacing(font: ImageFont.FreeTypeFont) -> int:
     return max(1, round(font.size / 8))
 
 
-def draw_text(
-    draw: ImageDraw.ImageDraw, center: tuple[float, float], text: str, font: ImageFont.FreeTypeFont
-) -> None:
+def draw_text(draw: ImageDraw.ImageDraw, center: tuple[float, float], text: str, font: ImageFont.FreeTypeFont) -> None:
     """Write white, dark-outlined text around ``center`` (x, y): legible on every colour."""
     draw.multiline_text(
         center,
@@ -72,9 +70,7 @@ def _balanced(words: list[str], count: int) -> str:
     """Break ``words`` into ``count`` lines whose longest is as short as possible."""
     if count == 1:
         return " ".join(words)
-    options = [
-        " ".join(words[:i]) + "\n" + _balanced(words[i:], count - 1) for i in range(1, len(words) - count + 2)
-    ]
+    options = [" ".join(words[:i]) + "\n" + _balanced(words[i:], count - 1) for i in range(1, len(words) - count + 2)]
     return min(options, key=lambda text: max(map(len, text.split("\n"))))
 
 

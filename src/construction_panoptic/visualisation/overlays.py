@@ -184,9 +184,7 @@ def _check_image(image: Picture) -> None:
 def _check_categories(categories: Any, classes: Classes) -> None:
     unknown = sorted(set(categories) - classes.names.keys())
     if unknown:
-        raise InputDataError(
-            f"category ids {unknown} are not in the taxonomy, so they have no name or colour"
-        )
+        raise InputDataError(f"category ids {unknown} are not in the taxonomy, so they have no name or colour")
 
 
 def _resize_ids(id_map: NDArray[np.integer[Any]], height: int, width: int) -> NDArray[np.integer[Any]]:
@@ -197,9 +195,7 @@ def _resize_ids(id_map: NDArray[np.integer[Any]], height: int, width: int) -> ND
     return id_map[rows[:, None], columns]
 
 
-def _segment_index(
-    id_map: NDArray[np.integer[Any]], segments: Sequence[Mapping[str, Any]]
-) -> NDArray[np.int32]:
+def _segment_index(id_map: NDArray[np.integer[Any]], segments: Sequence[Mapping[str, Any]]) -> NDArray[np.int32]:
     """Replace ids by positions: 0 for void, k for the k-th segment."""
     position = {0: 0} | {int(segment["id"]): k for k, segment in enumerate(segments, start=1)}
     ids, inverse = np.unique(id_map, return_inverse=True)

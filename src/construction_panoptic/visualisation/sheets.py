@@ -121,9 +121,7 @@ def mosaic(
         InputDataError: there is no picture, or the numbers of pictures and titles differ.
     """
     if not pictures or len(pictures) != len(titles):
-        raise InputDataError(
-            f"a mosaic needs pictures, and as many titles: {len(pictures)} and {len(titles)}"
-        )
+        raise InputDataError(f"a mosaic needs pictures, and as many titles: {len(pictures)} and {len(titles)}")
     columns = max(1, min(columns, len(pictures)))
     cell = (width - MARGIN * (columns + 1)) // columns
     size = max(12, width // 110)

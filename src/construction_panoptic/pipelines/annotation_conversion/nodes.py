@@ -105,9 +105,7 @@ def collect_rejected(
     """List everything that was not used, and make sure that nothing was lost."""
     records = list(converted)
     rejected = all_rejected(rejected_while_reading, records)
-    inputs = pd.concat(
-        [annotations, rejected_while_reading.dropna(subset="annotation_id")], ignore_index=True
-    )
+    inputs = pd.concat([annotations, rejected_while_reading.dropna(subset="annotation_id")], ignore_index=True)
     check_conservation(inputs, records, rejected)
     for reason, count in rejected["reason"].value_counts().items():
         logger.warning("Rejected: %d × %s", count, reason)

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import pandas as pd
-import torch
 from matplotlib.figure import Figure
 from plotly import graph_objects as go
 
@@ -24,6 +23,7 @@ from construction_panoptic.training.loop import train
 from construction_panoptic.training.samples import DetectionSamples
 from construction_panoptic.training.settings import ModelSettings, StageSettings, parse
 from construction_panoptic.training.stages import DetectionStage
+from construction_panoptic.training.state import own_randomness
 from construction_panoptic.visualisation.charts import training_curves
 from construction_panoptic.visualisation.figures import training_figure
 
@@ -47,7 +47,9 @@ def train_detector(
     settings = parse(StageSettings, parameters, "detection")
     stage = DetectionStage(build_detector(class_count(detection_train), architecture, settings), settings)
     validate = detection_validator(
-        _loader(detection_val, converted, settings, training=False), detection_val, precision=settings.precision
+        _loader(detection_val, converted, settings, training=False),
+        detection_val,
+        precision=settings.precision,
     )
     yield from outputs_of(
         train(
@@ -65,8 +67,7 @@ def train_detector(
 
 def build_detector(num_classes: int, architecture: ModelSettings, settings: StageSettings) -> Detr:
     """Build the detector with seeded random weights, or from published ones."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)
+    with own_randomness(settings.seed):
         model = build_detr(num_classes, **architecture.model_dump())
     if settings.weights is not None:
         report = load_weights(model, settings.weights)
@@ -90,4 +91,5 @@ def _loader(
         seed=settings.seed,
         cache_mb=settings.cache_mb,
     )
+    samples.check_labels(class_count(data))
     return loader_of(samples, settings, training=training)

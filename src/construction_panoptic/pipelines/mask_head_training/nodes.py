@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import pandas as pd
-import torch
 from matplotlib.figure import Figure
 from plotly import graph_objects as go
 
@@ -23,6 +22,7 @@ from construction_panoptic.training.loop import train
 from construction_panoptic.training.samples import PanopticSamples
 from construction_panoptic.training.settings import MaskHeadSettings, ModelSettings, StageSettings, parse
 from construction_panoptic.training.stages import MaskHeadStage
+from construction_panoptic.training.state import own_randomness
 from construction_panoptic.visualisation.charts import training_curves
 from construction_panoptic.visualisation.figures import training_figure
 
@@ -70,8 +70,7 @@ def build_panoptic(
     num_classes: int, architecture: ModelSettings, settings: StageSettings, detector: dict[str, Any]
 ) -> DetrPanoptic:
     """Build the panoptic model: the trained detector, and a mask head with seeded random weights or given ones."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)
+    with own_randomness(settings.seed):
         model = build_detr_panoptic(num_classes, **architecture.model_dump())
     if settings.weights is not None:
         load_weights(model, settings.weights)
@@ -96,4 +95,5 @@ def _loader(
         seed=settings.seed,
         cache_mb=settings.cache_mb,
     )
+    samples.check_labels(class_count(data))
     return loader_of(samples, settings, training=training)

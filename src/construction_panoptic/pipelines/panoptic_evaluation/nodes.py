@@ -1,7 +1,6 @@
 """Nodes that predict the validation images and measure how good the predictions are."""
 
 import json
-import logging
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -18,14 +17,7 @@ from construction_panoptic.evaluation.precision import average_precision
 from construction_panoptic.evaluation.predicting import ImagePrediction, predict_images, read_boxes
 from construction_panoptic.evaluation.quality import panoptic_quality
 from construction_panoptic.evaluation.settings import EvaluationSettings
-from construction_panoptic.evaluation.tables import (
-    class_quality_text,
-    precision_table,
-    precision_text,
-    quality_table,
-    quality_text,
-    summary_table,
-)
+from construction_panoptic.evaluation.tables import precision_table, quality_table, summary_table
 from construction_panoptic.pipelines.pictures import overlay_of
 from construction_panoptic.pipelines.training_run import class_count
 from construction_panoptic.training.device import resolve_device
@@ -36,8 +28,6 @@ from construction_panoptic.visualisation.charts import pq_chart
 from construction_panoptic.visualisation.classes import ClassTable, legend_entries
 from construction_panoptic.visualisation.figures import pq_figure
 from construction_panoptic.visualisation.sheets import Example, example_sheet
-
-logger = logging.getLogger(__name__)
 
 
 def predict_validation(
@@ -79,7 +69,7 @@ def collect_boxes(predictions: Path) -> list[dict[str, Any]]:
 def measure_quality(
     panoptic_val: dict[str, Any], converted: ConvertedImages, predictions: Path, parameters: dict[str, Any]
 ) -> tuple[dict[str, Any], pd.DataFrame]:
-    """Measure PQ, SQ and RQ of all, things, stuff and each class, and print the tables."""
+    """Measure PQ, SQ and RQ of all, things, stuff and each class."""
     settings = parse(EvaluationSettings, parameters, "panoptic_evaluation")
     quality = panoptic_quality(
         panoptic_val,
@@ -89,8 +79,6 @@ def measure_quality(
         engine=settings.quality_engine,
     )
     names = ClassTable.from_categories(panoptic_val["categories"]).names
-    logger.info("Panoptic quality by class\n%s", class_quality_text(quality, names))
-    logger.info("Panoptic quality\n%s", quality_text(quality))
     summary = summary_table(quality).rename(columns={"split": "name"}).drop(columns="n")
     classes = quality_table(quality, names)
     return quality, pd.concat([summary, classes[classes["present"]]], ignore_index=True)
@@ -99,10 +87,9 @@ def measure_quality(
 def measure_precision(
     detection_val: dict[str, Any], boxes: list[dict[str, Any]], parameters: dict[str, Any]
 ) -> tuple[dict[str, Any], pd.DataFrame]:
-    """Measure COCO's 12 numbers of the boxes, and print them."""
+    """Measure COCO's 12 numbers of the boxes."""
     settings = parse(EvaluationSettings, parameters, "panoptic_evaluation")
     precision = average_precision(detection_val, boxes, engine=settings.precision_engine)
-    logger.info("Box average precision\n%s", precision_text(precision))
     return precision, precision_table(precision).rename(columns={"value": "box"})
 
 

@@ -38,7 +38,12 @@ def create_pipeline(**_: Any) -> Pipeline:
             ),
             Node(
                 nodes.measure_quality,
-                inputs=["panoptic_val", "converted_images", "panoptic_predictions", "params:panoptic_evaluation"],
+                inputs=[
+                    "panoptic_val",
+                    "converted_images",
+                    "panoptic_predictions",
+                    "params:panoptic_evaluation",
+                ],
                 outputs=["panoptic_quality", "panoptic_quality_table"],
                 name="measure_panoptic_quality",
             ),
@@ -50,7 +55,12 @@ def create_pipeline(**_: Any) -> Pipeline:
             ),
             Node(
                 nodes.draw_examples,
-                inputs=["panoptic_val", "converted_images", "panoptic_predictions", "params:panoptic_evaluation"],
+                inputs=[
+                    "panoptic_val",
+                    "converted_images",
+                    "panoptic_predictions",
+                    "params:panoptic_evaluation",
+                ],
                 outputs="example_sheet",
                 name="draw_examples",
             ),
