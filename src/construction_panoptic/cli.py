@@ -17,9 +17,10 @@ def cli() -> None:
     """Commands of the construction_panoptic project."""
 
 
-def _run(*args: Any, **kwargs: Any) -> Any:
+def _run(**options: Any) -> Any:
+    assert kedro_run.callback is not None
     try:
-        return _kedro_callback(*args, **kwargs)
+        return kedro_run.callback(**options)
     except Exception as error:
         cause = user_error(error)
         if cause is None:
@@ -37,8 +38,6 @@ def user_error(error: BaseException | None) -> UserError | None:
     return None
 
 
-_kedro_callback = kedro_run.callback
-assert _kedro_callback is not None
 run = copy.copy(kedro_run)
 run.callback = _run
 cli.add_command(run)

@@ -8,6 +8,7 @@ from kedro.framework.hooks import hook_impl
 from kedro.io import CatalogProtocol
 from kedro.pipeline import Pipeline
 
+from construction_panoptic.catalog.files import local_path
 from construction_panoptic.evaluation.tables import class_quality_text, precision_text, quality_text
 
 # Entry → what it shows; printed for the entries that the run has written.
@@ -57,8 +58,8 @@ class ReportHook:
         click.echo(f"  {'compare runs':22s} mlflow ui --backend-store-uri sqlite:///mlflow.db")
 
     def _place(self, catalog: CatalogProtocol, name: str) -> str:
-        path = Path(catalog.get(name)._filepath)
-        return str(path.relative_to(self._project) if path.is_relative_to(self._project) else path)
+        path = local_path(catalog, name)
+        return str(path.relative_to(self._project) if path and path.is_relative_to(self._project) else path)
 
 
 def _quality_report(catalog: CatalogProtocol) -> str:

@@ -252,6 +252,21 @@ def test_half_precision_gives_float32_predictions(panoptic: DetrPanoptic, make_b
         torch.testing.assert_close(half[name], full[name], rtol=0.1, atol=0.1)
 
 
+def test_an_exported_model_serves_images_of_any_size(panoptic: DetrPanoptic, make_batch: MakeBatch) -> None:
+    panoptic.eval()
+    auto = torch.export.Dim.AUTO
+    shapes = ({0: auto, 2: auto, 3: auto}, {0: auto, 1: auto, 2: auto})
+    program = torch.export.export(panoptic, make_batch([(64, 96), (64, 50)]), dynamic_shapes=shapes)
+    images, mask = make_batch([(67, 50), (33, 101), (60, 64)])
+
+    with torch.no_grad():
+        exported, expected = program.module()(images, mask), panoptic(images, mask)
+
+    assert sorted(exported) == sorted(expected)
+    for name, value in expected.items():
+        torch.testing.assert_close(exported[name], value, rtol=1e-4, atol=1e-5)
+
+
 # --- masks of chosen queries ---
 
 

@@ -16,25 +16,27 @@ class StuffSettings(_Settings):
     """Where the stuff regions come from, and how a COCO panoptic DETR labels them."""
 
     source: Literal["detr", "ready", "none"] = Field(
-        "detr", description="A COCO panoptic DETR, ready predictions, or no stuff at all."
+        default="detr", description="A COCO panoptic DETR, ready predictions, or no stuff at all."
     )
     weights: str = Field(
-        "detr-r101-panoptic", min_length=1, description="detr: a published name, or the path of a checkpoint."
+        default="detr-r101-panoptic", min_length=1, description="detr: a published name, or the path of a checkpoint."
     )
-    threshold: Share = Field(0.85, description="detr: least score of a segment that is used.")
-    side: PositiveInt = Field(800, description="detr: shorter side of the network's input, pixels.")
-    max_side: PositiveInt = Field(1333, description="detr: longest side of the network's input, pixels.")
-    batch_size: PositiveInt = Field(1, description="detr: images a forward pass.")
-    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="detr: 'auto' takes CUDA if any.")
+    threshold: Share = Field(default=0.85, description="detr: least score of a segment that is used.")
+    side: PositiveInt = Field(default=800, description="detr: shorter side of the network's input, pixels.")
+    max_side: PositiveInt = Field(default=1333, description="detr: longest side of the network's input, pixels.")
+    batch_size: PositiveInt = Field(default=1, description="detr: images a forward pass.")
+    device: str = Field(
+        default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="detr: 'auto' takes CUDA if any."
+    )
 
 
 class SplitSettings(_Settings):
     """How the images are divided into training and validation."""
 
-    validation_share: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(0.2, description="Share of the images.")
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(42, description="Seed of the division.")
+    validation_share: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(default=0.2, description="Share of the images.")
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(default=42, description="Seed of the division.")
     near_duplicate_distance: Annotated[int, Field(ge=0, le=256)] = Field(
-        24, description="Images whose 256-bit perceptual hashes differ in at most so many bits stay together."
+        default=24, description="Images whose 256-bit perceptual hashes differ in at most so many bits stay together."
     )
 
 
@@ -42,10 +44,10 @@ class ConversionSettings(_Settings):
     """The conversion of CVAT exports to COCO panoptic."""
 
     on_error: Literal["quarantine", "fail"] = Field(
-        "quarantine", description="List what cannot be used and go on, or stop at the first."
+        default="quarantine", description="List what cannot be used and go on, or stop at the first."
     )
     overlap: Literal["last_on_top", "smallest_on_top", "fail"] = Field(
-        "last_on_top", description="Which of two overlapping things lies on top; the first is CVAT's order."
+        default="last_on_top", description="Which of two overlapping things lies on top; the first is CVAT's order."
     )
-    stuff: StuffSettings = Field(default_factory=StuffSettings)
-    split: SplitSettings = Field(default_factory=SplitSettings)
+    stuff: StuffSettings = StuffSettings()
+    split: SplitSettings = SplitSettings()

@@ -5,6 +5,7 @@ import io
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from kedro.io import CatalogProtocol
 from kedro_datasets._typing import HTMLPreview, ImagePreview
 from kedro_datasets.json import JSONDataset as KedroJSONDataset
 from kedro_datasets.matplotlib import MatplotlibDataset
@@ -78,6 +79,12 @@ class PictureDataset(AtomicSave, ImageDataset):
     def preview(self) -> ImagePreview:
         """Give the picture, at most 1200 px long, as base64 PNG."""
         return picture_preview(self.load())
+
+
+def local_path(catalog: CatalogProtocol, name: str) -> Path | None:
+    """Give the local file or folder of a catalog entry; None for one that has none."""
+    path = getattr(catalog.get(name), "_filepath", None)
+    return None if path is None else Path(path)
 
 
 def picture_preview(picture: Image.Image) -> ImagePreview:

@@ -5,7 +5,6 @@ since changed would be skipped, and a run that was interrupted would go on with 
 """
 
 import logging
-from pathlib import Path
 from typing import Any
 
 from kedro.framework.hooks import hook_impl
@@ -71,9 +70,3 @@ def _forget(catalog: CatalogProtocol | None, names: list[str]) -> None:
         if catalog.exists(name):
             logger.info("Removing outdated %s", name)
         invalidate()
-
-
-def describe_outputs(catalog: CatalogProtocol, names: list[str]) -> dict[str, Path]:
-    """Give the local path of each named entry that has one."""
-    paths = {name: getattr(catalog.get(name), "_filepath", None) for name in names if name in catalog}
-    return {name: Path(path) for name, path in paths.items() if path is not None}

@@ -151,9 +151,10 @@ def _upsample_and_convolve(x: Tensor, weight: Tensor, size: Sequence[int]) -> Te
     3].
 
     When the size doubles exactly, both together are one transposed convolution with a 4 × 4 kernel: the
-    upsampled map is never written, and each output needs 4 products a channel instead of 9.
+    upsampled map is never written, and each output needs 4 products a channel instead of 9. An exported
+    program takes the general way, since it has to serve any size.
     """
-    if size[0] != 2 * x.shape[-2] or size[1] != 2 * x.shape[-1]:
+    if torch.compiler.is_exporting() or size[0] != 2 * x.shape[-2] or size[1] != 2 * x.shape[-1]:
         return F.conv2d(F.interpolate(x, size=tuple(size), mode="nearest"), weight, padding=1)
     kernel = weight.flip(2, 3).transpose(0, 1)
     kernel = F.pad(kernel, (0, 1)) + F.pad(kernel, (1, 0))

@@ -232,7 +232,8 @@ class DetrPanoptic(nn.Module):
             chunks, so that memory stays bounded.
         """
         count = batch_index.shape[0]
-        if count == 0:  # one mask that is thrown away keeps every parameter in the graph
+        exporting = torch.compiler.is_exporting()  # one program for any number of masks
+        if count == 0 and not exporting:  # one mask that is thrown away keeps every parameter in the graph
             first = torch.zeros(1, dtype=torch.int64, device=features.queries.device)
             return self.masks(features, first, first)[:0]
         scores = self.bbox_attention.scores(features.queries, features.memory, features.padding_mask)
@@ -243,7 +244,7 @@ class DetrPanoptic(nn.Module):
 
         height, width = features.mask_size
         chunk = max(1, CHUNK_PIXELS // (height * width))
-        if torch.is_grad_enabled() or count <= chunk:
+        if torch.is_grad_enabled() or exporting or count <= chunk:
             return compute(batch_index, query_index)
         pairs = zip(batch_index.split(chunk), query_index.split(chunk), strict=True)
         return torch.cat([compute(batch, query) for batch, query in pairs])

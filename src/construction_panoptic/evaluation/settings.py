@@ -13,19 +13,21 @@ class EvaluationSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     engine: Literal["hotcoco", "reference"] = Field(
-        "hotcoco", description="hotcoco, or panopticapi and pycocotools: the same numbers, slower."
+        default="hotcoco", description="hotcoco, or panopticapi and pycocotools: the same numbers, slower."
     )
     threshold: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
-        0.85,
+        default=0.85,
         description="Least class probability of a predicted segment (DETR, appendix on panoptic segmentation).",
     )
-    batch_size: PositiveInt = Field(1, description="Images a forward pass.")
-    workers: Annotated[int, Field(ge=0)] = Field(2, description="Loading processes; 0 loads in the main one.")
-    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="'auto' takes CUDA if there is one.")
-    precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="Arithmetic; 'auto' is bfloat16 autocast on CUDA, float32 on a CPU."
+    batch_size: PositiveInt = Field(default=1, description="Images a forward pass.")
+    workers: Annotated[int, Field(ge=0)] = Field(default=2, description="Loading processes; 0 loads in the main one.")
+    device: str = Field(
+        default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="'auto' takes CUDA if there is one."
     )
-    examples: PositiveInt = Field(8, description="Images on the sheet of examples.")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        default="auto", description="Arithmetic; 'auto' is bfloat16 autocast on CUDA, float32 on a CPU."
+    )
+    examples: PositiveInt = Field(default=8, description="Images on the sheet of examples.")
 
     @property
     def quality_engine(self) -> Literal["hotcoco", "panopticapi"]:

@@ -30,6 +30,8 @@ from mlflow.data.dataset_source_registry import resolve_dataset_source
 from mlflow.data.meta_dataset import MetaDataset
 from mlflow.exceptions import MlflowException
 
+from construction_panoptic.catalog.files import local_path
+
 logger = logging.getLogger(__name__)
 
 DIGEST_LENGTH = 32  # MLflow keeps at most 36 characters
@@ -107,10 +109,10 @@ class TrackingHook:
         """Send files once their node has ended: a training saves its checkpoint anew each epoch."""
         while self._pending and self._catalog is not None:
             name, folder = self._pending.popitem()
-            path = Path(self._catalog.get(name)._filepath)
-            if path.is_dir():
+            path = local_path(self._catalog, name)
+            if path is not None and path.is_dir():
                 self._send(mlflow.log_artifacts, str(path), f"{folder}/{path.name}")
-            elif path.is_file():
+            elif path is not None and path.is_file():
                 self._send(mlflow.log_artifact, str(path), folder)
 
     def _send_history(self, name: str, prefix: str, history: pd.DataFrame) -> None:
@@ -123,15 +125,17 @@ class TrackingHook:
 
     def _record_input(self, name: str) -> None:
         wanted = self._wanted(name)
-        if "input" not in wanted or name in self._inputs or self._catalog is None:
+        path = local_path(self._catalog, name) if self._catalog is not None and "input" in wanted else None
+        if path is None or name in self._inputs:
             return
-        path = Path(self._catalog.get(name)._filepath)
         self._inputs.add(name)
         with warnings.catch_warnings():
             # A local file has two sources registered in MLflow, both of them this one.
             warnings.simplefilter("ignore")
             source = resolve_dataset_source(path.as_uri())
-        dataset = MetaDataset(source, name=name, digest=file_digest(path))
+        dataset = MetaDataset(  # type: ignore[abstract]  # MLflow itself makes them so
+            source, name=name, digest=file_digest(path)
+        )
         self._send(mlflow.log_input, dataset, context=wanted["input"])
 
 
