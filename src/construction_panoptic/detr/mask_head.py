@@ -147,8 +147,7 @@ def _of_images(x: Tensor, batch_index: Tensor) -> Tensor:
 
 
 def _upsample_and_convolve(x: Tensor, weight: Tensor, size: Sequence[int]) -> Tensor:
-    """Upsample ``x`` [N, C, h, w] to ``size`` by nearest neighbour, then convolve with ``weight`` [K, C, 3,
-    3].
+    """Bring ``x`` [N, C, h, w] to ``size`` by nearest neighbour and convolve it with ``weight`` [K, C, 3, 3].
 
     When the size doubles exactly, both together are one transposed convolution with a 4 × 4 kernel: the
     upsampled map is never written, and each output needs 4 products a channel instead of 9. An exported
