@@ -270,10 +270,13 @@ def test_a_checkpoint_of_another_shape_is_one_clear_message(
     assert_same(model, before)
 
 
-def test_part_of_a_mask_branch_is_an_error() -> None:
+def test_another_mask_branch_is_an_error() -> None:
     state = panoptic().state_dict()
     del state["mask_head.lay1.weight"]
     with pytest.raises(CheckpointError, match=r"it lacks 1 keys: mask_head\.lay1\.weight"):
+        load_weights(panoptic(), state)
+    state = {**panoptic().state_dict(), "mask_head.lay6.weight": torch.zeros(1)}
+    with pytest.raises(CheckpointError, match=r"it has unknown 1 keys: mask_head\.lay6\.weight"):
         load_weights(panoptic(), state)
 
 

@@ -327,6 +327,7 @@ def test_frozen_detector_stays_in_eval_mode_and_takes_no_gradient(
     before = {key: value.clone() for key, value in panoptic.state_dict().items()}
 
     panoptic.train()
+    images.requires_grad_()
     first, second = panoptic(images, mask), panoptic(images, mask)
     first["pred_masks"].square().mean().backward()
 
@@ -337,6 +338,8 @@ def test_frozen_detector_stays_in_eval_mode_and_takes_no_gradient(
     assert torch.equal(first["pred_logits"], second["pred_logits"])  # no dropout
     assert torch.equal(first["pred_masks"], second["pred_masks"])
     assert not first["pred_logits"].requires_grad
+    assert not any(p.requires_grad for p in panoptic.detr.parameters())
+    assert images.grad is None
     assert trained_parts(panoptic) == {"bbox_attention", "mask_head"}
     assert all(p.grad is not None for m in (panoptic.bbox_attention, panoptic.mask_head) for p in m.parameters())
     for key, value in panoptic.state_dict().items():  # no statistics moved
