@@ -1,5 +1,6 @@
 import itertools
 import random
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -119,6 +120,17 @@ def test_as_many_classes_as_possible_are_on_both_sides(groups: list[set[int]], v
     table = split(keys, list(numbered), groups, val_fraction=val_fraction, seed=seed)
     assert set(table["split"]) == {"train", "val"}
     assert covered(list(table["split"] == "val"), numbered) == best
+
+
+@pytest.mark.parametrize("seed", [0, 1, 5, 7])
+def test_hundreds_of_rare_classes_are_covered(seed: int) -> None:
+    """Sets of groups that placing one class after the other leaves with a class on one side."""
+    generator = random.Random(seed)
+    classes = {f"{index:03}": set(generator.sample(range(300), generator.randint(1, 3))) for index in range(400)}
+    table = split(list(classes), list(range(400)), list(classes.values()), seed=0)
+    images = Counter(class_id for present in classes.values() for class_id in present)
+    sides = sides_of_classes(table, classes)
+    assert {c for c in images if images[c] >= 2} == {c for c, seen in sides.items() if len(seen) == 2}
 
 
 def test_an_odd_cycle_of_classes_cannot_be_covered_and_the_audit_says_so() -> None:

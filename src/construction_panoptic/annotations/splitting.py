@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.optimize import Bounds, LinearConstraint, milp
-from scipy.sparse import coo_array, hstack
 
 from construction_panoptic.annotations.grouping import hash_bytes
 from construction_panoptic.annotations.records import ConvertedRecord
+from construction_panoptic.annotations.stratification import Group, place_groups
 from construction_panoptic.errors import InputDataError, ParameterError, UserError
 
 TRAIN, VAL = "train", "val"
@@ -38,15 +37,6 @@ class SplitAudit:
 
     classes: pd.DataFrame
     facts: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class _Group:
-    """A group of images: how many there are, and how many of them show each class."""
-
-    number: int
-    size: int
-    images_of_class: dict[int, int]
 
 
 def split(
@@ -98,9 +88,7 @@ def split(
         )
     generator = np.random.default_rng(seed)
     members = [members[position] for position in generator.permutation(len(members))]
-    in_val = _stratify(members, val_fraction)
-    if _uncovered(members, in_val):
-        in_val = _repair(members, in_val, val_fraction)
+    in_val = place_groups(members, val_fraction)
     val_groups = {group.number for group, val in zip(members, in_val, strict=True) if val}
     table["split"] = np.where(table["group"].isin(val_groups), VAL, TRAIN)
     return table
@@ -169,141 +157,15 @@ def audit_split(records: Sequence[ConvertedRecord], table: pd.DataFrame, *, max_
     return SplitAudit(classes, facts)
 
 
-def _collect_groups(table: pd.DataFrame, classes: Mapping[str, Collection[int]]) -> list[_Group]:
+def _collect_groups(table: pd.DataFrame, classes: Mapping[str, Collection[int]]) -> list[Group]:
     """Groups in the order of their smallest key, whatever their numbers are."""
     images: dict[int, list[str]] = defaultdict(list)
     for key, group in zip(table["key"], table["group"], strict=True):
         images[group].append(key)
     return [
-        _Group(number, len(members), dict(Counter(c for key in members for c in set(classes[key]))))
+        Group(number, len(members), dict(Counter(c for key in members for c in set(classes[key]))))
         for number, members in images.items()
     ]
-
-
-def _stratify(members: Sequence[_Group], val_fraction: float) -> list[bool]:
-    """Place the groups, those of the rarest class first and large ones before small ones; True is val."""
-    wanted = _Wanted(members, val_fraction)
-    in_val = [False] * len(members)
-    lonely = _lonely_classes(members)
-    unplaced: dict[int, None] = {}
-    for position in sorted(range(len(members)), key=lambda position: -members[position].size):
-        if lonely[position]:
-            wanted.place(members[position], val=False)
-        else:
-            unplaced[position] = None
-    left = Counter(class_id for position in unplaced for class_id in members[position].images_of_class)
-    while unplaced:
-        rarest = min(((count, class_id) for class_id, count in left.items() if count), default=(0, None))[1]
-        for position in [p for p in unplaced if rarest is None or rarest in members[p].images_of_class]:
-            in_val[position] = wanted.val_has_more_room(rarest)
-            wanted.place(members[position], val=in_val[position])
-            left.subtract(members[position].images_of_class.keys())
-            del unplaced[position]
-    return in_val
-
-
-def _lonely_classes(members: Sequence[_Group]) -> list[int]:
-    """How many classes each group has that no other group has."""
-    counts = [0] * len(members)
-    for positions in _positions_of_class(members).values():
-        if len(positions) == 1:
-            counts[positions[0]] += 1
-    return counts
-
-
-class _Wanted:
-    """How far each side is filled, for each class and for all images (key None)."""
-
-    def __init__(self, members: Sequence[_Group], val_fraction: float) -> None:
-        self._target: dict[int | None, float] = defaultdict(float)
-        self._placed: dict[bool, dict[int | None, int]] = {True: defaultdict(int), False: defaultdict(int)}
-        self._fraction = {True: val_fraction, False: 1 - val_fraction}
-        for group in members:
-            for class_id, images in self._counts(group):
-                self._target[class_id] += images
-
-    def place(self, group: _Group, *, val: bool) -> None:
-        """Count the group on one side."""
-        for class_id, images in self._counts(group):
-            self._placed[val][class_id] += images
-
-    def val_has_more_room(self, class_id: int | None) -> bool:
-        """Whether val is less filled than train, by the class, then overall; not if they are equal."""
-        return self._room(True, class_id) > self._room(False, class_id)
-
-    def _room(self, val: bool, class_id: int | None) -> tuple[float, float]:
-        return self._unfilled(val, class_id), self._unfilled(val, None)
-
-    def _unfilled(self, val: bool, class_id: int | None) -> float:
-        # Rounded, so that equal shares compare equal.
-        return round(1 - self._placed[val][class_id] / (self._fraction[val] * self._target[class_id]), 9)
-
-    @staticmethod
-    def _counts(group: _Group) -> list[tuple[int | None, int]]:
-        return [(None, group.size), *group.images_of_class.items()]
-
-
-def _positions_of_class(members: Sequence[_Group]) -> dict[int, list[int]]:
-    """Positions of the groups of each class."""
-    of_class: dict[int, list[int]] = defaultdict(list)
-    for position, group in enumerate(members):
-        for class_id in group.images_of_class:
-            of_class[class_id].append(position)
-    return dict(sorted(of_class.items()))
-
-
-def _to_divide(members: Sequence[_Group]) -> list[list[int]]:
-    """Positions that must not all be on one side: those of all groups, then of each class in two or more."""
-    several = [positions for positions in _positions_of_class(members).values() if len(positions) >= 2]
-    return [list(range(len(members))), *several]
-
-
-def _uncovered(members: Sequence[_Group], in_val: Sequence[bool]) -> bool:
-    return any(len({in_val[p] for p in positions}) == 1 for positions in _to_divide(members))
-
-
-def _repair(members: Sequence[_Group], in_val: Sequence[bool], val_fraction: float) -> list[bool]:
-    """Cover as many classes as possible on both sides, near the wanted share and the given placement.
-
-    Variables: one binary a group (1 = val), one slack a class (1 = left on one side), and the distance of the
-    val share from the wanted one, in images.
-    """
-    count, rows = len(members), _to_divide(members)
-    sizes = np.array([group.size for group in members], dtype=float)
-    total = sizes.sum()
-    now = np.array(in_val, dtype=float)
-    moves = 0.1 * sizes * (1 - 2 * now) + 0.5 * np.array(_lonely_classes(members))
-    # Covering a class is worth more than all else; the first row (both sides non-empty) has no slack.
-    cost = np.concatenate([moves, np.full(len(rows), total + np.abs(moves).sum()), [1.0]])
-    row = np.repeat(np.arange(len(rows)), [len(positions) for positions in rows])
-    column = np.concatenate([np.array(positions) for positions in rows])
-    incidence = coo_array((np.ones(len(row)), (row, column)), shape=(len(rows), count))
-    slack = coo_array((np.ones(len(rows)), (np.arange(len(rows)), np.arange(len(rows)))))
-    empty = coo_array((len(rows), 1))
-    at_most = np.array([len(positions) - 1.0 for positions in rows])
-    share = np.concatenate([sizes, np.zeros(len(rows)), [0.0]])[None]
-    distance = np.zeros_like(share)
-    distance[0, -1] = 1
-    target = val_fraction * total
-    constraints = [
-        LinearConstraint(hstack([incidence, slack, empty]).tocsr(), lb=1),
-        LinearConstraint(hstack([incidence, -slack, empty]).tocsr(), ub=at_most),
-        LinearConstraint(share - distance, ub=target),
-        LinearConstraint(share + distance, lb=target),
-    ]
-    upper = np.concatenate([np.ones(count), [0.0], np.ones(len(rows) - 1), [np.inf]])
-    integrality = np.concatenate([np.ones(count + len(rows)), [0.0]])
-    # A limit on nodes, not on time: the answer stays the same on a slower machine.
-    result = milp(
-        cost,
-        integrality=integrality,
-        bounds=Bounds(0, upper),
-        constraints=constraints,
-        options={"node_limit": 20_000},
-    )
-    if result.x is None:
-        return list(in_val)
-    return [bool(value > 0.5) for value in result.x[:count]]
 
 
 def _sides(records: Sequence[ConvertedRecord], table: pd.DataFrame) -> dict[str, str]:

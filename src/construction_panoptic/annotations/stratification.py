@@ -1,0 +1,199 @@
+"""Which groups of images go to val: stratified by class, with every class on both sides where it can be."""
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import Bounds, LinearConstraint, milp
+from scipy.sparse import coo_array, hstack
+
+# Groups that one integer program may move, and the classes through which it looks for them.
+_MOST_FREE = 100
+_FEW_GROUPS = 20
+_NODE_LIMIT = 1000
+
+
+@dataclass(frozen=True)
+class Group:
+    """A group of images that stays together.
+
+    Attributes:
+        number: its number.
+        size: its images.
+        images_of_class: how many of them show each class.
+    """
+
+    number: int
+    size: int
+    images_of_class: dict[int, int]
+
+
+def place_groups(members: Sequence[Group], val_fraction: float) -> list[bool]:
+    """Choose a side for each group.
+
+    Args:
+        members: at least two groups; of two that are equally good, the earlier one is placed first.
+        val_fraction: wanted share of images in val, in (0, 1).
+
+    Returns:
+        True for each group in val; neither side is empty.
+    """
+    return _repair(members, _stratify(members, val_fraction), val_fraction)
+
+
+def _stratify(members: Sequence[Group], val_fraction: float) -> list[bool]:
+    """Place the groups, those of the rarest class first and large ones before small ones; True is val."""
+    wanted = _Wanted(members, val_fraction)
+    in_val = [False] * len(members)
+    lonely = _lonely_classes(members)
+    unplaced: dict[int, None] = {}
+    for position in sorted(range(len(members)), key=lambda position: -members[position].size):
+        if lonely[position]:
+            wanted.place(members[position], val=False)
+        else:
+            unplaced[position] = None
+    left = Counter(class_id for position in unplaced for class_id in members[position].images_of_class)
+    while unplaced:
+        rarest = min(((count, class_id) for class_id, count in left.items() if count), default=(0, None))[1]
+        for position in [p for p in unplaced if rarest is None or rarest in members[p].images_of_class]:
+            in_val[position] = wanted.val_has_more_room(rarest)
+            wanted.place(members[position], val=in_val[position])
+            left.subtract(members[position].images_of_class.keys())
+            del unplaced[position]
+    return in_val
+
+
+def _lonely_classes(members: Sequence[Group]) -> list[int]:
+    """How many classes each group has that no other group has."""
+    counts = [0] * len(members)
+    for positions in _positions_of_class(members).values():
+        if len(positions) == 1:
+            counts[positions[0]] += 1
+    return counts
+
+
+class _Wanted:
+    """How far each side is filled, for each class and for all images (key None)."""
+
+    def __init__(self, members: Sequence[Group], val_fraction: float) -> None:
+        self._target: dict[int | None, float] = defaultdict(float)
+        self._placed: dict[bool, dict[int | None, int]] = {True: defaultdict(int), False: defaultdict(int)}
+        self._fraction = {True: val_fraction, False: 1 - val_fraction}
+        for group in members:
+            for class_id, images in self._counts(group):
+                self._target[class_id] += images
+
+    def place(self, group: Group, *, val: bool) -> None:
+        """Count the group on one side."""
+        for class_id, images in self._counts(group):
+            self._placed[val][class_id] += images
+
+    def val_has_more_room(self, class_id: int | None) -> bool:
+        """Whether val is less filled than train, by the class, then overall; not if they are equal."""
+        return self._room(True, class_id) > self._room(False, class_id)
+
+    def _room(self, val: bool, class_id: int | None) -> tuple[float, float]:
+        return self._unfilled(val, class_id), self._unfilled(val, None)
+
+    def _unfilled(self, val: bool, class_id: int | None) -> float:
+        # Rounded, so that equal shares compare equal.
+        return round(1 - self._placed[val][class_id] / (self._fraction[val] * self._target[class_id]), 9)
+
+    @staticmethod
+    def _counts(group: Group) -> list[tuple[int | None, int]]:
+        return [(None, group.size), *group.images_of_class.items()]
+
+
+def _positions_of_class(members: Sequence[Group]) -> dict[int, list[int]]:
+    """Positions of the groups of each class."""
+    of_class: dict[int, list[int]] = defaultdict(list)
+    for position, group in enumerate(members):
+        for class_id in group.images_of_class:
+            of_class[class_id].append(position)
+    return dict(sorted(of_class.items()))
+
+
+def _to_divide(members: Sequence[Group]) -> list[list[int]]:
+    """Positions that must not all be on one side: those of all groups, then of each class in two or more."""
+    several = [positions for positions in _positions_of_class(members).values() if len(positions) >= 2]
+    return [list(range(len(members))), *several]
+
+
+def _one_sided(rows: Sequence[Sequence[int]], in_val: Sequence[bool]) -> list[Sequence[int]]:
+    return [positions for positions in rows if len({in_val[position] for position in positions}) == 1]
+
+
+def _repair(members: Sequence[Group], in_val: list[bool], val_fraction: float) -> list[bool]:
+    """Bring classes that are on one side to both, moving a limited number of groups at a time."""
+    rows = _to_divide(members)
+    while loose := _one_sided(rows, in_val):
+        moved = _move(members, rows, in_val, _free_groups(rows, loose, len(members)), val_fraction)
+        if len(_one_sided(rows, moved)) >= len(loose):
+            break
+        in_val = moved
+    return in_val
+
+
+def _free_groups(rows: Sequence[Sequence[int]], loose: Sequence[Sequence[int]], count: int) -> NDArray[np.bool_]:
+    """Mark the groups that may move, bool [count]: all if they are few, else those near the loose classes."""
+    free = np.full(count, count <= _MOST_FREE)
+    near = list(loose)
+    while near and free.sum() < _MOST_FREE:
+        for positions in near:
+            room = max(0, _MOST_FREE - int(free.sum()))
+            free[[position for position in positions if not free[position]][:room]] = True
+        near = [row for row in rows if len(row) <= _FEW_GROUPS and 0 < free[row].sum() < len(row)]
+    return free
+
+
+def _move(
+    members: Sequence[Group],
+    rows: Sequence[Sequence[int]],
+    in_val: Sequence[bool],
+    free: NDArray[np.bool_],
+    val_fraction: float,
+) -> list[bool]:
+    """Cover as many classes as possible on both sides, near the wanted share and the given placement.
+
+    An integer program. Variables: one binary a group (1 = val; only free ones may change), one slack a row
+    (1 = left on one side), and the distance of the val share from the wanted one, in images.
+    """
+    count = len(members)
+    sizes = np.array([group.size for group in members], dtype=float)
+    total = sizes.sum()
+    now = np.array(in_val, dtype=float)
+    moves = 0.1 * sizes * (1 - 2 * now) + 0.5 * np.array(_lonely_classes(members))
+    # Covering a class is worth more than all else; the first row (both sides non-empty) has no slack.
+    cost = np.concatenate([moves, np.full(len(rows), total + np.abs(moves).sum()), [1.0]])
+    row = np.repeat(np.arange(len(rows)), [len(positions) for positions in rows])
+    column = np.concatenate([np.array(positions) for positions in rows])
+    incidence = coo_array((np.ones(len(row)), (row, column)), shape=(len(rows), count))
+    slack = coo_array((np.ones(len(rows)), (np.arange(len(rows)), np.arange(len(rows)))))
+    empty = coo_array((len(rows), 1))
+    at_most = np.array([len(positions) - 1.0 for positions in rows])
+    share = np.concatenate([sizes, np.zeros(len(rows)), [0.0]])[None]
+    distance = np.zeros_like(share)
+    distance[0, -1] = 1
+    target = val_fraction * total
+    constraints = [
+        LinearConstraint(hstack([incidence, slack, empty]).tocsr(), lb=1),
+        LinearConstraint(hstack([incidence, -slack, empty]).tocsr(), ub=at_most),
+        LinearConstraint(share - distance, ub=target),
+        LinearConstraint(share + distance, lb=target),
+    ]
+    upper = np.concatenate([np.where(free, 1, now), [0.0], np.ones(len(rows) - 1), [np.inf]])
+    lower = np.concatenate([np.where(free, 0, now), np.zeros(len(rows) + 1)])
+    integrality = np.concatenate([np.ones(count + len(rows)), [0.0]])
+    # A limit on nodes, not on time: the answer stays the same on a slower machine.
+    result = milp(
+        cost,
+        integrality=integrality,
+        bounds=Bounds(lower, upper),
+        constraints=constraints,
+        options={"node_limit": _NODE_LIMIT},
+    )
+    if result.x is None:
+        return list(in_val)
+    return [bool(value > 0.5) for value in result.x[:count]]
