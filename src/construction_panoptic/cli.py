@@ -1,12 +1,16 @@
-"""The project's ``kedro run``: Kedro's own, with errors that are meant for people shown as one message."""
+"""The project's commands: Kedro's own, with errors for people shown as one message, and ``kedro catalog list``."""
 
 import copy
 import logging
 from typing import Any
 
 import click
+from kedro.framework.cli.catalog import catalog as kedro_catalog
 from kedro.framework.cli.project import run as kedro_run
+from kedro.framework.cli.utils import env_option
+from kedro.framework.session import KedroSession
 
+from construction_panoptic.catalog.files import local_path, shown_path
 from construction_panoptic.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -41,3 +45,23 @@ def user_error(error: BaseException | None) -> UserError | None:
 run = copy.copy(kedro_run)
 run.callback = _run
 cli.add_command(run)
+
+catalog = copy.copy(kedro_catalog)
+catalog.commands = dict(kedro_catalog.commands)
+cli.add_command(catalog)
+
+
+@catalog.command("list")
+@env_option
+def list_entries(env: str | None) -> None:
+    """List the entries of the catalog: name, layer, whether it is there, and where."""
+    with KedroSession.create(env=env) as session:
+        context = session.load_context()
+        entries = context.catalog
+        names = sorted(n for n in entries.keys() if not n.startswith("param"))  # noqa: SIM118  # no dict
+        for name in names:
+            path = local_path(entries, name)
+            metadata = getattr(entries.get(name), "metadata", None) or {}
+            layer = metadata.get("kedro-viz", {}).get("layer", "")
+            there = "there" if entries.exists(name) else "-"
+            click.echo(f"{name:28s} {layer:18s} {there:6s} {shown_path(path, context.project_path)}")

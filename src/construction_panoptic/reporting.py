@@ -8,7 +8,7 @@ from kedro.framework.hooks import hook_impl
 from kedro.io import CatalogProtocol
 from kedro.pipeline import Pipeline
 
-from construction_panoptic.catalog.files import local_path
+from construction_panoptic.catalog.files import local_path, shown_path
 from construction_panoptic.evaluation.tables import class_quality_text, precision_text, quality_text
 
 # Entry → what it shows; printed for the entries that the run has written.
@@ -49,17 +49,17 @@ class ReportHook:
             click.echo(_quality_report(catalog))
         if "average_precision" in written:
             click.echo("\nBox average precision\n" + precision_text(catalog.load("average_precision")))
-        places = {what: self._place(catalog, name) for name, what in PLACES.items() if name in written}
+        places = {
+            what: shown_path(local_path(catalog, name), self._project)
+            for name, what in PLACES.items()
+            if name in written
+        }
         click.echo("\nWhere to look")
         for what, place in places.items():
             click.echo(f"  {what:22s} {place}")
         env = f" --env {run_params['env']}" if run_params.get("env") else ""
         click.echo(f"  {'pipelines':22s} kedro viz run{env}")
         click.echo(f"  {'compare runs':22s} mlflow ui --backend-store-uri sqlite:///mlflow.db")
-
-    def _place(self, catalog: CatalogProtocol, name: str) -> str:
-        path = local_path(catalog, name)
-        return str(path.relative_to(self._project) if path and path.is_relative_to(self._project) else path)
 
 
 def _quality_report(catalog: CatalogProtocol) -> str:

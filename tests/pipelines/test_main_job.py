@@ -128,6 +128,12 @@ def test_a_second_run_skips_what_is_there(finished: tuple[Project, str]) -> None
     assert before == {p: p.stat().st_mtime_ns for p in (project.folder / "data").rglob("*") if p.is_file()}
 
 
+def test_the_catalog_can_be_listed(finished: tuple[Project, str]) -> None:
+    done = finished[0].kedro("catalog", "list", "--env", "sample")
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("mask_head.checkpoint ")]
+    assert line.split()[1:] == ["06", "models", "there", "data/06_models/mask_head/last.pt"]
+
+
 def test_the_database_is_where_the_project_is(finished: tuple[Project, str]) -> None:
     with sqlite3.connect(finished[0].folder / "mlflow.db") as database:
         (count,) = database.execute("select count(*) from runs").fetchone()

@@ -87,6 +87,13 @@ def local_path(catalog: CatalogProtocol, name: str) -> Path | None:
     return None if path is None else Path(path)
 
 
+def shown_path(path: Path | None, project: Path) -> str:
+    """Give a path as people read it: relative to the project if it is in there; "" for None."""
+    if path is None:
+        return ""
+    return str(path.relative_to(project) if path.is_relative_to(project) else path)
+
+
 def picture_preview(picture: Image.Image) -> ImagePreview:
     """Encode a picture, scaled down to at most 1200 px, as the base64 PNG that kedro-viz shows."""
     picture = picture.convert("RGB")

@@ -9,6 +9,7 @@ from plotly import graph_objects as go
 
 from construction_panoptic.catalog.folders import ConvertedImages
 from construction_panoptic.detr import DetrPanoptic, build_detr_panoptic, load_weights
+from construction_panoptic.evaluation.settings import EvaluationSettings
 from construction_panoptic.evaluation.validation import panoptic_validator
 from construction_panoptic.pipelines.training_run import (
     TrainingOutputs,
@@ -49,7 +50,7 @@ def train_mask_head(
         _loader(panoptic_val, converted, settings, training=False),
         panoptic_val,
         converted.png_folder,
-        threshold=evaluation["threshold"],
+        threshold=parse(EvaluationSettings, evaluation, "panoptic_evaluation").threshold,
         precision=settings.precision,
     )
     yield from outputs_of(
