@@ -55,13 +55,12 @@ cli.add_command(catalog)
 @env_option
 def list_entries(env: str | None) -> None:
     """List the entries of the catalog: name, layer, whether it is there, and where."""
-    with KedroSession.create(env=env) as session:
-        context = session.load_context()
-        entries = context.catalog
-        names = sorted(n for n in entries.keys() if not n.startswith("param"))  # noqa: SIM118  # no dict
-        for name in names:
-            path = local_path(entries, name)
-            metadata = getattr(entries.get(name), "metadata", None) or {}
-            layer = metadata.get("kedro-viz", {}).get("layer", "")
-            there = "there" if entries.exists(name) else "-"
-            click.echo(f"{name:28s} {layer:18s} {there:6s} {shown_path(path, context.project_path)}")
+    context = KedroSession.create(env=env).load_context()
+    entries = context.catalog
+    for name in sorted(entries.keys()):
+        if name.startswith(("params:", "parameters")):
+            continue
+        metadata = getattr(entries.get(name), "metadata", None) or {}
+        layer = metadata.get("kedro-viz", {}).get("layer", "")
+        there = "there" if entries.exists(name) else "-"
+        click.echo(f"{name:28s} {layer:18s} {there:6s} {shown_path(local_path(entries, name), context.project_path)}")

@@ -5,6 +5,10 @@ from pathlib import Path
 
 from omegaconf.resolvers import oc
 
+# Threads that wait for each other spin, which ruins both where other programs need the cores too. A limit
+# costs an idle machine nothing (libgomp reads it when torch is imported).
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+
 # MLflow sets its own logging up when it is imported.
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
 

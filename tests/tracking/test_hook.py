@@ -1,4 +1,5 @@
 import logging
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from kedro.io import DataCatalog
 from mlflow.entities import Run
 
 from construction_panoptic.catalog import CSVDataset, JSONDataset
-from construction_panoptic.tracking.hook import TrackingHook, file_digest, git_tags, row_metrics
+from construction_panoptic.tracking.hook import TrackingHook, close_abandoned_runs, file_digest, git_tags, row_metrics
 
 
 @pytest.fixture
@@ -87,7 +88,9 @@ def test_data_sets_are_recorded_once_with_their_digest(
     save(hook, catalog, "data", {"images": [1, 2]})
     hook.after_dataset_loaded("data")
     hook.after_dataset_loaded("plain")
-    (found,) = active().inputs.dataset_inputs
+    inputs = active().inputs
+    assert inputs is not None
+    (found,) = inputs.dataset_inputs
     assert found.dataset.name == "data"
     assert found.dataset.digest == file_digest(tmp_path / "data.json")
     assert [tag.value for tag in found.tags] == ["training"]
@@ -114,3 +117,14 @@ def test_the_commit_and_whether_it_is_clean_are_tagged(repository: Path, tmp_pat
 def test_row_metrics_leave_out_what_is_no_number() -> None:
     table = pd.DataFrame({"name": ["a", "b"], "pq": [0.25, float("nan")], "n": [True, False]})
     assert row_metrics(table, "name", ["pq", "n"]) == {"pq/a": 0.25}
+
+
+def test_runs_of_dead_processes_are_closed(hook: TrackingHook) -> None:
+    client = mlflow.MlflowClient()
+    experiment = active().info.experiment_id
+    dead = client.create_run(experiment, tags={"host": socket.gethostname(), "process": "999999@1"})
+    elsewhere = client.create_run(experiment, tags={"host": "another-machine", "process": "999999@1"})
+    close_abandoned_runs(experiment)
+    assert client.get_run(dead.info.run_id).info.status == "FAILED"
+    assert client.get_run(elsewhere.info.run_id).info.status == "RUNNING"
+    assert active().info.status == "RUNNING"

@@ -24,7 +24,7 @@ from construction_panoptic.detr.checkpoint import (
     read_weights,
 )
 from construction_panoptic.detr.model import DetrPanoptic, build_detr_panoptic
-from construction_panoptic.detr.postprocess import keep_queries, panoptic_result
+from construction_panoptic.detr.segmenting import segment_images
 from construction_panoptic.errors import CheckpointError, InputDataError, ParameterError
 
 LAST_COCO_THING = 90
@@ -179,24 +179,17 @@ class DetrStuffLabeller:
     @torch.inference_mode()
     def _batch_labels(self, batch: Sequence[_Prepared]) -> list[Labels]:
         images, padding_mask = self._collate(batch)
-        features = self.model.features(images, padding_mask)
-        kept = [keep_queries(logits, self._threshold) for logits in features.pred_logits]
-        counts = [len(queries) for queries, _, _ in kept]
-        numbers = torch.arange(len(batch), device=self._device)
-        batch_index = numbers.repeat_interleave(torch.tensor(counts, device=self._device))
-        masks = self.model.masks(features, batch_index, torch.cat([queries for queries, _, _ in kept]))
+        results, _ = segment_images(
+            self.model,
+            images,
+            padding_mask,
+            processed_sizes=[item.processed_size for item in batch],
+            target_sizes=[item.size for item in batch],
+            is_thing=self._is_thing,
+            threshold=self._threshold,
+        )
         found: list[Labels] = []
-        for item, mask, (_, scores, labels) in zip(batch, masks.split(counts), kept, strict=True):
-            height, width = item.processed_size
-            result = panoptic_result(
-                # A mask has a cell for every four pixels; the last one may be part padding.
-                mask[:, : -(-height // 4), : -(-width // 4)],
-                scores,
-                labels,
-                processed_size=(height, width),
-                target_size=item.size,
-                is_thing=self._is_thing,
-            )
+        for result in results:
             stuff_ids = self._stuff_of_label[[segment["category_id"] for segment in result.segments]]
             found.append(np.concatenate([[0], stuff_ids]).astype(np.uint8)[result.id_map.numpy()])
         return found

@@ -41,6 +41,7 @@ from construction_panoptic.detr.postprocess import (
     keep_queries,
     panoptic_result,
 )
+from construction_panoptic.detr.segmenting import segment_images
 
 __all__ = [
     "PUBLISHED_WEIGHTS",
@@ -72,6 +73,7 @@ __all__ = [
     "panoptic_result",
     "published_architecture",
     "read_weights",
+    "segment_images",
     "target_masks",
     "total_loss",
 ]

@@ -16,7 +16,8 @@ from torch.utils.data import Dataset
 from construction_panoptic.annotations.images import read_rgb
 from construction_panoptic.annotations.panoptic_png import encode_id_map
 from construction_panoptic.detr.model import Detr, DetrPanoptic
-from construction_panoptic.detr.postprocess import PanopticResult, box_results, keep_queries, panoptic_result
+from construction_panoptic.detr.postprocess import PanopticResult, box_results
+from construction_panoptic.detr.segmenting import segment_images
 from construction_panoptic.errors import InputDataError
 from construction_panoptic.evaluation.quality import load_json
 from construction_panoptic.files import atomic_path, write_bytes, write_json
@@ -222,27 +223,16 @@ def _predict_batch(
     device: torch.device,
     precision: str,
 ) -> tuple[list[PanopticResult], list[list[dict[str, Any]]]]:
+    images, padding_mask = _inputs(batch, device)
     with autocast(device, precision):
-        features = model.features(*_inputs(batch, device))
-        kept = [_keep_known(logits, threshold, is_thing) for logits in features.pred_logits]
-        counts = [len(queries) for queries, _, _ in kept]
-        numbers = torch.arange(len(batch), device=device)
-        batch_index = numbers.repeat_interleave(torch.tensor(counts, device=device))
-        masks = model.masks(features, batch_index, torch.cat([queries for queries, _, _ in kept]))
-    results = []
-    for target, mask, (_, scores, labels) in zip(batch.targets, masks.split(counts), kept, strict=True):
-        height, width = target["size"].tolist()
-        # A mask has a cell for each four pixels, the last of them may be partly padding.
-        unpadded = mask[:, : -(-height // 4), : -(-width // 4)].float()
-        results.append(
-            panoptic_result(
-                unpadded,
-                scores,
-                labels,
-                processed_size=(height, width),
-                target_size=target["orig_size"].tolist(),
-                is_thing=is_thing,
-            )
+        results, features = segment_images(
+            model,
+            images,
+            padding_mask,
+            processed_sizes=[tuple(target["size"].tolist()) for target in batch.targets],
+            target_sizes=[tuple(target["orig_size"].tolist()) for target in batch.targets],
+            is_thing=is_thing,
+            threshold=threshold,
         )
     return results, _boxes(features.pred_logits, features.pred_boxes, batch, is_thing)
 
@@ -251,12 +241,6 @@ def _inputs(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor | None]:
     mask = batch.padding_mask
     images = batch.images.to(device, non_blocking=True)
     return images, None if mask is None else mask.to(device, non_blocking=True)
-
-
-def _keep_known(logits: Tensor, threshold: float, known: Collection[int]) -> tuple[Tensor, Tensor, Tensor]:
-    queries, scores, labels = keep_queries(logits, threshold)
-    chosen = torch.isin(labels, torch.tensor(sorted(known), dtype=labels.dtype, device=labels.device))
-    return queries[chosen], scores[chosen], labels[chosen]
 
 
 def _boxes(logits: Tensor, boxes: Tensor, batch: Batch, known: Collection[int]) -> list[list[dict[str, Any]]]:

@@ -15,6 +15,8 @@ What is sent stands in the catalog, under ``metadata.mlflow`` of an entry:
 import hashlib
 import logging
 import math
+import os
+import socket
 import subprocess
 import warnings
 from pathlib import Path
@@ -22,6 +24,7 @@ from typing import Any
 
 import mlflow
 import pandas as pd
+import psutil
 import torch
 from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
@@ -57,8 +60,14 @@ class TrackingHook:
     def before_pipeline_run(self, catalog: CatalogProtocol) -> None:
         """Tag the run with what it takes to repeat it: commit and device."""
         self._catalog, self._sent_epochs, self._inputs, self._pending = catalog, {}, set(), {}
-        if mlflow.active_run():
-            self._send(mlflow.set_tags, {**git_tags(self._project), "device": device_name()})
+        run = mlflow.active_run()
+        if run is None:
+            return
+        self._send(close_abandoned_runs, run.info.experiment_id)
+        tags = {**git_tags(self._project), "device": device_name(), **process_tags()}
+        if run.info.run_name == "__default__":
+            tags["mlflow.runName"] = "main_job"
+        self._send(mlflow.set_tags, tags)
 
     @hook_impl
     def after_dataset_loaded(self, dataset_name: str) -> None:
@@ -163,6 +172,28 @@ def git_tags(project: Path) -> dict[str, str]:
     except (OSError, subprocess.CalledProcessError):
         return {}
     return {"mlflow.source.git.commit": commit, "git_commit": commit, "git_dirty": str(dirty).lower()}
+
+
+def process_tags() -> dict[str, str]:
+    """Name the process that writes a run, so that a later one can tell when it has died."""
+    return {"host": socket.gethostname(), "process": f"{os.getpid()}@{psutil.Process().create_time():.0f}"}
+
+
+def close_abandoned_runs(experiment_id: str) -> None:
+    """Mark runs as FAILED whose process on this machine has died without saying so (killed, power cut)."""
+    client = mlflow.MlflowClient()
+    mine = f"attributes.status = 'RUNNING' and tags.host = '{socket.gethostname()}'"
+    for run in client.search_runs([experiment_id], filter_string=mine):
+        pid, _, created = run.data.tags.get("process", "").partition("@")
+        if pid and not _is_alive(int(pid), int(created)):
+            client.set_terminated(run.info.run_id, "FAILED")
+
+
+def _is_alive(pid: int, created: int) -> bool:
+    try:
+        return abs(psutil.Process(pid).create_time() - created) < 2  # seconds; ids are used again
+    except psutil.NoSuchProcess:
+        return False
 
 
 def device_name() -> str:

@@ -1,0 +1,61 @@
+"""Panoptic segmentation of a batch: masks for the kept queries only."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from construction_panoptic.detr.model import DetrPanoptic, PanopticFeatures
+from construction_panoptic.detr.postprocess import PanopticResult, keep_queries, panoptic_result
+
+
+def segment_images(
+    model: DetrPanoptic,
+    images: Tensor,
+    padding_mask: Tensor | None,
+    *,
+    processed_sizes: Sequence[tuple[int, int]],
+    target_sizes: Sequence[tuple[int, int]],
+    is_thing: Mapping[int, bool],
+    threshold: float,
+) -> tuple[list[PanopticResult], PanopticFeatures]:
+    """Segment the images of a batch.
+
+    Args:
+        model: in the mode in which it is to run; call without gradients.
+        images: [B, 3, H, W] float, normalised, zero on padding.
+        padding_mask: [B, H, W] bool, True where the pixel is padding; None when there is no padding.
+        processed_sizes: (height, width) of each image within its padding.
+        target_sizes: (height, width) of each segmentation.
+        is_thing: label → is a thing. A query with another label is treated as no-object.
+        threshold: smallest class probability of a query that is kept, exclusive.
+
+    Returns:
+        The segmentation of each image, and the model's features with logits and boxes of all queries.
+    """
+    features = model.features(images, padding_mask)
+    kept = [_keep_known(logits, threshold, is_thing) for logits in features.pred_logits]
+    counts = [len(queries) for queries, _, _ in kept]
+    batch_index = torch.arange(len(kept)).repeat_interleave(torch.tensor(counts)).to(images.device)
+    masks = model.masks(features, batch_index, torch.cat([queries for queries, _, _ in kept]))
+    results = [
+        # A mask has a cell for each four pixels, the last of them may be partly padding.
+        panoptic_result(
+            mask[:, : -(-size[0] // 4), : -(-size[1] // 4)].float(),
+            scores,
+            labels,
+            processed_size=size,
+            target_size=target_size,
+            is_thing=is_thing,
+        )
+        for mask, (_, scores, labels), size, target_size in zip(
+            masks.split(counts), kept, processed_sizes, target_sizes, strict=True
+        )
+    ]
+    return results, features
+
+
+def _keep_known(logits: Tensor, threshold: float, is_thing: Mapping[int, bool]) -> tuple[Tensor, Tensor, Tensor]:
+    queries, scores, labels = keep_queries(logits, threshold)
+    chosen = torch.isin(labels, torch.tensor(sorted(is_thing), dtype=labels.dtype, device=labels.device))
+    return queries[chosen], scores[chosen], labels[chosen]
