@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -85,3 +86,9 @@ def test_a_truncated_file_is_named(tmp_path: Path) -> None:
 def test_a_resume_entry_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(DatasetError):
         ResumeDataset(filepath=str(tmp_path / "last.pt")).save({})
+
+
+def test_the_preview_tells_the_epoch_and_no_weights(tmp_path: Path) -> None:
+    dataset = CheckpointDataset(filepath=str(tmp_path / "last.pt"))
+    dataset.save(checkpoint(7, finished=False))
+    assert json.loads(dataset.preview()) == {"epoch": 7, "finished": False, "numbers_in_model": 2}

@@ -1,5 +1,6 @@
 import base64
 import io
+import json
 from pathlib import Path
 
 import pandas as pd
@@ -8,6 +9,7 @@ from kedro.io import DatasetError
 from PIL import Image
 
 from construction_panoptic.catalog import CSVDataset, JSONDataset, PictureDataset
+from construction_panoptic.catalog.files import shortened
 
 
 def test_saving_leaves_the_file_and_nothing_else(tmp_path: Path) -> None:
@@ -36,3 +38,15 @@ def test_the_preview_of_a_picture_is_a_small_png(tmp_path: Path) -> None:
     shown = Image.open(io.BytesIO(base64.b64decode(dataset.preview())))
     assert shown.size == (1200, 600)
     assert shown.format == "PNG"
+
+
+def test_the_preview_of_json_is_short_whatever_the_file(tmp_path: Path) -> None:
+    dataset = JSONDataset(filepath=str(tmp_path / "a.json"))
+    dataset.save({"images": [{"id": number, "sizes": list(range(10))} for number in range(100_000)]})
+    shown = json.loads(dataset.preview())
+    assert shown["images"][0] == {"id": 0, "sizes": [0, 1, 2, "… 7 more"]}
+    assert shown["images"][3:] == ["… 99997 more"]
+
+
+def test_short_lists_stay_whole() -> None:
+    assert shortened({"a": [1, 2, 3, 4], "b": "x" * 300}) == {"a": [1, 2, 3, 4], "b": "x" * 200 + "…"}

@@ -1,11 +1,13 @@
 """Checkpoints: written whole or not at all, and complete only when their training is."""
 
+import json
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from kedro.io import AbstractDataset
+from kedro_datasets._typing import JSONPreview
 
 from construction_panoptic.errors import CheckpointError
 from construction_panoptic.files import atomic_path
@@ -48,6 +50,13 @@ class CheckpointDataset(AbstractDataset[Any, Any]):
             return
         with atomic_path(self._filepath, sync=True) as temporary:
             torch.save(data, temporary)
+
+    def preview(self) -> JSONPreview:
+        """Say what the checkpoint is: epoch, best value, settings; no weights."""
+        checkpoint = read_checkpoint(self._filepath)
+        told = {key: checkpoint[key] for key in ("stage", "epoch", "finished", "best", "settings") if key in checkpoint}
+        numbers = sum(tensor.numel() for tensor in checkpoint.get("model", {}).values())
+        return JSONPreview(json.dumps({**told, "numbers_in_model": numbers}))
 
     def invalidate(self) -> None:
         """Remove a finished checkpoint; an unfinished one stays, since its training can still go on from it."""

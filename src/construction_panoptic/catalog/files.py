@@ -2,11 +2,12 @@
 
 import base64
 import io
+import json
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from kedro.io import CatalogProtocol
-from kedro_datasets._typing import HTMLPreview, ImagePreview
+from kedro_datasets._typing import HTMLPreview, ImagePreview, JSONPreview
 from kedro_datasets.json import JSONDataset as KedroJSONDataset
 from kedro_datasets.matplotlib import MatplotlibDataset
 from kedro_datasets.pandas import CSVDataset as KedroCSVDataset
@@ -19,6 +20,7 @@ from PIL import Image
 from construction_panoptic.files import atomic_path
 
 PREVIEW_SIDE = 1200  # px, the longest side of a picture's preview
+PREVIEW_BYTES = 64 * 2**20
 
 
 class AtomicSave:
@@ -54,7 +56,14 @@ class ParquetDataset(AtomicSave, KedroParquetDataset):
 
 
 class JSONDataset(AtomicSave, KedroJSONDataset):
-    """A JSON document (see kedro-datasets), saved atomically."""
+    """A JSON document (see kedro-datasets), saved atomically; the preview shows the beginning of each list."""
+
+    def preview(self) -> JSONPreview:
+        """Give the document with its lists cut to three items; of a file beyond 64 MiB, its size alone."""
+        size = Path(self._filepath).stat().st_size
+        if size > PREVIEW_BYTES:
+            return JSONPreview(json.dumps({"bytes": size, "preview": "the file is too large to show"}))
+        return JSONPreview(json.dumps(shortened(self.load())))
 
 
 class PlotlyDataset(AtomicSave, KedroPlotlyDataset):
@@ -79,6 +88,18 @@ class PictureDataset(AtomicSave, ImageDataset):
     def preview(self) -> ImagePreview:
         """Give the picture, at most 1200 px long, as base64 PNG."""
         return picture_preview(self.load())
+
+
+def shortened(data: Any) -> Any:
+    """Cut the lists in a JSON document to three items, the fourth says how many more there are; so for long texts."""
+    if isinstance(data, dict):
+        return {key: shortened(value) for key, value in data.items()}
+    if isinstance(data, list):
+        more = [f"… {len(data) - 3} more"] if len(data) > 4 else []
+        return [shortened(item) for item in (data[:3] if more else data)] + more
+    if isinstance(data, str) and len(data) > 200:
+        return data[:200] + "…"
+    return data
 
 
 def local_path(catalog: CatalogProtocol, name: str) -> Path | None:

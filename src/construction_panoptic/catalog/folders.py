@@ -22,6 +22,7 @@ from construction_panoptic.files import atomic_path, write_bytes, write_json
 
 PREVIEW_PICTURES = 12
 PREVIEW_CELL = 240  # px
+COMPLETE = "complete"
 
 
 class FolderDataset(AbstractDataset[Path, Path]):
@@ -57,9 +58,9 @@ class FolderDataset(AbstractDataset[Path, Path]):
 
 
 class GeneratedFilesDataset(AbstractDataset[Iterable[tuple[str, bytes]], Path]):
-    """Files made by a generator, (relative path, content) each, with a list of them beside.
+    """Files made by a generator, (relative path, content) each, with a journal of them beside.
 
-    The list (``.generated.json``) tells generated files from those a person put there: a new save removes the
+    The journal (``.generated.jsonl``) tells generated files from those a person put there: a new save removes the
     former and refuses to touch a folder of ``guarded`` that holds the latter.
 
     Args:
@@ -73,7 +74,7 @@ class GeneratedFilesDataset(AbstractDataset[Iterable[tuple[str, bytes]], Path]):
     ) -> None:
         self._filepath = Path(filepath)
         self._guarded = guarded or []
-        self._list = self._filepath / ".generated.json"
+        self._journal = self._filepath / ".generated.jsonl"
         self.metadata = metadata
 
     def load(self) -> Path:
@@ -81,24 +82,26 @@ class GeneratedFilesDataset(AbstractDataset[Iterable[tuple[str, bytes]], Path]):
         return self._filepath
 
     def save(self, data: Iterable[tuple[str, bytes]]) -> None:
-        """Write every file; the list comes last and says that all are there.
+        """Write every file; the journal's last line says that all are there.
 
         Raises:
             InputDataError: a guarded subfolder holds files that were not generated.
         """
         self._clear()
-        written: list[str] = []
-        for name, content in data:
-            write_bytes(self._filepath / name, content)
-            written.append(name)
-            if len(written) % 500 == 0:
-                write_json(self._list, {"complete": False, "files": written})
-        write_json(self._list, {"complete": True, "files": written})
+        self._journal.parent.mkdir(parents=True, exist_ok=True)
+        with self._journal.open("w", encoding="utf-8") as journal:
+            for name, content in data:
+                # Named before it is written: a run that is killed leaves no file that looks like a person's.
+                journal.write(json.dumps(name) + "\n")
+                journal.flush()
+                write_bytes(self._filepath / name, content)
+            journal.write(COMPLETE + "\n")
 
     def invalidate(self) -> None:
         """Mark the files as incomplete; they go when the next ones come."""
         if self._exists():
-            write_json(self._list, {"complete": False, "files": self._generated()})
+            lines = self._journal.read_text(encoding="utf-8").splitlines()
+            write_bytes(self._journal, "".join(f"{line}\n" for line in lines[:-1]).encode())
 
     def _clear(self) -> None:
         generated = set(self._generated())
@@ -116,10 +119,13 @@ class GeneratedFilesDataset(AbstractDataset[Iterable[tuple[str, bytes]], Path]):
             shutil.rmtree(self._filepath / folder, ignore_errors=True)
 
     def _generated(self) -> list[str]:
-        return json.loads(self._list.read_text())["files"] if self._list.is_file() else []
+        if not self._journal.is_file():
+            return []
+        lines = self._journal.read_text(encoding="utf-8").splitlines()
+        return [json.loads(line) for line in lines if line.startswith('"') and line.endswith('"')]
 
     def _exists(self) -> bool:
-        return self._list.is_file() and bool(json.loads(self._list.read_text())["complete"])
+        return self._journal.is_file() and self._journal.read_text(encoding="utf-8").endswith(COMPLETE + "\n")
 
     def _describe(self) -> dict[str, Any]:
         return {"filepath": str(self._filepath)}
@@ -171,6 +177,10 @@ class StuffLabelsDataset(AbstractDataset[Iterable[tuple[str, np.ndarray | None]]
                 write_bytes(self._filepath / f"{number:07d}.png", encode_labels(labels))
         _remove_others(self._filepath, {name for name in files.values() if name})
         write_json(self._index, files)
+
+    def preview(self) -> ImagePreview:
+        """Show a grid of label maps, their ids spread over grey."""
+        return image_grid(sorted(self._filepath.glob("*.png")), brighter=12)
 
     def invalidate(self) -> None:
         """Remove the index: the maps no longer belong to the data."""
@@ -286,14 +296,19 @@ class PredictionsDataset(AbstractDataset[Iterable[ImagePrediction], Path]):
         return image_grid(sorted(self._filepath.glob("*.png")))
 
 
-def image_grid(paths: list[Path]) -> ImagePreview:
-    """Draw up to twelve pictures, evenly chosen among ``paths``, four in a row, for kedro-viz."""
+def image_grid(paths: list[Path], *, brighter: int = 1) -> ImagePreview:
+    """Draw up to twelve pictures, evenly chosen among ``paths``, four in a row, for kedro-viz.
+
+    Args:
+        paths: image files.
+        brighter: factor of their values, for pictures of small numbers.
+    """
     chosen = paths[:: max(1, len(paths) // PREVIEW_PICTURES)][:PREVIEW_PICTURES]
     rows = max(1, -(-len(chosen) // 4))
     sheet = Image.new("RGB", (4 * PREVIEW_CELL, rows * PREVIEW_CELL), "white")
     for number, path in enumerate(chosen):
         with Image.open(path) as picture:
-            cell = picture.convert("RGB")
+            cell = picture.convert("RGB").point(lambda value: min(255, value * brighter))
         cell.thumbnail((PREVIEW_CELL - 6, PREVIEW_CELL - 6))
         sheet.paste(cell, (number % 4 * PREVIEW_CELL + 3, number // 4 * PREVIEW_CELL + 3))
     return picture_preview(sheet)
