@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 ENV ?= sample
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint format bench viz ui constraints clean-data
+.PHONY: help install demo test test-slow format viz ui constraints
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
