@@ -36,6 +36,8 @@ HOOKS = (FreshnessHook(), TrackingHook(), ReportHook())
 CONFIG_LOADER_ARGS = {
     "base_env": "base",
     "default_run_env": "local",
+    # An environment changes single parameters; what it does not name stays as in conf/base.
+    "merge_strategy": {"parameters": "soft"},
     "config_patterns": {"mlflow": ["mlflow*", "mlflow*/**", "**/mlflow*"]},
     "custom_resolvers": {
         "project": project_folder,
