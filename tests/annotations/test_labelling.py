@@ -294,3 +294,47 @@ def test_checkpoints_that_cannot_label_are_refused(model: DetrPanoptic, taxonomy
     torch.save(build(65).state_dict(), tmp_path / "own.pth")
     with pytest.raises(CheckpointError, match="65 classes"):
         load_labeller(tmp_path / "own.pth", taxonomy)
+
+
+@pytest.fixture
+def thing_model() -> DetrPanoptic:
+    """As `build`, but most of what it sees are COCO things."""
+    model = build()
+    with torch.no_grad():
+        model.detr.class_embed.bias[[3, 4, 6, 8]] = 1.0
+    return model
+
+
+def test_what_things_explain_goes_to_the_neighbours(thing_model: DetrPanoptic, taxonomy: Taxonomy) -> None:
+    image = photograph(1, 100, 150)
+    misc = taxonomy.stuff_id("misc")
+    plain = labeller(thing_model, taxonomy).labels(image)
+    others = plain != misc
+    assert 0.1 < (~others).mean() < 0.999
+    everywhere = np.ones((100, 150), dtype=bool)
+    cleaned = labeller(thing_model, taxonomy).labels(image, everywhere)
+    assert not (cleaned == misc).any()
+    # Where no COCO thing was, nothing changes; where one was, another segment is: nothing is void.
+    np.testing.assert_array_equal(cleaned[others], plain[others])
+    assert (cleaned > 0).all()
+    np.testing.assert_array_equal(labeller(thing_model, taxonomy, explained_share=1.0).labels(image, everywhere), plain)
+    np.testing.assert_array_equal(
+        labeller(thing_model, taxonomy).labels(image, np.zeros((100, 150), dtype=bool)), plain
+    )
+
+
+def test_the_fringe_is_measured_with_and_without(thing_model: DetrPanoptic, taxonomy: Taxonomy, tmp_path: Path) -> None:
+    image = photograph(1, 100, 150)
+    Image.fromarray(image).save(tmp_path / "a.png")
+    misc = taxonomy.stuff_id("misc")
+    assert misc is not None
+    labels = labeller(thing_model, taxonomy).labels(image)
+    things = np.zeros((100, 150), dtype=bool)
+    things[10:90, 10:140] = True
+    around = np.zeros_like(things)
+    around[7:93, 7:143] = True
+    cleaner = labeller(thing_model, taxonomy, fringe_distance=3)
+    [stuff] = cleaner.label_around([("k", tmp_path / "a.png")], lambda key: things)
+    assert stuff.labels is not None
+    assert stuff.fringe_before == (around & ~things & (labels == misc)).sum() > 0
+    assert stuff.fringe_after == (around & ~things & (stuff.labels == misc)).sum() < stuff.fringe_before

@@ -27,8 +27,8 @@ MAX_PIXELS = 178_956_970
 
 MAX_FILE_BYTES = 1 << 30
 
-# No format that runs a program or draws text (EPS, WMF): the files come from elsewhere.
-_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "MPO", "JPEG2000", "PPM")
+# No format that runs a program or draws text (EPS, WMF): the files come from elsewhere. Pillow reads MPO as JPEG.
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "JPEG2000", "PPM")
 _SUFFIXES = {"JPEG": (".jpg", ".jpeg", ".jpe"), "PNG": (".png",)}
 _MODES = {
     "1",

@@ -1,7 +1,7 @@
 """Labelling the stuff of images with a DETR that was trained on COCO panoptic."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
+from construction_panoptic.annotations.fringe import Mask, StuffOfImage, fringe_pixels, leftover_classes
 from construction_panoptic.annotations.images import read_rgb
 from construction_panoptic.annotations.stuff import Labelled, Labels
-from construction_panoptic.annotations.taxonomy import Taxonomy
+from construction_panoptic.annotations.taxonomy import LAST_COCO_THING, Taxonomy
 from construction_panoptic.detr.checkpoint import (
     PUBLISHED_WEIGHTS,
     fetch_weights,
@@ -24,11 +26,9 @@ from construction_panoptic.detr.checkpoint import (
     read_weights,
 )
 from construction_panoptic.detr.model import DetrPanoptic, build_detr_panoptic
+from construction_panoptic.detr.postprocess import PanopticResult, panoptic_result
 from construction_panoptic.detr.segmenting import segment_images
 from construction_panoptic.errors import CheckpointError, InputDataError, ParameterError
-
-LAST_COCO_THING = 90
-"""COCO's category ids up to this one are things, those above are stuff."""
 
 _MEAN, _STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]  # ImageNet's
 _READERS = 2
@@ -46,10 +46,11 @@ _TRANSFORMER = "detr.transformer."
 
 @dataclass(frozen=True)
 class _Prepared:
-    """An image at the size that the network sees, uint8 [3, h, w], and its own (height, width)."""
+    """An image at the size that the network sees, uint8 [3, h, w], its own (height, width), its things."""
 
     pixels: Tensor
     size: tuple[int, int]
+    things: Mask | None = None
 
     @property
     def processed_size(self) -> tuple[int, int]:
@@ -74,6 +75,9 @@ class DetrStuffLabeller:
         max_side: its longer side at most, in pixels.
         device: where the model runs.
         batch_size: images that the network sees at once.
+        explained_share: a COCO thing of which annotated things cover more than this share is not used: its
+            pixels go to the next best segment. 0…1; 1 uses all.
+        fringe_distance: how far from a thing a pixel may be to count as its fringe, in pixels.
 
     Attributes:
         model: the model.
@@ -94,6 +98,8 @@ class DetrStuffLabeller:
         max_side: int = 1333,
         device: torch.device | str = "cpu",
         batch_size: int = 1,
+        explained_share: float = 0.5,
+        fringe_distance: int = 10,
     ) -> None:
         if not 0 <= threshold < 1:
             raise ParameterError(f"threshold is {threshold}; give a probability in 0…1, such as 0.85.")
@@ -114,16 +120,19 @@ class DetrStuffLabeller:
         self._device = torch.device(device)
         self._threshold, self._side, self._max_side = threshold, side, max_side
         self._batch_size = batch_size
+        self._explained_share, self._fringe_distance = explained_share, fringe_distance
+        self._leftover = leftover_classes(taxonomy)
         self._is_thing = {label: label <= LAST_COCO_THING for label in range(labels)}
         self._stuff_of_label = np.zeros(labels, dtype=np.uint8)
         for coco_id, stuff_id in stuff_of.items():
             self._stuff_of_label[coco_id] = stuff_id
 
-    def labels(self, image: NDArray[np.uint8]) -> Labels:
+    def labels(self, image: NDArray[np.uint8], things: Mask | None = None) -> Labels:
         """Label one image.
 
         Args:
             image: uint8 [H, W, 3], RGB, upright.
+            things: bool [H, W], True on annotated things; None: there are none.
 
         Returns:
             uint8 [H, W] stuff ids, 0 = none.
@@ -133,7 +142,7 @@ class DetrStuffLabeller:
         """
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
             raise ValueError(f"an image is uint8 [H, W, 3], not {image.dtype} {image.shape}")
-        return self._batch_labels([self._prepare(image)])[0]
+        return self._batch_labels([self._prepare(image, things)])[0][0]
 
     def label(self, images: Iterable[tuple[str, str | Path]]) -> Iterator[Labelled]:
         """Label images one batch at a time, in order, while the next ones are being read.
@@ -147,17 +156,38 @@ class DetrStuffLabeller:
         Raises:
             ImageError: an image cannot be read.
         """
-        prepared = self._read_ahead(iter(images))
+        for stuff in self.label_around(images, lambda _: None):
+            yield stuff.key, stuff.labels
+
+    def label_around(
+        self, images: Iterable[tuple[str, str | Path]], things_of: Callable[[str], Mask | None]
+    ) -> Iterator[StuffOfImage]:
+        """Label images as `label` does, without the COCO things that annotated things explain.
+
+        Args:
+            images: key and location of each.
+            things_of: gives the annotated things of an image key, bool [H, W]; called from threads.
+
+        Yields:
+            The stuff of each image, in order.
+
+        Raises:
+            ImageError: an image cannot be read.
+        """
+        prepared = self._read_ahead(iter(images), things_of)
         while batch := list(islice(prepared, self._batch_size)):
             keys, inputs = zip(*batch, strict=True)
-            yield from zip(keys, self._batch_labels(inputs), strict=True)
+            for key, (labels, before, after) in zip(keys, self._batch_labels(inputs), strict=True):
+                yield StuffOfImage(key, labels, before, after)
 
-    def _read_ahead(self, images: Iterator[tuple[str, str | Path]]) -> Iterator[tuple[str, _Prepared]]:
+    def _read_ahead(
+        self, images: Iterator[tuple[str, str | Path]], things_of: Callable[[str], Mask | None]
+    ) -> Iterator[tuple[str, _Prepared]]:
         waiting: deque[tuple[str, Future[_Prepared]]] = deque()
         with ThreadPoolExecutor(_READERS) as pool:
             try:
                 for key, location in images:
-                    waiting.append((key, pool.submit(self._read, location)))
+                    waiting.append((key, pool.submit(self._read, key, location, things_of)))
                     if len(waiting) > self._batch_size:
                         first, future = waiting.popleft()
                         yield first, future.result()
@@ -167,18 +197,27 @@ class DetrStuffLabeller:
                 for _, future in waiting:
                     future.cancel()
 
-    def _read(self, location: str | Path) -> _Prepared:
-        return self._prepare(read_rgb(location))
+    def _read(self, key: str, location: str | Path, things_of: Callable[[str], Mask | None]) -> _Prepared:
+        return self._prepare(read_rgb(location), things_of(key))
 
-    def _prepare(self, image: NDArray[np.uint8]) -> _Prepared:
+    def _prepare(self, image: NDArray[np.uint8], things: Mask | None) -> _Prepared:
         height, width = image.shape[:2]
         pixels = torch.from_numpy(np.require(image, requirements="W")).permute(2, 0, 1)
         size = network_size((height, width), self._side, self._max_side)
-        return _Prepared(transforms.resize(pixels, list(size), antialias=True), (height, width))
+        return _Prepared(transforms.resize(pixels, list(size), antialias=True), (height, width), things)
 
     @torch.inference_mode()
-    def _batch_labels(self, batch: Sequence[_Prepared]) -> list[Labels]:
+    def _batch_labels(self, batch: Sequence[_Prepared]) -> list[tuple[Labels, int, int]]:
+        """Labels of each image, and its fringe with all segments and with those that are used, in pixels."""
         images, padding_mask = self._collate(batch)
+        with_all: dict[int, Labels] = {}
+
+        def choose(number: int, masks: Tensor, categories: Tensor) -> Tensor:
+            used = ~self._explained(masks, categories, batch[number].things)
+            if not used.all():
+                with_all[number] = self._labels_of(self._segment(masks, categories, batch[number]))
+            return used
+
         results, _ = segment_images(
             self.model,
             images,
@@ -187,12 +226,47 @@ class DetrStuffLabeller:
             target_sizes=[item.size for item in batch],
             is_thing=self._is_thing,
             threshold=self._threshold,
+            choose=choose,
         )
-        found: list[Labels] = []
-        for result in results:
-            stuff_ids = self._stuff_of_label[[segment["category_id"] for segment in result.segments]]
-            found.append(np.concatenate([[0], stuff_ids]).astype(np.uint8)[result.id_map.numpy()])
+        found = []
+        for number, (item, result) in enumerate(zip(batch, results, strict=True)):
+            labels = self._labels_of(result)
+            after = self._fringe(labels, item)
+            before = self._fringe(with_all[number], item) if number in with_all else after
+            found.append((labels, before, after))
         return found
+
+    def _explained(self, masks: Tensor, categories: Tensor, things: Mask | None) -> Tensor:
+        """Tell which COCO things annotated things explain: bool [K], from mask logits [K, h, w]."""
+        explained = torch.zeros(len(masks), dtype=torch.bool, device=masks.device)
+        if things is None or not things.any():
+            return explained
+        height, width = masks.shape[-2:]
+        shares = Image.fromarray(things.astype(np.float32)).resize((width, height), Image.Resampling.BOX)
+        inside = masks > 0
+        covered = (inside * torch.from_numpy(np.array(shares)).to(masks)).sum(dim=(1, 2))
+        is_thing = categories <= LAST_COCO_THING
+        return is_thing & (covered > self._explained_share * inside.sum(dim=(1, 2)))
+
+    def _segment(self, masks: Tensor, categories: Tensor, item: _Prepared) -> PanopticResult:
+        return panoptic_result(
+            masks,
+            torch.ones_like(categories, dtype=torch.float32),
+            categories,
+            processed_size=item.processed_size,
+            target_size=item.size,
+            is_thing=self._is_thing,
+        )
+
+    def _labels_of(self, result: PanopticResult) -> Labels:
+        stuff_ids = self._stuff_of_label[[segment["category_id"] for segment in result.segments]]
+        labels: Labels = np.concatenate([[0], stuff_ids]).astype(np.uint8)[result.id_map.numpy()]
+        return labels
+
+    def _fringe(self, labels: Labels, item: _Prepared) -> int:
+        if item.things is None:
+            return 0
+        return fringe_pixels(labels, item.things, self._leftover, self._fringe_distance)
 
     def _collate(self, batch: Sequence[_Prepared]) -> tuple[Tensor, Tensor | None]:
         """Normalise and pad: images [B, 3, H, W], padding mask [B, H, W] or None if nothing is padded."""

@@ -25,6 +25,13 @@ class StuffSettings(_Settings):
     side: PositiveInt = Field(default=800, description="detr: shorter side of the network's input, pixels.")
     max_side: PositiveInt = Field(default=1333, description="detr: longest side of the network's input, pixels.")
     batch_size: PositiveInt = Field(default=1, description="detr: images a forward pass.")
+    explained_share: Share = Field(
+        default=0.5,
+        description="A COCO thing of which annotated things cover more than this share is not used as stuff.",
+    )
+    fringe_distance: PositiveInt = Field(
+        default=10, description="Pixels of a leftover class this close to a thing are counted as its fringe, pixels."
+    )
     device: str = Field(
         default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="detr: 'auto' takes CUDA if any."
     )

@@ -6,7 +6,7 @@ but the things is void.
 """
 
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -17,6 +17,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import BaseModel, Field, ValidationError
 
+from construction_panoptic.annotations.fringe import (
+    Mask,
+    StuffOfImage,
+    explained_parts,
+    fringe_pixels,
+    leftover_classes,
+)
 from construction_panoptic.annotations.panoptic_png import MAX_SEGMENT_ID, decode_id_map
 from construction_panoptic.annotations.taxonomy import Taxonomy
 from construction_panoptic.errors import InputDataError
@@ -77,6 +84,7 @@ class ReadyStuff:
     """
 
     def __init__(self, folder: Path | str, taxonomy: Taxonomy) -> None:
+        self._leftover = leftover_classes(taxonomy)
         self._file = Path(folder) / "panoptic.json"
         self._predictions = self._index(self._read(), taxonomy)
 
@@ -113,6 +121,46 @@ class ReadyStuff:
         """Yield (key, `labels`) for each (key, (height, width)), one image in memory at a time."""
         for key, size in images:
             yield key, self.labels(key, size)
+
+    def label_around(
+        self,
+        images: Iterable[tuple[str, tuple[int, int]]],
+        things_of: Callable[[str], Mask],
+        *,
+        explained_share: float = 0.5,
+        fringe_distance: int = 10,
+    ) -> Iterator[StuffOfImage]:
+        """Label images as `label` does; what annotated things explain of a leftover class becomes void.
+
+        A connected part of a leftover class (see `fringe.leftover_classes`), together with the unlabelled
+        things that it touches, of which things cover more than the share is what a COCO model saw of these
+        things. What is behind its rim is unknown, so it is void.
+
+        Args:
+            images: key and (height, width) in pixels of each.
+            things_of: gives the annotated things of an image key, bool [H, W].
+            explained_share: 0…1; 1 keeps all labels.
+            fringe_distance: how far from a thing a pixel may be to count as its fringe, in pixels.
+
+        Yields:
+            The stuff of each image, in order.
+
+        Raises:
+            InputDataError: see `labels`.
+        """
+        for key, size in images:
+            labels = self.labels(key, size)
+            if labels is None:
+                yield StuffOfImage(key, None)
+                continue
+            things = things_of(key)
+            before = fringe_pixels(labels, things, self._leftover, fringe_distance)
+            cleaned = labels.copy()
+            for stuff_id in self._leftover:
+                # Where predictions leave out what is annotated, the things stand for the part that is missing.
+                region = (labels == stuff_id) | (things & (labels == 0))
+                cleaned[explained_parts(region, things, explained_share) & region] = 0
+            yield StuffOfImage(key, cleaned, before, fringe_pixels(cleaned, things, self._leftover, fringe_distance))
 
     def _read(self) -> _PanopticFile:
         try:

@@ -13,6 +13,9 @@ _Channel = Annotated[StrictInt, Field(ge=0, le=255)]
 _Name = Annotated[StrictStr, StringConstraints(strip_whitespace=True, min_length=1)]
 _SEPARATORS = re.compile(r"[\s\-_]+")
 
+LAST_COCO_THING = 90
+"""COCO's category ids up to this one are things, those above are stuff."""
+
 
 def normalise_name(name: str) -> str:
     """Return ``name`` as names are compared: lower case, runs of spaces, hyphens and underscores as ``_``."""

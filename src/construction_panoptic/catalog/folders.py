@@ -13,6 +13,7 @@ from kedro.io import AbstractDataset
 from kedro_datasets._typing import ImagePreview, JSONPreview
 from PIL import Image
 
+from construction_panoptic.annotations.fringe import StuffOfImage
 from construction_panoptic.annotations.records import ConvertedImage, ConvertedRecord
 from construction_panoptic.annotations.stuff import decode_labels, encode_labels
 from construction_panoptic.catalog.files import picture_preview
@@ -149,9 +150,15 @@ class StuffLabelFolder:
         name = self.files.get(key)
         return None if name is None else decode_labels((self.folder / name).read_bytes())
 
+    def fringe(self) -> dict[str, int]:
+        """Sum over all images the pixels of leftover stuff around things, before and after cleaning."""
+        measured = json.loads((self.folder / "fringe.json").read_text()).values()
+        before, after = (sum(counts[position] for counts in measured) for position in (0, 1))
+        return {"pixels_before": before, "pixels_after": after}
 
-class StuffLabelsDataset(AbstractDataset[Iterable[tuple[str, np.ndarray | None]], StuffLabelFolder]):
-    """A folder of stuff label maps with an index, written image by image.
+
+class StuffLabelsDataset(AbstractDataset[Iterable[tuple[str, np.ndarray | None] | StuffOfImage], StuffLabelFolder]):
+    """A folder of stuff label maps with an index and ``fringe.json``, written image by image.
 
     Args:
         filepath: local path of the folder; ``index.json`` in it is written last.
@@ -167,15 +174,18 @@ class StuffLabelsDataset(AbstractDataset[Iterable[tuple[str, np.ndarray | None]]
         """Give a handle that reads one map at a time."""
         return StuffLabelFolder(self._filepath, json.loads(self._index.read_text()))
 
-    def save(self, data: Iterable[tuple[str, np.ndarray | None]]) -> None:
-        """Write each (image key, uint8 [H, W] labels or None) as it comes, then the index."""
+    def save(self, data: Iterable[tuple[str, np.ndarray | None] | StuffOfImage]) -> None:
+        """Write each (image key, uint8 [H, W] labels or None[, fringe before, after]) as it comes, then the index."""
         self.invalidate()
         files: dict[str, str | None] = {}
-        for number, (key, labels) in enumerate(data):
+        fringe: dict[str, tuple[int, ...]] = {}
+        for number, (key, labels, *counts) in enumerate(data):
+            fringe[key] = tuple(counts) or (0, 0)
             files[key] = None if labels is None else f"{number:07d}.png"
             if labels is not None:
                 write_bytes(self._filepath / f"{number:07d}.png", encode_labels(labels))
         _remove_others(self._filepath, {name for name in files.values() if name})
+        write_json(self._filepath / "fringe.json", fringe)
         write_json(self._index, files)
 
     def preview(self) -> ImagePreview:

@@ -1,6 +1,6 @@
 """Panoptic segmentation of a batch: masks for the kept queries only."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ def segment_images(
     target_sizes: Sequence[tuple[int, int]],
     is_thing: Mapping[int, bool],
     threshold: float,
+    choose: Callable[[int, Tensor, Tensor], Tensor] | None = None,
 ) -> tuple[list[PanopticResult], PanopticFeatures]:
     """Segment the images of a batch.
 
@@ -29,6 +30,9 @@ def segment_images(
         target_sizes: (height, width) of each segmentation.
         is_thing: label → is a thing. A query with another label is treated as no-object.
         threshold: smallest class probability of a query that is kept, exclusive.
+        choose: called with an image's number in the batch, the mask logits [K, h, w] of its kept queries (h and
+            w a quarter of the processed size, rounded up) and their labels [K]; gives bool [K], True for those
+            that may take part in the segmentation.
 
     Returns:
         The segmentation of each image, and the model's features with logits and boxes of all queries.
@@ -38,20 +42,22 @@ def segment_images(
     counts = [len(queries) for queries, _, _ in kept]
     batch_index = torch.arange(len(kept)).repeat_interleave(torch.tensor(counts)).to(images.device)
     masks = model.masks(features, batch_index, torch.cat([queries for queries, _, _ in kept]))
-    results = [
+    results = []
+    for number, (logits, (_, scores, labels)) in enumerate(zip(masks.split(counts), kept, strict=True)):
+        height, width = processed_sizes[number]
         # A mask has a cell for each four pixels, the last of them may be partly padding.
-        panoptic_result(
-            mask[:, : -(-size[0] // 4), : -(-size[1] // 4)].float(),
-            scores,
-            labels,
-            processed_size=size,
-            target_size=target_size,
-            is_thing=is_thing,
+        inside = logits[:, : -(-height // 4), : -(-width // 4)].float()
+        used = slice(None) if choose is None else choose(number, inside, labels)
+        results.append(
+            panoptic_result(
+                inside[used],
+                scores[used],
+                labels[used],
+                processed_size=(height, width),
+                target_size=target_sizes[number],
+                is_thing=is_thing,
+            )
         )
-        for mask, (_, scores, labels), size, target_size in zip(
-            masks.split(counts), kept, processed_sizes, target_sizes, strict=True
-        )
-    ]
     return results, features
 
 

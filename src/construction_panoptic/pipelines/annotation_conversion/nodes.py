@@ -4,7 +4,6 @@ import logging
 from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
@@ -12,6 +11,7 @@ from plotly import graph_objects as go
 
 from construction_panoptic.annotations.coco_files import check_panoptic, detection_json, panoptic_json
 from construction_panoptic.annotations.cvat import read_exports
+from construction_panoptic.annotations.fringe import AnnotatedThings, StuffOfImage
 from construction_panoptic.annotations.grouping import near_duplicate_groups
 from construction_panoptic.annotations.labelling import DetrStuffLabeller, load_labeller
 from construction_panoptic.annotations.merging import merge_images
@@ -19,7 +19,7 @@ from construction_panoptic.annotations.records import ConvertedImage
 from construction_panoptic.annotations.rejected import all_rejected, check_conservation
 from construction_panoptic.annotations.settings import ConversionSettings, StuffSettings
 from construction_panoptic.annotations.splitting import audit_split, split_digest, split_records
-from construction_panoptic.annotations.stuff import ReadyStuff, label_none
+from construction_panoptic.annotations.stuff import ReadyStuff
 from construction_panoptic.annotations.summary import class_counts, dataset_summary
 from construction_panoptic.annotations.taxonomy import Taxonomy
 from construction_panoptic.catalog.folders import ConvertedImages, StuffLabelFolder
@@ -57,19 +57,25 @@ def read_annotations(
 
 
 def label_stuff(
-    images: pd.DataFrame, stuff_predictions: Any, taxonomy: dict[str, Any], parameters: dict[str, Any]
-) -> Iterable[tuple[str, np.ndarray | None]]:
-    """Find the stuff regions of every image.
+    images: pd.DataFrame,
+    annotations: pd.DataFrame,
+    stuff_predictions: Any,
+    taxonomy: dict[str, Any],
+    parameters: dict[str, Any],
+) -> Iterable[StuffOfImage]:
+    """Find the stuff regions of every image, without what annotated things explain.
 
     Returns:
-        (image key, uint8 [H, W] of project stuff ids or None) of each image, computed as it is asked for.
+        The stuff of each image, computed as it is asked for.
     """
     stuff = parse(ConversionSettings, parameters, "annotation_conversion").stuff
     classes = Taxonomy.from_dict(taxonomy)
     if stuff.source == "none":
-        return label_none(images["key"])
+        return (StuffOfImage(key, None) for key in images["key"])
+    things = AnnotatedThings(images, annotations)
     if stuff.source == "detr":
-        return _labeller(stuff, classes).label(zip(images["key"], images["location"], strict=True))
+        locations = zip(images["key"], images["location"], strict=True)
+        return _labeller(stuff, classes).label_around(locations, things.mask)
     ready = ReadyStuff(stuff_predictions, classes)
     if missing := ready.missing(images["key"]):
         logger.warning(
@@ -79,7 +85,12 @@ def label_stuff(
             ", ".join(missing[:5]) + (", …" if len(missing) > 5 else ""),
         )
     sizes = zip(images["height"].tolist(), images["width"].tolist(), strict=True)
-    return ready.label(zip(images["key"], sizes, strict=True))
+    return ready.label_around(
+        zip(images["key"], sizes, strict=True),
+        things.mask,
+        explained_share=stuff.explained_share,
+        fringe_distance=stuff.fringe_distance,
+    )
 
 
 def merge_annotations(
@@ -150,17 +161,20 @@ def audit_and_count(
     split: pd.DataFrame,
     annotations: pd.DataFrame,
     rejected: pd.DataFrame,
+    stuff_labels: StuffLabelFolder,
     taxonomy: dict[str, Any],
     parameters: dict[str, Any],
 ) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, Any]]:
     """Check the split for leaks, count each class on both sides, and sum the data set up."""
-    settings = parse(ConversionSettings, parameters, "annotation_conversion").split
+    conversion = parse(ConversionSettings, parameters, "annotation_conversion")
+    settings = conversion.split
     classes = Taxonomy.from_dict(taxonomy)
     records = list(converted)
     audit = audit_split(records, split, max_distance=settings.near_duplicate_distance)
     counts = class_counts(records, split, classes, rejected, annotations)
     summary = dataset_summary(records, split, classes, rejected)
     audited = audit.classes.assign(name=audit.classes["class_id"].map(classes.names))
+    summary["fringe"] = {"within_pixels": conversion.stuff.fringe_distance, **stuff_labels.fringe()}
     return audited, counts, {**summary, "split": {**audit.facts, "sha256": split_digest(split)}}
 
 
@@ -190,5 +204,7 @@ def _labeller(settings: StuffSettings, taxonomy: Taxonomy) -> DetrStuffLabeller:
         side=settings.side,
         max_side=settings.max_side,
         batch_size=settings.batch_size,
+        explained_share=settings.explained_share,
+        fringe_distance=settings.fringe_distance,
         device=resolve_device(settings.device),
     )

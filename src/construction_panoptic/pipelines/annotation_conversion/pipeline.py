@@ -19,7 +19,13 @@ def create_pipeline(**_: Any) -> Pipeline:
             ),
             Node(
                 nodes.label_stuff,
-                inputs=["raw_images", "stuff_predictions", "taxonomy", "params:annotation_conversion"],
+                inputs=[
+                    "raw_images",
+                    "raw_annotations",
+                    "stuff_predictions",
+                    "taxonomy",
+                    "params:annotation_conversion",
+                ],
                 outputs="stuff_labels",
                 name="label_stuff",
             ),
@@ -66,6 +72,7 @@ def create_pipeline(**_: Any) -> Pipeline:
                     "split",
                     "raw_annotations",
                     "rejected_records",
+                    "stuff_labels",
                     "taxonomy",
                     "params:annotation_conversion",
                 ],

@@ -1,0 +1,109 @@
+"""The fringe: what a COCO model sees of an annotated thing beyond the thing's own outline.
+
+A model that was trained on COCO calls a wheel loader a truck, and the truck becomes a leftover stuff class
+(`misc` by default). Its outline is never quite the annotated one, so that a rim of `misc` would be learned
+around every thing. A COCO segment that annotated things explain is therefore not used.
+"""
+
+import json
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from construction_panoptic.annotations.masks import mask_window, segmentation_rle
+from construction_panoptic.annotations.taxonomy import LAST_COCO_THING, Taxonomy
+
+Mask = NDArray[np.bool_]
+
+
+class StuffOfImage(NamedTuple):
+    """The stuff of one image, and how much of a leftover class lies around its things.
+
+    Attributes:
+        key: the image key.
+        labels: uint8 [H, W] of the project's stuff ids, 0 = none; None where nothing is known.
+        fringe_before: pixels of a leftover class close to a thing, had all segments been used.
+        fringe_after: the same in ``labels``.
+    """
+
+    key: str
+    labels: NDArray[np.uint8] | None
+    fringe_before: int = 0
+    fringe_after: int = 0
+
+
+class AnnotatedThings:
+    """Where the annotated things of each image are.
+
+    Args:
+        images: the table of accepted images, see `cvat.Exports`.
+        annotations: the table of accepted annotations, see `cvat.Exports`.
+    """
+
+    def __init__(self, images: pd.DataFrame, annotations: pd.DataFrame) -> None:
+        sizes = zip(images["height"].tolist(), images["width"].tolist(), strict=True)
+        self._size = dict(zip(images["key"], sizes, strict=True))
+        self._segmentations = annotations["segmentation"]
+        self._rows: dict[Any, Any] = dict(annotations.groupby("key", sort=False).indices)
+
+    def mask(self, key: str) -> Mask:
+        """Draw the things of an image: bool [H, W], True where any of them is.
+
+        Raises:
+            MaskError: an outline cannot be drawn.
+            KeyError: there is no such image.
+        """
+        height, width = self._size[key]
+        things = np.zeros((height, width), dtype=bool)
+        for row in self._rows.get(key, ()):
+            window = mask_window(segmentation_rle(json.loads(self._segmentations.iloc[row]), height, width))
+            things[window.slices] |= window.pixels
+        return things
+
+
+def leftover_classes(taxonomy: Taxonomy) -> list[int]:
+    """Return the stuff ids that COCO's *thing* categories become, ascending."""
+    return sorted({stuff for coco, stuff in taxonomy.stuff_id_of_coco.items() if coco <= LAST_COCO_THING})
+
+
+def explained_parts(region: Mask, things: Mask, share: float) -> Mask:
+    """Find the connected parts of a region that annotated things explain.
+
+    Args:
+        region: bool [H, W], such as a segment.
+        things: bool [H, W], True on annotated things.
+        share: a part is explained if more than this share of it lies on things, 0…1.
+
+    Returns:
+        bool [H, W], the pixels of the explained parts; neighbours are the eight around a pixel.
+    """
+    if not (region & things).any():
+        return np.zeros_like(region)
+    parts, count = ndimage.label(region, structure=np.ones((3, 3)))
+    areas = np.bincount(parts.ravel(), minlength=count + 1)
+    covered = np.bincount(parts[things], minlength=count + 1)
+    explained = covered > share * areas
+    explained[0] = False
+    return explained[parts]
+
+
+def fringe_pixels(labels: NDArray[np.uint8], things: Mask, leftover: list[int], distance: int) -> int:
+    """Count the pixels of leftover classes around things.
+
+    Args:
+        labels: uint8 [H, W] of stuff ids.
+        things: bool [H, W], True on annotated things.
+        leftover: stuff ids, see `leftover_classes`.
+        distance: how far from a thing a pixel may be, in rows and in columns, pixels.
+
+    Returns:
+        Pixels that are of a leftover class, on no thing, and within ``distance`` of one.
+    """
+    rest = np.isin(labels, leftover) & ~things
+    if not (rest.any() and things.any()):
+        return 0
+    near = ndimage.maximum_filter(things.view(np.uint8), size=2 * distance + 1, mode="constant")
+    return int(np.count_nonzero(near.view(bool) & rest))
