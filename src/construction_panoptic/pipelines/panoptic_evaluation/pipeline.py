@@ -14,7 +14,7 @@ def create_pipeline(**_: Any) -> Pipeline:
             Node(
                 nodes.predict_validation,
                 inputs=[
-                    "mask_head.best",
+                    "best_model",
                     "panoptic_val",
                     "converted_images",
                     "params:model",
@@ -64,5 +64,6 @@ def create_pipeline(**_: Any) -> Pipeline:
                 outputs="example_sheet",
                 name="draw_examples",
             ),
-        ]
+        ],
+        inputs={"best_model": "mask_head.best"},
     )

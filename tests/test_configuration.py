@@ -1,0 +1,55 @@
+"""The configuration that is shipped is one that works, and says what the code says."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kedro.framework.session import KedroSession
+from kedro.framework.startup import bootstrap_project
+from pydantic import BaseModel
+
+from construction_panoptic.annotations.settings import ConversionSettings
+from construction_panoptic.evaluation.settings import EvaluationSettings
+from construction_panoptic.sample import SampleSettings
+from construction_panoptic.training.settings import MaskHeadSettings, ModelSettings, StageSettings, parse
+
+SETTINGS: dict[str, type[BaseModel]] = {
+    "sample_data": SampleSettings,
+    "annotation_conversion": ConversionSettings,
+    "model": ModelSettings,
+    "detection": StageSettings,
+    "mask_head": MaskHeadSettings,
+    "panoptic_evaluation": EvaluationSettings,
+}
+
+
+def parameters(repository: Path, env: str, **runtime: Any) -> dict[str, Any]:
+    bootstrap_project(repository)
+    return KedroSession.create(repository, env=env, runtime_params=runtime).load_context().params
+
+
+@pytest.mark.parametrize("env", ["base", "sample"])
+def test_every_parameter_is_valid(repository: Path, env: str) -> None:
+    found = parameters(repository, env)
+    for name, model in SETTINGS.items():
+        parse(model, found[name], name)
+
+
+@pytest.mark.parametrize("name", [name for name in SETTINGS if name != "detection"])
+def test_the_base_configuration_is_the_recipe_of_the_code(repository: Path, name: str) -> None:
+    assert parse(SETTINGS[name], parameters(repository, "base")[name], name) == SETTINGS[name]()
+
+
+def test_the_detector_starts_from_published_weights(repository: Path) -> None:
+    found = parse(StageSettings, parameters(repository, "base")["detection"], "detection")
+    assert found == StageSettings(weights="detr-r50")
+
+
+def test_one_parameter_chooses_the_device_of_everything(repository: Path) -> None:
+    found = parameters(repository, "sample", device="cuda")
+    assert {found[name]["device"] for name in ("detection", "mask_head", "panoptic_evaluation")} == {"cuda"}
+    assert found["annotation_conversion"]["stuff"]["device"] == "cuda"
+
+
+def test_an_environment_keeps_what_it_does_not_name(repository: Path) -> None:
+    assert parameters(repository, "sample")["detection"]["losses"]["bbox"] == 5.0
