@@ -38,6 +38,16 @@ class Batch:
         """The batch in page-locked memory, from which copies to CUDA are fast; torch's loader calls it."""
         return self._map(lambda tensor: tensor.pin_memory())
 
+    def select(self, index: int) -> "Batch":
+        """The batch of one of its images, with the padding that it has here."""
+        rows = slice(index, index + 1)
+        return Batch(
+            self.images[rows],
+            None if self.padding_mask is None else self.padding_mask[rows],
+            self.targets[rows],
+            self.file_names[rows],
+        )
+
     def _map(self, function: Any) -> "Batch":
         return replace(
             self,

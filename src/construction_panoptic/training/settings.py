@@ -192,7 +192,44 @@ class MaskHeadSettings(StageSettings):
 
     epochs: PositiveInt = Field(default=50, description="Passes over the training images.")
     batch_size: PositiveInt = Field(default=1, description="Images a step.")
+    validation_batch_size: PositiveInt = Field(default=1, description="Images a forward pass in validation.")
     schedule: ScheduleSettings = Field(default_factory=lambda: ScheduleSettings(drop_epoch=30))
+    cache: Literal["none", "memory", "disk"] = Field(
+        default="none",
+        description="Where the frozen detector's outputs of training images are kept, so that it runs once an image; "
+        "needs a training without augmentation.",
+    )
+    cache_limit_mb: PositiveInt = Field(
+        default=8192, description="Most that is kept, MiB; for images beyond it the detector runs each time."
+    )
+    cache_folder: str = Field(
+        default="data/06_models/mask_head/features",
+        min_length=1,
+        description="disk: folder of the kept files; a relative one is seen from where the training is started.",
+    )
+
+    @model_validator(mode="after")
+    def _check_cache(self) -> Self:
+        augmentation = self.augmentation
+        still = {
+            "augmentation.flip: 0": augmentation.flip == 0,
+            "augmentation.crop: 0": augmentation.crop == 0,
+            "one number in augmentation.sides": len(set(augmentation.sides)) == 1,
+        }
+        wanted = [what for what, is_so in still.items() if not is_so]
+        if self.cache != "none" and wanted:
+            raise ValueError(
+                f"cache: {self.cache} needs images that are the same in every epoch: set {', '.join(wanted)}, "
+                "or cache: none"
+            )
+        return self
+
+    def fingerprint(self) -> dict[str, Any]:
+        """As for every stage. What is kept changes no number; running the detector image by image may round."""
+        kept = super().fingerprint()
+        for name in ("cache", "cache_limit_mb", "cache_folder"):
+            del kept[name]
+        return kept | ({"image_by_image": True} if self.cache != "none" and self.batch_size > 1 else {})
 
 
 AnySettings = TypeVar("AnySettings", bound=BaseModel)

@@ -13,9 +13,10 @@ from construction_panoptic.detr.losses import (
     matched_target_masks,
     total_loss,
 )
-from construction_panoptic.detr.matcher import MatchCosts, match
-from construction_panoptic.detr.model import Detr, DetrPanoptic
+from construction_panoptic.detr.matcher import MatchCosts, Matches, match
+from construction_panoptic.detr.model import Detr, DetrPanoptic, PanopticFeatures
 from construction_panoptic.training.device import autocast
+from construction_panoptic.training.feature_cache import FeatureCache, pack, unpack
 from construction_panoptic.training.loading import Batch
 from construction_panoptic.training.settings import LossSettings, MatchSettings, StageSettings
 
@@ -77,13 +78,15 @@ class MaskHeadStage:
     Args:
         model: the panoptic model, its detector frozen.
         settings: loss weights and matching costs are read.
+        cache: keeps the detector's outputs of training images, which must be the same in every epoch.
     """
 
     name = "mask_head"
 
-    def __init__(self, model: DetrPanoptic, settings: StageSettings) -> None:
+    def __init__(self, model: DetrPanoptic, settings: StageSettings, cache: FeatureCache | None = None) -> None:
         self.model: nn.Module = model
         self._panoptic = model
+        self._cache = cache
         self.costs = match_costs(settings.matching)
         self.weights = loss_weights(settings.losses)
 
@@ -98,8 +101,7 @@ class MaskHeadStage:
         """
         if any("id_map" not in target for target in batch.targets):
             raise ValueError("the mask head learns from panoptic samples; this batch has no id maps")
-        features = self._panoptic.features(batch.images, batch.padding_mask)
-        matched = match(features.pred_logits, features.pred_boxes, batch.targets, self.costs)
+        features, matched = self._detect(batch) if self._cache is None else self._detect_once(batch, self._cache)
         device = batch.images.device
         images = [torch.full_like(queries, index) for index, (queries, _) in enumerate(matched)]
         batch_index = torch.cat(images).to(device)
@@ -109,6 +111,24 @@ class MaskHeadStage:
         num_boxes = float(sum(len(target["labels"]) for target in batch.targets))
         losses = mask_losses(masks, truth, num_boxes)
         return total_loss(losses, self.weights), _terms(losses)
+
+    def _detect(self, batch: Batch) -> tuple[PanopticFeatures, Matches]:
+        features = self._panoptic.features(batch.images, batch.padding_mask)
+        return features, match(features.pred_logits, features.pred_boxes, batch.targets, self.costs)
+
+    def _detect_once(self, batch: Batch, cache: FeatureCache) -> tuple[PanopticFeatures, Matches]:
+        """Run the detector for the images that are not in the cache, one at a time, padded as the batch is."""
+        height, width = batch.images.shape[-2:]
+        entries = []
+        for index, file_name in enumerate(batch.file_names):
+            name = f"{file_name} {height} {width} {batch.padding_mask is not None}"
+            entry = cache.get(name, batch.images.device)
+            if entry is None:
+                features, matched = self._detect(batch.select(index))
+                entry = pack(features, matched[0])
+                cache.put(name, entry)
+            entries.append(entry)
+        return unpack(entries)
 
 
 @torch.no_grad()

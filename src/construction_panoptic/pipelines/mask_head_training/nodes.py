@@ -18,6 +18,7 @@ from construction_panoptic.pipelines.training_run import (
     loader_of,
     outputs_of,
 )
+from construction_panoptic.training.feature_cache import open_cache
 from construction_panoptic.training.loading import BatchLoader
 from construction_panoptic.training.loop import train
 from construction_panoptic.training.samples import PanopticSamples
@@ -45,24 +46,32 @@ def train_mask_head(
     """
     architecture = parse(ModelSettings, model_parameters, "model")
     settings = parse(MaskHeadSettings, parameters, "mask_head")
+    threshold = parse(EvaluationSettings, evaluation, "panoptic_evaluation").threshold
     model = build_panoptic(class_count(panoptic_train), architecture, settings, detector)
     validate = panoptic_validator(
         _loader(panoptic_val, converted, settings, training=False),
         panoptic_val,
         converted.png_folder,
-        threshold=parse(EvaluationSettings, evaluation, "panoptic_evaluation").threshold,
+        threshold=threshold,
         precision=settings.precision,
     )
+    fingerprint = fingerprint_of(panoptic_train, architecture, settings, detector["model"])
     yield from outputs_of(
         train(
-            MaskHeadStage(model, settings),
+            MaskHeadStage(model, settings, open_cache(settings, fingerprint)),
             _loader(panoptic_train, converted, settings, training=True),
             settings,
             validate=validate,
             monitor="val/pq",
             resume=resume_from,
-            fingerprint=fingerprint_of(panoptic_train, architecture, settings, detector["model"]),
-            extra={"categories": panoptic_train["categories"]},
+            fingerprint=fingerprint,
+            # All that it takes to build and run the model without this project's configuration.
+            extra={
+                "categories": panoptic_train["categories"],
+                "model": architecture.model_dump(mode="json"),
+                "augmentation": settings.augmentation.model_dump(mode="json"),
+                "threshold": threshold,
+            },
         )
     )
 
