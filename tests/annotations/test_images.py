@@ -254,3 +254,12 @@ def test_unsupported_pixels(tmp_path: Path) -> None:
     path = save(tmp_path / "float.tiff", Image.fromarray(np.ones((4, 4), dtype=np.float32)))
     with pytest.raises(ImageError, match="not supported"):
         image_size(path)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "bmp", "tif", "gif", "jp2", "ppm", "mpo"])
+def test_every_promised_format_is_read(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a.{suffix}"
+    Image.new("RGB", (40, 30), (200, 100, 50)).save(path)
+    pixels = read_rgb(path)
+    assert pixels.shape == (30, 40, 3)
+    assert np.abs(pixels.astype(int) - (200, 100, 50)).max() <= 12

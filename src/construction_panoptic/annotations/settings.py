@@ -45,6 +45,18 @@ class SplitSettings(_Settings):
     near_duplicate_distance: Annotated[int, Field(ge=0, le=256)] = Field(
         default=24, description="Images whose 256-bit perceptual hashes differ in at most so many bits stay together."
     )
+    video_pattern: str | None = Field(
+        default=r"(.*?)frame_\d{6,}",
+        description="File names without suffix that match are frames; those of one folder with the same first group "
+        "are one video and stay together. null: no videos.",
+    )
+    folds: Annotated[int, Field(ge=2)] | None = Field(
+        default=None, description="Number of folds; validation_share is not used then. null: one split."
+    )
+    fold: PositiveInt = Field(default=1, description="folds: the one to validate on, from 1.")
+    list: str | None = Field(
+        default=None, description="CSV file with columns key and split (train or val) to use instead. null: divide."
+    )
 
 
 class ConversionSettings(_Settings):

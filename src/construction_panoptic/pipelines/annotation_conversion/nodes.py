@@ -18,6 +18,7 @@ from construction_panoptic.annotations.merging import merge_images
 from construction_panoptic.annotations.records import ConvertedImage
 from construction_panoptic.annotations.rejected import all_rejected, check_conservation
 from construction_panoptic.annotations.settings import ConversionSettings, StuffSettings
+from construction_panoptic.annotations.split_options import fold_split, join_groups, listed_split, video_names
 from construction_panoptic.annotations.splitting import audit_split, split_digest, split_records
 from construction_panoptic.annotations.stuff import ReadyStuff
 from construction_panoptic.annotations.summary import class_counts, dataset_summary
@@ -124,7 +125,7 @@ def collect_rejected(
 
 
 def split_images(converted: ConvertedImages, parameters: dict[str, Any]) -> pd.DataFrame:
-    """Divide the images into training and validation, near-duplicates together, every class on both sides."""
+    """Divide the images into training and validation: look-alikes and videos together, every class on both sides."""
     settings = parse(ConversionSettings, parameters, "annotation_conversion").split
     records = list(converted)
     groups = near_duplicate_groups(
@@ -132,6 +133,14 @@ def split_images(converted: ConvertedImages, parameters: dict[str, Any]) -> pd.D
         [record.key for record in records],
         settings.near_duplicate_distance,
     )
+    keys = [record.key for record in records]
+    if settings.video_pattern is not None:
+        groups = join_groups(keys, groups, video_names(keys, settings.video_pattern))
+    if settings.list is not None:
+        return listed_split(settings.list, keys, groups)
+    if settings.folds is not None:
+        classes = [{segment.category_id for segment in record.segments} for record in records]
+        return fold_split(keys, groups, classes, folds=settings.folds, fold=settings.fold, seed=settings.seed)
     return split_records(records, groups, val_fraction=settings.validation_share, seed=settings.seed)
 
 
