@@ -26,17 +26,24 @@ PREVIEW_CELL = 240  # px
 COMPLETE = "complete"
 
 
-class FolderDataset(AbstractDataset[Path, Path]):
-    """A folder that people fill by hand; loads as its path, whether it exists or not.
+class LocalDataset(AbstractDataset[Any, Any]):
+    """An entry with a local file or folder.
 
     Args:
-        filepath: local path of the folder.
+        filepath: its local path.
         metadata: arbitrary metadata, for plugins.
     """
 
     def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
         self._filepath = Path(filepath)
         self.metadata = metadata
+
+    def _describe(self) -> dict[str, Any]:
+        return {"filepath": str(self._filepath)}
+
+
+class FolderDataset(LocalDataset):
+    """A folder that people fill by hand; loads as its path, whether it exists or not."""
 
     def load(self) -> Path:
         """Give the path; the node that reads it says what is wrong with its content."""
@@ -49,16 +56,13 @@ class FolderDataset(AbstractDataset[Path, Path]):
     def _exists(self) -> bool:
         return self._filepath.is_dir()
 
-    def _describe(self) -> dict[str, Any]:
-        return {"filepath": str(self._filepath)}
-
     def preview(self) -> JSONPreview:
         """List what is in the folder."""
         names = sorted(p.name + ("/" if p.is_dir() else "") for p in self._filepath.glob("[!.]*"))
         return JSONPreview(json.dumps({"folder": self._filepath.name, "holds": names[:100]}))
 
 
-class GeneratedFilesDataset(AbstractDataset[Iterable[tuple[str, bytes]], Path]):
+class GeneratedFilesDataset(LocalDataset):
     """Files made by a generator, (relative path, content) each, with a journal of them beside.
 
     The journal (``.generated.jsonl``) tells generated files from those a person put there: a new save removes the
@@ -73,10 +77,9 @@ class GeneratedFilesDataset(AbstractDataset[Iterable[tuple[str, bytes]], Path]):
     def __init__(
         self, *, filepath: str, guarded: list[str] | None = None, metadata: dict[str, Any] | None = None
     ) -> None:
-        self._filepath = Path(filepath)
+        super().__init__(filepath=filepath, metadata=metadata)
         self._guarded = guarded or []
         self._journal = self._filepath / ".generated.jsonl"
-        self.metadata = metadata
 
     def load(self) -> Path:
         """Give the path of the folder."""
@@ -128,9 +131,6 @@ class GeneratedFilesDataset(AbstractDataset[Iterable[tuple[str, bytes]], Path]):
     def _exists(self) -> bool:
         return self._journal.is_file() and self._journal.read_text(encoding="utf-8").endswith(COMPLETE + "\n")
 
-    def _describe(self) -> dict[str, Any]:
-        return {"filepath": str(self._filepath)}
-
     def preview(self) -> ImagePreview:
         """Show a grid of generated pictures."""
         pictures = [self._filepath / n for n in self._generated() if n.endswith((".jpg", ".jpeg"))]
@@ -157,7 +157,7 @@ class StuffLabelFolder:
         return {"pixels_before": before, "pixels_after": after}
 
 
-class StuffLabelsDataset(AbstractDataset[Iterable[tuple[str, np.ndarray | None] | StuffOfImage], StuffLabelFolder]):
+class StuffLabelsDataset(LocalDataset):
     """A folder of stuff label maps with an index and ``fringe.json``, written image by image.
 
     Args:
@@ -166,9 +166,8 @@ class StuffLabelsDataset(AbstractDataset[Iterable[tuple[str, np.ndarray | None] 
     """
 
     def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
-        self._filepath = Path(filepath)
+        super().__init__(filepath=filepath, metadata=metadata)
         self._index = self._filepath / "index.json"
-        self.metadata = metadata
 
     def load(self) -> StuffLabelFolder:
         """Give a handle that reads one map at a time."""
@@ -199,9 +198,6 @@ class StuffLabelsDataset(AbstractDataset[Iterable[tuple[str, np.ndarray | None] 
     def _exists(self) -> bool:
         return self._index.is_file()
 
-    def _describe(self) -> dict[str, Any]:
-        return {"filepath": str(self._filepath)}
-
 
 @dataclass(frozen=True)
 class ConvertedImages:
@@ -217,7 +213,7 @@ class ConvertedImages:
                 yield ConvertedRecord.from_dict(json.loads(line))
 
 
-class ConvertedImagesDataset(AbstractDataset[Iterable[ConvertedImage], ConvertedImages]):
+class ConvertedImagesDataset(LocalDataset):
     """Images, panoptic PNGs and one JSON line an image, written image by image; the index is renamed last.
 
     Args:
@@ -230,11 +226,10 @@ class ConvertedImagesDataset(AbstractDataset[Iterable[ConvertedImage], Converted
     def __init__(
         self, *, filepath: str, image_folder: str, png_folder: str, metadata: dict[str, Any] | None = None
     ) -> None:
-        self._filepath = Path(filepath)
+        super().__init__(filepath=filepath, metadata=metadata)
         # Kedro makes only `filepath` absolute; the folders are named relative to the index.
         self._image_folder = self._filepath.parent / image_folder
         self._png_folder = self._filepath.parent / png_folder
-        self.metadata = metadata
 
     def load(self) -> ConvertedImages:
         """Give a handle that iterates over the records."""
@@ -270,17 +265,8 @@ class ConvertedImagesDataset(AbstractDataset[Iterable[ConvertedImage], Converted
         return image_grid(sorted(self._png_folder.glob("*.png")))
 
 
-class PredictionsDataset(AbstractDataset[Iterable[ImagePrediction], Path]):
-    """Predictions as COCO panoptic results: ``predictions.json`` and a PNG an image, and ``boxes.jsonl``.
-
-    Args:
-        filepath: local path of the folder.
-        metadata: arbitrary metadata, for plugins.
-    """
-
-    def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
-        self._filepath = Path(filepath)
-        self.metadata = metadata
+class PredictionsDataset(LocalDataset):
+    """Predictions as COCO panoptic results: ``predictions.json`` and a PNG an image, and ``boxes.jsonl``."""
 
     def load(self) -> Path:
         """Give the path of the folder."""
@@ -297,9 +283,6 @@ class PredictionsDataset(AbstractDataset[Iterable[ImagePrediction], Path]):
 
     def _exists(self) -> bool:
         return (self._filepath / "predictions.json").is_file()
-
-    def _describe(self) -> dict[str, Any]:
-        return {"filepath": str(self._filepath)}
 
     def preview(self) -> ImagePreview:
         """Show a grid of predicted panoptic PNGs."""
