@@ -298,7 +298,7 @@ def write_predictions(predictions: Iterable[ImagePrediction], folder: Path | str
     categories: Sequence[Mapping[str, Any]] = ()
     with atomic_path(folder / BOXES_FILE) as temporary, temporary.open("w", encoding="utf-8") as lines:
         for prediction in predictions:
-            name = _png_name(prediction, written)
+            name = png_name(prediction, written)
             written.add(name)
             write_bytes(folder / name, prediction.png)
             entry = {"image_id": prediction.image_id, "file_name": name}
@@ -318,7 +318,7 @@ def write_predictions(predictions: Iterable[ImagePrediction], folder: Path | str
         (folder / name).unlink(missing_ok=True)
 
 
-def _png_name(prediction: ImagePrediction, taken: Collection[str]) -> str:
+def png_name(prediction: ImagePrediction, taken: Collection[str]) -> str:
     """A file name without folders, made from the image's; the id is added where two would be the same."""
     path = PurePosixPath(prediction.file_name)
     stem = "__".join(part for part in path.with_suffix("").parts if part not in ("/", ".."))

@@ -1,0 +1,60 @@
+"""``python -m construction_panoptic predict PATH``: predict without a Kedro project."""
+
+from pathlib import Path
+
+import click
+
+from construction_panoptic.errors import UserError
+from construction_panoptic.files import atomic_path
+from construction_panoptic.prediction.models import load_model
+from construction_panoptic.prediction.results import write_results
+from construction_panoptic.prediction.running import predict_source
+from construction_panoptic.prediction.settings import PredictionSettings
+from construction_panoptic.prediction.sources import find_files
+from construction_panoptic.prediction.tables import rejected_table, seen_table
+from construction_panoptic.training.settings import parse
+
+MODEL = "data/06_models/mask_head/best.pt"
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.argument("path")
+@click.option("--model", default=MODEL, help="A checkpoint of the mask head's training, or an exported model's folder.")
+@click.option("--out", default="predictions", help="Folder of the results.")
+@click.option("--threshold", type=float, help="Least score of a segment, 0 to 1.  [default: the model's own]")
+@click.option("--batch-size", type=int, default=1, help="Images or frames at a time.")
+@click.option("--device", default="auto", help="auto, cpu, cuda or cuda:N.")
+@click.option("--every-nth-frame", type=int, default=1, help="Of a video, predict the frames 0, n, 2n, ….")
+def predict(
+    path: str, model: str, out: str, threshold: float | None, batch_size: int, device: str, every_nth_frame: int
+) -> None:
+    """Predict PATH: an image, a video, a folder or a quoted pattern ('site/*.jpg')."""
+    chosen = {"source": path, "threshold": threshold, "batch_size": batch_size, "device": device}
+    try:
+        settings = parse(PredictionSettings, {**chosen, "every_nth_frame": every_nth_frame}, "predict")
+        click.echo(predict_to_folder(settings, model, Path(out)))
+    except UserError as error:
+        raise click.ClickException(str(error)) from error
+
+
+def predict_to_folder(settings: PredictionSettings, model: Path | str, folder: Path) -> str:
+    """Predict a source into a folder, with the tables ``seen.csv`` and ``rejected.csv``.
+
+    Returns:
+        A summary: what was seen, and where the results are.
+
+    Raises:
+        UserError: the source or the model cannot be used.
+    """
+    files = find_files(settings.source or "")
+    write_results(predict_source(load_model(model), files, settings), folder)
+    seen, rejected = seen_table(folder), rejected_table(folder)
+    for name, table in {"seen": seen, "rejected": rejected}.items():
+        with atomic_path(folder / f"{name}.csv") as temporary:
+            table.to_csv(temporary, index=False)
+    classes = seen.groupby("class")["count"].sum().sort_values(ascending=False, kind="stable")
+    lines = [f"{count:6d}  {name}" for name, count in classes.items()] or ["  nothing was seen; try a lower threshold"]
+    if len(rejected):
+        lines += ["", "not readable:", *(f"  {row.file}: {row.detail}" for row in rejected.head(10).itertuples())]
+    places = "masks/, boxes/ (pictures and videos), panoptic/ (COCO), seen.csv, rejected.csv"
+    return "\n".join([*lines, "", f"{seen['image'].nunique()} images or frames; results in {folder}: {places}"])

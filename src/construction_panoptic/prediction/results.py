@@ -1,0 +1,132 @@
+"""The folder of results: COCO panoptic files, both views of each image, and videos with them."""
+
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from io import BytesIO
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from construction_panoptic.annotations.panoptic_png import decode_id_map
+from construction_panoptic.evaluation.predicting import png_name, write_predictions
+from construction_panoptic.files import atomic_path, write_bytes, write_json
+from construction_panoptic.prediction.running import PredictedPicture, RejectedFile
+from construction_panoptic.prediction.videos import VideoWriter
+from construction_panoptic.visualisation.classes import ClassTable
+from construction_panoptic.visualisation.overlays import Picture as Pixels
+from construction_panoptic.visualisation.overlays import boxes_overlay, panoptic_overlay
+
+INDEX = "index.json"
+PANOPTIC = "panoptic"
+VIEWS = ("masks", "boxes")
+JPEG_QUALITY = 92
+
+
+def write_results(items: Iterable[PredictedPicture | RejectedFile], folder: Path | str) -> None:
+    """Write predictions as they come.
+
+    The folder gets ``panoptic/`` (`write_predictions`), and, in ``masks/`` and ``boxes/``, the views: a JPEG of each
+    image and an MP4 of each video. ``index.json`` is written last; it lists what this call wrote and the files that
+    could not be read. What an earlier call wrote and this one did not is removed.
+
+    Args:
+        items: what `predict_source` yields.
+        folder: made if it is missing.
+    """
+    folder = Path(folder)
+    index = folder / INDEX
+    earlier = set(json.loads(index.read_text())["files"]) if index.is_file() else set()
+    write_json(index, {"complete": False, "files": sorted(earlier), "rejected": []})
+    rejected: list[RejectedFile] = []
+    with _Views(folder) as views:
+        write_predictions(_shown(items, views, rejected), folder / PANOPTIC)
+    for name in earlier - views.written:
+        (folder / name).unlink(missing_ok=True)
+    entries = [vars(record) for record in rejected]
+    write_json(index, {"complete": True, "files": sorted(views.written), "rejected": entries}, indent=2)
+
+
+def is_complete(folder: Path) -> bool:
+    """Tell whether a folder has results that were written to their end."""
+    index = folder / INDEX
+    return index.is_file() and bool(json.loads(index.read_text())["complete"])
+
+
+def views(picture: PredictedPicture, *, max_side: int = 1600) -> dict[str, Pixels]:
+    """Draw the masks view and the boxes view of a prediction, uint8 [h, w, 3] each.
+
+    The boxes view has the boxes of things and stuff whose score is above the threshold.
+    """
+    prediction, pixels = picture.prediction, picture.picture.pixels
+    classes = ClassTable.from_categories(prediction.categories)
+    id_map = decode_id_map(prediction.png)
+    boxes = [box for box in prediction.boxes if box["score"] > picture.threshold]
+    corners = np.array([box["bbox"] for box in boxes], dtype=np.float64).reshape(-1, 4)
+    corners[:, 2:] += corners[:, :2]
+    labels, scores = [box["category_id"] for box in boxes], [box["score"] for box in boxes]
+    return {
+        "masks": panoptic_overlay(pixels, id_map, prediction.segments_info, classes, max_side=max_side),
+        "boxes": boxes_overlay(pixels, corners, labels, classes, scores=scores, max_side=max_side),
+    }
+
+
+def _shown(
+    items: Iterable[PredictedPicture | RejectedFile], pictures: "_Views", rejected: list[RejectedFile]
+) -> Iterator[Any]:
+    for item in items:
+        if isinstance(item, RejectedFile):
+            rejected.append(item)
+        else:
+            pictures.add(item)
+            yield item.prediction
+
+
+class _Views:
+    """Writes the views; the video that is being written is renamed to its name when the next file begins."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._names: set[str] = set()
+        self._video: str | None = None
+        self._writers: dict[str, VideoWriter] = {}
+        self._open = ExitStack()
+        self.written: set[str] = set()
+
+    def add(self, item: PredictedPicture) -> None:
+        """Write the views of a picture: an image's as files, a frame's into the videos."""
+        # The names of the panoptic PNGs, so that they and the views can be matched.
+        name = png_name(item.prediction, self._names)
+        self._names.add(name)
+        picture = item.picture
+        file = picture.file.name if picture.frame is not None else None
+        if file != self._video:
+            self._open.close()
+            self._video = file
+            if file is not None:
+                self._start_video(item, file)
+        for view, pixels in views(item).items():
+            if file is not None:
+                self._writers[view].write(pixels, picture.time)
+            else:
+                stream = BytesIO()
+                Image.fromarray(pixels).save(stream, format="JPEG", quality=JPEG_QUALITY)
+                write_bytes(self._place(view, f"{Path(name).stem}.jpg"), stream.getvalue())
+
+    def _start_video(self, item: PredictedPicture, file: str) -> None:
+        name = "__".join(part for part in PurePosixPath(file).parts if part not in ("/", ".."))
+        for view in VIEWS:
+            path = self._open.enter_context(atomic_path(self._place(view, f"{name}.mp4")))
+            self._writers[view] = self._open.enter_context(VideoWriter(path, item.picture.rate))
+
+    def _place(self, view: str, name: str) -> Path:
+        self.written.add(f"{view}/{name}")
+        return self._folder / view / name
+
+    def __enter__(self) -> "_Views":
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._open.__exit__(*error)

@@ -1,0 +1,145 @@
+"""Running a model over the files of a source."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from construction_panoptic.annotations.images import ImageError, read_rgb
+from construction_panoptic.evaluation.predicting import ImagePrediction, predict_images
+from construction_panoptic.prediction.models import TrainedModel
+from construction_panoptic.prediction.settings import PredictionSettings
+from construction_panoptic.prediction.sources import SourceFile
+from construction_panoptic.prediction.videos import VideoError, frame_count, read_frames
+from construction_panoptic.training.device import resolve_device
+from construction_panoptic.training.loading import collate
+from construction_panoptic.training.samples import Target
+from construction_panoptic.training.settings import AugmentationSettings
+from construction_panoptic.training.transforms import evaluation_resize, normalise
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image, or a frame of a video.
+
+    Attributes:
+        name: the file's name; of a frame, ``<file>/frame_<number>``.
+        file: the file it is from.
+        pixels: uint8 [H, W, 3], RGB, upright.
+        frame: number of the frame, from 0; None for an image.
+        time: of the frame, seconds since the video's first one.
+        rate: of the video, frames a second.
+    """
+
+    name: str
+    file: SourceFile
+    pixels: NDArray[np.uint8] = field(repr=False)
+    frame: int | None = None
+    time: Fraction = Fraction(0)
+    rate: Fraction = Fraction(0)
+
+
+@dataclass(frozen=True)
+class PredictedPicture:
+    """A picture, what the model sees in it, and the score above which that is shown."""
+
+    picture: Picture
+    prediction: ImagePrediction
+    threshold: float
+
+
+@dataclass(frozen=True)
+class RejectedFile:
+    """A file that could not be read, or not to its end."""
+
+    file: str
+    reason: str
+    detail: str
+
+
+def predict_source(
+    trained: TrainedModel, files: Sequence[SourceFile], settings: PredictionSettings
+) -> Iterator[PredictedPicture | RejectedFile]:
+    """Predict images and videos one after the other; memory does not grow with their number or length.
+
+    Args:
+        trained: the model; it is moved to the device of the settings.
+        files: what to predict.
+        settings: how; its ``source`` is not read.
+
+    Yields:
+        A prediction for each image and chosen frame, in order, and a record for each file that cannot be used.
+    """
+    device = resolve_device(settings.device)
+    model = trained.model.to(device)
+    threshold = trained.threshold if settings.threshold is None else settings.threshold
+    every = settings.every_nth_frame
+    pictures = _pictures(files, every)
+    done = 0
+    with tqdm(total=_count(files, every), desc="predicting", unit="image", disable=None) as bar:
+        while group := list(islice(pictures, settings.batch_size)):
+            good = [item for item in group if isinstance(item, Picture)]
+            batches = (
+                [collate([_sample(p, done + k, trained.augmentation) for k, p in enumerate(good, 1)])] if good else []
+            )
+            predictions = predict_images(
+                model,
+                batches,
+                categories=trained.categories,
+                threshold=threshold,
+                device=device,
+                precision=settings.precision,
+            )
+            for item in group:
+                bar.update()
+                if isinstance(item, RejectedFile):
+                    yield item
+                else:
+                    yield PredictedPicture(item, next(predictions), threshold)
+            done += len(good)
+
+
+def _count(files: Iterable[SourceFile], every: int) -> int | None:
+    """Pictures in all; None where a video does not say how many it has."""
+    total = 0
+    for file in files:
+        frames = frame_count(file.path) if file.is_video else 1
+        if frames is None:
+            return None
+        total += -(-frames // every) if file.is_video else 1
+    return total
+
+
+def _pictures(files: Iterable[SourceFile], every: int) -> Iterator[Picture | RejectedFile]:
+    for file in files:
+        try:
+            if not file.is_video:
+                yield Picture(file.name, file, read_rgb(file.path))
+                continue
+            for frame in read_frames(file.path, every):
+                name = f"{file.name}/frame_{frame.number:06d}"
+                yield Picture(name, file, frame.pixels, frame.number, frame.time, frame.rate)
+        except ImageError as error:
+            yield RejectedFile(file.name, error.reason, str(error))
+        except VideoError as error:
+            yield RejectedFile(file.name, "unreadable_video", str(error))
+
+
+def _sample(picture: Picture, image_id: int, settings: AugmentationSettings) -> tuple[Tensor, Target]:
+    """An image as `ImageFiles` gives it, from pixels."""
+    pixels = torch.from_numpy(picture.pixels.copy()).permute(2, 0, 1)
+    image = evaluation_resize(pixels, settings)
+    target: Any = {
+        "image_id": torch.tensor(image_id),
+        "file_name": picture.name,
+        "orig_size": torch.tensor(pixels.shape[-2:]),
+        "size": torch.tensor(image.shape[-2:]),
+    }
+    return normalise(image, settings), target

@@ -1,0 +1,70 @@
+"""What people name to be predicted: an image, a video, a folder or a glob pattern."""
+
+import glob
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from construction_panoptic.errors import InputDataError
+
+VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".mts", ".3gp"})
+IMAGE_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".mpo", ".jp2", ".ppm", ".pgm"}
+)
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """A file to predict.
+
+    Attributes:
+        path: where it is.
+        name: how results call it: its path within the folder, or its file name; unique in a source.
+    """
+
+    path: Path
+    name: str
+
+    @property
+    def is_video(self) -> bool:
+        """Whether the file is read as a video."""
+        return self.path.suffix.lower() in VIDEO_SUFFIXES
+
+
+def find_files(source: str | Path) -> list[SourceFile]:
+    """List the files of a source, sorted by name.
+
+    A folder gives its images and videos, told by their suffixes, and those of its subfolders; hidden ones are left
+    out. A file that is named, or matches a pattern, is taken whatever its suffix, so that it is either predicted or
+    listed as rejected.
+
+    Raises:
+        InputDataError: there is no such file or folder, or nothing to predict in it.
+    """
+    path = Path(source).expanduser()
+    if path.is_file():
+        return [SourceFile(path, path.name)]
+    if path.is_dir():
+        files = _named([file for file in path.rglob("*") if _is_wanted(file, path)], path)
+        problem = f"{path} has no image or video in it ({', '.join(sorted(IMAGE_SUFFIXES | VIDEO_SUFFIXES))})."
+    else:
+        matches = [Path(match) for match in glob.glob(str(path), recursive=True)]  # noqa: PTH207 - of any folder
+        files = _named([match for match in matches if match.is_file()], _common_folder(matches))
+        problem = f"{source}: there is no such file or folder, and as a pattern it matches no file."
+    if not files:
+        raise InputDataError(f"{problem} Name an image, a video, a folder or a pattern such as 'site/*.jpg'.")
+    return files
+
+
+def _is_wanted(file: Path, folder: Path) -> bool:
+    if file.suffix.lower() not in IMAGE_SUFFIXES | VIDEO_SUFFIXES or not file.is_file():
+        return False
+    return not any(part.startswith(".") for part in file.relative_to(folder).parts)
+
+
+def _named(files: list[Path], folder: Path) -> list[SourceFile]:
+    return [SourceFile(file, file.relative_to(folder).as_posix()) for file in sorted(files)]
+
+
+def _common_folder(files: list[Path]) -> Path:
+    return Path(os.path.commonpath([file.parent for file in files])) if files else Path()

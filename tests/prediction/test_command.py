@@ -1,0 +1,61 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from click.testing import CliRunner, Result
+
+from construction_panoptic.prediction.command import predict
+from construction_panoptic.prediction.exported import export_model
+from construction_panoptic.prediction.models import TrainedModel
+
+
+@pytest.fixture
+def model(trained: TrainedModel, tmp_path: Path) -> Path:
+    export_model(trained, tmp_path / "model")
+    return tmp_path / "model"
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(predict, [str(argument) for argument in arguments])
+
+
+def test_the_short_way_writes_everything_and_says_what_was_seen(model: Path, site: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    # As it is typed, from a folder that is no project, in a process of its own.
+    done = subprocess.run(
+        [sys.executable, "-m", "construction_panoptic", "predict", str(site), "--model", str(model), "--out", str(out)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    seen = pd.read_csv(out / "seen.csv")
+    assert seen["image"].nunique() == 10
+    assert f"{seen.groupby('class')['count'].sum().max()}  class " in done.stdout
+    assert "10 images or frames" in done.stdout
+    assert "bad.jpg" in done.stdout
+    assert pd.read_csv(out / "rejected.csv")["file"].tolist() == ["bad.jpg", "bad.mp4", "north/empty.png"]
+
+
+def test_the_threshold_is_used(model: Path, site: Path, tmp_path: Path) -> None:
+    assert run(site / "a.jpg", "--model", model, "--out", tmp_path / "out", "--threshold", 0.9999).exit_code == 0
+    assert pd.read_csv(tmp_path / "out" / "seen.csv")["count"].tolist() == [0]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--threshold", 1.5], "predict.threshold: input should be less than 1"),
+        (["--device", "tpu"], "predict.device"),
+        (["--model", "nowhere.pt"], "There is no model at nowhere.pt"),
+    ],
+)
+def test_mistakes_are_one_message(model: Path, site: Path, tmp_path: Path, options: list[object], words: str) -> None:
+    result = run(site, "--out", tmp_path / "out", "--model", model, *options)
+    assert result.exit_code == 1
+    assert result.output.startswith("Error: ")
+    assert words in result.output
+    assert not (tmp_path / "out").exists()
