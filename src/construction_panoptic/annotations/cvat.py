@@ -5,6 +5,7 @@ import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -26,6 +27,7 @@ from construction_panoptic.annotations.coco_entries import (
 from construction_panoptic.annotations.export_files import Export, find_exports
 from construction_panoptic.annotations.images import ImageError, check_image
 from construction_panoptic.annotations.masks import MaskError, segmentation_rle
+from construction_panoptic.annotations.parallel import WorkerCount, Workers
 from construction_panoptic.annotations.records import rejected_table
 from construction_panoptic.annotations.rejected import RejectedRecords, compare_accounts
 from construction_panoptic.annotations.taxonomy import Taxonomy
@@ -78,7 +80,9 @@ class Exports:
     inputs: pd.DataFrame
 
 
-def read_exports(raw_data: Path, taxonomy: Taxonomy, *, on_error: OnError = "quarantine") -> Exports:
+def read_exports(
+    raw_data: Path, taxonomy: Taxonomy, *, on_error: OnError = "quarantine", workers: WorkerCount = 1
+) -> Exports:
     """Read every export in a folder.
 
     Args:
@@ -87,6 +91,8 @@ def read_exports(raw_data: Path, taxonomy: Taxonomy, *, on_error: OnError = "qua
             `coco_entries.resolve_classes`.
         taxonomy: the project's classes.
         on_error: ``quarantine`` lists what cannot be used in ``rejected``; ``fail`` raises at the first.
+        workers: processes that check image files, or "auto" for one a CPU core; 1: threads of this process. The
+            result is the same with any number.
 
     Raises:
         InputDataError: there is no export, or no image that can be used; or, in the ``fail`` mode, anything
@@ -95,11 +101,12 @@ def read_exports(raw_data: Path, taxonomy: Taxonomy, *, on_error: OnError = "qua
     """
     if on_error not in ("quarantine", "fail"):
         raise ParameterError(f"on_error must be 'quarantine' or 'fail', not {on_error!r}.")
-    reader = _Reader(taxonomy, RejectedRecords(fail=on_error == "fail"))
     seen: set[str] = set()
-    for export in find_exports(Path(raw_data)):
-        reader.read(export, repeated=export.source in seen)
-        seen.add(export.source)
+    with Workers(workers) as pool:
+        reader = _Reader(taxonomy, RejectedRecords(fail=on_error == "fail"), pool)
+        for export in find_exports(Path(raw_data)):
+            reader.read(export, repeated=export.source in seen)
+            seen.add(export.source)
     return reader.exports(Path(raw_data))
 
 
@@ -127,7 +134,8 @@ class _Image:
 
 
 class _Reader:
-    def __init__(self, taxonomy: Taxonomy, rejected: RejectedRecords) -> None:
+    def __init__(self, taxonomy: Taxonomy, rejected: RejectedRecords, workers: Workers) -> None:
+        self._workers = workers
         self._taxonomy = taxonomy
         self._rejected = rejected
         self._images: dict[str, dict[str, Any]] = {}
@@ -222,8 +230,9 @@ class _Reader:
             if first is not None and problem is not None:
                 key = f"{export.source}/{first.file_name}"
                 self._rejected.add(export.source, key, None, "duplicate_image_id", str(problem))
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            rows = pool.map(lambda entry: _image_row(export, file.subset, entry), entries.values())
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:
+            pool = threads if self._workers.count == 1 else self._workers
+            rows = pool.map(partial(_image_row, export, file.subset), entries.values())
             for entry, row in zip(entries.values(), rows, strict=True):
                 if isinstance(row, dict):
                     self._images.setdefault(row["key"], row)
@@ -246,7 +255,7 @@ def _why_unused(name: str, names: list[str], document: Document, repeated: bool)
 
 
 def _image_row(export: Export, subset: str, entry: ImageEntry) -> dict[str, Any] | EntryError | ImageError:
-    """Return an image's row of the table, or why it has none. Runs in threads, so it changes nothing."""
+    """Return an image's row of the table, or why it has none. Runs in threads or processes, so it changes nothing."""
     try:
         file_name, location = export.find_image(entry.file_name, subset)
         facts = check_image(location)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Self
 
 import imagehash
 import numpy as np
@@ -62,6 +62,10 @@ class ImageError(InputDataError):
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
         self.reason = reason
+
+    def __reduce__(self) -> tuple[type[Self], tuple[str, str]]:
+        """Let the error come back from another process with its reason."""
+        return type(self), (self.reason, str(self))
 
 
 @dataclass(frozen=True)

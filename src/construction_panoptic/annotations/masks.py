@@ -5,7 +5,7 @@ which trusts its input and can read or write out of bounds where that is damaged
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,10 @@ class MaskError(InputDataError):
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
         self.reason = reason
+
+    def __reduce__(self) -> tuple[type[Self], tuple[str, str]]:
+        """Let the error come back from another process with its reason."""
+        return type(self), (self.reason, str(self))
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from pathlib import PurePosixPath
 from typing import Any, Literal, cast
@@ -17,11 +18,13 @@ from scipy import ndimage
 from construction_panoptic.annotations.images import normalise_image, perceptual_hash
 from construction_panoptic.annotations.masks import MaskError, MaskWindow, mask_window, segmentation_rle
 from construction_panoptic.annotations.panoptic_png import MAX_SEGMENT_ID, encode_id_map
+from construction_panoptic.annotations.parallel import WorkerCount, Workers
 from construction_panoptic.annotations.records import ConvertedImage, Rejected, Segment
 from construction_panoptic.annotations.taxonomy import Taxonomy
 from construction_panoptic.errors import InputDataError, ParameterError
 
 Overlap = Literal["last_on_top", "smallest_on_top", "fail"]
+_Task = tuple[dict[str, Any], list[dict[str, Any]], NDArray[np.uint8] | None, str]
 StuffReader = Callable[[str], NDArray[np.uint8] | None]
 
 _OVERLAPS = ("last_on_top", "smallest_on_top", "fail")
@@ -49,8 +52,10 @@ def merge_images(
     stuff_reader: StuffReader,
     taxonomy: Taxonomy,
     overlap: Overlap = "last_on_top",
+    *,
+    workers: WorkerCount = 1,
 ) -> Iterator[ConvertedImage]:
-    """Convert images one at a time, in the order of their keys; only one is in memory.
+    """Convert images one at a time, in the order of their keys; only one, or a few a worker, are in memory.
 
     Args:
         images: the table of accepted images, see `cvat.Exports`.
@@ -58,6 +63,7 @@ def merge_images(
         stuff_reader: gives the stuff labels of an image key, see `merge_image`; None where it has none.
         taxonomy: the project's classes.
         overlap: which thing is on top, see `merge_image`.
+        workers: processes, or "auto" for one a CPU core; the result is the same with any number.
 
     Raises:
         InputDataError: see `merge_image`.
@@ -67,11 +73,20 @@ def merge_images(
         raise ParameterError(f"overlap must be one of {', '.join(_OVERLAPS)}, not {overlap!r}.")
     stems = unique_stems(images["key"].tolist())
     rows_of = annotations.groupby("key", sort=False).indices
-    for position in images["key"].argsort():
-        image = _rows(images.iloc[[position]])[0]
-        rows = _rows(annotations.iloc[rows_of.get(image["key"], [])])
-        stuff = stuff_reader(image["key"])
-        yield merge_image(image, rows, stuff, taxonomy=taxonomy, overlap=overlap, stem=stems[image["key"]])
+
+    def tasks() -> Iterator[_Task]:
+        for position in images["key"].argsort():
+            image = _rows(images.iloc[[position]])[0]
+            rows = _rows(annotations.iloc[rows_of.get(image["key"], [])])
+            yield image, rows, stuff_reader(image["key"]), stems[image["key"]]
+
+    with Workers(workers) as pool:
+        yield from pool.map(partial(_merge_task, taxonomy, overlap), tasks())
+
+
+def _merge_task(taxonomy: Taxonomy, overlap: Overlap, task: _Task) -> ConvertedImage:
+    image, rows, stuff, stem = task
+    return merge_image(image, rows, stuff, taxonomy=taxonomy, overlap=overlap, stem=stem)
 
 
 def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:

@@ -68,5 +68,8 @@ class ConversionSettings(_Settings):
     overlap: Literal["last_on_top", "smallest_on_top", "fail"] = Field(
         default="last_on_top", description="Which of two overlapping things lies on top; the first is CVAT's order."
     )
+    workers: PositiveInt | Literal["auto"] = Field(
+        default=1, description="Processes that check and merge images; 'auto': one a CPU core."
+    )
     stuff: StuffSettings = StuffSettings()
     split: SplitSettings = SplitSettings()

@@ -47,7 +47,7 @@ def read_annotations(
         Accepted images, accepted annotations, rejected records; see `annotations.cvat.Exports`.
     """
     settings = parse(ConversionSettings, parameters, "annotation_conversion")
-    exports = read_exports(raw_data, Taxonomy.from_dict(taxonomy), on_error=settings.on_error)
+    exports = read_exports(raw_data, Taxonomy.from_dict(taxonomy), on_error=settings.on_error, workers=settings.workers)
     logger.info(
         "%d images and %d annotations accepted, %d records rejected",
         len(exports.images),
@@ -108,7 +108,7 @@ def merge_annotations(
     """
     settings = parse(ConversionSettings, parameters, "annotation_conversion")
     classes = Taxonomy.from_dict(taxonomy)
-    return merge_images(images, annotations, stuff_labels.labels, classes, settings.overlap)
+    return merge_images(images, annotations, stuff_labels.labels, classes, settings.overlap, workers=settings.workers)
 
 
 def collect_rejected(

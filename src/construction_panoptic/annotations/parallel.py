@@ -1,0 +1,107 @@
+"""Mapping over processes: results in order, and only a few items in flight, so that memory stays flat."""
+
+import multiprocessing
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from itertools import islice
+from types import TracebackType
+from typing import Literal, Self, TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+WorkerCount = int | Literal["auto"]
+
+_CHUNK = 4
+_CHUNKS_IN_FLIGHT = 2  # a worker
+
+
+def worker_count(workers: WorkerCount) -> int:
+    """Return the number of processes: ``auto`` is one a usable CPU core."""
+    if workers != "auto":
+        return workers
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Workers:
+    """A pool of processes, started when it is first needed; with one worker all runs in this process.
+
+    The processes are new ones (``spawn``): forking a process with threads, as PyTorch has, can hang.
+
+    Args:
+        workers: processes, or "auto".
+    """
+
+    def __init__(self, workers: WorkerCount = 1) -> None:
+        self.count = worker_count(workers)
+        self._pool: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+            self._pool = None
+
+    def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        """Apply a function to each item.
+
+        Args:
+            function: a function of a module (or a partial of one), for other processes can load no other.
+            items: taken as they are needed.
+
+        Yields:
+            The results, in the order of the items.
+
+        Raises:
+            Exception: what the function raises, at the place of its item.
+        """
+        if self.count == 1:
+            yield from map(function, items)
+            return
+        if self._pool is None:
+            context = multiprocessing.get_context("spawn")
+            self._pool = ProcessPoolExecutor(self.count, mp_context=context, initializer=_start_worker)
+        waiting: deque[Future[list[Result | _Failure]]] = deque()
+        remaining = iter(items)
+        try:
+            while True:
+                while len(waiting) < self.count * _CHUNKS_IN_FLIGHT and (chunk := list(islice(remaining, _CHUNK))):
+                    waiting.append(self._pool.submit(_apply, function, chunk))
+                if not waiting:
+                    return
+                for result in waiting.popleft().result():
+                    if isinstance(result, _Failure):
+                        raise result.error
+                    yield result
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+class _Failure:
+    """What an item led to, in place of a result: the results before it are still good."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+
+def _apply(function: Callable[[Item], Result], chunk: list[Item]) -> list[Result | _Failure]:
+    results: list[Result | _Failure] = []
+    for item in chunk:
+        try:
+            results.append(function(item))
+        except Exception as error:
+            results.append(_Failure(error))
+            break
+    return results
+
+
+def _start_worker() -> None:
+    # The processes are the parallelism; threads below them would only wait for each other.
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[name] = "1"
