@@ -122,6 +122,16 @@ def mask_window(rle: dict[str, Any]) -> MaskWindow:
     return MaskWindow(left, top, np.ascontiguousarray(columns[:, top:bottom].T))
 
 
+def run_lengths(encoded: bytes) -> list[int]:
+    """Return the run lengths of COCO's compressed text, as an uncompressed run-length code has them.
+
+    Raises:
+        MaskError: the text is damaged (``bad_rle``).
+    """
+    lengths: list[int] = _decode_counts(encoded).tolist()
+    return lengths
+
+
 def mask_bbox(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:
     """Return x, y, width, height in pixels of the set pixels of ``mask`` [H, W].
 

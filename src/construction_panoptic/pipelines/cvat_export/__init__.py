@@ -1,0 +1,5 @@
+"""The cvat_export pipeline."""
+
+from construction_panoptic.pipelines.cvat_export.pipeline import create_pipeline
+
+__all__ = ["create_pipeline"]

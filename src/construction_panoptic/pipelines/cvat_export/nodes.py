@@ -1,0 +1,32 @@
+"""Nodes that give ground truth and predictions back to CVAT."""
+
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from construction_panoptic.annotations.cvat_export import cvat_files
+from construction_panoptic.catalog.folders import ConvertedImages
+from construction_panoptic.evaluation.quality import load_json
+
+
+def export_ground_truth(
+    panoptic_train: dict[str, Any], panoptic_val: dict[str, Any], converted: ConvertedImages
+) -> Iterator[tuple[str, bytes]]:
+    """Give the things of both sides of the ground truth as one CVAT export.
+
+    Returns:
+        (path in the export, content) of each file, made as it is asked for.
+    """
+    both = {name: list(chain(panoptic_train[name], panoptic_val[name])) for name in ("images", "annotations")}
+    panoptic = {**both, "categories": panoptic_train["categories"]}
+    return cvat_files(panoptic, converted.png_folder, converted.image_folder)
+
+
+def export_predictions(predictions: Path, converted: ConvertedImages) -> Iterator[tuple[str, bytes]]:
+    """Give the predicted things of the validation images as a CVAT export.
+
+    Returns:
+        (path in the export, content) of each file, made as it is asked for.
+    """
+    return cvat_files(load_json(predictions / "predictions.json"), predictions, converted.image_folder)
