@@ -16,6 +16,7 @@ PLACES = {
     "sample_raw_data": "sample exports",
     "rejected_records": "rejected records",
     "dataset_summary": "data set in numbers",
+    "data_report": "data report",
     "split_audit": "split audit",
     "ground_truth_mosaic": "ground truth pictures",
     "class_balance_picture": "class balance",
@@ -27,6 +28,11 @@ PLACES = {
     "average_precision": "AP in numbers",
     "panoptic_quality_picture": "PQ by class",
     "example_sheet": "example pictures",
+    "prediction_results": "predicted pictures",
+    "prediction_seen": "what was seen",
+    "prediction_rejected": "files not readable",
+    "exported_model": "exported model",
+    "exported_onnx": "ONNX model",
 }
 
 

@@ -1,6 +1,8 @@
 """The prediction pipeline through the command line, with a model that has random weights."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +11,11 @@ import pytest
 import torch
 from kedro.framework.project import configure_project
 from PIL import Image
-from tests.pipelines.project import Project
 
 from construction_panoptic.detr import build_detr_panoptic
 from construction_panoptic.pipeline_registry import register_pipelines
 from construction_panoptic.training.settings import AugmentationSettings, ModelSettings
+from tests.pipelines.project import Project
 
 ARCHITECTURE = ModelSettings(
     backbone="tiny",
@@ -78,6 +80,22 @@ def test_no_source_says_how_to_give_one(trained_project: Project) -> None:
     assert done.returncode != 0
     assert "Error: prediction.source: say what to predict" in done.stderr
     assert "Traceback" not in done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_the_model_is_exported(trained_project: Project, images: Path, tmp_path: Path) -> None:
+    done = trained_project.kedro("run", "--pipelines", "model_export")
+    assert done.returncode == 0, done.stdout + done.stderr
+    folder = trained_project.folder / "data" / "06_models" / "exported"
+    assert {path.name for path in folder.iterdir()} == {
+        "config.json",
+        "model.safetensors",
+        "model.onnx",
+        "onnx_report.json",
+    }
+    command = [sys.executable, "-m", "construction_panoptic", "predict", str(images), "--model", str(folder)]
+    subprocess.run([*command, "--out", str(tmp_path / "out")], check=True, cwd=tmp_path)
+    assert set(pd.read_csv(tmp_path / "out" / "seen.csv")["image"]) == {"a.png", "b.png"}
 
 
 def test_it_is_not_part_of_the_main_job() -> None:

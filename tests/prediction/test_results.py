@@ -99,9 +99,8 @@ def test_bad_files_are_listed(out: Path) -> None:
 def test_a_video_that_breaks_off_keeps_its_first_frames(trained: TrainedModel, tmp_path: Path) -> None:
     from fractions import Fraction
 
-    from tests.prediction.conftest import pixels
-
     from construction_panoptic.prediction.videos import VideoWriter
+    from tests.prediction.conftest import pixels
 
     path = tmp_path / "film.mp4"
     with VideoWriter(path, Fraction(5)) as video:

@@ -4,9 +4,9 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from tests.prediction.conftest import write_video
 
 from construction_panoptic.prediction.videos import VideoError, frame_count, read_frames
+from tests.prediction.conftest import write_video
 
 RATE = Fraction(30000, 1001)
 

@@ -1,0 +1,72 @@
+"""Entries for models that are handed on."""
+
+from pathlib import Path
+from typing import Any
+
+from kedro.io import AbstractDataset
+
+from construction_panoptic.files import write_bytes
+from construction_panoptic.prediction.exported import CONFIG, export_model, load_exported
+from construction_panoptic.prediction.models import TrainedModel
+
+
+class ExportedModelDataset(AbstractDataset[TrainedModel, TrainedModel]):
+    """A folder with ``model.safetensors`` and ``config.json``.
+
+    Args:
+        filepath: local path of the folder.
+        metadata: arbitrary metadata, for plugins.
+    """
+
+    def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
+        self._filepath = Path(filepath)
+        self.metadata = metadata
+
+    def load(self) -> TrainedModel:
+        """Build the model; see `load_exported`."""
+        return load_exported(self._filepath)
+
+    def save(self, data: TrainedModel) -> None:
+        """Write both files; see `export_model`."""
+        export_model(data, self._filepath)
+
+    def invalidate(self) -> None:
+        """Remove the description: the model has changed."""
+        (self._filepath / CONFIG).unlink(missing_ok=True)
+
+    def _exists(self) -> bool:
+        return (self._filepath / CONFIG).is_file()
+
+    def _describe(self) -> dict[str, Any]:
+        return {"filepath": str(self._filepath)}
+
+
+class BytesDataset(AbstractDataset[bytes, bytes]):
+    """The content of a file, written atomically.
+
+    Args:
+        filepath: local path of the file.
+        metadata: arbitrary metadata, for plugins.
+    """
+
+    def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
+        self._filepath = Path(filepath)
+        self.metadata = metadata
+
+    def load(self) -> bytes:
+        """Read the file."""
+        return self._filepath.read_bytes()
+
+    def save(self, data: bytes) -> None:
+        """Write the file under a temporary name and rename it."""
+        write_bytes(self._filepath, data)
+
+    def invalidate(self) -> None:
+        """Remove the file: what it was made from has changed."""
+        self._filepath.unlink(missing_ok=True)
+
+    def _exists(self) -> bool:
+        return self._filepath.is_file()
+
+    def _describe(self) -> dict[str, Any]:
+        return {"filepath": str(self._filepath)}

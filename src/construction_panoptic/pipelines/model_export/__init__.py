@@ -1,0 +1,5 @@
+"""The model_export pipeline."""
+
+from construction_panoptic.pipelines.model_export.pipeline import create_pipeline
+
+__all__ = ["create_pipeline"]

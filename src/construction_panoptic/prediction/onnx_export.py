@@ -1,0 +1,141 @@
+"""A model as ONNX, for any runtime that knows nothing of this project."""
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from construction_panoptic.detr import DetrPanoptic
+from construction_panoptic.errors import UserError
+from construction_panoptic.prediction.models import TrainedModel
+
+OPSET = 18
+INPUTS = ("images", "padding_mask")
+OUTPUTS = ("pred_logits", "pred_boxes", "pred_masks")
+TOLERANCE = 1e-3  # of the largest value of an output
+
+
+class OnnxError(UserError):
+    """The ONNX file cannot be made here, or does not compute what the model does."""
+
+
+class _Outputs(nn.Module):
+    """The model with its outputs in a fixed order."""
+
+    def __init__(self, model: DetrPanoptic) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor, padding_mask: Tensor) -> tuple[Tensor, ...]:
+        outputs = self.model(images, padding_mask)
+        return tuple(outputs[name] for name in OUTPUTS)
+
+
+def onnx_model(trained: TrainedModel) -> tuple[bytes, dict[str, Any]]:
+    """Convert a model to ONNX, for any batch and image size, and check that it computes the same.
+
+    The check compares onnxruntime and torch on batches of other sizes than the traced one.
+
+    Args:
+        trained: the model; it is moved to the CPU.
+
+    Returns:
+        The content of the file, and a report: ``opset``, ``inputs``, ``outputs``, ``largest_difference`` of each
+        output relative to its largest value.
+
+    Raises:
+        OnnxError: onnx, onnxscript or onnxruntime is not installed, or the outputs differ.
+    """
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise OnnxError("ONNX needs onnx, onnxscript and onnxruntime: pip install '.[export]'.") from error
+    model = _Outputs(trained.model.cpu()).eval()
+    side = trained.augmentation.evaluation_side
+    dynamic = torch.export.Dim.DYNAMIC
+    with _quiet():
+        program = torch.onnx.export(
+            model,
+            _noise([(side, side + side // 2), (side - side // 4, side)]),
+            input_names=INPUTS,
+            output_names=OUTPUTS,
+            dynamic_shapes=({0: dynamic, 2: dynamic, 3: dynamic}, {0: dynamic, 1: dynamic, 2: dynamic}),
+            opset_version=OPSET,
+            dynamo=True,
+            verbose=False,
+        )
+    assert program is not None
+    content = program.model_proto.SerializeToString()
+    differences = _differences(model, content, side)
+    return content, {"opset": OPSET, "inputs": INPUTS, "outputs": OUTPUTS, "largest_difference": differences}
+
+
+def run_onnx(model: bytes | Path | str, images: np.ndarray, padding_mask: np.ndarray) -> dict[str, np.ndarray]:
+    """Run an ONNX model on the CPU.
+
+    Args:
+        model: the file or its content.
+        images: float32 [B, 3, H, W], normalised, 0 on padding.
+        padding_mask: bool [B, H, W], True on padding.
+
+    Returns:
+        ``pred_logits``, ``pred_boxes`` and ``pred_masks``.
+    """
+    import onnxruntime
+
+    source = model if isinstance(model, bytes) else str(model)
+    session = onnxruntime.InferenceSession(source, providers=["CPUExecutionProvider"])
+    values = session.run(list(OUTPUTS), dict(zip(INPUTS, (images, padding_mask), strict=True)))
+    return dict(zip(OUTPUTS, values, strict=True))
+
+
+def _differences(model: nn.Module, content: bytes, side: int) -> dict[str, float]:
+    differences = dict.fromkeys(OUTPUTS, 0.0)
+    for sizes in ([(side + 3, side)], [(side // 2, side), (side, side - 5), (side - 1, side // 2)]):
+        images, mask = _noise(sizes)
+        with torch.no_grad():
+            expected = model(images, mask)
+        found = run_onnx(content, images.numpy(), mask.numpy())
+        for name, value in zip(OUTPUTS, expected, strict=True):
+            difference = np.abs(found[name] - value.numpy()).max() / max(1.0, float(value.abs().max()))
+            differences[name] = max(differences[name], float(difference))
+    wrong = {name: value for name, value in differences.items() if not value <= TOLERANCE}
+    if wrong:
+        raise OnnxError(f"The ONNX file does not compute what the model does; relative differences: {wrong}.")
+    return differences
+
+
+def _noise(sizes: list[tuple[int, int]]) -> tuple[Tensor, Tensor]:
+    """A padded batch of noise images of the heights and widths given."""
+    height, width = max(h for h, _ in sizes), max(w for _, w in sizes)
+    images = torch.zeros(len(sizes), 3, height, width)
+    mask = torch.ones(len(sizes), height, width, dtype=torch.bool)
+    generator = torch.Generator().manual_seed(0)
+    for number, (h, w) in enumerate(sizes):
+        images[number, :, :h, :w] = torch.randn(3, h, w, generator=generator)
+        mask[number, :h, :w] = False
+    return images, mask
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the converter's remarks on its own workings from the user."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
