@@ -5,6 +5,7 @@ from typing import Any
 from kedro.pipeline import Node, Pipeline
 
 from construction_panoptic.pipelines.annotation_conversion import nodes
+from construction_panoptic.pipelines.annotation_conversion.report import report_data
 
 
 def create_pipeline(**_: Any) -> Pipeline:
@@ -90,6 +91,19 @@ def create_pipeline(**_: Any) -> Pipeline:
                 inputs=["panoptic_train", "converted_images"],
                 outputs="ground_truth_mosaic",
                 name="draw_ground_truth",
+            ),
+            Node(
+                report_data,
+                inputs=[
+                    "converted_images",
+                    "raw_annotations",
+                    "rejected_records",
+                    "class_counts",
+                    "dataset_summary",
+                    "taxonomy",
+                ],
+                outputs="data_report",
+                name="report_data",
             ),
         ]
     )

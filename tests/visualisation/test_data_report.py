@@ -1,0 +1,58 @@
+import base64
+import io
+import re
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from construction_panoptic.visualisation.data_report import PICTURE_SIDE, ReportPicture, data_report
+
+SIDE = {"images": 3}
+SUMMARY = {
+    "all": {
+        "images": 1234,
+        "segments": 9,
+        "thing_segments": 4,
+        "segments_per_image": 2.25,
+        "void_share": 0.125,
+        "images_without_stuff": 1,
+        "images_without_things": 0,
+    },
+    "train": SIDE,
+    "val": SIDE,
+    "groups": 4,
+    "rejected": {"total": 7, "by_reason": {"zero_area": 5, "missing_file": 2}},
+    "fringe": {"within_pixels": 10, "pixels_before": 5000, "pixels_after": 20},
+}
+COUNTS = pd.DataFrame(
+    {
+        "class": ["wheel_loader", "<b>bad</b>", "absent"],
+        "kind": ["thing", "stuff", "thing"],
+        **{name: [2, 1, 0] for name in ("images_train", "images_val", "segments_train", "segments_val")},
+        "images_total": [4, 2, 0],
+        "segments_total": [4, 2, 0],
+        "rejected": [1, 0, 0],
+    }
+)
+
+
+def test_the_page_holds_the_numbers_and_stands_alone() -> None:
+    picture = ReportPicture(np.full((900, 600, 3), 200, np.uint8), 'yard/a "1" & ü.jpg: 40 % void')
+    page = data_report(SUMMARY, COUNTS, {"Sizes of things": {"small": 3, "large": 0}}, [picture], {"wheel_loader": []})
+    assert page.isascii()
+    for text in ("1,234", "12.5 %", "wheel loader", "zero_area", "5,000", "Sizes of things", 'name="viewport"'):
+        assert text in page
+    assert "absent" not in page
+    assert "<b>bad" not in page
+    assert not re.search(r'(?:src|href)="(?!data:)', page)
+    [encoded] = re.findall(r'src="data:image/jpeg;base64,([^"]+)"', page)
+    shown = Image.open(io.BytesIO(base64.b64decode(encoded)))
+    assert max(shown.size) == PICTURE_SIDE
+
+
+def test_an_empty_data_set_has_a_page() -> None:
+    summary = SUMMARY | {"rejected": {"total": 0, "by_reason": {}}}
+    page = data_report(summary, COUNTS.iloc[:0], {}, [], {})
+    assert "Nothing was rejected" in page
+    assert "No image stands out" in page
