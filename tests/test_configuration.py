@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from construction_panoptic.annotations.settings import ConversionSettings
 from construction_panoptic.evaluation.settings import EvaluationSettings
+from construction_panoptic.prediction import PredictionSettings
 from construction_panoptic.sample import SampleSettings
 from construction_panoptic.training.settings import MaskHeadSettings, ModelSettings, StageSettings, parse
 
@@ -20,6 +21,7 @@ SETTINGS: dict[str, type[BaseModel]] = {
     "detection": StageSettings,
     "mask_head": MaskHeadSettings,
     "panoptic_evaluation": EvaluationSettings,
+    "prediction": PredictionSettings,
 }
 
 
@@ -47,7 +49,8 @@ def test_the_detector_starts_from_published_weights(repository: Path) -> None:
 
 def test_one_parameter_chooses_the_device_of_everything(repository: Path) -> None:
     found = parameters(repository, "sample", device="cuda")
-    assert {found[name]["device"] for name in ("detection", "mask_head", "panoptic_evaluation")} == {"cuda"}
+    names = ("detection", "mask_head", "panoptic_evaluation", "prediction")
+    assert {found[name]["device"] for name in names} == {"cuda"}
     assert found["annotation_conversion"]["stuff"]["device"] == "cuda"
 
 
