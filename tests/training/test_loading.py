@@ -53,8 +53,48 @@ def test_batches_that_are_not_full() -> None:
     assert [len(batch) for batch in EpochBatches(3, 3)] == [3]
 
 
+def test_batches_of_like_aspect() -> None:
+    aspects = [1.5 if index % 3 else 0.7 for index in range(32)]  # 21 lying, 11 upright
+
+    def batches(epoch: int, **changes: Any) -> list[list[int]]:
+        sampler = EpochBatches(32, 4, seed=3, **{"aspects": aspects, **changes})
+        sampler.set_epoch(epoch)
+        return [[index for _, index in batch] for batch in sampler]
+
+    first = batches(0)
+    assert first == batches(0)
+    assert [len(batch) for batch in first] == [4] * 8
+    assert sorted(index for batch in first for index in batch) == list(range(32))
+    assert sum(len({aspects[index] for index in batch}) > 1 for batch in first) == 1
+    assert first != batches(1)
+    mixed = batches(0, aspects=None)
+    assert sum(len({aspects[index] for index in batch}) > 1 for batch in mixed) > 4
+    # Within a kind the seeded order is kept.
+    plain = [index for batch in mixed for index in batch if aspects[index] > 1]
+    assert [index for batch in first for index in batch if aspects[index] > 1] == plain
+
+
+def test_batches_of_like_aspect_need_less_padding(scene: Any, small_settings: Any) -> None:
+    samples = DetectionSamples(scene.detection, scene.images, small_settings().augmentation)
+    assert samples.aspects == [96 / 72, 72 / 96] * 3
+
+    def padding(aspects: list[float] | None) -> int:
+        loader = build_loader(samples, batch_size=2, shuffle=True, seed=0, aspects=aspects)
+        return sum(int(batch.padding_mask.sum()) for batch in loader if batch.padding_mask is not None)
+
+    assert padding(samples.aspects) < padding(None)
+
+
 def batches_of(samples: Any, workers: int, start_method: str | None, epochs: list[int]) -> list[Batch]:
-    loader = build_loader(samples, batch_size=2, shuffle=True, seed=5, workers=workers, start_method=start_method)
+    loader = build_loader(
+        samples,
+        batch_size=2,
+        shuffle=True,
+        seed=5,
+        workers=workers,
+        start_method=start_method,
+        aspects=samples.aspects,
+    )
     collected = []
     for epoch in epochs:
         loader.set_epoch(epoch)

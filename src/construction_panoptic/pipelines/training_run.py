@@ -37,6 +37,7 @@ def loader_of(samples: DetectionSamples | PanopticSamples, settings: StageSettin
         seed=settings.seed,
         workers=settings.workers,
         pin_memory=torch.cuda.is_available() and settings.device != "cpu",
+        aspects=samples.aspects if training and settings.aspect_ratio_batches else None,
     )
 
 

@@ -4,11 +4,15 @@ from collections.abc import Iterator, Sequence, Sized
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from construction_panoptic.training.samples import Target
+
+ASPECT_LIMITS = (0.5, 1.0, 2.0)
+"""Widths / heights between which images count as of like aspect."""
 
 
 @dataclass(frozen=True)
@@ -80,16 +84,26 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         seed: seed of the order.
         shuffle: a new permutation each epoch; otherwise the order of the samples.
         drop_last: leave out a last batch that is not full, unless it is the only one.
+        aspects: width / height of each sample; batches are then of samples of like aspect, which need less
+            padding. The rest that fills no batch of its kind makes up the last batches.
     """
 
     def __init__(
-        self, count: int, batch_size: int, *, seed: int = 0, shuffle: bool = True, drop_last: bool = True
+        self,
+        count: int,
+        batch_size: int,
+        *,
+        seed: int = 0,
+        shuffle: bool = True,
+        drop_last: bool = True,
+        aspects: Sequence[float] | None = None,
     ) -> None:
         self.count = count
         self.batch_size = batch_size
         self.seed = seed
         self.shuffle = shuffle
         self.drop_last = drop_last and count > batch_size
+        self.kinds = None if aspects is None else np.digitize(aspects, ASPECT_LIMITS).tolist()
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -105,8 +119,22 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         if self.shuffle:
             generator = torch.Generator().manual_seed((self.seed << 20) + self.epoch)
             order = torch.randperm(self.count, generator=generator).tolist()
+        if self.kinds is not None:
+            order = self._grouped(order, self.kinds)
         for start in range(0, len(self) * self.batch_size, self.batch_size):
             yield [(self.epoch, index) for index in order[start : start + self.batch_size]]
+
+    def _grouped(self, order: list[int], kinds: list[int]) -> list[int]:
+        """The same samples, those of a kind together as soon as there is a batch of them."""
+        waiting: dict[int, list[int]] = {kind: [] for kind in sorted(set(kinds))}
+        grouped: list[int] = []
+        for index in order:
+            group = waiting[kinds[index]]
+            group.append(index)
+            if len(group) == self.batch_size:
+                grouped += group
+                group.clear()
+        return grouped + [index for group in waiting.values() for index in group]
 
 
 class BatchLoader(DataLoader[Any]):
@@ -126,6 +154,7 @@ def build_loader(
     workers: int = 0,
     pin_memory: bool = False,
     start_method: str | None = None,
+    aspects: Sequence[float] | None = None,
 ) -> BatchLoader:
     """Build the loader of a training (``shuffle``) or validation set.
 
@@ -138,8 +167,11 @@ def build_loader(
         pin_memory: page-locked batches, for CUDA.
         start_method: how the processes start (``fork``, ``spawn``, ``forkserver``); the platform's by
             default.
+        aspects: width / height of each sample, for batches of like aspect; see `EpochBatches`.
     """
-    batches = EpochBatches(len(cast("Sized", samples)), batch_size, seed=seed, shuffle=shuffle, drop_last=shuffle)
+    batches = EpochBatches(
+        len(cast("Sized", samples)), batch_size, seed=seed, shuffle=shuffle, drop_last=shuffle, aspects=aspects
+    )
     return BatchLoader(
         samples,
         batch_sampler=batches,

@@ -89,6 +89,11 @@ class _Samples(Dataset[tuple[Tensor, Target]]):
     def __len__(self) -> int:
         return len(self.file_names)
 
+    @property
+    def aspects(self) -> list[float]:
+        """Width / height of each image as it is on disk."""
+        return (self.sizes[:, 1] / self.sizes[:, 0]).tolist()
+
     def check_labels(self, num_classes: int) -> None:
         """Check that every category id is one that a model knows: 0 to ``num_classes`` - 1.
 

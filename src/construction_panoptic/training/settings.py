@@ -154,6 +154,9 @@ class StageSettings(_Settings):
         default=42, description="Seed of order, augmentation and dropout."
     )
     workers: Annotated[int, Field(ge=0)] = Field(default=2, description="Loading processes; 0 loads in the main one.")
+    aspect_ratio_batches: bool = Field(
+        default=False, description="Upright and lying images in batches of their own, which need less padding."
+    )
     cache_mb: Annotated[int, Field(ge=0)] = Field(
         default=0, description="Memory for decoded images in each loading process, MiB; 0 decodes every time."
     )
@@ -184,7 +187,10 @@ class StageSettings(_Settings):
         neutral = {"workers", "cache_mb", "device", "validation_batch_size", "validate_every"}
         if self.schedule.kind == "step":
             neutral.add("epochs")
-        return self.model_dump(mode="json", exclude=neutral)
+        kept = self.model_dump(mode="json", exclude=neutral)
+        if not kept["aspect_ratio_batches"]:  # checkpoints from before there was a choice go on
+            del kept["aspect_ratio_batches"]
+        return kept
 
 
 class MaskHeadSettings(StageSettings):
