@@ -12,6 +12,8 @@ from kedro.framework.session import KedroSession
 
 from construction_panoptic.catalog.files import local_path, shown_path
 from construction_panoptic.errors import UserError
+from construction_panoptic.interruption import Interrupted, interruptible
+from construction_panoptic.tracking import mark_run_killed
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +26,12 @@ def cli() -> None:
 def _run(**options: Any) -> Any:
     assert kedro_run.callback is not None
     try:
-        return kedro_run.callback(**options)
+        with interruptible():
+            return kedro_run.callback(**options)
+    except Interrupted as interruption:
+        mark_run_killed()
+        click.echo(str(interruption), err=True)
+        raise SystemExit(interruption.exit_code) from interruption
     except Exception as error:
         cause = user_error(error)
         if cause is None:

@@ -2,6 +2,7 @@ import io
 import json
 import logging
 import random
+import signal
 from collections.abc import Generator, Mapping
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from construction_panoptic.detr.model import DetrPanoptic, build_detr, build_detr_panoptic
 from construction_panoptic.errors import CheckpointError, ParameterError
+from construction_panoptic.interruption import Interrupted, StopRequest
 from construction_panoptic.training.loading import Batch, BatchLoader, build_loader
 from construction_panoptic.training.loop import EpochResult, train
 from construction_panoptic.training.samples import DetectionSamples, PanopticSamples
@@ -315,6 +317,46 @@ def test_non_finite_outputs_stop_and_name_the_batch(kit: Kit) -> None:
     with torch.no_grad():
         next(iter(stage.model.parameters())).fill_(float("nan"))
     with pytest.raises(NonFiniteLossError, match=r"epoch 2, step 1, images site__\d+\.png, site__\d+\.png"):
+        next(run)
+
+
+class Stopping(DetectionStage):
+    """Is asked to stop in a step."""
+
+    stop: StopRequest
+    steps = 0
+
+    def step(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        self.steps += 1
+        if self.steps == 5:
+            self.stop.number = signal.SIGTERM
+        return super().step(batch)
+
+
+def test_a_request_to_stop_gives_up_the_epoch_under_way_alone(kit: Kit) -> None:
+    settings = kit.small_settings()
+    whole = [result.checkpoint for result in kit.train()]
+    with own_randomness(settings.seed):
+        stage = Stopping(build_detr(**kit.small_model), settings)
+    stage.stop = StopRequest()
+    run = train(stage, kit.loader(settings, "detection"), settings, stop=stage.stop)
+    saved = through_a_file(next(run).checkpoint)
+    with pytest.raises(Interrupted, match=r"detection: epoch 1 of 3 is saved.*--only-missing-outputs"):
+        next(run)
+    assert stage.steps == 5
+    assert_equal(list(kit.train(resume=saved))[-1].checkpoint, whole[-1])
+
+
+def test_a_request_to_stop_in_the_last_validation_comes_after_the_epoch(kit: Kit) -> None:
+    stop = StopRequest()
+
+    def validate(model: nn.Module, epoch: int) -> dict[str, float]:
+        stop.number = signal.SIGINT
+        return {"pq": 0.5}
+
+    run = kit.train(changes={"epochs": 1}, validate=validate, stop=stop)
+    assert next(run).checkpoint["finished"]
+    with pytest.raises(Interrupted, match="epoch 1 of 1 is saved"):
         next(run)
 
 

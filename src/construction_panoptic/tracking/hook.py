@@ -189,6 +189,15 @@ def close_abandoned_runs(experiment_id: str) -> None:
             client.set_terminated(run.info.run_id, "FAILED")
 
 
+def mark_run_killed() -> None:
+    """Close the open run, if there is one, as KILLED: somebody stopped it. MLflow itself would say FINISHED."""
+    try:
+        while mlflow.active_run() is not None:  # kedro-mlflow opens it twice
+            mlflow.end_run("KILLED")
+    except (MlflowException, OSError) as error:
+        logger.warning("MLflow did not take the end of the run: %s", str(error).splitlines()[0])
+
+
 def _is_alive(pid: int, created: int) -> bool:
     try:
         return abs(psutil.Process(pid).create_time() - created) < 2  # seconds; ids are used again

@@ -8,7 +8,7 @@ order that varies; ``torch.use_deterministic_algorithms`` is left to the caller,
 
 import math
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from construction_panoptic.errors import CheckpointError, ParameterError
+from construction_panoptic.interruption import StopRequest
 from construction_panoptic.training.device import autocast, resolve_device
 from construction_panoptic.training.loading import Batch, BatchLoader
 from construction_panoptic.training.optimisation import build_optimizer, build_schedule
@@ -72,6 +73,7 @@ class _Training:
     epoch: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
     best: dict[str, Any] = field(default_factory=lambda: {"epoch": None, "value": None})
+    stop: StopRequest = field(default_factory=StopRequest)
 
 
 def train(
@@ -85,6 +87,7 @@ def train(
     resume: Mapping[str, Any] | None = None,
     fingerprint: Mapping[str, Any] | None = None,
     extra: Mapping[str, Any] | None = None,
+    stop: StopRequest | None = None,
 ) -> Generator[EpochResult, None, None]:
     """Train a stage, one epoch an iteration.
 
@@ -108,18 +111,21 @@ def train(
             epochs already, its last epoch is given once more (``best`` None) and nothing is trained.
         fingerprint: plain data of all that the training depends on.
         extra: plain data to keep in the checkpoint.
+        stop: looked at after every step; when it is set, the epoch under way is given up and training ends.
 
     Yields:
         The result of each epoch.
 
     Raises:
         NonFiniteLossError: a loss or gradient is not finite.
+        Interrupted: ``stop`` was set.
         CheckpointError: ``resume`` does not fit the model.
         ParameterError: the device is not there, or ``monitor`` is no metric of a validated epoch.
     """
     if greater_is_better is None:
         greater_is_better = not any(word in monitor for word in ("loss", "error"))
     training = _start(stage, train_loader, settings)
+    training.stop = stop or training.stop
     if resume is not None and resumable(resume, fingerprint or {}):
         _restore(training, resume)
         if training.epoch >= settings.epochs:
@@ -129,6 +135,7 @@ def train(
         logger.info("%s: resumed after epoch %d of %d.", stage.name, training.epoch, settings.epochs)
     with Progress(stage.name, epochs=settings.epochs, steps=len(train_loader), done=training.epoch) as progress:
         while training.epoch < settings.epochs:
+            _check_stop(training)
             with own_randomness(training.randomness):
                 metrics = _run_epoch(training, train_loader, validate, progress)
                 training.randomness = random_state()
@@ -144,6 +151,17 @@ def train(
                 checkpoint=checkpoint,
                 best=checkpoint if is_best else None,
             )
+        _check_stop(training)
+
+
+def _check_stop(training: _Training) -> None:
+    done = (
+        f"epoch {training.epoch} of {training.settings.epochs} is saved" if training.epoch else "no epoch is done yet"
+    )
+    training.stop.check(
+        f"{training.stage.name}: {done}. Go on with the same command and --only-missing-outputs, "
+        "as in: kedro run --only-missing-outputs"
+    )
 
 
 def _start(stage: Stage, train_loader: BatchLoader, settings: StageSettings) -> _Training:
@@ -205,10 +223,11 @@ def _run_steps(training: _Training, loader: BatchLoader, progress: Progress) -> 
     batches = iter(loader)
     while True:
         before = time.perf_counter()
-        batch: Batch | None = next(batches, None)
+        batch = _next_batch(training, batches)
         waited += time.perf_counter() - before
         if batch is None:
             break
+        _check_stop(training)
         rates = _rates(training.optimizer)
         if watch.add(batch.file_names, _step(training, batch.to(training.device), watch)):
             progress.show_loss(watch.means()["loss"])
@@ -223,6 +242,14 @@ def _run_steps(training: _Training, loader: BatchLoader, progress: Progress) -> 
         "data_wait_share": waited / seconds,
     }
     return {f"train/{name}": value for name, value in values.items()}
+
+
+def _next_batch(training: _Training, batches: Iterator[Batch]) -> Batch | None:
+    try:
+        return next(batches, None)
+    except RuntimeError:
+        _check_stop(training)  # a signal to the whole process group ends the loading processes too
+        raise
 
 
 def _step(training: _Training, batch: Batch, watch: LossWatch) -> dict[str, Tensor]:

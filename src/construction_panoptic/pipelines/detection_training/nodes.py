@@ -11,6 +11,7 @@ from plotly import graph_objects as go
 from construction_panoptic.catalog.folders import ConvertedImages
 from construction_panoptic.detr import Detr, build_detr, load_weights
 from construction_panoptic.evaluation.validation import detection_validator
+from construction_panoptic.interruption import deferred_interruption
 from construction_panoptic.pipelines.training_run import (
     TrainingOutputs,
     class_count,
@@ -51,18 +52,20 @@ def train_detector(
         detection_val,
         precision=settings.precision,
     )
-    yield from outputs_of(
-        train(
-            stage,
-            _loader(detection_train, converted, settings, training=True),
-            settings,
-            validate=validate,
-            monitor="val/ap",
-            resume=resume_from,
-            fingerprint=fingerprint_of(detection_train, architecture, settings),
-            extra={"categories": detection_train["categories"]},
+    with deferred_interruption() as stop:
+        yield from outputs_of(
+            train(
+                stage,
+                _loader(detection_train, converted, settings, training=True),
+                settings,
+                validate=validate,
+                monitor="val/ap",
+                resume=resume_from,
+                fingerprint=fingerprint_of(detection_train, architecture, settings),
+                extra={"categories": detection_train["categories"]},
+                stop=stop,
+            )
         )
-    )
 
 
 def build_detector(num_classes: int, architecture: ModelSettings, settings: StageSettings) -> Detr:

@@ -11,6 +11,7 @@ from construction_panoptic.catalog.folders import ConvertedImages
 from construction_panoptic.detr import DetrPanoptic, build_detr_panoptic, load_weights
 from construction_panoptic.evaluation.settings import EvaluationSettings
 from construction_panoptic.evaluation.validation import panoptic_validator
+from construction_panoptic.interruption import deferred_interruption
 from construction_panoptic.pipelines.training_run import (
     TrainingOutputs,
     class_count,
@@ -56,24 +57,26 @@ def train_mask_head(
         precision=settings.precision,
     )
     fingerprint = fingerprint_of(panoptic_train, architecture, settings, detector["model"])
-    yield from outputs_of(
-        train(
-            MaskHeadStage(model, settings, open_cache(settings, fingerprint)),
-            _loader(panoptic_train, converted, settings, training=True),
-            settings,
-            validate=validate,
-            monitor="val/pq",
-            resume=resume_from,
-            fingerprint=fingerprint,
-            # All that it takes to build and run the model without this project's configuration.
-            extra={
-                "categories": panoptic_train["categories"],
-                "model": architecture.model_dump(mode="json"),
-                "augmentation": settings.augmentation.model_dump(mode="json"),
-                "threshold": threshold,
-            },
+    with deferred_interruption() as stop:
+        yield from outputs_of(
+            train(
+                MaskHeadStage(model, settings, open_cache(settings, fingerprint)),
+                _loader(panoptic_train, converted, settings, training=True),
+                settings,
+                validate=validate,
+                monitor="val/pq",
+                resume=resume_from,
+                fingerprint=fingerprint,
+                # All that it takes to build and run the model without this project's configuration.
+                extra={
+                    "categories": panoptic_train["categories"],
+                    "model": architecture.model_dump(mode="json"),
+                    "augmentation": settings.augmentation.model_dump(mode="json"),
+                    "threshold": threshold,
+                },
+                stop=stop,
+            )
         )
-    )
 
 
 def build_panoptic(

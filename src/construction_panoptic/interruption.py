@@ -1,0 +1,86 @@
+"""SIGTERM and Ctrl-C: work ends at a point from which it can go on, and the exit status says which signal it was."""
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Interrupted(KeyboardInterrupt):
+    """The process was asked to stop.
+
+    It is no ``Exception``, so that code that puts up with errors does not put up with it.
+
+    Args:
+        number: the signal.
+        message: what has been saved and how to go on.
+    """
+
+    def __init__(self, number: signal.Signals, message: str = "") -> None:
+        super().__init__(message or f"Stopped by {number.name}.")
+        self.number = number
+
+    @property
+    def exit_code(self) -> int:
+        """Exit status by convention: 143 for SIGTERM, 130 for Ctrl-C."""
+        return 128 + self.number
+
+
+class StopRequest:
+    """Whether the process was asked to stop, and by which signal."""
+
+    def __init__(self) -> None:
+        self.number: signal.Signals | None = None
+
+    def check(self, message: str) -> None:
+        """End the work here if that was asked for.
+
+        Raises:
+            Interrupted: it was; the error says the message.
+        """
+        if self.number is not None:
+            raise Interrupted(self.number, f"Stopped by {self.number.name}: {message}")
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Turn SIGTERM and Ctrl-C into `Interrupted`, wherever the block is; only in the main thread."""
+
+    def interrupt(number: int, _frame: FrameType | None) -> None:
+        raise Interrupted(signal.Signals(number))
+
+    with _handlers(interrupt):
+        yield
+
+
+@contextmanager
+def deferred_interruption() -> Iterator[StopRequest]:
+    """Note SIGTERM and Ctrl-C instead of ending the block, which looks with `StopRequest.check` when it suits.
+
+    A second Ctrl-C ends the block at once.
+    """
+    request = StopRequest()
+
+    def note(number: int, _frame: FrameType | None) -> None:
+        if number == signal.SIGINT and request.number == signal.SIGINT:
+            raise Interrupted(signal.SIGINT)
+        request.number = signal.Signals(number)
+
+    with _handlers(note):
+        yield request
+
+
+@contextmanager
+def _handlers(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Python leaves signals to the main thread
+        return
+    before = {number: signal.signal(number, handler) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, former in before.items():
+            signal.signal(number, former)
