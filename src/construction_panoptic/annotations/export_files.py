@@ -151,6 +151,8 @@ class FolderExport:
 
     def read(self, name: str) -> bytes:
         """See `Export`."""
+        if not (self._root / name).resolve().is_relative_to(self._resolved_root):
+            raise ImageError("unsafe_path", f"{name} is a link that leads out of the export's folder")
         with open_location(self._root / name) as file:
             return file.read()
 

@@ -27,6 +27,11 @@ MAX_PIXELS = 178_956_970
 
 MAX_FILE_BYTES = 1 << 30
 
+MAX_RATIO = 200
+"""Larger members of archives that unpack to more than this many times their size are refused as bombs."""
+
+_HARMLESS_BYTES = 16 << 20
+
 # No format that runs a program or draws text (EPS, WMF): the files come from elsewhere. Pillow reads MPO as JPEG.
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "JPEG2000", "PPM")
 _SUFFIXES = {"JPEG": (".jpg", ".jpeg", ".jpe"), "PNG": (".png",)}
@@ -125,8 +130,11 @@ def open_location(location: str | Path) -> BinaryIO:
                 raise ImageError("too_large", f"{location}: the file is larger than {MAX_FILE_BYTES} bytes.")
             return path.open("rb")
         archive = _archive(path, path.stat().st_mtime_ns, os.getpid())
-        if archive.getinfo(member).file_size > MAX_FILE_BYTES:
+        info = archive.getinfo(member)
+        if info.file_size > MAX_FILE_BYTES:
             raise ImageError("too_large", f"{location}: the member is larger than {MAX_FILE_BYTES} bytes.")
+        if info.file_size > max(_HARMLESS_BYTES, MAX_RATIO * info.compress_size):
+            raise ImageError("too_large", f"{location}: it unpacks to more than {MAX_RATIO} times its packed size.")
         return BytesIO(archive.read(member))
     except (FileNotFoundError, KeyError):
         raise ImageError("missing_file", f"{location}: there is no such file.") from None

@@ -57,7 +57,7 @@ def decode_id_map(png: Path | str | bytes) -> NDArray[np.uint32]:
             width, height = image.size
     except FileNotFoundError:
         raise InputDataError(f"{name}: there is no such file.") from None
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         if isinstance(error, InputDataError):
             raise
         raise InputDataError(f"{name}: cannot be read as a PNG ({error}).") from None

@@ -197,8 +197,14 @@ class ReadyStuff:
             ids = tuple(segment.id for segment in segments)
             self._unique(f"{name}: segment", {}, ((segment_id, None) for segment_id in ids))
             stuff_ids = tuple(stuff_of[segment.category_id] for segment in segments)
-            predictions[key] = _Prediction(self._file.parent / "panoptic" / name, ids, stuff_ids)
+            predictions[key] = _Prediction(self._png(name), ids, stuff_ids)
         return predictions
+
+    def _png(self, name: str) -> Path:
+        folder = self._file.parent / "panoptic"
+        if "\0" in name or not (folder / name).resolve().is_relative_to(folder.resolve()):
+            raise InputDataError(f"{self._file}: the file name {name!r} does not stay inside {folder}.")
+        return folder / name
 
     def _stuff_of_category(self, categories: Iterable[_CategoryEntry], taxonomy: Taxonomy) -> dict[int, int]:
         stuff_of: dict[int, int] = {}
