@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 ENV ?= sample
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow format viz ui constraints
+.PHONY: help install demo test test-slow format bench viz ui constraints
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -38,6 +38,9 @@ test-slow: install  ## the tests that take minutes: end-to-end runs, kill and re
 format: install  ## let ruff put the code in order
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+bench: install  ## time every benchmark beside its peer, within 15 minutes on two cores
+	$(BIN)/python -m benchmarks.all
 
 viz: install  ## open the pipelines in the browser
 	$(BIN)/kedro viz run --env $(ENV)
