@@ -11,9 +11,10 @@ import torch
 from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-from tests.pipelines.project import Project
 
 from construction_panoptic.annotations.panoptic_png import decode_id_map
+from construction_panoptic.prediction import load_model
+from tests.pipelines.project import Project
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +89,16 @@ def test_checkpoints_have_the_published_layout(finished: tuple[Project, str]) ->
     assert {"bbox_attention.q_linear.weight", "mask_head.lay1.weight"} <= panoptic.keys()
     # The second stage must not have touched the detector.
     assert all(torch.equal(value, panoptic[f"detr.{name}"]) for name, value in detector.items())
+
+
+def test_the_best_checkpoint_describes_itself(finished: tuple[Project, str]) -> None:
+    """Architecture, sizes, categories and threshold are in it, so it predicts without this configuration."""
+    trained = load_model(finished[0].folder / "data" / "06_models" / "mask_head" / "best.pt")
+    assert (trained.architecture.backbone, trained.architecture.num_queries) == ("tiny", 20)
+    assert (trained.augmentation.evaluation_side, trained.augmentation.max_side) == (96, 160)
+    assert trained.threshold == 0.05
+    truth = json.loads((finished[0].folder / "data/05_model_input/panoptic_val.json").read_text())
+    assert trained.categories == truth["categories"]
 
 
 def test_pictures_can_be_opened(finished: tuple[Project, str]) -> None:

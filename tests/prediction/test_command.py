@@ -35,7 +35,7 @@ def test_the_short_way_writes_everything_and_says_what_was_seen(model: Path, sit
     seen = pd.read_csv(out / "seen.csv")
     assert seen["image"].nunique() == 10
     assert f"{seen.groupby('class')['count'].sum().max()}  class " in done.stdout
-    assert "10 images or frames" in done.stdout
+    assert "Images and frames: 10." in done.stdout
     assert "bad.jpg" in done.stdout
     assert pd.read_csv(out / "rejected.csv")["file"].tolist() == ["bad.jpg", "bad.mp4", "north/empty.png"]
 
@@ -43,6 +43,13 @@ def test_the_short_way_writes_everything_and_says_what_was_seen(model: Path, sit
 def test_the_threshold_is_used(model: Path, site: Path, tmp_path: Path) -> None:
     assert run(site / "a.jpg", "--model", model, "--out", tmp_path / "out", "--threshold", 0.9999).exit_code == 0
     assert pd.read_csv(tmp_path / "out" / "seen.csv")["count"].tolist() == [0]
+
+
+def test_files_that_are_all_bad_are_an_error(model: Path, site: Path, tmp_path: Path) -> None:
+    result = run(site / "bad.*", "--model", model, "--out", tmp_path / "out")
+    assert result.exit_code == 1
+    assert "None of the 2 files could be read" in result.output
+    assert pd.read_csv(tmp_path / "out" / "rejected.csv")["file"].tolist() == ["bad.jpg", "bad.mp4"]
 
 
 @pytest.mark.parametrize(

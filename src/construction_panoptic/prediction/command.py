@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from construction_panoptic.errors import UserError
+from construction_panoptic.errors import InputDataError, UserError
 from construction_panoptic.files import atomic_path
 from construction_panoptic.prediction.models import load_model
 from construction_panoptic.prediction.results import write_results
@@ -52,9 +52,14 @@ def predict_to_folder(settings: PredictionSettings, model: Path | str, folder: P
     for name, table in {"seen": seen, "rejected": rejected}.items():
         with atomic_path(folder / f"{name}.csv") as temporary:
             table.to_csv(temporary, index=False)
+    if seen.empty:
+        raise InputDataError(
+            f"None of the {len(files)} files could be read; {folder / 'rejected.csv'} says why. "
+            f"The first one: {rejected['detail'].iloc[0]}"
+        )
     classes = seen.groupby("class")["count"].sum().sort_values(ascending=False, kind="stable")
     lines = [f"{count:6d}  {name}" for name, count in classes.items()] or ["  nothing was seen; try a lower threshold"]
     if len(rejected):
         lines += ["", "not readable:", *(f"  {row.file}: {row.detail}" for row in rejected.head(10).itertuples())]
     places = "masks/, boxes/ (pictures and videos), panoptic/ (COCO), seen.csv, rejected.csv"
-    return "\n".join([*lines, "", f"{seen['image'].nunique()} images or frames; results in {folder}: {places}"])
+    return "\n".join([*lines, "", f"Images and frames: {seen['image'].nunique()}. Results in {folder}: {places}"])
