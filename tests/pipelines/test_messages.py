@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.pipelines.project import Project
 
 from construction_panoptic.detr import build_detr
+from tests.pipelines.project import Project
 
 IMAGE = np.full((40, 60, 3), 128, dtype=np.uint8)
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from tests.pipelines.project import Project
 
 from construction_panoptic.annotations.coco_files import check_panoptic
 from construction_panoptic.annotations.panoptic_png import decode_id_map
+from tests.pipelines.project import Project
 
 pytestmark = pytest.mark.slow
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from tests.pipelines.project import TINY, Project
 
 pytestmark = pytest.mark.slow
