@@ -142,7 +142,7 @@ def segment_rles(id_map: NDArray[np.unsignedinteger]) -> dict[int, dict[str, Any
     return codes
 
 
-def segment_extents(id_map: NDArray[np.unsignedinteger]) -> dict[int, tuple[int, list[int]]]:
+def segment_extents(id_map: NDArray[np.integer]) -> dict[int, tuple[int, list[int]]]:
     """Measure every segment in one pass over the map.
 
     Args:

@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
-from scipy import ndimage
 
+from construction_panoptic.annotations.coco_files import segment_extents
 from construction_panoptic.annotations.images import normalise_image, perceptual_hash
 from construction_panoptic.annotations.masks import MaskError, MaskWindow, mask_window, segmentation_rle
 from construction_panoptic.annotations.panoptic_png import MAX_SEGMENT_ID, encode_id_map
@@ -233,23 +233,23 @@ def _number_segments(
     Returns:
         Three lists by layer (0 is void): segment id (0: not visible), area and box.
     """
-    areas = np.bincount(layers.ravel(), minlength=count + 1)
-    visible = areas > 0
+    extents = segment_extents(layers)
+    areas = [0, *(extents[layer][0] if layer in extents else 0 for layer in range(1, count + 1))]
+    areas[0] = layers.size - sum(areas)
+    visible = np.array(areas) > 0
     visible[0] = False
     ids = np.where(visible, visible.cumsum(), 0)
     if ids.max() > MAX_SEGMENT_ID:
         raise InputDataError(f"image {key!r}: {ids.max()} segments; a panoptic PNG holds {MAX_SEGMENT_ID}.")
-    boxes = [_box(found) for found in ndimage.find_objects(layers, max_label=count)]
+    boxes = [_box(extents[layer][1]) if layer in extents else (0, 0, 0, 0) for layer in range(count + 1)]
     if not visible[1:].all():
         layers[...] = ids.astype(np.int32)[layers]
-    return ids.tolist(), areas.tolist(), [(0, 0, 0, 0), *boxes]
+    return ids.tolist(), areas, boxes
 
 
-def _box(found: tuple[slice, ...] | None) -> tuple[int, int, int, int]:
-    if found is None:
-        return 0, 0, 0, 0
-    rows, columns = found
-    return columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start
+def _box(box: list[int]) -> tuple[int, int, int, int]:
+    x, y, width, height = box
+    return x, y, width, height
 
 
 def unique_stems(keys: Sequence[str]) -> dict[str, str]:

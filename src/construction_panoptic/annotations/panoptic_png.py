@@ -1,5 +1,7 @@
 """Panoptic PNGs of the COCO format: segment ids as colours, id = R + 256 G + 65536 B, 0 = void."""
 
+import struct
+import zlib
 from io import BytesIO
 from pathlib import Path
 
@@ -10,8 +12,8 @@ from PIL import Image
 from construction_panoptic.errors import InputDataError
 
 MAX_SEGMENT_ID = 2**24 - 1
-# zlib's run-length strategy: on label maps as small as its default, at several times the speed.
-_ZLIB_RLE = 3
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_FILTER_UP = 2
 
 
 def encode_id_map(id_map: NDArray[np.integer]) -> bytes:
@@ -33,10 +35,22 @@ def encode_id_map(id_map: NDArray[np.integer]) -> bytes:
     height, width = id_map.shape
     # Little-endian 32-bit ids are R, G, B and a byte that is skipped, in this order.
     data = np.ascontiguousarray(id_map, dtype="<u4").tobytes()
-    image = Image.frombytes("RGB", (width, height), data, "raw", "RGBX")
-    stream = BytesIO()
-    image.save(stream, format="PNG", compress_level=1, compress_type=_ZLIB_RLE)
-    return stream.getvalue()
+    packed = Image.frombytes("RGB", (width, height), data, "raw", "RGBX").tobytes()
+    # Pillow would try every filter on every row, most of the time of a conversion. On label maps, the difference
+    # to the row above is nearly all zeros.
+    colors = np.frombuffer(packed, dtype=np.uint8).reshape(height, 3 * width)
+    rows = np.empty((height, 1 + 3 * width), dtype=np.uint8)
+    rows[:, 0] = _FILTER_UP
+    rows[0, 1:] = colors[0]
+    np.subtract(colors[1:], colors[:-1], out=rows[1:, 1:])
+    packer = zlib.compressobj(level=1, strategy=zlib.Z_RLE)
+    pixels = packer.compress(rows.data) + packer.flush()
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)  # 8 bits, RGB, not interlaced
+    return _SIGNATURE + _chunk(b"IHDR", header) + _chunk(b"IDAT", pixels) + _chunk(b"IEND", b"")
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
 def decode_id_map(png: Path | str | bytes) -> NDArray[np.uint32]:
