@@ -92,6 +92,7 @@ def small_settings() -> Callable[..., StageSettings]:
             "batch_size": 2,
             "workers": 0,
             "device": "cpu",
+            "failed_batch": None,
             "optimizer": {"lr": 1e-3, "lr_backbone": 1e-3},
             "augmentation": augmentation,
         }

@@ -29,6 +29,7 @@ def mask_head_settings(folder: Path, **changes: Any) -> MaskHeadSettings:
         "optimizer": {"lr": 5e-3, "clip_max_norm": 0},
         "augmentation": STILL,
         "cache_folder": str(folder),
+        "failed_batch": None,
     }
     return parse(MaskHeadSettings, data | changes, "mask_head")
 

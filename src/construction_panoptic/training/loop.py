@@ -8,6 +8,7 @@ order that varies; ``torch.use_deterministic_algorithms`` is left to the caller,
 
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +21,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from construction_panoptic.errors import CheckpointError, ParameterError
 from construction_panoptic.interruption import StopRequest
 from construction_panoptic.training.device import autocast, resolve_device
+from construction_panoptic.training.faults import save_batch
 from construction_panoptic.training.loading import Batch, BatchLoader
 from construction_panoptic.training.optimisation import build_optimizer, build_schedule
 from construction_panoptic.training.progress import Progress
@@ -35,7 +37,7 @@ from construction_panoptic.training.state import (
     resumable,
     snapshot,
 )
-from construction_panoptic.training.watch import LossWatch
+from construction_panoptic.training.watch import LossWatch, NonFiniteLossError
 
 Validate = Callable[[nn.Module, int], Mapping[str, float]]
 
@@ -74,6 +76,14 @@ class _Training:
     history: list[dict[str, float]] = field(default_factory=list)
     best: dict[str, Any] = field(default_factory=lambda: {"epoch": None, "value": None})
     stop: StopRequest = field(default_factory=StopRequest)
+    skipped: int = 0
+    recent: deque[Batch] = field(default_factory=deque)
+    known: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def careful(self) -> bool:
+        """Whether numbers are looked at before the optimiser uses them, which makes CUDA wait."""
+        return self.device.type == "cpu" or self.settings.on_non_finite == "skip"
 
 
 def train(
@@ -126,6 +136,7 @@ def train(
         greater_is_better = not any(word in monitor for word in ("loss", "error"))
     training = _start(stage, train_loader, settings)
     training.stop = stop or training.stop
+    training.known = {"fingerprint": fingerprint or {}, "extra": extra or {}}
     if resume is not None and resumable(resume, fingerprint or {}):
         _restore(training, resume)
         if training.epoch >= settings.epochs:
@@ -186,6 +197,7 @@ def _restore(training: _Training, resume: Mapping[str, Any]) -> None:
     training.epoch = resume["epoch"]
     training.history = [dict(entry) for entry in resume["history"]]
     training.best = {name: resume["best"][name] for name in ("epoch", "value")}
+    training.skipped = int(sum(entry.get("train/skipped_steps", 0) for entry in training.history))
 
 
 def _again(training: _Training, resume: Mapping[str, Any]) -> EpochResult:
@@ -215,7 +227,10 @@ def _run_epoch(
 
 
 def _run_steps(training: _Training, loader: BatchLoader, progress: Progress) -> dict[str, float]:
-    watch = LossWatch(training.stage.name, training.epoch + 1, every=20 if training.device.type == "cuda" else 1)
+    every = 1 if training.careful else 20
+    watch = LossWatch(training.stage.name, training.epoch + 1, every=every)
+    training.recent = deque(maxlen=every)
+    skipped_before = training.skipped
     rates = _rates(training.optimizer)
     began = time.perf_counter()
     waited = 0.0
@@ -229,11 +244,17 @@ def _run_steps(training: _Training, loader: BatchLoader, progress: Progress) -> 
             break
         _check_stop(training)
         rates = _rates(training.optimizer)
-        if watch.add(batch.file_names, _step(training, batch.to(training.device), watch)):
+        training.recent.append(batch)
+        if _guarded_step(training, batch, watch):
             progress.show_loss(watch.means()["loss"])
         progress.step()
         images += len(batch)
-    watch.read()
+    try:
+        watch.read()
+    except NonFiniteLossError as error:
+        raise _saved(training, error) from error
+    if training.settings.on_non_finite == "skip":
+        rates = {**rates, "skipped_steps": float(training.skipped - skipped_before)}
     seconds = time.perf_counter() - began
     values = {
         **watch.means(),
@@ -252,6 +273,47 @@ def _next_batch(training: _Training, batches: Iterator[Batch]) -> Batch | None:
         raise
 
 
+def _guarded_step(training: _Training, batch: Batch, watch: LossWatch) -> bool:
+    """One step, or none where its numbers are not finite and may be skipped; whether the loss can be shown."""
+    training.known["torch_rng"] = torch.get_rng_state()
+    skip = training.settings.on_non_finite == "skip"
+    buffers = [buffer.clone() for buffer in training.stage.model.buffers()] if skip else []
+    was_read = False
+    try:
+        was_read = watch.add(batch.file_names, _step(training, batch.to(training.device), watch))
+    except NonFiniteLossError as error:
+        if not skip or training.skipped >= training.settings.skip_at_most:
+            raise _saved(training, error) from error
+        training.skipped += 1
+        for buffer, before in zip(training.stage.model.buffers(), buffers, strict=True):
+            buffer.copy_(before)  # running statistics have seen the batch
+        what = str(error).partition(". Look at")[0]
+        logger.warning("%s. Skipped (%d of at most %d).", what, training.skipped, training.settings.skip_at_most)
+    training.schedule.step()
+    return was_read
+
+
+def _saved(training: _Training, error: NonFiniteLossError) -> NonFiniteLossError:
+    """The error, after its batch is saved for replay; the weights go with it if they are those before the step."""
+    path = training.settings.failed_batch
+    batch = next((batch for batch in training.recent if batch.file_names == error.file_names), None)
+    if path is None or batch is None:
+        return error
+    known = {
+        "stage": training.stage.name,
+        "epoch": training.epoch + 1,
+        "model": training.stage.model.state_dict() if training.careful else None,
+        "settings": training.settings.model_dump(mode="json"),
+        **training.known,
+    }
+    try:
+        save_batch(path, batch, **known)
+    except (OSError, RuntimeError) as failure:
+        return NonFiniteLossError(f"{error} (The batch could not be saved: {failure}.)", error.file_names)
+    hint = "" if training.careful else " --checkpoint and the last checkpoint"
+    return NonFiniteLossError(f"{error} To see the batch again: kedro replay {path}{hint}", error.file_names)
+
+
 def _step(training: _Training, batch: Batch, watch: LossWatch) -> dict[str, Tensor]:
     """One step of the optimiser; gives the loss, its terms and the norm of the gradient before clipping."""
     try:
@@ -264,9 +326,10 @@ def _step(training: _Training, batch: Batch, watch: LossWatch) -> dict[str, Tens
     parameters = [item for group in training.optimizer.param_groups for item in group["params"]]
     max_norm = training.settings.optimizer.clip_max_norm or math.inf
     gradient_norm = nn.utils.clip_grad_norm_(parameters, max_norm)
-    training.optimizer.step()
-    training.schedule.step()
-    return {"loss": loss.detach(), **terms, "gradient_norm": gradient_norm}
+    values = {"loss": loss.detach(), **terms, "gradient_norm": gradient_norm}
+    if not training.careful or all(bool(value.isfinite()) for value in values.values()):
+        training.optimizer.step()
+    return values
 
 
 def _rates(optimizer: Optimizer) -> dict[str, float]:

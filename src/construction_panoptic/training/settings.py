@@ -172,6 +172,19 @@ class StageSettings(_Settings):
         min_length=1,
         description="Weights to start from: a published name ('detr-r50'), a path, or null.",
     )
+    on_non_finite: Literal["stop", "skip"] = Field(
+        default="stop",
+        description="A loss or gradient that is not finite stops training, or its batch is skipped. To skip, "
+        "numbers are read at every step, which makes CUDA wait.",
+    )
+    skip_at_most: Annotated[int, Field(ge=0)] = Field(
+        default=10, description="skip: batches in the whole training; one more stops it."
+    )
+    failed_batch: str | None = Field(
+        default="data/06_models/detection/failed_batch.pt",
+        min_length=1,
+        description="File for the batch that stops training, for `kedro replay`; null saves none.",
+    )
     optimizer: OptimizerSettings = Field(default_factory=OptimizerSettings)
     schedule: ScheduleSettings = Field(default_factory=ScheduleSettings)
     augmentation: AugmentationSettings = Field(default_factory=AugmentationSettings)
@@ -185,6 +198,7 @@ class StageSettings(_Settings):
         training can be made longer.
         """
         neutral = {"workers", "cache_mb", "device", "validation_batch_size", "validate_every"}
+        neutral |= {"on_non_finite", "skip_at_most", "failed_batch"}
         if self.schedule.kind == "step":
             neutral.add("epochs")
         kept = self.model_dump(mode="json", exclude=neutral)
@@ -200,6 +214,11 @@ class MaskHeadSettings(StageSettings):
     batch_size: PositiveInt = Field(default=1, description="Images a step.")
     validation_batch_size: PositiveInt = Field(default=1, description="Images a forward pass in validation.")
     schedule: ScheduleSettings = Field(default_factory=lambda: ScheduleSettings(drop_epoch=30))
+    failed_batch: str | None = Field(
+        default="data/06_models/mask_head/failed_batch.pt",
+        min_length=1,
+        description="File for the batch that stops training, for `kedro replay`; null saves none.",
+    )
     cache: Literal["none", "memory", "disk"] = Field(
         default="none",
         description="Where the frozen detector's outputs of training images are kept, so that it runs once an image; "

@@ -10,7 +10,16 @@ from construction_panoptic.errors import UserError
 
 
 class NonFiniteLossError(UserError, ArithmeticError):
-    """A loss, a gradient or an output became NaN or infinite; the message names where."""
+    """A loss, a gradient or an output became NaN or infinite; the message names where.
+
+    Args:
+        message: what, and where.
+        file_names: images of the batch.
+    """
+
+    def __init__(self, message: str, file_names: list[str]) -> None:
+        super().__init__(message)
+        self.file_names = file_names
 
 
 class LossWatch:
@@ -63,7 +72,8 @@ class LossWatch:
         if not self._pending:
             return
         numbers = iter(torch.cat([stacked for _, _, stacked in self._pending]).tolist())
-        for file_names, names, _ in self._pending:
+        pending, self._pending = self._pending, []
+        for file_names, names, _ in pending:
             self._steps += 1
             values = {name: next(numbers) for name in names}
             if not all(map(math.isfinite, values.values())):
@@ -71,7 +81,6 @@ class LossWatch:
             for name, value in values.items():
                 self._sums[name] = self._sums.get(name, 0.0) + value
                 self._counts[name] = self._counts.get(name, 0) + 1
-        self._pending.clear()
 
     def error(self, file_names: list[str], what: str) -> NonFiniteLossError:
         """The error of the step after those read, for a batch of the images named."""
@@ -79,7 +88,8 @@ class LossWatch:
         return NonFiniteLossError(
             f"{self._stage}: not a finite number in epoch {self._epoch}, step {step}, "
             f"images {', '.join(file_names)}: {what}. Look at these images and their annotations, or lower "
-            "optimizer.lr; the checkpoint of the epoch before is untouched and training resumes from it."
+            "optimizer.lr; the checkpoint of the epoch before is untouched and training resumes from it.",
+            file_names,
         )
 
     def failed_step(self, file_names: list[str], what: str) -> NonFiniteLossError:
