@@ -233,10 +233,19 @@ def _handler(step: Step, options: Options) -> Callable[[str], Any]:
             return timed()[0]
         if cuda:
             return torch.cuda.max_memory_allocated() / 2**20
-        unit = 2**20 if sys.platform == "darwin" else 2**10  # bytes there, KiB elsewhere
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+        return _peak_memory()
 
     return handle
+
+
+def _peak_memory() -> float:
+    """Peak of this process's resident memory, MiB."""
+    status = Path("/proc/self/status")
+    if status.is_file():  # Linux, where ru_maxrss would count the parent's peak too
+        lines = status.read_text(encoding="ascii", errors="replace").splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 2**10
+    unit = 2**20 if sys.platform == "darwin" else 2**10  # bytes there, KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
 def to_array(value: Any) -> np.ndarray:
