@@ -9,6 +9,7 @@ import pytest
 from kedro.io import DatasetError
 from PIL import Image
 
+from construction_panoptic.annotations.fringe import StuffOfImage
 from construction_panoptic.annotations.panoptic_png import encode_id_map
 from construction_panoptic.annotations.records import ConvertedImage, Segment
 from construction_panoptic.catalog import (
@@ -129,3 +130,10 @@ def test_a_folder_lists_what_it_holds(tmp_path: Path) -> None:
     assert json.loads(dataset.preview())["holds"] == ["wheel_loader/"]
     with pytest.raises(DatasetError):
         dataset.save(tmp_path)
+
+
+def test_the_fringe_is_summed_over_images(tmp_path: Path) -> None:
+    dataset = StuffLabelsDataset(filepath=str(tmp_path / "labels"))
+    labels = np.ones((4, 6), dtype=np.uint8)
+    dataset.save([StuffOfImage("a/x.jpg", labels, 9, 2), StuffOfImage("a/y.jpg", None), ("a/z.jpg", labels)])
+    assert dataset.load().fringe() == {"pixels_before": 9, "pixels_after": 2}
