@@ -1,6 +1,4 @@
-# make # One thread, so that the figures are the same on machines with any number of cores: the small mask head's training is
-# unsteady, and sums in another order lead it elsewhere (see docs/recipe.md).
-demo: install, make the sample data set, train and evaluate on it.
+# make demo: install, make the sample data set, train and evaluate on it.
 # make test: install, then ruff, mypy and pytest.
 # Both need nothing but Python >= 3.11 and make; everything goes into .venv.
 
@@ -24,6 +22,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev,notebooks]'
 	@touch $@
 
+# One thread, so that the figures are the same on machines with any number of cores: the small mask head's training is
+# unsteady, and sums in another order lead it elsewhere (see docs/recipe.md).
 demo: install  ## make the sample data set, then run the whole main job on it
 	$(BIN)/kedro run --env sample --pipelines sample_data
 	OMP_NUM_THREADS=1 $(BIN)/kedro run --env sample
