@@ -1,26 +1,18 @@
 """Entries for models that are handed on."""
 
-from pathlib import Path
-from typing import Any
-
-from kedro.io import AbstractDataset
-
+from construction_panoptic.catalog.folders import LocalDataset
 from construction_panoptic.files import write_bytes
 from construction_panoptic.prediction.exported import CONFIG, export_model, load_exported
 from construction_panoptic.prediction.models import TrainedModel
 
 
-class ExportedModelDataset(AbstractDataset[TrainedModel, TrainedModel]):
+class ExportedModelDataset(LocalDataset):
     """A folder with ``model.safetensors`` and ``config.json``.
 
     Args:
         filepath: local path of the folder.
         metadata: arbitrary metadata, for plugins.
     """
-
-    def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
-        self._filepath = Path(filepath)
-        self.metadata = metadata
 
     def load(self) -> TrainedModel:
         """Build the model; see `load_exported`."""
@@ -37,21 +29,14 @@ class ExportedModelDataset(AbstractDataset[TrainedModel, TrainedModel]):
     def _exists(self) -> bool:
         return (self._filepath / CONFIG).is_file()
 
-    def _describe(self) -> dict[str, Any]:
-        return {"filepath": str(self._filepath)}
 
-
-class BytesDataset(AbstractDataset[bytes, bytes]):
+class BytesDataset(LocalDataset):
     """The content of a file, written atomically.
 
     Args:
         filepath: local path of the file.
         metadata: arbitrary metadata, for plugins.
     """
-
-    def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
-        self._filepath = Path(filepath)
-        self.metadata = metadata
 
     def load(self) -> bytes:
         """Read the file."""
@@ -67,6 +52,3 @@ class BytesDataset(AbstractDataset[bytes, bytes]):
 
     def _exists(self) -> bool:
         return self._filepath.is_file()
-
-    def _describe(self) -> dict[str, Any]:
-        return {"filepath": str(self._filepath)}

@@ -2,27 +2,21 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
-from kedro.io import AbstractDataset
 from kedro_datasets._typing import ImagePreview
 
-from construction_panoptic.catalog.folders import image_grid
+from construction_panoptic.catalog.folders import LocalDataset, image_grid
 from construction_panoptic.prediction.results import INDEX, is_complete, write_results
 from construction_panoptic.prediction.running import PredictedPicture, RejectedFile
 
 
-class PredictionResultsDataset(AbstractDataset[Iterable[PredictedPicture | RejectedFile], Path]):
+class PredictionResultsDataset(LocalDataset):
     """Predictions of images and videos: COCO panoptic files, both views of each image, and videos with them.
 
     Args:
         filepath: local path of the folder; ``index.json`` in it is written last.
         metadata: arbitrary metadata, for plugins.
     """
-
-    def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
-        self._filepath = Path(filepath)
-        self.metadata = metadata
 
     def load(self) -> Path:
         """Give the path of the folder."""
@@ -38,9 +32,6 @@ class PredictionResultsDataset(AbstractDataset[Iterable[PredictedPicture | Rejec
 
     def _exists(self) -> bool:
         return is_complete(self._filepath)
-
-    def _describe(self) -> dict[str, Any]:
-        return {"filepath": str(self._filepath)}
 
     def preview(self) -> ImagePreview:
         """Show a grid of masks views."""
