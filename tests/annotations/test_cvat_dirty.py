@@ -64,7 +64,8 @@ def test_dirty_annotations(make_export: Make, make_document: Make, read: Make) -
     assert reasons(exports) == sorted(expected, key=str)
     assert exports.annotations["annotation_id"].tolist() == [50, 60]
     assert exports.annotations["iscrowd"].tolist() == [0, 1]
-    assert exports.annotations["bbox"].isna().all()
+    assert exports.annotations["bbox"].isna().tolist() == [True, False]
+    assert exports.repaired["reason"].tolist() == ["bbox_recomputed"]
     assert len(exports.inputs) == len(entries)
 
 

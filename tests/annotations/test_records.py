@@ -76,6 +76,23 @@ def test_conservation_fails(ids: tuple[int, ...], also_rejected: list[int], mess
         check_conservation(inputs(*ids), [RECORD], all_rejected(read, [RECORD]))
 
 
+@pytest.mark.parametrize("keys", [[], [RECORD.key, RECORD.key], [RECORD.key, "yard/other.jpg"]])
+def test_images_are_conserved_too(keys: list[str]) -> None:
+    rejected = all_rejected(rejected_table([]), [RECORD])
+    check_conservation(inputs(12, 13), [RECORD], rejected, pd.DataFrame({"key": [RECORD.key]}))
+    with pytest.raises(ConservationError, match="1 images were lost or converted twice"):
+        check_conservation(inputs(12, 13), [RECORD], rejected, pd.DataFrame({"key": keys}))
+
+
+def test_unused_images_need_a_record() -> None:
+    rejected = RejectedRecords(fail=False)
+    rejected.add("yard", "yard/\ud800.jpg", None, "unsafe_path", "x")
+    rejected.add("yard", "yard/b.jpg", 3, "zero_area", "x")
+    rejected.check_images([("yard", "yard/\ud800.jpg")])
+    with pytest.raises(ConservationError, match=r"1 images are neither .*b\.jpg"):
+        rejected.check_images([("yard", "yard/\ud800.jpg"), ("yard", "yard/b.jpg")])
+
+
 def test_rejected_text_is_valid_and_short() -> None:
     rejected = RejectedRecords(fail=False)
     rejected.add("yard", "\ud800.jpg\0", 1, "unsafe_path", "x" * 10_000)

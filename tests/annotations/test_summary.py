@@ -89,7 +89,7 @@ def test_rejected_records_read_from_a_csv_file_count_the_same(taxonomy: Taxonomy
 
 
 def test_the_summary_describes_each_side(taxonomy: Taxonomy) -> None:
-    summary = dataset_summary(iter(RECORDS), SPLIT, taxonomy, REJECTED)
+    summary = dataset_summary(iter(RECORDS), SPLIT, taxonomy, REJECTED, REJECTED[:2])
     assert summary["all"] == {
         "images": 4,
         "megapixels": 0.001,
@@ -117,6 +117,7 @@ def test_the_summary_describes_each_side(taxonomy: Taxonomy) -> None:
         "annotations": 4,
         "by_reason": dict.fromkeys(reasons, 1),
     }
+    assert summary["repaired"]["total"] == sum(summary["repaired"]["by_reason"].values()) == 2
     assert json.loads(json.dumps(summary, allow_nan=False)) == summary
 
 

@@ -36,7 +36,10 @@ class ImageEntry:
 
 @dataclass(frozen=True)
 class AnnotationEntry:
-    """A checked entry of ``annotations``; ``bbox`` and ``area`` are None where the export has none."""
+    """A checked entry of ``annotations``.
+
+    ``bbox`` and ``area`` are None where the export has none; ``unusable`` names those that are there but no numbers.
+    """
 
     id: int
     image_id: int
@@ -45,6 +48,7 @@ class AnnotationEntry:
     iscrowd: int
     bbox: list[float] | None
     area: float | None
+    unusable: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -144,15 +148,19 @@ def check_annotation_entry(entry: Any) -> AnnotationEntry:
     if crowd not in (0, 1):
         raise EntryError("bad_annotation_entry", "its iscrowd is neither 0 nor 1")
     bbox, area = entry.get("bbox"), entry.get("area")
-    usable_bbox = isinstance(bbox, list) and len(bbox) == 4 and all(_is_number(value) for value in bbox)
+    usable = {
+        "bbox": isinstance(bbox, list) and len(bbox) == 4 and all(_is_number(value) for value in bbox),
+        "area": _is_number(area),
+    }
     return AnnotationEntry(
         id=number,
         image_id=image_id,
         category_id=as_id(entry.get("category_id")),
         segmentation=entry.get("segmentation"),
         iscrowd=crowd,
-        bbox=bbox if usable_bbox else None,
-        area=float(area) if isinstance(area, int | float) and _is_number(area) else None,
+        bbox=bbox if usable["bbox"] else None,
+        area=float(area) if area is not None and usable["area"] else None,
+        unusable=tuple(name for name in usable if not usable[name] and entry.get(name) not in (None, [])),
     )
 
 

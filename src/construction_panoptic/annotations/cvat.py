@@ -2,14 +2,16 @@
 
 import json
 import os
+from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 import pandas as pd
+from pycocotools import mask as coco_mask
 
 from construction_panoptic.annotations.coco_entries import (
     Category,
@@ -30,10 +32,12 @@ from construction_panoptic.annotations.masks import MaskError, segmentation_rle
 from construction_panoptic.annotations.parallel import WorkerCount, Workers
 from construction_panoptic.annotations.records import rejected_table
 from construction_panoptic.annotations.rejected import RejectedRecords, compare_accounts
+from construction_panoptic.annotations.repairs import Repair, box_outline, find_repairs
 from construction_panoptic.annotations.taxonomy import Taxonomy
 from construction_panoptic.errors import InputDataError, ParameterError
 
 OnError = Literal["quarantine", "fail"]
+Boxes = Literal["reject", "keep"]
 
 _IMAGE_COLUMNS = {
     "key": "string",
@@ -69,19 +73,26 @@ class Exports:
             pixels), sha256, phash.
         annotations: one row an accepted annotation, sorted by ``key`` and ``order``: key, source,
             annotation_id, category_id, category, segmentation (JSON), iscrowd, order (position in the export;
-            later is on top), bbox (JSON, as in the export) and area (as in the export; both may be missing).
+            later is on top), bbox (JSON) and area (as in the export, where both may be missing, unless repaired).
         rejected: what was not accepted; columns source, image, annotation_id, reason, detail.
+        repaired: what was accepted and changed, and images without annotations; the same columns.
         inputs: source and annotation_id of every annotation in the exports, accepted or not.
     """
 
     images: pd.DataFrame
     annotations: pd.DataFrame
     rejected: pd.DataFrame
+    repaired: pd.DataFrame
     inputs: pd.DataFrame
 
 
 def read_exports(
-    raw_data: Path, taxonomy: Taxonomy, *, on_error: OnError = "quarantine", workers: WorkerCount = 1
+    raw_data: Path,
+    taxonomy: Taxonomy,
+    *,
+    on_error: OnError = "quarantine",
+    boxes_without_polygon: Boxes = "reject",
+    workers: WorkerCount = 1,
 ) -> Exports:
     """Read every export in a folder.
 
@@ -91,6 +102,8 @@ def read_exports(
             `coco_entries.resolve_classes`.
         taxonomy: the project's classes.
         on_error: ``quarantine`` lists what cannot be used in ``rejected``; ``fail`` raises at the first.
+        boxes_without_polygon: ``reject`` an annotation that has a box but no outline, or ``keep`` the box as its
+            mask.
         workers: processes that check image files, or "auto" for one a CPU core; 1: threads of this process. The
             result is the same with any number.
 
@@ -103,7 +116,8 @@ def read_exports(
         raise ParameterError(f"on_error must be 'quarantine' or 'fail', not {on_error!r}.")
     seen: set[str] = set()
     with Workers(workers) as pool:
-        reader = _Reader(taxonomy, RejectedRecords(fail=on_error == "fail"), pool)
+        rejected = RejectedRecords(fail=on_error == "fail")
+        reader = _Reader(taxonomy, rejected, pool, keep_boxes=boxes_without_polygon == "keep")
         for export in find_exports(Path(raw_data)):
             reader.read(export, repeated=export.source in seen)
             seen.add(export.source)
@@ -134,13 +148,16 @@ class _Image:
 
 
 class _Reader:
-    def __init__(self, taxonomy: Taxonomy, rejected: RejectedRecords, workers: Workers) -> None:
+    def __init__(self, taxonomy: Taxonomy, rejected: RejectedRecords, workers: Workers, *, keep_boxes: bool) -> None:
         self._workers = workers
         self._taxonomy = taxonomy
         self._rejected = rejected
+        self._repaired = RejectedRecords(fail=False)
+        self._keep_boxes = keep_boxes
         self._images: dict[str, dict[str, Any]] = {}
         self._annotations: list[dict[str, Any]] = []
         self._inputs: list[tuple[str, str]] = []
+        self._listed_images: dict[tuple[str, str], bool] = {}
 
     def exports(self, raw_data: Path) -> Exports:
         rejected = self._rejected.records
@@ -148,16 +165,26 @@ class _Reader:
             examples = "; ".join(f"{r.source} {r.image}: {r.detail} ({r.reason})" for r in rejected[:5])
             raise InputDataError(f"{raw_data}: not one image can be used. {examples}.")
         self._annotations.sort(key=lambda row: (row["key"], row["order"]))
+        self._list_bare_images()
         inputs = pd.DataFrame(self._inputs, columns=["source", "annotation_id"], dtype="string")
         exports = Exports(
             _table([self._images[key] for key in sorted(self._images)], _IMAGE_COLUMNS),
             _table(self._annotations, _ANNOTATION_COLUMNS),
             rejected_table(rejected),
+            rejected_table(self._repaired.records),
             inputs,
         )
         accepted = ((row["source"], str(row["annotation_id"])) for row in self._annotations)
         compare_accounts(inputs, accepted, exports.rejected)
+        self._rejected.check_images(listed for listed, accepted in self._listed_images.items() if not accepted)
         return exports
+
+    def _list_bare_images(self) -> None:
+        rejected = Counter(record.image for record in self._rejected.records if record.annotation_id is not None)
+        for key in sorted(self._images.keys() - {row["key"] for row in self._annotations}):
+            why = f"all of its {rejected[key]} annotations are rejected" if rejected[key] else "it has no annotation"
+            detail = f"{why}; kept as an image of stuff alone"
+            self._repaired.add(self._images[key]["source"], key, None, "image_without_annotations", detail)
 
     def read(self, export: Export, *, repeated: bool) -> None:
         """Read one export; ``repeated``: one of the same name was read before, so this one is not used."""
@@ -175,13 +202,15 @@ class _Reader:
                 try:
                     if label in ids:
                         raise EntryError("duplicate_annotation_id", "an annotation before it has the same id")
-                    row = _annotation_row(entry, file, image, classes)
+                    row, repairs = _annotation_row(entry, file, image, classes, keep_boxes=self._keep_boxes)
                 except (EntryError, ImageError, MaskError) as error:
                     name = "" if image is None else image.key
                     self._rejected.add(export.source, name, label, error.reason, str(error))
                 else:
                     names = {"source": export.source, "category": self._taxonomy.names[row["category_id"]]}
                     self._annotations.append(row | names | {"order": order})
+                    for reason, detail in repairs:
+                        self._repaired.add(export.source, row["key"], label, reason, detail)
                 ids.add(label)
                 order += 1
 
@@ -214,6 +243,7 @@ class _Reader:
             name = entry.get("file_name") if isinstance(entry, dict) else None
             key = f"{export.source}/{name}" if isinstance(name, str) else ""
             number = as_id(entry.get("id")) if isinstance(entry, dict) else None
+            self._listed_images.setdefault((export.source, key), False)
             try:
                 if file.unused is not None:
                     raise file.unused
@@ -236,6 +266,7 @@ class _Reader:
             for entry, row in zip(entries.values(), rows, strict=True):
                 if isinstance(row, dict):
                     self._images.setdefault(row["key"], row)
+                    self._listed_images[export.source, f"{export.source}/{entry.file_name}"] = True
                     images[entry.id] = _Image(row["key"], entry.width, entry.height)
                 else:
                     key = f"{export.source}/{entry.file_name}"
@@ -276,9 +307,9 @@ def _image_of(entry: Any, images: dict[int, _Image]) -> _Image | None:
 
 
 def _annotation_row(
-    entry: Any, file: _File, image: _Image | None, classes: Mapping[Category, int | EntryError]
-) -> dict[str, Any]:
-    """Return an annotation's row, without source, category name and order.
+    entry: Any, file: _File, image: _Image | None, classes: Mapping[Category, int | EntryError], *, keep_boxes: bool
+) -> tuple[dict[str, Any], list[Repair]]:
+    """Return an annotation's row, without source, category name and order, and what was changed in it.
 
     Raises:
         EntryError, ImageError, MaskError: it cannot be used; the error's ``reason`` is the code.
@@ -295,16 +326,25 @@ def _annotation_row(
     class_id = classes[checked.category_id, file.document.categories.get(checked.category_id)]
     if isinstance(class_id, EntryError):
         raise class_id
-    segmentation_rle(checked.segmentation, image.height, image.width)
-    return {
+    repairs = []
+    if keep_boxes and not checked.segmentation and checked.bbox is not None and min(checked.bbox[2:]) > 0:
+        checked = replace(checked, segmentation=box_outline(checked.bbox, entry.get("attributes")), bbox=None)
+        repairs.append(("box_as_mask", "it has a box and no outline; the whole box is its mask"))
+    code = segmentation_rle(checked.segmentation, image.height, image.width)
+    repairs += find_repairs(checked, code, image.height, image.width)
+    bbox, area = checked.bbox, checked.area
+    if repairs:
+        bbox, area = coco_mask.toBbox(code).astype(int).tolist(), float(coco_mask.area(code))
+    row = {
         "key": image.key,
         "annotation_id": checked.id,
         "category_id": class_id,
         "segmentation": json.dumps(checked.segmentation),
         "iscrowd": checked.iscrowd,
-        "bbox": None if checked.bbox is None else json.dumps(checked.bbox),
-        "area": float("nan") if checked.area is None else checked.area,
+        "bbox": None if bbox is None else json.dumps(bbox),
+        "area": float("nan") if area is None else area,
     }
+    return row, repairs
 
 
 def _table(rows: list[dict[str, Any]], columns: dict[str, str]) -> pd.DataFrame:

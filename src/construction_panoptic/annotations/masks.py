@@ -77,7 +77,7 @@ def segmentation_rle(segmentation: Any, height: int, width: int) -> dict[str, An
         MaskError: it cannot be drawn, or has no pixel in the image.
     """
     if not segmentation:
-        raise MaskError("no_segmentation", "it has no outline; draw a polygon or mask instead of a box")
+        raise MaskError("no_segmentation", "it has no outline; draw one, or set boxes_without_polygon to 'keep'")
     if isinstance(segmentation, dict):
         rle = _checked_rle(segmentation, height, width)
     elif isinstance(segmentation, list):

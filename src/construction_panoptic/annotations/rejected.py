@@ -1,7 +1,7 @@
-"""Keeping account of annotations: each is in the output or among the rejected, never in neither or both."""
+"""Keeping account of images and annotations: each is in the output or rejected, never in neither or both."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
@@ -20,11 +20,11 @@ class RejectionError(InputDataError):
 
 
 class ConservationError(RuntimeError):
-    """An annotation was lost or used twice on the way: a defect of the conversion, not of its input."""
+    """An annotation or image was lost or used twice on the way: a defect of the conversion, not of its input."""
 
 
 class RejectedRecords:
-    """The records rejected so far.
+    """The records rejected, or repaired, so far.
 
     Args:
         fail: raise `RejectionError` at the first one.
@@ -56,6 +56,20 @@ class RejectedRecords:
         """All of them, in the order of their source and image (those of one image as they came)."""
         return sorted(self._records, key=lambda record: (record.source, record.image))
 
+    def check_images(self, unused: Iterable[tuple[str, str]]) -> None:
+        """Check that every image that is not used has a record.
+
+        Args:
+            unused: source and image of each.
+
+        Raises:
+            ConservationError: names some that have none.
+        """
+        recorded = {(record.source, record.image) for record in self._records if record.annotation_id is None}
+        lost = [image for source, image in unused if (source, _clean(image)) not in recorded]
+        if lost:
+            raise ConservationError(f"{len(lost)} images are neither in the output nor rejected ({lost[:5]})")
+
     def __len__(self) -> int:
         return len(self._records)
 
@@ -72,10 +86,18 @@ def all_rejected(read: pd.DataFrame, records: Iterable[ConvertedImage] | Iterabl
     return table.sort_values(["source", "image"], kind="stable", ignore_index=True)
 
 
+def repaired_and_kept(repaired: pd.DataFrame, rejected: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of ``repaired`` without the annotations that were rejected later (fully hidden ones)."""
+    names = ["source", "image", "annotation_id"]
+    gone = pd.MultiIndex.from_frame(rejected.dropna(subset="annotation_id")[names])
+    return repaired[~pd.MultiIndex.from_frame(repaired[names]).isin(gone)].reset_index(drop=True)
+
+
 def check_conservation(
     inputs: pd.DataFrame,
-    records: Iterable[ConvertedImage] | Iterable[ConvertedRecord],
+    records: Sequence[ConvertedImage] | Sequence[ConvertedRecord],
     rejected: pd.DataFrame,
+    images: pd.DataFrame | None = None,
 ) -> None:
     """Check that every input annotation is either in the output or rejected, exactly once.
 
@@ -83,10 +105,16 @@ def check_conservation(
         inputs: columns ``source`` and ``annotation_id``, one row an annotation of the exports.
         records: the converted images.
         rejected: all rejected records, of reading and of merging (see `all_rejected`).
+        images: column ``key``, one row an accepted image: each must be in the output once. Not checked if None.
 
     Raises:
-        ConservationError: an annotation is in neither or in both, or turned up from nowhere; names some.
+        ConservationError: an annotation is in neither or in both, or turned up from nowhere, or an image did;
+            names some.
     """
+    if images is not None:
+        accepted, converted = Counter(images["key"]), Counter(record.key for record in records)
+        if changed := [*(accepted - converted), *(converted - accepted)]:
+            raise ConservationError(f"{len(changed)} images were lost or converted twice ({changed[:5]})")
     output = (
         (record.key.split("/", 1)[0], str(segment.annotation_id))
         for record in records

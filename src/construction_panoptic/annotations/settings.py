@@ -65,6 +65,9 @@ class ConversionSettings(_Settings):
     on_error: Literal["quarantine", "fail"] = Field(
         default="quarantine", description="List what cannot be used and go on, or stop at the first."
     )
+    boxes_without_polygon: Literal["reject", "keep"] = Field(
+        default="reject", description="Annotations with a box but no outline: reject them, or take the box as the mask."
+    )
     overlap: Literal["last_on_top", "smallest_on_top", "fail"] = Field(
         default="last_on_top", description="Which of two overlapping things lies on top; the first is CVAT's order."
     )

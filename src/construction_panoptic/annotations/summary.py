@@ -76,6 +76,7 @@ def dataset_summary(
     split_table: pd.DataFrame,
     taxonomy: Taxonomy,
     rejected: pd.DataFrame | None = None,
+    repaired: pd.DataFrame | None = None,
 ) -> dict[str, Any]:
     """Describe the converted data in numbers, ready for JSON.
 
@@ -84,13 +85,14 @@ def dataset_summary(
         split_table: columns key, group and split, with a row for each record.
         taxonomy: the classes.
         rejected: the rejected records (columns source, image, annotation_id, reason, detail).
+        repaired: the repaired records, of the same columns.
 
     Returns:
         ``all``, ``train`` and ``val``, each with images, megapixels, segments, thing_segments,
         crowd_segments, segments_per_image, void_share (of the pixels), images_without_stuff and
         images_without_things; then groups, exports, classes_present and classes_absent (numbers of thing and
-        stuff classes), absent_things (names), and rejected (total, images_or_exports, annotations,
-        by_reason).
+        stuff classes), absent_things (names), and rejected and repaired (each with total, images_or_exports,
+        annotations, by_reason).
 
     Raises:
         InputDataError: a record is not in the split.
@@ -107,7 +109,8 @@ def dataset_summary(
         "classes_present": {kind: len(present.intersection(known)) for kind, known in kinds.items()},
         "classes_absent": {kind: len(set(known) - present) for kind, known in kinds.items()},
         "absent_things": sorted(c.name for c in taxonomy.things if c.id not in present),
-        "rejected": _rejected_summary(rejected),
+        "rejected": _records_summary(rejected),
+        "repaired": _records_summary(repaired),
     }
 
 
@@ -139,14 +142,14 @@ def _side_summary(records: Sequence[ConvertedRecord], taxonomy: Taxonomy) -> dic
     }
 
 
-def _rejected_summary(rejected: pd.DataFrame | None) -> dict[str, Any]:
-    if rejected is None:
+def _records_summary(table: pd.DataFrame | None) -> dict[str, Any]:
+    if table is None:
         return {"total": 0, "images_or_exports": 0, "annotations": 0, "by_reason": {}}
-    annotations = int(rejected["annotation_id"].notna().sum())
-    reasons = Counter(str(reason) for reason in rejected["reason"])
+    annotations = int(table["annotation_id"].notna().sum())
+    reasons = Counter(str(reason) for reason in table["reason"])
     return {
-        "total": len(rejected),
-        "images_or_exports": len(rejected) - annotations,
+        "total": len(table),
+        "images_or_exports": len(table) - annotations,
         "annotations": annotations,
         "by_reason": dict(sorted(reasons.items())),
     }

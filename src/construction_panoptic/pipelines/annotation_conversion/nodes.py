@@ -16,7 +16,7 @@ from construction_panoptic.annotations.grouping import near_duplicate_groups
 from construction_panoptic.annotations.labelling import DetrStuffLabeller, load_labeller
 from construction_panoptic.annotations.merging import merge_images
 from construction_panoptic.annotations.records import ConvertedImage
-from construction_panoptic.annotations.rejected import all_rejected, check_conservation
+from construction_panoptic.annotations.rejected import all_rejected, check_conservation, repaired_and_kept
 from construction_panoptic.annotations.settings import ConversionSettings, StuffSettings
 from construction_panoptic.annotations.split_options import fold_split, join_groups, listed_split, video_names
 from construction_panoptic.annotations.splitting import audit_split, split_digest, split_records
@@ -40,21 +40,28 @@ MOSAIC_PICTURES = 24
 
 def read_annotations(
     raw_data: Any, taxonomy: dict[str, Any], parameters: dict[str, Any]
-) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Read and check every CVAT export.
 
     Returns:
-        Accepted images, accepted annotations, rejected records; see `annotations.cvat.Exports`.
+        Accepted images, accepted annotations, rejected records, repaired records; see `annotations.cvat.Exports`.
     """
     settings = parse(ConversionSettings, parameters, "annotation_conversion")
-    exports = read_exports(raw_data, Taxonomy.from_dict(taxonomy), on_error=settings.on_error, workers=settings.workers)
+    exports = read_exports(
+        raw_data,
+        Taxonomy.from_dict(taxonomy),
+        on_error=settings.on_error,
+        boxes_without_polygon=settings.boxes_without_polygon,
+        workers=settings.workers,
+    )
     logger.info(
-        "%d images and %d annotations accepted, %d records rejected",
+        "%d images and %d annotations accepted, %d records rejected, %d repaired",
         len(exports.images),
         len(exports.annotations),
         len(exports.rejected),
+        len(exports.repaired),
     )
-    return exports.images, exports.annotations, exports.rejected
+    return exports.images, exports.annotations, exports.rejected, exports.repaired
 
 
 def label_stuff(
@@ -111,17 +118,23 @@ def merge_annotations(
     return merge_images(images, annotations, stuff_labels.labels, classes, settings.overlap, workers=settings.workers)
 
 
-def collect_rejected(
-    annotations: pd.DataFrame, rejected_while_reading: pd.DataFrame, converted: ConvertedImages
-) -> pd.DataFrame:
-    """List everything that was not used, and make sure that nothing was lost."""
+def account_for_records(
+    images: pd.DataFrame,
+    annotations: pd.DataFrame,
+    rejected_while_reading: pd.DataFrame,
+    repaired_while_reading: pd.DataFrame,
+    converted: ConvertedImages,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """List everything that was not used, and what was changed, and make sure that nothing was lost."""
     records = list(converted)
     rejected = all_rejected(rejected_while_reading, records)
     inputs = pd.concat([annotations, rejected_while_reading.dropna(subset="annotation_id")], ignore_index=True)
-    check_conservation(inputs, records, rejected)
-    for reason, count in rejected["reason"].value_counts().items():
-        logger.warning("Rejected: %d × %s", count, reason)
-    return rejected
+    check_conservation(inputs, records, rejected, images)
+    repaired = repaired_and_kept(repaired_while_reading, rejected)
+    for what, level, table in (("Rejected", logging.WARNING, rejected), ("Repaired", logging.INFO, repaired)):
+        for reason, count in table["reason"].value_counts().items():
+            logger.log(level, "%s: %d × %s", what, count, reason)
+    return rejected, repaired
 
 
 def split_images(converted: ConvertedImages, parameters: dict[str, Any]) -> pd.DataFrame:
@@ -170,6 +183,7 @@ def audit_and_count(
     split: pd.DataFrame,
     annotations: pd.DataFrame,
     rejected: pd.DataFrame,
+    repaired: pd.DataFrame,
     stuff_labels: StuffLabelFolder,
     taxonomy: dict[str, Any],
     parameters: dict[str, Any],
@@ -181,7 +195,7 @@ def audit_and_count(
     records = list(converted)
     audit = audit_split(records, split, max_distance=settings.near_duplicate_distance)
     counts = class_counts(records, split, classes, rejected, annotations)
-    summary = dataset_summary(records, split, classes, rejected)
+    summary = dataset_summary(records, split, classes, rejected, repaired)
     audited = audit.classes.assign(name=audit.classes["class_id"].map(classes.names))
     summary["fringe"] = {"within_pixels": conversion.stuff.fringe_distance, **stuff_labels.fringe()}
     return audited, counts, {**summary, "split": {**audit.facts, "sha256": split_digest(split)}}

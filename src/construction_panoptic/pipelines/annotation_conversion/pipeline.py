@@ -15,7 +15,7 @@ def create_pipeline(**_: Any) -> Pipeline:
             Node(
                 nodes.read_annotations,
                 inputs=["raw_data", "taxonomy", "params:annotation_conversion"],
-                outputs=["raw_images", "raw_annotations", "rejected_while_reading"],
+                outputs=["raw_images", "raw_annotations", "rejected_while_reading", "repaired_while_reading"],
                 name="read_and_check_exports",
             ),
             Node(
@@ -43,10 +43,16 @@ def create_pipeline(**_: Any) -> Pipeline:
                 name="merge_things_over_stuff",
             ),
             Node(
-                nodes.collect_rejected,
-                inputs=["raw_annotations", "rejected_while_reading", "converted_images"],
-                outputs="rejected_records",
-                name="list_rejected_records",
+                nodes.account_for_records,
+                inputs=[
+                    "raw_images",
+                    "raw_annotations",
+                    "rejected_while_reading",
+                    "repaired_while_reading",
+                    "converted_images",
+                ],
+                outputs=["rejected_records", "repaired_records"],
+                name="list_rejected_and_repaired_records",
             ),
             Node(
                 nodes.split_images,
@@ -73,6 +79,7 @@ def create_pipeline(**_: Any) -> Pipeline:
                     "split",
                     "raw_annotations",
                     "rejected_records",
+                    "repaired_records",
                     "stuff_labels",
                     "taxonomy",
                     "params:annotation_conversion",
