@@ -240,6 +240,24 @@ def test_panoptic_needs_a_width_that_its_head_can_divide() -> None:
         build_detr_panoptic(5, **{**TINY, "hidden_dim": 24})
 
 
+def test_attention_gain_scales_the_weights_that_read_the_maps_alone() -> None:
+    small: dict[str, Any] = {
+        "backbone": "tiny",
+        "hidden_dim": 32,
+        "num_queries": 5,
+        "encoder_layers": 1,
+        "decoder_layers": 1,
+        "feedforward_dim": 16,
+    }
+    states = []
+    for gain in (1.0, 7.0):
+        torch.manual_seed(0)
+        states.append(build_detr_panoptic(4, attention_gain=gain, **small).state_dict())
+    expected, amplified = states
+    expected["mask_head.lay1.weight"][:, 32:] *= 7.0
+    torch.testing.assert_close(amplified, expected, rtol=0, atol=0)
+
+
 def test_half_precision_gives_float32_predictions(panoptic: DetrPanoptic, make_batch: MakeBatch) -> None:
     images, mask = make_batch([(64, 64), (48, 64)])
     with torch.autocast("cpu", dtype=torch.bfloat16), torch.no_grad():

@@ -332,12 +332,16 @@ def build_detr(
     return Detr(body, transformer, num_classes, num_queries, auxiliary_outputs)
 
 
-def build_detr_panoptic(num_classes: int, *, freeze_detector: bool = True, **detector: Any) -> DetrPanoptic:
+def build_detr_panoptic(
+    num_classes: int, *, freeze_detector: bool = True, attention_gain: float = 1.0, **detector: Any
+) -> DetrPanoptic:
     """Build a DETR panoptic with random weights.
 
     Args:
         num_classes: highest category id + 1; one more output stands for no-object.
         freeze_detector: train the mask branch alone, with the detector fixed and in eval mode.
+        attention_gain: factor on the initial weights that read the attention maps, see
+            `MaskHead.amplify_attention`; 1 is the published start.
         **detector: the keyword arguments of `build_detr`. ``hidden_dim`` must be a multiple of 16.
 
     Raises:
@@ -345,7 +349,9 @@ def build_detr_panoptic(num_classes: int, *, freeze_detector: bool = True, **det
     """
     if detector.get("hidden_dim", 256) % 16:
         raise ParameterError(f"hidden_dim: {detector['hidden_dim']} must be a multiple of 16 for the mask head.")
-    return DetrPanoptic(build_detr(num_classes, **detector), freeze_detector)
+    model = DetrPanoptic(build_detr(num_classes, **detector), freeze_detector)
+    model.mask_head.amplify_attention(attention_gain)
+    return model
 
 
 def _check_sizes(**sizes: int) -> None:

@@ -219,6 +219,11 @@ class MaskHeadSettings(StageSettings):
         min_length=1,
         description="File for the batch that stops training, for `kedro replay`; null saves none.",
     )
+    attention_gain: Positive = Field(
+        default=1.0,
+        description="Factor on the initial weights that read the attention maps; 1 is the published start, more "
+        "parts the masks sooner in short trainings.",
+    )
     cache: Literal["none", "memory", "disk"] = Field(
         default="none",
         description="Where the frozen detector's outputs of training images are kept, so that it runs once an image; "

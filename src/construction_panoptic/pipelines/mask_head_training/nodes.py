@@ -80,11 +80,11 @@ def train_mask_head(
 
 
 def build_panoptic(
-    num_classes: int, architecture: ModelSettings, settings: StageSettings, detector: dict[str, Any]
+    num_classes: int, architecture: ModelSettings, settings: MaskHeadSettings, detector: dict[str, Any]
 ) -> DetrPanoptic:
     """Build the panoptic model: the trained detector, and a mask head with seeded random weights or given ones."""
     with own_randomness(settings.seed):
-        model = build_detr_panoptic(num_classes, **architecture.model_dump())
+        model = build_detr_panoptic(num_classes, attention_gain=settings.attention_gain, **architecture.model_dump())
     if settings.weights is not None:
         load_weights(model, settings.weights)
     model.detr.load_state_dict(detector["model"])
