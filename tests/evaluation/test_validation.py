@@ -220,7 +220,7 @@ def test_training_is_the_same_with_and_without_validation(
             validate = panoptic_validator(loader, small_data.panoptic, small_data.pngs, threshold=0.3)
         train_loader = build_loader(samples, batch_size=2, shuffle=True)
         results = list(train(stage, train_loader, settings, validate=validate if validated else None))
-        assert ("time/validation_seconds" in results[-1].metrics) == validated
+        assert ("time/validation_seconds" in results[-1].timings[-1]) == validated
         return [value.clone() for value in model.state_dict().values()]
 
     plain, validated = parameters(False), parameters(True)

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C end a training in order: the last epoch is kept, the run is closed, and it can go on."""
+"""SIGTERM and Ctrl-C end a training in order: the last step is kept, the run is closed, and it can go on."""
 
 import signal
 import sqlite3
@@ -55,7 +55,7 @@ def test_a_stopped_training_says_so_and_goes_on(project: Project) -> None:
         done, before = epochs_saved(project), done
         assert before < done < 40
         text = " ".join(output.split())
-        assert f"Stopped by {number.name}: detection: epoch {done} of 40 is saved." in text
+        assert f"Stopped by {number.name}: detection: saved after epoch {done} of 40" in text
         assert "kedro run --only-missing-outputs" in text
         assert "Traceback" not in text
         if before:

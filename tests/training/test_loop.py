@@ -1,4 +1,5 @@
 import io
+import itertools
 import json
 import logging
 import random
@@ -67,24 +68,23 @@ def kit(scene: Any, small_model: dict[str, Any], small_settings: Any) -> Kit:
     return Kit(scene, small_model, small_settings)
 
 
-def through_a_file(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+def as_bytes(checkpoint: Mapping[str, Any] | None) -> bytes:
     stream = io.BytesIO()
     torch.save(checkpoint, stream)
-    stream.seek(0)
-    return torch.load(stream, weights_only=True)
+    return stream.getvalue()
+
+
+def through_a_file(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    return torch.load(io.BytesIO(as_bytes(checkpoint)), weights_only=True)
 
 
 def assert_equal(left: Any, right: Any, where: str = "checkpoint") -> None:
-    """Equal bit for bit, times apart."""
+    """Equal bit for bit, times and how often they were taken apart."""
     assert type(left) is type(right), where
     if isinstance(left, dict):
         assert left.keys() == right.keys(), where
         for key in left:
-            timed = str(key).startswith("time/") or key in {
-                "train/images_per_second",
-                "train/data_wait_share",
-            }
-            if not timed:
+            if key not in {"timings", "seconds", "waited"}:
                 assert_equal(left[key], right[key], f"{where}.{key}")
     elif isinstance(left, list):
         assert len(left) == len(right), where
@@ -139,8 +139,8 @@ def test_checkpoint_is_plain_and_loads_into_the_model(kit: Kit) -> None:
     results = list(kit.train(fingerprint={"data": "abc", "sizes": (1, 2)}, extra={"classes": ["a"]}))
     checkpoint = through_a_file(results[-1].checkpoint)
     assert set(checkpoint) == {
-        "format_version", "stage", "epoch", "finished", "model", "optimizer", "scheduler", "rng", "history",
-        "best", "settings", "fingerprint", "extra",
+        "format_version", "stage", "epoch", "under_way", "finished", "model", "optimizer", "scheduler", "rng",
+        "history", "timings", "best", "settings", "fingerprint", "extra",
     }  # fmt: skip
     assert (checkpoint["stage"], checkpoint["epoch"], checkpoint["finished"]) == ("detection", 3, True)
     assert checkpoint["fingerprint"] == {"data": "abc", "sizes": [1, 2]}
@@ -171,12 +171,13 @@ def test_metrics_and_history(kit: Kit) -> None:
     names = {
         "train/loss", "train/loss_ce", "train/loss_bbox", "train/loss_giou", "train/class_error",
         "train/cardinality_error", "train/gradient_norm", "train/lr", "train/lr_backbone",
-        "train/images_per_second", "train/data_wait_share", "time/epoch_seconds",
     }  # fmt: skip
+    timings = {"epoch", "train/images_per_second", "train/data_wait_share", "time/epoch_seconds"}
     for result in results:
         assert set(result.metrics) == names
         assert all(type(value) is float for value in result.metrics.values())
-        assert 0 <= result.metrics["train/data_wait_share"] <= 1
+        assert [set(row) for row in result.timings] == [timings] * result.epoch
+        assert 0 <= result.timings[-1]["train/data_wait_share"] <= 1
     assert [result.metrics["train/lr"] for result in results] == pytest.approx([1e-3, 1e-3, 1e-4])
     assert results[-1].history == [{"epoch": result.epoch, **result.metrics} for result in results]
 
@@ -196,10 +197,11 @@ def test_validation_and_the_best_epoch(kit: Kit) -> None:
     results = run({}, monitor="val/pq")
     assert seen == [(epoch, False, False) for epoch in range(1, 6)]
     assert [result.best is not None for result in results] == [True, True, False, False, False]
-    assert results[1].best is results[1].checkpoint
+    assert results[1].best is not None
+    assert_equal(results[1].best, results[1].checkpoint)
     assert results[-1].checkpoint["best"] == {"epoch": 2, "value": 0.5}
     assert results[0].metrics["test/other"] == 1.0
-    assert "time/validation_seconds" in results[0].metrics
+    assert "time/validation_seconds" in results[0].timings[0]
 
     results = run({"validate_every": 3}, monitor="val/pq")
     assert [epoch for epoch, _, _ in seen] == [3, 5]
@@ -333,18 +335,55 @@ class Stopping(DetectionStage):
         return super().step(batch)
 
 
-def test_a_request_to_stop_gives_up_the_epoch_under_way_alone(kit: Kit) -> None:
+def test_a_request_to_stop_saves_the_step_that_it_comes_in(kit: Kit) -> None:
     settings = kit.small_settings()
     whole = [result.checkpoint for result in kit.train()]
     with own_randomness(settings.seed):
         stage = Stopping(build_detr(**kit.small_model), settings)
     stage.stop = StopRequest()
     run = train(stage, kit.loader(settings, "detection"), settings, stop=stage.stop)
-    saved = through_a_file(next(run).checkpoint)
-    with pytest.raises(Interrupted, match=r"detection: epoch 1 of 3 is saved.*--only-missing-outputs"):
+    assert next(run).complete
+    within = next(run)
+    assert (within.complete, within.metrics, within.best, within.epoch) == (False, {}, None, 1)
+    with pytest.raises(Interrupted, match=r"saved after epoch 1 of 3 and step 2 of the next epoch\. .*--only-missing"):
         next(run)
     assert stage.steps == 5
-    assert_equal(list(kit.train(resume=saved))[-1].checkpoint, whole[-1])
+    resumed = list(kit.train(resume=through_a_file(within.checkpoint)))
+    assert [result.epoch for result in resumed] == [2, 3]
+    for result in resumed:
+        assert_equal(result.checkpoint, whole[result.epoch - 1])
+
+
+@pytest.mark.parametrize(("kind", "workers"), [("detection", 0), ("mask_head", 0), ("detection", 2)])
+def test_resumed_within_an_epoch_equals_an_uninterrupted_one_bit_for_bit(kit: Kit, kind: str, workers: int) -> None:
+    """The clock makes a checkpoint due after every second step."""
+    changes: dict[str, Any] = {"schedule": {"kind": "cosine", "warmup_epochs": 1}}
+    whole = [result.checkpoint for result in kit.train(kind, changes=changes)]
+    often = {**changes, "checkpoint_every_minutes": 2}
+    results = list(kit.train(kind, workers, often, clock=itertools.count(step=60).__next__))
+    assert [(result.epoch, result.complete) for result in results] == [
+        (0, False), (1, True), (1, False), (2, True), (2, False), (3, True)
+    ]  # fmt: skip
+    for result in results:
+        if result.complete:
+            assert_equal(result.checkpoint | {"settings": {}}, whole[result.epoch - 1] | {"settings": {}})
+            continue
+        assert result.checkpoint["under_way"]["step"] == 2
+        assert len(result.history) == result.epoch
+        torch.rand(3)  # the caller's generators are its own
+        resumed = list(kit.train(kind, workers, changes, resume=through_a_file(result.checkpoint)))
+        assert_equal(resumed[0].checkpoint, whole[result.epoch])
+        assert_equal(resumed[-1].checkpoint, whole[-1])
+        assert [len(row.timings) for row in resumed] == list(range(result.epoch + 1, 4))
+
+
+def test_equal_results_are_saved_as_equal_bytes(kit: Kit) -> None:
+    """Whether or not the training was resumed, and whatever was timed."""
+    whole = list(kit.train(fingerprint={"data": "abc"}))
+    resumed = list(kit.train(fingerprint={"data": "abc"}, resume=through_a_file(whole[0].checkpoint)))
+    assert as_bytes(resumed[-1].checkpoint) == as_bytes(whole[-1].checkpoint)
+    monitored = [result.best for result in whole if result.best]
+    assert as_bytes(monitored[-1]) == as_bytes([result.best for result in resumed if result.best][-1])
 
 
 def test_a_request_to_stop_in_the_last_validation_comes_after_the_epoch(kit: Kit) -> None:
@@ -356,7 +395,7 @@ def test_a_request_to_stop_in_the_last_validation_comes_after_the_epoch(kit: Kit
 
     run = kit.train(changes={"epochs": 1}, validate=validate, stop=stop)
     assert next(run).checkpoint["finished"]
-    with pytest.raises(Interrupted, match="epoch 1 of 1 is saved"):
+    with pytest.raises(Interrupted, match="saved after epoch 1 of 1"):
         next(run)
 
 

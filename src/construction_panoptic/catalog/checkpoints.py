@@ -48,8 +48,9 @@ class CheckpointDataset(AbstractDataset[Any, Any]):
         """Write the checkpoint; ``UNCHANGED`` leaves the file as it is."""
         if isinstance(data, str):
             return
-        with atomic_path(self._filepath, sync=True) as temporary:
-            torch.save(data, temporary)
+        # To a stream: given a path, torch writes its name, which is a new one each time, into the file.
+        with atomic_path(self._filepath, sync=True) as temporary, temporary.open("wb") as stream:
+            torch.save(data, stream)
 
     def preview(self) -> JSONPreview:
         """Say what the checkpoint is: epoch, best value, settings; no weights."""

@@ -15,17 +15,22 @@ from construction_panoptic.training.loop import EpochResult
 from construction_panoptic.training.samples import DetectionSamples, PanopticSamples
 from construction_panoptic.training.settings import ModelSettings, StageSettings
 
-TrainingOutputs = tuple[dict[str, Any] | str, pd.DataFrame, dict[str, Any]]
+TrainingOutputs = tuple[dict[str, Any] | str, pd.DataFrame, pd.DataFrame, dict[str, Any]]
 
 
 def outputs_of(epochs: Iterator[EpochResult]) -> Iterator[TrainingOutputs]:
-    """Give best checkpoint, history and last checkpoint of each epoch, in the order in which they are to be saved.
+    """Give best checkpoint, history, timings and last checkpoint of each epoch, in the order in which to save them.
 
-    The last checkpoint comes last: a run that is killed in between redoes the epoch.
+    The last checkpoint comes last: a run that is killed in between redoes the epoch. Within an epoch, only the last
+    checkpoint is new.
     """
     for result in epochs:
         best = UNCHANGED if result.best is None else result.best
-        yield best, pd.DataFrame(result.history), result.checkpoint
+        yield best, _table(result.history), _table(result.timings), result.checkpoint
+
+
+def _table(rows: list[dict[str, float]]) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=None if rows else ["epoch"])
 
 
 def loader_of(samples: DetectionSamples | PanopticSamples, settings: StageSettings, *, training: bool) -> BatchLoader:

@@ -105,10 +105,11 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         self.drop_last = drop_last and count > batch_size
         self.kinds = None if aspects is None else np.digitize(aspects, ASPECT_LIMITS).tolist()
         self.epoch = 0
+        self.start = 0
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch (from 0) of the batches given from now on."""
-        self.epoch = epoch
+    def set_epoch(self, epoch: int, start: int = 0) -> None:
+        """Choose the epoch (from 0) of the next pass, and how many of its batches are left out at its beginning."""
+        self.epoch, self.start = epoch, start
 
     def __len__(self) -> int:
         full, rest = divmod(self.count, self.batch_size)
@@ -121,7 +122,7 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
             order = torch.randperm(self.count, generator=generator).tolist()
         if self.kinds is not None:
             order = self._grouped(order, self.kinds)
-        for start in range(0, len(self) * self.batch_size, self.batch_size):
+        for start in range(self.start * self.batch_size, len(self) * self.batch_size, self.batch_size):
             yield [(self.epoch, index) for index in order[start : start + self.batch_size]]
 
     def _grouped(self, order: list[int], kinds: list[int]) -> list[int]:
@@ -140,9 +141,9 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
 class BatchLoader(DataLoader[Any]):
     """A torch loader of `Batch` whose order and augmentation follow `set_epoch`."""
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch (from 0) of the next pass."""
-        cast("EpochBatches", self.batch_sampler).set_epoch(epoch)
+    def set_epoch(self, epoch: int, start: int = 0) -> None:
+        """Choose the epoch (from 0) of the next pass, and how many of its batches are left out at its beginning."""
+        cast("EpochBatches", self.batch_sampler).set_epoch(epoch, start)
 
 
 def build_loader(

@@ -1,4 +1,4 @@
-"""The training loop of both stages: an iterator that yields once an epoch.
+"""The training loop of both stages: an iterator that yields once an epoch, and where a checkpoint is due within one.
 
 It knows nothing of what launched it, of where checkpoints are kept or of how metrics are logged. Training is
 the same number for number on a CPU whether or not it was interrupted and resumed, and however many processes
@@ -6,23 +6,18 @@ load the images. On CUDA the order, augmentation and dropout are the same too, b
 order that varies; ``torch.use_deterministic_algorithms`` is left to the caller, for it slows training down.
 """
 
-import math
 import time
-from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch import nn
 
 from construction_panoptic.errors import CheckpointError, ParameterError
 from construction_panoptic.interruption import StopRequest
-from construction_panoptic.training.device import autocast, resolve_device
-from construction_panoptic.training.faults import save_batch
-from construction_panoptic.training.loading import Batch, BatchLoader
+from construction_panoptic.training.device import resolve_device
+from construction_panoptic.training.loading import BatchLoader
 from construction_panoptic.training.optimisation import build_optimizer, build_schedule
 from construction_panoptic.training.progress import Progress
 from construction_panoptic.training.settings import StageSettings
@@ -37,53 +32,34 @@ from construction_panoptic.training.state import (
     resumable,
     snapshot,
 )
-from construction_panoptic.training.watch import LossWatch, NonFiniteLossError
+from construction_panoptic.training.steps import EpochSteps, Training
 
 Validate = Callable[[nn.Module, int], Mapping[str, float]]
 
 
 @dataclass(frozen=True)
 class EpochResult:
-    """What an epoch gives.
+    """What an epoch gives; or, where ``complete`` is False, a checkpoint within one.
 
     Attributes:
-        epoch: number of epochs done, from 1.
-        metrics: ``train/…``, ``val/…`` and ``time/…``.
+        epoch: number of epochs done, from 1 (0 for a checkpoint within the first).
+        metrics: ``train/…`` and ``val/…`` of the epoch; empty where it is not complete.
         history: ``{"epoch": …, **metrics}`` of every epoch done, earlier runs' among them.
+        timings: the same of what differs from run to run: ``time/…`` in seconds, ``train/images_per_second``,
+            ``train/data_wait_share``.
         checkpoint: the state to resume from; see `train`.
-        best: the same checkpoint if this epoch is the best so far, else None. Whoever saves both should save
-            ``best`` first: after a crash between the two, training then redoes the epoch.
+        best: the same checkpoint, without the timings, if this epoch is the best so far, else None. Whoever
+            saves both should save ``best`` first: after a crash between the two, the epoch is done again.
+        complete: whether the epoch is.
     """
 
     epoch: int
     metrics: dict[str, float]
     history: list[dict[str, float]]
+    timings: list[dict[str, float]]
     checkpoint: Checkpoint
     best: Checkpoint | None
-
-
-@dataclass
-class _Training:
-    """Everything that changes from epoch to epoch."""
-
-    stage: Stage
-    settings: StageSettings
-    device: torch.device
-    optimizer: Optimizer
-    schedule: LRScheduler
-    randomness: int | Mapping[str, Any]
-    epoch: int = 0
-    history: list[dict[str, float]] = field(default_factory=list)
-    best: dict[str, Any] = field(default_factory=lambda: {"epoch": None, "value": None})
-    stop: StopRequest = field(default_factory=StopRequest)
-    skipped: int = 0
-    recent: deque[Batch] = field(default_factory=deque)
-    known: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def careful(self) -> bool:
-        """Whether numbers are looked at before the optimiser uses them, which makes CUDA wait."""
-        return self.device.type == "cpu" or self.settings.on_non_finite == "skip"
+    complete: bool = True
 
 
 def train(
@@ -98,14 +74,20 @@ def train(
     fingerprint: Mapping[str, Any] | None = None,
     extra: Mapping[str, Any] | None = None,
     stop: StopRequest | None = None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Generator[EpochResult, None, None]:
     """Train a stage, one epoch an iteration.
 
+    Within an epoch there is an iteration more whenever ``settings.checkpoint_every_minutes`` have passed since
+    the last one, and when ``stop`` is set: its result is not ``complete``, and gives the checkpoint after the step.
+
     The global random generators are seeded from ``settings.seed`` for the epochs alone; between two
     iterations the caller has its own states, and may use them. A checkpoint is a dict with
-    ``format_version``, ``stage``, ``epoch`` (number done), ``finished`` (True for the last epoch only),
-    ``model``, ``optimizer``, ``scheduler``, ``rng``, ``history``, ``best`` ({``epoch``, ``value``,
-    ``monitor``}), ``settings``, ``fingerprint`` and ``extra``, of tensors and plain data.
+    ``format_version``, ``stage``, ``epoch`` (number done), ``under_way`` (see `EpochSteps.state`; None after an
+    epoch), ``finished`` (True for the last epoch only), ``model``, ``optimizer``, ``scheduler``, ``rng``,
+    ``history``, ``timings`` (empty when finished), ``best`` ({``epoch``, ``value``}), ``settings``,
+    ``fingerprint`` and ``extra``, of tensors and plain data. Of two finished trainings with the same results the
+    checkpoints are the same.
 
     Args:
         stage: the model, in its initial state, and its loss. The model is moved to ``settings.device``.
@@ -121,10 +103,11 @@ def train(
             epochs already, its last epoch is given once more (``best`` None) and nothing is trained.
         fingerprint: plain data of all that the training depends on.
         extra: plain data to keep in the checkpoint.
-        stop: looked at after every step; when it is set, the epoch under way is given up and training ends.
+        stop: looked at after every step; when it is set, there is a last checkpoint and training ends.
+        clock: seconds, to tell when a checkpoint is due.
 
     Yields:
-        The result of each epoch.
+        The result of each epoch, and checkpoints within them.
 
     Raises:
         NonFiniteLossError: a loss or gradient is not finite.
@@ -137,53 +120,70 @@ def train(
     training = _start(stage, train_loader, settings)
     training.stop = stop or training.stop
     training.known = {"fingerprint": fingerprint or {}, "extra": extra or {}}
+    begun = None
     if resume is not None and resumable(resume, fingerprint or {}):
-        _restore(training, resume)
+        begun = _restore(training, resume)
         if training.epoch >= settings.epochs:
             logger.info("%s: all %d epochs are done already.", stage.name, settings.epochs)
             yield _again(training, resume)
             return
-        logger.info("%s: resumed after epoch %d of %d.", stage.name, training.epoch, settings.epochs)
+        logger.info("%s: resumed after %s.", stage.name, _position(training, begun))
     with Progress(stage.name, epochs=settings.epochs, steps=len(train_loader), done=training.epoch) as progress:
+        due = _alarm(settings, clock)
         while training.epoch < settings.epochs:
-            _check_stop(training)
             with own_randomness(training.randomness):
-                metrics = _run_epoch(training, train_loader, validate, progress)
+                if training.steps is None:
+                    training.steps = EpochSteps(training, train_loader, begun)
+                    progress.start_epoch(training.epoch, training.steps.step)
+                    begun = None
+                metrics, timings = _go_on(training, training.steps, validate, progress, due)
                 training.randomness = random_state()
-            training.epoch += 1
-            training.history = [*training.history, {"epoch": training.epoch, **metrics}]
-            is_best = _update_best(training, metrics, monitor, greater_is_better)
-            checkpoint = _checkpoint(training, fingerprint or {}, extra or {})
-            progress.end_epoch(training.epoch - 1, metrics)
-            yield EpochResult(
-                epoch=training.epoch,
-                metrics=metrics,
-                history=[dict(entry) for entry in training.history],
-                checkpoint=checkpoint,
-                best=checkpoint if is_best else None,
-            )
-        _check_stop(training)
+            if not metrics:
+                yield _result(training, complete=False)
+                _check_stop(training)
+            else:
+                is_best = _end_epoch(training, metrics, timings, monitor, greater_is_better)
+                progress.end_epoch(training.epoch - 1, metrics, timings["time/epoch_seconds"])
+                yield _result(training, is_best=is_best)
+                _check_stop(training)
+            due = _alarm(settings, clock)
 
 
-def _check_stop(training: _Training) -> None:
-    done = (
-        f"epoch {training.epoch} of {training.settings.epochs} is saved" if training.epoch else "no epoch is done yet"
-    )
+def _alarm(settings: StageSettings, clock: Callable[[], float]) -> Callable[[], bool]:
+    """Tell, whenever asked, whether the next checkpoint is due."""
+    if not settings.checkpoint_every_minutes:
+        return lambda: False
+    at = clock() + 60 * settings.checkpoint_every_minutes
+    return lambda: clock() >= at
+
+
+def _position(training: Training, under_way: Mapping[str, Any] | None) -> str:
+    epoch = f"epoch {training.epoch} of {training.settings.epochs}"
+    if under_way is None:
+        return epoch
+    step = f"step {under_way['step']} of the {'next' if training.epoch else 'first'} epoch"
+    return f"{epoch} and {step}" if training.epoch else step
+
+
+def _check_stop(training: Training) -> None:
+    steps = training.steps
+    saved = _position(training, None if steps is None else {"step": steps.step})
     training.stop.check(
-        f"{training.stage.name}: {done}. Go on with the same command and --only-missing-outputs, "
+        f"{training.stage.name}: saved after {saved}. Go on with the same command and --only-missing-outputs, "
         "as in: kedro run --only-missing-outputs"
     )
 
 
-def _start(stage: Stage, train_loader: BatchLoader, settings: StageSettings) -> _Training:
+def _start(stage: Stage, train_loader: BatchLoader, settings: StageSettings) -> Training:
     device = resolve_device(settings.device)
     stage.model.to(device)
     optimizer = build_optimizer(stage.model, settings.optimizer)
     schedule = build_schedule(optimizer, settings.schedule, epochs=settings.epochs, steps_per_epoch=len(train_loader))
-    return _Training(stage, settings, device, optimizer, schedule, randomness=settings.seed)
+    return Training(stage, settings, device, optimizer, schedule, randomness=settings.seed)
 
 
-def _restore(training: _Training, resume: Mapping[str, Any]) -> None:
+def _restore(training: Training, resume: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Take the checkpoint's state; gives that of the epoch that was under way."""
     try:
         training.stage.model.load_state_dict(resume["model"])
         training.optimizer.load_state_dict(resume["optimizer"])
@@ -193,154 +193,59 @@ def _restore(training: _Training, resume: Mapping[str, Any]) -> None:
             f"{training.stage.name}: the checkpoint to resume from does not fit the model ({error}); "
             "remove it to start over"
         ) from error
+    under_way: Mapping[str, Any] | None = resume.get("under_way")
     training.randomness = resume["rng"]
     training.epoch = resume["epoch"]
     training.history = [dict(entry) for entry in resume["history"]]
+    training.timings = [dict(entry) for entry in resume.get("timings", [])]
     training.best = {name: resume["best"][name] for name in ("epoch", "value")}
     training.skipped = int(sum(entry.get("train/skipped_steps", 0) for entry in training.history))
+    training.skipped += under_way["skipped"] if under_way else 0
+    return under_way
 
 
-def _again(training: _Training, resume: Mapping[str, Any]) -> EpochResult:
+def _again(training: Training, resume: Mapping[str, Any]) -> EpochResult:
     metrics = {name: value for name, value in training.history[-1].items() if name != "epoch"}
-    return EpochResult(training.epoch, metrics, training.history, {**resume, "finished": True}, None)
+    checkpoint = {**resume, "under_way": None, "finished": True}
+    return EpochResult(training.epoch, metrics, training.history, training.timings, checkpoint, None)
 
 
-def _run_epoch(
-    training: _Training, loader: BatchLoader, validate: Validate | None, progress: Progress
-) -> dict[str, float]:
-    began = time.perf_counter()
-    progress.start_epoch(training.epoch)
-    loader.set_epoch(training.epoch)
+def _go_on(
+    training: Training, steps: EpochSteps, validate: Validate | None, progress: Progress, due: Callable[[], bool]
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Go on to the epoch's end, and give its metrics and timings; none if it was left before."""
     training.stage.model.train()
-    metrics = _run_steps(training, loader, progress)
+    if not steps.run(progress, lambda: training.stop.number is not None or due()):
+        return {}, {}
+    metrics, timings = steps.metrics(), steps.timings()
     done = training.epoch + 1
     settings = training.settings
+    began = time.perf_counter()
     if validate is not None and (done % settings.validate_every == 0 or done == settings.epochs):
-        before = time.perf_counter()
         training.stage.model.eval()
         with torch.no_grad():
             values = validate(training.stage.model, done)
         metrics |= {name if "/" in name else f"val/{name}": float(value) for name, value in values.items()}
-        metrics["time/validation_seconds"] = time.perf_counter() - before
-    metrics["time/epoch_seconds"] = time.perf_counter() - began
-    return metrics
+        timings["time/validation_seconds"] = time.perf_counter() - began
+    timings["time/epoch_seconds"] = steps.seconds + time.perf_counter() - began
+    return metrics, timings
 
 
-def _run_steps(training: _Training, loader: BatchLoader, progress: Progress) -> dict[str, float]:
-    every = 1 if training.careful else 20
-    watch = LossWatch(training.stage.name, training.epoch + 1, every=every)
-    training.recent = deque(maxlen=every)
-    skipped_before = training.skipped
-    rates = _rates(training.optimizer)
-    began = time.perf_counter()
-    waited = 0.0
-    images = 0
-    batches = iter(loader)
-    while True:
-        before = time.perf_counter()
-        batch = _next_batch(training, batches)
-        waited += time.perf_counter() - before
-        if batch is None:
-            break
-        _check_stop(training)
-        rates = _rates(training.optimizer)
-        training.recent.append(batch)
-        if _guarded_step(training, batch, watch):
-            progress.show_loss(watch.means()["loss"])
-        progress.step()
-        images += len(batch)
-    try:
-        watch.read()
-    except NonFiniteLossError as error:
-        raise _saved(training, error) from error
-    if training.settings.on_non_finite == "skip":
-        rates = {**rates, "skipped_steps": float(training.skipped - skipped_before)}
-    seconds = time.perf_counter() - began
-    values = {
-        **watch.means(),
-        **rates,
-        "images_per_second": images / seconds,
-        "data_wait_share": waited / seconds,
-    }
-    return {f"train/{name}": value for name, value in values.items()}
-
-
-def _next_batch(training: _Training, batches: Iterator[Batch]) -> Batch | None:
-    try:
-        return next(batches, None)
-    except RuntimeError:
-        _check_stop(training)  # a signal to the whole process group ends the loading processes too
-        raise
-
-
-def _guarded_step(training: _Training, batch: Batch, watch: LossWatch) -> bool:
-    """One step, or none where its numbers are not finite and may be skipped; whether the loss can be shown."""
-    training.known["torch_rng"] = torch.get_rng_state()
-    skip = training.settings.on_non_finite == "skip"
-    buffers = [buffer.clone() for buffer in training.stage.model.buffers()] if skip else []
-    was_read = False
-    try:
-        was_read = watch.add(batch.file_names, _step(training, batch.to(training.device), watch))
-    except NonFiniteLossError as error:
-        if not skip or training.skipped >= training.settings.skip_at_most:
-            raise _saved(training, error) from error
-        training.skipped += 1
-        for buffer, before in zip(training.stage.model.buffers(), buffers, strict=True):
-            buffer.copy_(before)  # running statistics have seen the batch
-        what = str(error).partition(". Look at")[0]
-        logger.warning("%s. Skipped (%d of at most %d).", what, training.skipped, training.settings.skip_at_most)
-    training.schedule.step()
-    return was_read
-
-
-def _saved(training: _Training, error: NonFiniteLossError) -> NonFiniteLossError:
-    """The error, after its batch is saved for replay; the weights go with it if they are those before the step."""
-    path = training.settings.failed_batch
-    batch = next((batch for batch in training.recent if batch.file_names == error.file_names), None)
-    if path is None or batch is None:
-        return error
-    known = {
-        "stage": training.stage.name,
-        "epoch": training.epoch + 1,
-        "model": training.stage.model.state_dict() if training.careful else None,
-        "settings": training.settings.model_dump(mode="json"),
-        **training.known,
-    }
-    try:
-        save_batch(path, batch, **known)
-    except (OSError, RuntimeError) as failure:
-        return NonFiniteLossError(f"{error} (The batch could not be saved: {failure}.)", error.file_names)
-    hint = "" if training.careful else " --checkpoint and the last checkpoint"
-    return NonFiniteLossError(f"{error} To see the batch again: kedro replay {path}{hint}", error.file_names)
-
-
-def _step(training: _Training, batch: Batch, watch: LossWatch) -> dict[str, Tensor]:
-    """One step of the optimiser; gives the loss, its terms and the norm of the gradient before clipping."""
-    try:
-        with autocast(training.device, training.settings.precision):
-            loss, terms = training.stage.step(batch)
-    except FloatingPointError as error:
-        raise watch.failed_step(batch.file_names, str(error)) from error
-    training.optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    parameters = [item for group in training.optimizer.param_groups for item in group["params"]]
-    max_norm = training.settings.optimizer.clip_max_norm or math.inf
-    gradient_norm = nn.utils.clip_grad_norm_(parameters, max_norm)
-    values = {"loss": loss.detach(), **terms, "gradient_norm": gradient_norm}
-    if not training.careful or all(bool(value.isfinite()) for value in values.values()):
-        training.optimizer.step()
-    return values
-
-
-def _rates(optimizer: Optimizer) -> dict[str, float]:
-    names = {"main": "lr", "backbone": "lr_backbone"}
-    return {names[group["name"]]: float(group["lr"]) for group in optimizer.param_groups}
-
-
-def _update_best(training: _Training, metrics: Mapping[str, float], monitor: str, greater_is_better: bool) -> bool:
+def _end_epoch(
+    training: Training,
+    metrics: Mapping[str, float],
+    timings: Mapping[str, float],
+    monitor: str,
+    greater_is_better: bool,
+) -> bool:
+    """Count the epoch; whether it is the best so far."""
+    training.epoch += 1
+    training.steps = None
+    training.history = [*training.history, {"epoch": training.epoch, **metrics}]
+    training.timings = [*training.timings, {"epoch": training.epoch, **timings}]
     value = metrics.get(monitor)
     if value is None:
-        if monitor.startswith("val/") and "time/validation_seconds" not in metrics:
+        if monitor.startswith("val/") and "time/validation_seconds" not in timings:
             return False
         raise ParameterError(f"monitor: there is no metric {monitor!r}; there are {', '.join(sorted(metrics))}")
     if not improved(value, training.best["value"], greater_is_better=greater_is_better):
@@ -349,20 +254,37 @@ def _update_best(training: _Training, metrics: Mapping[str, float], monitor: str
     return True
 
 
-def _checkpoint(training: _Training, fingerprint: Mapping[str, Any], extra: Mapping[str, Any]) -> Checkpoint:
+def _result(training: Training, *, is_best: bool = False, complete: bool = True) -> EpochResult:
+    checkpoint = _checkpoint(training)
+    metrics = {name: value for name, value in training.history[-1].items() if name != "epoch"} if complete else {}
+    return EpochResult(
+        epoch=training.epoch,
+        metrics=metrics,
+        history=[dict(entry) for entry in training.history],
+        timings=[dict(entry) for entry in training.timings],
+        checkpoint=checkpoint,
+        best={**checkpoint, "timings": []} if is_best else None,
+        complete=complete,
+    )
+
+
+def _checkpoint(training: Training) -> Checkpoint:
+    finished = training.epoch == training.settings.epochs
     state = {
         "format_version": FORMAT_VERSION,
         "stage": training.stage.name,
         "epoch": training.epoch,
-        "finished": training.epoch == training.settings.epochs,
+        "under_way": None if training.steps is None else training.steps.state(),
+        "finished": finished,
         "model": training.stage.model.state_dict(),
         "optimizer": training.optimizer.state_dict(),
         "scheduler": training.schedule.state_dict(),
         "rng": training.randomness,
         "history": training.history,
+        "timings": [] if finished else training.timings,
         "best": training.best,
         "settings": training.settings.model_dump(mode="json"),
-        "fingerprint": fingerprint,
-        "extra": extra,
+        "fingerprint": training.known["fingerprint"],
+        "extra": training.known["extra"],
     }
     return {name: snapshot(value) for name, value in state.items()}

@@ -39,8 +39,9 @@ class Progress:
     ) -> None:
         self._bar.close()
 
-    def start_epoch(self, epoch: int) -> None:
-        """Show that an epoch (from 0) begins."""
+    def start_epoch(self, epoch: int, step: int = 0) -> None:
+        """Show that an epoch (from 0) begins, or goes on after a step."""
+        self._bar.update(step)
         self._bar.set_description(f"{self._name}: epoch {epoch + 1}/{self._epochs}", refresh=False)
 
     def step(self) -> None:
@@ -51,7 +52,7 @@ class Progress:
         """Show the mean loss of the epoch so far."""
         self._bar.set_postfix_str(f"loss {loss:.4g}", refresh=False)
 
-    def end_epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
+    def end_epoch(self, epoch: int, metrics: Mapping[str, float], seconds: float) -> None:
         """Log the epoch (from 0): its loss, its validation metrics, its time and the time left."""
         done = epoch + 1 - self._first
         left = (time.monotonic() - self._began) / done * (self._epochs - epoch - 1)
@@ -62,6 +63,6 @@ class Progress:
             epoch + 1,
             self._epochs,
             ", ".join(f"{name} {value:.4g}" for name, value in list(shown.items())[:6]),
-            metrics["time/epoch_seconds"],
+            seconds,
             timedelta(seconds=round(left)),
         )

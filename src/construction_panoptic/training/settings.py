@@ -150,6 +150,9 @@ class StageSettings(_Settings):
     validate_every: PositiveInt = Field(
         default=1, description="Epochs between two validations; the last one always has one."
     )
+    checkpoint_every_minutes: NotNegative | None = Field(
+        default=10.0, description="Time between two checkpoints within an epoch; null or 0 saves after epochs alone."
+    )
     seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(
         default=42, description="Seed of order, augmentation and dropout."
     )
@@ -198,7 +201,7 @@ class StageSettings(_Settings):
         training can be made longer.
         """
         neutral = {"workers", "cache_mb", "device", "validation_batch_size", "validate_every"}
-        neutral |= {"on_non_finite", "skip_at_most", "failed_batch"}
+        neutral |= {"on_non_finite", "skip_at_most", "failed_batch", "checkpoint_every_minutes"}
         if self.schedule.kind == "step":
             neutral.add("epochs")
         kept = self.model_dump(mode="json", exclude=neutral)

@@ -6,6 +6,7 @@ reads it with ``weights_only=True``, and its tensors are copies that later train
 
 import logging
 import random
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -26,13 +27,15 @@ def snapshot(value: Any) -> Any:
     """Copy a state: tensors cloned to the CPU, mappings as dicts, tuples as lists, scalars as they are."""
     if isinstance(value, Tensor):
         return value.detach().to("cpu", copy=True)
+    if isinstance(value, str):
+        return sys.intern(value)  # pickle tells equal strings from the same one: files would differ
     if isinstance(value, Mapping):
-        return {key: snapshot(item) for key, item in value.items()}
+        return {snapshot(key): snapshot(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [snapshot(item) for item in value]
     if isinstance(value, np.generic):
         return value.item()
-    if value is None or isinstance(value, bool | int | float | str):
+    if value is None or isinstance(value, bool | int | float):
         return value
     raise TypeError(f"a checkpoint cannot hold {type(value).__name__}")
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -81,6 +82,14 @@ class LossWatch:
             for name, value in values.items():
                 self._sums[name] = self._sums.get(name, 0.0) + value
                 self._counts[name] = self._counts.get(name, 0) + 1
+
+    def state(self) -> dict[str, Any]:
+        """What has been read, as plain data, for `restore`."""
+        return {"sums": dict(self._sums), "counts": dict(self._counts), "steps": self._steps}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from a `state`."""
+        self._sums, self._counts, self._steps = dict(state["sums"]), dict(state["counts"]), state["steps"]
 
     def error(self, file_names: list[str], what: str) -> NonFiniteLossError:
         """The error of the step after those read, for a batch of the images named."""

@@ -42,7 +42,8 @@ def train_detector(
     """Train DETR on the boxes of things and stuff.
 
     Yields:
-        After each epoch: the best checkpoint (or ``UNCHANGED``), the history with a row an epoch, the last checkpoint.
+        After each epoch: the best checkpoint (or ``UNCHANGED``), history and timings with a row an epoch, the last
+        checkpoint; and within an epoch where a checkpoint is due.
     """
     architecture = parse(ModelSettings, model_parameters, "model")
     settings = parse(StageSettings, parameters, "detection")

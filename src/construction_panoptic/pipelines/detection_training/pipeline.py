@@ -21,7 +21,7 @@ def create_pipeline(**_: Any) -> Pipeline:
                     "params:detection",
                     "resume_from",
                 ],
-                outputs=["best", "history", "checkpoint"],
+                outputs=["best", "history", "timings", "checkpoint"],
                 name="train_detector",
             ),
             Node(

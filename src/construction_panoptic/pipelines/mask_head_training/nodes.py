@@ -43,7 +43,8 @@ def train_mask_head(
     """Train the mask head behind the frozen detector.
 
     Yields:
-        After each epoch: the best checkpoint (or ``UNCHANGED``), the history with a row an epoch, the last checkpoint.
+        After each epoch: the best checkpoint (or ``UNCHANGED``), history and timings with a row an epoch, the last
+        checkpoint; and within an epoch where a checkpoint is due.
     """
     architecture = parse(ModelSettings, model_parameters, "model")
     settings = parse(MaskHeadSettings, parameters, "mask_head")

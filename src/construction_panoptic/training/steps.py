@@ -1,0 +1,212 @@
+"""The steps of an epoch, which can be left after any of them, saved, and taken up again."""
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from construction_panoptic.interruption import StopRequest
+from construction_panoptic.training.device import autocast
+from construction_panoptic.training.faults import save_batch
+from construction_panoptic.training.loading import Batch, BatchLoader
+from construction_panoptic.training.progress import Progress
+from construction_panoptic.training.settings import StageSettings
+from construction_panoptic.training.stages import Stage
+from construction_panoptic.training.state import logger
+from construction_panoptic.training.watch import LossWatch, NonFiniteLossError
+
+
+@dataclass
+class Training:
+    """Everything that changes in the course of a training."""
+
+    stage: Stage
+    settings: StageSettings
+    device: torch.device
+    optimizer: Optimizer
+    schedule: LRScheduler
+    randomness: int | Mapping[str, Any]
+    epoch: int = 0
+    steps: "EpochSteps | None" = None
+    history: list[dict[str, float]] = field(default_factory=list)
+    timings: list[dict[str, float]] = field(default_factory=list)
+    best: dict[str, Any] = field(default_factory=lambda: {"epoch": None, "value": None})
+    stop: StopRequest = field(default_factory=StopRequest)
+    skipped: int = 0
+    known: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def careful(self) -> bool:
+        """Whether numbers are looked at before the optimiser uses them, which makes CUDA wait."""
+        return self.device.type == "cpu" or self.settings.on_non_finite == "skip"
+
+
+class EpochSteps:
+    """The steps of the epoch under way.
+
+    Args:
+        training: what is trained.
+        loader: batches of an epoch.
+        begun: the `state` of the same epoch's steps in an earlier run.
+    """
+
+    def __init__(self, training: Training, loader: BatchLoader, begun: Mapping[str, Any] | None = None) -> None:
+        every = 1 if training.careful else 20
+        self._training = training
+        self._watch = LossWatch(training.stage.name, training.epoch + 1, every=every)
+        self._recent: deque[Batch] = deque(maxlen=every)
+        self._rates = _rates(training.optimizer)
+        self._skipped = 0
+        self._images = 0
+        self.step = 0
+        self.seconds = 0.0
+        self._waited = 0.0
+        if begun is not None:
+            self.step, self._images, self._skipped = begun["step"], begun["images"], begun["skipped"]
+            self.seconds, self._waited = begun["seconds"], begun["waited"]
+            self._watch.restore(begun["losses"])
+            self._rates = dict(begun["rates"])
+        self._count = len(loader)
+        loader.set_epoch(training.epoch, start=self.step)
+        self._batches = iter(loader)
+
+    def run(self, progress: Progress, until: Callable[[], bool]) -> bool:
+        """Take steps up to the epoch's end, or until ``until`` says so after one of them; whether all are done."""
+        began = time.perf_counter()
+        try:
+            while self.step < self._count:
+                before = time.perf_counter()
+                batch = self._next()
+                self._waited += time.perf_counter() - before
+                if batch is None:
+                    return False
+                self._take(batch, progress)
+                if until():
+                    return False
+            self._read()
+            return True
+        finally:
+            self.seconds += time.perf_counter() - began
+
+    def state(self) -> dict[str, Any]:
+        """What it takes to go on after the last step: its number, the sums of the numbers logged, times."""
+        self._read()
+        return {
+            "step": self.step,
+            "images": self._images,
+            "skipped": self._skipped,
+            "losses": self._watch.state(),
+            "rates": self._rates,
+            "seconds": self.seconds,
+            "waited": self._waited,
+        }
+
+    def metrics(self) -> dict[str, float]:
+        """``train/…``: the means of the numbers logged, and the learning rates of the last step."""
+        values = {**self._watch.means(), **self._rates}
+        if self._training.settings.on_non_finite == "skip":
+            values["skipped_steps"] = float(self._skipped)
+        return {f"train/{name}": value for name, value in values.items()}
+
+    def timings(self) -> dict[str, float]:
+        """``train/images_per_second`` and ``train/data_wait_share``."""
+        return {
+            "train/images_per_second": self._images / self.seconds,
+            "train/data_wait_share": self._waited / self.seconds,
+        }
+
+    def _take(self, batch: Batch, progress: Progress) -> None:
+        self._rates = _rates(self._training.optimizer)
+        self._recent.append(batch)
+        if self._guarded_step(batch):
+            progress.show_loss(self._watch.means()["loss"])
+        progress.step()
+        self.step += 1
+        self._images += len(batch)
+
+    def _next(self) -> Batch | None:
+        """The next batch; None where the processes that load were stopped together with this one."""
+        try:
+            return next(self._batches)
+        except RuntimeError:
+            if self._training.stop.number is None:
+                raise
+            return None
+
+    def _read(self) -> None:
+        try:
+            self._watch.read()
+        except NonFiniteLossError as error:
+            raise self._saved(error) from error
+
+    def _guarded_step(self, batch: Batch) -> bool:
+        """One step, or none where its numbers are not finite and may be skipped; whether the loss can be shown."""
+        training = self._training
+        training.known["torch_rng"] = torch.get_rng_state()
+        skip = training.settings.on_non_finite == "skip"
+        buffers = [buffer.clone() for buffer in training.stage.model.buffers()] if skip else []
+        was_read = False
+        try:
+            was_read = self._watch.add(batch.file_names, self._step(batch.to(training.device)))
+        except NonFiniteLossError as error:
+            if not skip or training.skipped >= training.settings.skip_at_most:
+                raise self._saved(error) from error
+            training.skipped += 1
+            self._skipped += 1
+            for buffer, before in zip(training.stage.model.buffers(), buffers, strict=True):
+                buffer.copy_(before)  # running statistics have seen the batch
+            what = str(error).partition(". Look at")[0]
+            logger.warning("%s. Skipped (%d of at most %d).", what, training.skipped, training.settings.skip_at_most)
+        training.schedule.step()
+        return was_read
+
+    def _step(self, batch: Batch) -> dict[str, Tensor]:
+        """One step of the optimiser; gives the loss, its terms and the norm of the gradient before clipping."""
+        training = self._training
+        try:
+            with autocast(training.device, training.settings.precision):
+                loss, terms = training.stage.step(batch)
+        except FloatingPointError as error:
+            raise self._watch.failed_step(batch.file_names, str(error)) from error
+        training.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        parameters = [item for group in training.optimizer.param_groups for item in group["params"]]
+        max_norm = training.settings.optimizer.clip_max_norm or math.inf
+        gradient_norm = nn.utils.clip_grad_norm_(parameters, max_norm)
+        values = {"loss": loss.detach(), **terms, "gradient_norm": gradient_norm}
+        if not training.careful or all(bool(value.isfinite()) for value in values.values()):
+            training.optimizer.step()
+        return values
+
+    def _saved(self, error: NonFiniteLossError) -> NonFiniteLossError:
+        """The error, after its batch is saved for replay; the weights go along if they are those before the step."""
+        training = self._training
+        path = training.settings.failed_batch
+        batch = next((batch for batch in self._recent if batch.file_names == error.file_names), None)
+        if path is None or batch is None:
+            return error
+        known = {
+            "stage": training.stage.name,
+            "epoch": training.epoch + 1,
+            "model": training.stage.model.state_dict() if training.careful else None,
+            "settings": training.settings.model_dump(mode="json"),
+            **training.known,
+        }
+        try:
+            save_batch(path, batch, **known)
+        except (OSError, RuntimeError) as failure:
+            return NonFiniteLossError(f"{error} (The batch could not be saved: {failure}.)", error.file_names)
+        hint = "" if training.careful else " --checkpoint and the last checkpoint"
+        return NonFiniteLossError(f"{error} To see the batch again: kedro replay {path}{hint}", error.file_names)
+
+
+def _rates(optimizer: Optimizer) -> dict[str, float]:
+    names = {"main": "lr", "backbone": "lr_backbone"}
+    return {names[group["name"]]: float(group["lr"]) for group in optimizer.param_groups}
