@@ -53,7 +53,7 @@ _MODES = {
     "I;16N",
 }
 _ORIENTATION = 0x0112
-_PHASH_SIDE = 512
+_PHASH_SIDE = 256
 _MEMBER = re.compile(r"(.+?\.zip)::(.+)", re.IGNORECASE | re.DOTALL)
 
 
@@ -204,17 +204,23 @@ def perceptual_hash(location: str | Path) -> str:
 
 
 def _phash(image: Image.Image) -> str:
-    image.draft("RGB", (_PHASH_SIDE, _PHASH_SIDE))
-    return str(imagehash.phash(_upright_rgb(image), hash_size=16))
+    # The hash is one of brightness, which a JPEG has as a channel of its own; 64 pixels a side go into it.
+    image.draft("L", (_PHASH_SIDE, _PHASH_SIDE))
+    upright = ImageOps.exif_transpose(image) if image.mode == "L" else _upright_rgb(image)
+    return str(imagehash.phash(upright, hash_size=16))
 
 
-def read_rgb(location: str | Path) -> NDArray[np.uint8]:
+def read_rgb(location: str | Path, stream: BinaryIO | None = None) -> NDArray[np.uint8]:
     """Return the upright image, uint8 [H, W, 3].
+
+    Args:
+        location: where it is.
+        stream: the file's content, where it is at hand; the location only names it then.
 
     Raises:
         ImageError: see `check_image`.
     """
-    with _opened(location) as image:
+    with _opened(location, stream) as image:
         return np.asarray(_upright_rgb(image))
 
 

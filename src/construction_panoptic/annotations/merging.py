@@ -185,9 +185,11 @@ def _stuff_layers(
     unknown = [label for label in class_ids if taxonomy.is_thing.get(label, True)]
     if unknown:
         raise InputDataError(f"image {key!r}: its stuff labels hold {unknown}, which are no stuff classes.")
-    layer_of_label = np.zeros(256, dtype=np.int32)
-    layer_of_label[class_ids] = np.arange(1, len(class_ids) + 1)
-    return class_ids, layer_of_label[labels]
+    layer_of_label = bytearray(256)
+    for layer, label in enumerate(class_ids, start=1):
+        layer_of_label[label] = layer
+    layers = np.frombuffer(labels.tobytes().translate(layer_of_label), dtype=np.uint8)
+    return class_ids, layers.reshape(size).astype(np.int32)
 
 
 def _draw(

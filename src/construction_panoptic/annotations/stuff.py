@@ -46,7 +46,7 @@ class _SegmentEntry(BaseModel):
 class _AnnotationEntry(BaseModel):
     image_id: int
     file_name: str
-    segments_info: Annotated[list[_SegmentEntry], Field(max_length=60_000)]  # positions are uint16
+    segments_info: list[_SegmentEntry]
 
 
 class _CategoryEntry(BaseModel):
@@ -227,20 +227,18 @@ class ReadyStuff:
         return found
 
     def _stuff_ids(self, prediction: _Prediction, id_map: NDArray[np.uint32]) -> Labels:
-        # Position of each id in the list, 0 for void; one past the end for ids that are not listed.
-        unlisted = len(prediction.ids) + 1
-        position_of = np.full(max(int(id_map.max()), *prediction.ids, 0) + 1, unlisted, dtype=np.uint16)
-        position_of[[0, *prediction.ids]] = np.arange(unlisted)
-        positions = position_of[id_map]
-        present = np.zeros(unlisted + 1, dtype=bool)
-        present[positions] = True
-        if present[unlisted]:
-            unknown = int(id_map[positions == unlisted][0])
-            raise InputDataError(f"{prediction.png}: id {unknown} is not in segments_info of {self._file}.")
-        for segment_id, found in zip(prediction.ids, present[1:unlisted], strict=True):
-            if not found:
-                raise InputDataError(f"{prediction.png}: segment {segment_id} of {self._file} has no pixel in the PNG.")
-        return np.array([0, *prediction.stuff_ids], dtype=np.uint8)[positions]
+        # Ids come in long runs, so that few lookups are enough.
+        flat = id_map.ravel()
+        starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
+        found, of_run = np.unique(flat[starts], return_inverse=True)
+        stuff_of = dict(zip(prediction.ids, prediction.stuff_ids, strict=True)) | {0: 0}
+        present = found.tolist()
+        if unknown := [segment_id for segment_id in present if segment_id not in stuff_of]:
+            raise InputDataError(f"{prediction.png}: id {unknown[0]} is not in segments_info of {self._file}.")
+        if missing := stuff_of.keys() - {0, *present}:
+            raise InputDataError(f"{prediction.png}: segment {min(missing)} of {self._file} has no pixel in the PNG.")
+        stuff_ids = np.array([stuff_of[segment_id] for segment_id in present], dtype=np.uint8)
+        return np.repeat(stuff_ids[of_run], np.diff(starts, append=flat.size)).reshape(id_map.shape)
 
 
 def label_none(keys: Iterable[str]) -> Iterator[Labelled]:
