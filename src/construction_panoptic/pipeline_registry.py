@@ -3,11 +3,17 @@
 from kedro.framework.project import find_pipelines
 from kedro.pipeline import Pipeline
 
-MAIN_JOB = ("annotation_conversion", "detection_training", "mask_head_training", "panoptic_evaluation")
+MAIN_JOB = (
+    "annotation_conversion",
+    "detection_training",
+    "mask_head_training",
+    "panoptic_evaluation",
+    "error_analysis",
+)
 
 
 def register_pipelines() -> dict[str, Pipeline]:
-    """Register the pipelines by name; the default one is the main job, from CVAT exports to a PQ table."""
+    """Register the pipelines by name; the default one is the main job, from CVAT exports to PQ and its analysis."""
     found = find_pipelines(raise_errors=True)
     pipelines = {name: _in_namespace(name, pipeline) for name, pipeline in found.items() if name != "__default__"}
     # Kedro imports only the pipelines that a run names.

@@ -15,6 +15,7 @@ from construction_panoptic.evaluation.tables import class_quality_text, precisio
 PLACES = {
     "sample_raw_data": "sample exports",
     "rejected_records": "rejected records",
+    "repaired_records": "repaired records",
     "dataset_summary": "data set in numbers",
     "data_report": "data report",
     "split_audit": "split audit",
@@ -28,11 +29,14 @@ PLACES = {
     "average_precision": "AP in numbers",
     "panoptic_quality_picture": "PQ by class",
     "example_sheet": "example pictures",
+    "worst_images": "worst images",
+    "evaluation_report": "evaluation report",
     "prediction_results": "predicted pictures",
     "prediction_seen": "what was seen",
     "prediction_rejected": "files not readable",
     "exported_model": "exported model",
     "exported_onnx": "ONNX model",
+    "served_model": "model for MLflow",
 }
 
 

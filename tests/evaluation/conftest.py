@@ -1,6 +1,7 @@
 """A small data set on disk, with images of different sizes and blocks as segments."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from construction_panoptic.detr import DetrPanoptic, build_detr_panoptic
 from construction_panoptic.training.loading import BatchLoader, build_loader
 from construction_panoptic.training.samples import DetectionSamples, PanopticSamples
 from construction_panoptic.training.settings import AugmentationSettings
+from tests.evaluation.pairs import PanopticPair, make_random_pair
 
 CATEGORIES = [
     {"id": i, "name": f"class {i}", "supercategory": "x", "isthing": int(i > 2), "color": [i, i, i]}
@@ -117,3 +119,13 @@ def model() -> DetrPanoptic:
         model.bbox_attention.q_linear.weight.mul_(10)
         model.mask_head.lay1.weight[:, 32:].mul_(1000)
     return model.train()
+
+
+@pytest.fixture
+def random_pair(tmp_path: Path) -> Callable[..., PanopticPair]:
+    """Truth and noisy predictions of a few images, from a seed."""
+
+    def make(seed: int, noise: float = 0.25) -> PanopticPair:
+        return make_random_pair(tmp_path / str(seed), seed, noise)
+
+    return make

@@ -70,6 +70,20 @@ def test_the_written_numbers_are_those_of_pycocotools(
     assert [written[name] for name in names] == pytest.approx(list(evaluation.stats), abs=1e-12)
 
 
+def test_the_error_analysis_belongs_to_the_evaluation(finished: tuple[Project, str]) -> None:
+    reporting = finished[0].folder / "data" / "08_reporting"
+    quality = json.loads((reporting / "panoptic_quality.json").read_text())
+    budget = pd.read_csv(reporting / "errors" / "pq_loss_budget.csv").set_index("name")
+    for split in ("All", "Things", "Stuff"):
+        parts = budget.loc[[split], ["badly_outlined", "mislabelled", "missed", "spurious"]].to_numpy()
+        assert parts.sum() == pytest.approx(100 - 100 * quality[split]["pq"])
+    curve = pd.read_csv(reporting / "errors" / "threshold_curve.csv")
+    assert 0.05 in curve["threshold"].tolist()
+    assert curve["pq"].between(0, 1).all()
+    page = (reporting / "evaluation_report.html").read_text()
+    assert f"<b>{100 * quality['All']['pq']:.1f}</b>PQ All" in page
+
+
 def test_predictions_are_strict_coco_panoptic_results(finished: tuple[Project, str]) -> None:
     folder = finished[0].folder / "data" / "07_model_output" / "panoptic_predictions"
     predictions = json.loads((folder / "predictions.json").read_text())
@@ -103,7 +117,7 @@ def test_the_best_checkpoint_describes_itself(finished: tuple[Project, str]) -> 
 
 def test_pictures_can_be_opened(finished: tuple[Project, str]) -> None:
     pictures = sorted((finished[0].folder / "data" / "08_reporting").rglob("*.png"))
-    assert len(pictures) == 6
+    assert len(pictures) == 7
     for path in pictures:
         with Image.open(path) as picture:
             picture.load()

@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from construction_panoptic.visualisation.data_report import PICTURE_SIDE, ReportPicture, data_report
+from construction_panoptic.visualisation.data_report import data_report
+from construction_panoptic.visualisation.page import PICTURE_SIDE, ReportPicture
 
 SIDE = {"images": 3}
 SUMMARY = {
@@ -23,6 +24,7 @@ SUMMARY = {
     "val": SIDE,
     "groups": 4,
     "rejected": {"total": 7, "by_reason": {"zero_area": 5, "missing_file": 2}},
+    "repaired": {"total": 3, "by_reason": {"clipped": 3}},
     "fringe": {"within_pixels": 10, "pixels_before": 5000, "pixels_after": 20},
 }
 COUNTS = pd.DataFrame(
@@ -41,7 +43,16 @@ def test_the_page_holds_the_numbers_and_stands_alone() -> None:
     picture = ReportPicture(np.full((900, 600, 3), 200, np.uint8), 'yard/a "1" & ü.jpg: 40 % void')
     page = data_report(SUMMARY, COUNTS, {"Sizes of things": {"small": 3, "large": 0}}, [picture], {"wheel_loader": []})
     assert page.isascii()
-    for text in ("1,234", "12.5 %", "wheel loader", "zero_area", "5,000", "Sizes of things", 'name="viewport"'):
+    for text in (
+        "1,234",
+        "12.5 %",
+        "wheel loader",
+        "zero_area",
+        "clipped",
+        "5,000",
+        "Sizes of things",
+        'name="viewport"',
+    ):
         assert text in page
     assert "absent" not in page
     assert "<b>bad" not in page
@@ -52,7 +63,8 @@ def test_the_page_holds_the_numbers_and_stands_alone() -> None:
 
 
 def test_an_empty_data_set_has_a_page() -> None:
-    summary = SUMMARY | {"rejected": {"total": 0, "by_reason": {}}}
+    summary = SUMMARY | {key: {"total": 0, "by_reason": {}} for key in ["rejected", "repaired"]}
     page = data_report(summary, COUNTS.iloc[:0], {}, [], {})
     assert "Nothing was rejected" in page
+    assert "Nothing was changed" in page
     assert "No image stands out" in page

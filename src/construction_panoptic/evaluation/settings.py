@@ -27,7 +27,10 @@ class EvaluationSettings(BaseModel):
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto", description="Arithmetic; 'auto' is bfloat16 autocast on CUDA, float32 on a CPU."
     )
-    examples: PositiveInt = Field(default=8, description="Images on the sheet of examples.")
+    examples: PositiveInt = Field(default=8, description="Images on the sheet of examples, and on that of the worst.")
+    threshold_images: PositiveInt = Field(
+        default=64, description="Training images on which score thresholds are tried; each is predicted once."
+    )
 
     @property
     def quality_engine(self) -> Literal["hotcoco", "panopticapi"]:

@@ -9,7 +9,8 @@ from construction_panoptic.annotations.suspicion import images_of_classes, size_
 from construction_panoptic.annotations.taxonomy import Taxonomy
 from construction_panoptic.catalog.folders import ConvertedImages
 from construction_panoptic.pipelines.pictures import overlay_of
-from construction_panoptic.visualisation.data_report import ReportPicture, data_report
+from construction_panoptic.visualisation.data_report import data_report
+from construction_panoptic.visualisation.page import ReportPicture
 
 
 def report_data(

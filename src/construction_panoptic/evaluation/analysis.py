@@ -1,0 +1,180 @@
+"""Error analysis: which classes are confused, and what costs panoptic quality.
+
+The loss budget. With TP, FP, FN and IoU of a class as in PQ, and D = TP + FP/2 + FN/2,
+
+    100 - PQ = 100 / D · ( Σ over TP of (1 - IoU)  +  FP/2  +  FN/2 ),
+
+since PQ = 100 · ΣIoU / D. Every FN and FP has one outcome (`segments.match_segments`), which splits the sum:
+
+    badly_outlined = 100 / D · ( Σ over TP of (1 - IoU)  +  badly outlined FN / 2  +  badly outlined FP / 2 )
+    mislabelled    = 100 / D · ( mislabelled FN / 2  +  mislabelled FP / 2 )
+    missed         = 100 / D · missed FN / 2
+    spurious       = 100 / D · spurious FP / 2
+
+A mean over classes has the means of their parts, so the parts of All, Things and Stuff sum to 100 - PQ as well.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+LOSSES = ("badly_outlined", "mislabelled", "missed", "spurious")
+"""The parts of the loss budget."""
+
+SIZES = {"small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, 2**62)}
+"""COCO's sizes: areas in pixels, from … to below …"""
+
+Categories = Sequence[Mapping[str, Any]]
+
+
+def class_counts(segments: pd.DataFrame) -> pd.DataFrame:
+    """Count by class what PQ and its loss budget are made of.
+
+    Args:
+        segments: see :func:`~construction_panoptic.evaluation.segments.match_segments`.
+
+    Returns:
+        Index ``category_id``; columns ``tp``, ``fp``, ``fn`` (segments), ``iou`` (sum over true positives), and
+        ``badly_outlined``, ``mislabelled``, ``missed``, ``spurious`` (false ones, of both sides, with this outcome).
+    """
+    counted = segments[segments["outcome"] != "ignored"]
+    matched = counted["outcome"] == "matched"
+    true = counted["side"] == "true"
+    parts = {
+        "tp": matched & true,
+        "fp": ~matched & ~true,
+        "fn": ~matched & true,
+        "iou": counted["iou"].where(matched & true, 0.0),
+        **{name: counted["outcome"] == name for name in LOSSES},
+    }
+    return pd.DataFrame({"category_id": counted["category_id"], **parts}).groupby("category_id").sum()
+
+
+def loss_budget(segments: pd.DataFrame, categories: Categories) -> pd.DataFrame:
+    """Say what costs PQ: for All, Things, Stuff and each class, the parts of 100 - PQ.
+
+    Args:
+        segments: see :func:`~construction_panoptic.evaluation.segments.match_segments`.
+        categories: COCO categories with ``isthing``.
+
+    Returns:
+        A row each for All, Things, Stuff (means over the classes) and then each class that PQ counts, in the order of
+        ids. Columns ``name``, ``kind`` (all, thing, stuff), ``pq`` and :data:`LOSSES` (points, 0…100; NaN where there
+        is no class), which sum to 100, and ``tp``, ``fp``, ``fn``.
+    """
+    counts = class_counts(segments)
+    size = counts["tp"] + counts["fp"] / 2 + counts["fn"] / 2
+    outline = counts["tp"] - counts["iou"]
+    parts = counts[list(LOSSES)] / 2
+    parts["badly_outlined"] += outline
+    points = 100 * pd.concat([counts["iou"].rename("pq"), parts], axis=1).div(size, axis=0)
+    classes = _named(pd.concat([points, counts[["tp", "fp", "fn"]]], axis=1), categories)
+    means = [
+        {"name": name, "kind": kind, **group[["pq", *LOSSES]].mean(), **group[["tp", "fp", "fn"]].sum()}
+        for name, kind, group in (
+            ("All", "all", classes),
+            ("Things", "thing", classes[classes["kind"] == "thing"]),
+            ("Stuff", "stuff", classes[classes["kind"] == "stuff"]),
+        )
+    ]
+    return pd.concat([pd.DataFrame(means), classes], ignore_index=True)
+
+
+def confusion_matrix(segments: pd.DataFrame, categories: Categories) -> pd.DataFrame:
+    """Count which class true segments (rows) were predicted as (columns).
+
+    A pair has IoU > 0.5. A row sums to the true segments of its class, and the diagonal holds PQ's true positives. What
+    is badly outlined has no pair: it is missed on one side and spurious on the other.
+
+    Returns:
+        Column ``true``: the names of the classes that occur, in the order of ids, and ``spurious``; then an int column
+        each for these classes, and ``missed``.
+    """
+    from hotcoco import metrics
+
+    counted = segments[segments["outcome"] != "ignored"]
+    paired = counted["outcome"].isin(["matched", "mislabelled"])
+    true = counted["side"] == "true"
+    both, alone = counted[true & paired], counted[~paired]
+    missed, spurious = alone[alone["side"] == "true"], alone[alone["side"] == "predicted"]
+    occurring = {*counted["category_id"], *both["other_category_id"]}
+    known = [category for category in categories if category["id"] in occurring]
+    position = {category["id"]: k for k, category in enumerate(known)}
+    rows = [*both["category_id"].map(position), *missed["category_id"].map(position), *[None] * len(spurious)]
+    columns = [*both["other_category_id"].map(position), *[None] * len(missed), *spurious["category_id"].map(position)]
+    matrix = metrics.confusion_matrix(rows, columns, len(known))
+    names = [category["name"] for category in known]
+    table = pd.DataFrame(matrix.astype(np.int64), columns=pd.Index([*names, "missed"]))
+    table.insert(0, "true", [*names, "spurious"])
+    return table
+
+
+def size_quality(
+    segments: pd.DataFrame, categories: Categories, precision: Mapping[str, Any] | None = None
+) -> pd.DataFrame:
+    """PQ of small, medium and large segments, by COCO's limits of 32² and 96² pixels, and box AP beside it.
+
+    A pair has the size of its true segment, a false positive its own. The means are over the classes of that size.
+
+    Args:
+        segments: see :func:`~construction_panoptic.evaluation.segments.match_segments`.
+        categories: COCO categories with ``isthing``.
+        precision: COCO's 12 numbers, see :func:`~construction_panoptic.evaluation.precision.average_precision`.
+
+    Returns:
+        Columns ``size``, ``true_segments``, ``pq``, ``sq``, ``rq``, ``pq_things``, ``pq_stuff``, ``ap``, ``ar``
+        (fractions, NaN where there is none).
+    """
+    things = {category["id"] for category in categories if category["isthing"]}
+    # A matched prediction stands for the pair; its row is not counted by area.
+    rows = segments[(segments["side"] == "true") | ~segments["outcome"].isin(["matched", "ignored"])]
+    table = []
+    for size, (least, limit) in SIZES.items():
+        scores = class_scores(rows[(rows["area"] >= least) & (rows["area"] < limit)])
+        is_thing = scores.index.isin(things)
+        box = {key: (precision or {}).get(f"{key.upper()}{size[0]}", -1) for key in ("ap", "ar")}
+        table.append(
+            {
+                "size": size,
+                "true_segments": int((scores["tp"] + scores["fn"]).sum()),
+                **scores[["pq", "sq", "rq"]].mean(),
+                "pq_things": scores["pq"][is_thing].mean(),
+                "pq_stuff": scores["pq"][~is_thing].mean(),
+                **{key: float("nan") if value == -1 else value for key, value in box.items()},
+            }
+        )
+    return pd.DataFrame(table)
+
+
+def class_scores(segments: pd.DataFrame) -> pd.DataFrame:
+    """PQ, SQ and RQ by class (index ``category_id``, fractions; SQ is 0 without a true positive), tp, fp and fn."""
+    counts = class_counts(segments)
+    size = counts["tp"] + counts["fp"] / 2 + counts["fn"] / 2
+    pq, rq = counts["iou"] / size, counts["tp"] / size
+    sq = (counts["iou"] / counts["tp"]).fillna(0.0)
+    scores = pd.DataFrame({"pq": pq, "sq": sq, "rq": rq, **counts[["tp", "fp", "fn"]]})
+    return scores[size > 0]
+
+
+def image_scores(segments: pd.DataFrame) -> pd.Series:
+    """PQ of each image (fraction): the mean over the classes that occur in it; index ``image_id``, worst first.
+
+    An image without a segment that counts, true or predicted, has none.
+    """
+    scores = {identity: class_scores(rows)["pq"].mean() for identity, rows in segments.groupby("image_id")}
+    return pd.Series(scores, dtype=float).dropna().sort_values(kind="stable")
+
+
+def best_threshold(curve: pd.DataFrame) -> float:
+    """Give the threshold with the highest PQ in a `thresholds.threshold_curve`; of equals, the highest."""
+    return float(curve.sort_values(["pq", "threshold"])["threshold"].iloc[-1])
+
+
+def _named(classes: pd.DataFrame, categories: Categories) -> pd.DataFrame:
+    """Put name and kind of the categories that index the table before its columns."""
+    by_id = {category["id"]: category for category in categories}
+    classes.insert(0, "kind", ["thing" if by_id[identity]["isthing"] else "stuff" for identity in classes.index])
+    classes.insert(0, "name", [by_id[identity]["name"] for identity in classes.index])
+    return classes

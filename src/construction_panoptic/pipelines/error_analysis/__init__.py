@@ -1,0 +1,5 @@
+"""The error_analysis pipeline."""
+
+from construction_panoptic.pipelines.error_analysis.pipeline import create_pipeline
+
+__all__ = ["create_pipeline"]

@@ -1,0 +1,177 @@
+"""Nodes that say what the model does wrong, and set the evaluation report."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from PIL import Image
+from plotly import graph_objects as go
+
+from construction_panoptic.catalog.folders import ConvertedImages
+from construction_panoptic.detr import build_detr_panoptic
+from construction_panoptic.evaluation.analysis import confusion_matrix, image_scores, loss_budget, size_quality
+from construction_panoptic.evaluation.calibration import box_analysis, calibration_table
+from construction_panoptic.evaluation.examples import choose_images
+from construction_panoptic.evaluation.segments import match_segments
+from construction_panoptic.evaluation.settings import EvaluationSettings
+from construction_panoptic.evaluation.thresholds import THRESHOLDS, threshold_curve
+from construction_panoptic.pipelines.pictures import overlay_of
+from construction_panoptic.pipelines.training_run import class_count
+from construction_panoptic.training.device import resolve_device
+from construction_panoptic.training.loading import build_loader
+from construction_panoptic.training.samples import PanopticSamples
+from construction_panoptic.training.settings import MaskHeadSettings, ModelSettings, parse
+from construction_panoptic.visualisation.classes import ClassTable, legend_entries
+from construction_panoptic.visualisation.error_charts import (
+    calibration_chart,
+    confusion_chart,
+    loss_budget_chart,
+    threshold_chart,
+)
+from construction_panoptic.visualisation.evaluation_report import evaluation_report
+from construction_panoptic.visualisation.page import ReportPicture
+from construction_panoptic.visualisation.sheets import Example, example_sheet
+
+
+def match_all_segments(panoptic_val: dict[str, Any], converted: ConvertedImages, predictions: Path) -> pd.DataFrame:
+    """Say of every true and predicted segment of the validation set what became of it."""
+    results = json.loads((predictions / "predictions.json").read_text())
+    return match_segments(panoptic_val, converted.png_folder, results, predictions)
+
+
+def analyse_segments(
+    segments: pd.DataFrame, panoptic_val: dict[str, Any], precision: dict[str, Any]
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Say what costs PQ, which classes are confused, and how good small, medium and large segments are."""
+    categories = panoptic_val["categories"]
+    confusions = confusion_matrix(segments, categories)
+    return loss_budget(segments, categories), confusions, size_quality(segments, categories, precision)
+
+
+def analyse_scores(
+    detection_val: dict[str, Any], boxes: list[dict[str, Any]], segments: pd.DataFrame
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Compare scores with how many are right, and say what costs box AP."""
+    calibration, errors = box_analysis(detection_val, boxes)
+    return pd.concat([calibration, calibration_table(segments)], ignore_index=True), errors
+
+
+def try_thresholds(
+    checkpoint: dict[str, Any],
+    panoptic_train: dict[str, Any],
+    converted: ConvertedImages,
+    model_parameters: dict[str, Any],
+    mask_head_parameters: dict[str, Any],
+    parameters: dict[str, Any],
+) -> pd.DataFrame:
+    """Measure PQ of some training images at several score thresholds."""
+    settings = parse(EvaluationSettings, parameters, "panoptic_evaluation")
+    architecture = parse(ModelSettings, model_parameters, "model")
+    augmentation = parse(MaskHeadSettings, mask_head_parameters, "mask_head").augmentation
+    model = build_detr_panoptic(class_count(panoptic_train), **architecture.model_dump())
+    model.load_state_dict(checkpoint["model"])
+    device = resolve_device(settings.device)
+    truth = _some_images(panoptic_train, settings.threshold_images)
+    samples = PanopticSamples(truth, converted.image_folder, converted.png_folder, augmentation)
+    loader = build_loader(samples, batch_size=settings.batch_size, shuffle=False, workers=settings.workers)
+    return threshold_curve(
+        model.to(device),
+        loader,
+        truth,
+        converted.png_folder,
+        thresholds=[*THRESHOLDS, settings.threshold],
+        device=device,
+        precision=settings.precision,
+    )
+
+
+def draw_errors(
+    budget: pd.DataFrame,
+    confusions: pd.DataFrame,
+    calibration: pd.DataFrame,
+    thresholds: pd.DataFrame,
+    parameters: dict[str, Any],
+) -> tuple[go.Figure, go.Figure, go.Figure, go.Figure]:
+    """Draw the loss budget, the confusion matrix, the calibration and the effect of the threshold."""
+    threshold = parse(EvaluationSettings, parameters, "panoptic_evaluation").threshold
+    return (
+        loss_budget_chart(budget),
+        confusion_chart(confusions),
+        calibration_chart(calibration),
+        threshold_chart(thresholds, threshold),
+    )
+
+
+def draw_worst_images(
+    segments: pd.DataFrame,
+    panoptic_val: dict[str, Any],
+    converted: ConvertedImages,
+    predictions: Path,
+    parameters: dict[str, Any],
+) -> Image.Image:
+    """Set image, ground truth and prediction of the images with the lowest PQ side by side, worst first."""
+    count = parse(EvaluationSettings, parameters, "panoptic_evaluation").examples
+    return example_sheet(_worst(segments, panoptic_val, converted, predictions, count))
+
+
+def report_evaluation(
+    quality: dict[str, Any],
+    precision: dict[str, Any],
+    budget: pd.DataFrame,
+    confusions: pd.DataFrame,
+    sizes: pd.DataFrame,
+    calibration: pd.DataFrame,
+    box_errors: pd.DataFrame,
+    thresholds: pd.DataFrame,
+    segments: pd.DataFrame,
+    panoptic_val: dict[str, Any],
+    converted: ConvertedImages,
+    predictions: Path,
+    parameters: dict[str, Any],
+) -> str:
+    """Set the evaluation report.
+
+    Returns:
+        An HTML page with its charts and pictures inside.
+    """
+    settings = parse(EvaluationSettings, parameters, "panoptic_evaluation")
+    worst = _worst(segments, panoptic_val, converted, predictions, settings.examples)
+    pairs = [
+        (
+            ReportPicture(example.truth, f"{example.title}: ground truth"),
+            ReportPicture(example.prediction, f"{example.title}: PQ {100 * (example.quality or 0):.1f}"),
+        )
+        for example in worst
+        if example.truth is not None and example.prediction is not None
+    ]
+    return evaluation_report(
+        quality, precision, budget, confusions, sizes, calibration, box_errors, thresholds, settings.threshold, pairs
+    )
+
+
+def _some_images(truth: dict[str, Any], count: int) -> dict[str, Any]:
+    """Leave ``count`` images of a COCO panoptic file, spread evenly over their names."""
+    chosen = choose_images(truth, count)
+    known = {image["id"] for image in chosen}
+    annotations = [annotation for annotation in truth["annotations"] if annotation["image_id"] in known]
+    return {**truth, "images": chosen, "annotations": annotations}
+
+
+def _worst(
+    segments: pd.DataFrame, truth: dict[str, Any], converted: ConvertedImages, predictions: Path, count: int
+) -> list[Example]:
+    """Draw the images with the lowest PQ."""
+    classes = ClassTable.from_categories(truth["categories"])
+    images = {image["id"]: image for image in truth["images"]}
+    true = {annotation["image_id"]: annotation for annotation in truth["annotations"]}
+    results = json.loads((predictions / "predictions.json").read_text())
+    predicted = {annotation["image_id"]: annotation for annotation in results["annotations"]}
+    examples = []
+    for identity, quality in image_scores(segments).head(count).items():
+        image, pair = images[identity], (true[identity], predicted[identity])
+        photograph, truth_overlay = overlay_of(converted.image_folder, converted.png_folder, image, pair[0], classes)
+        _, prediction = overlay_of(converted.image_folder, predictions, image, pair[1], classes)
+        legend = legend_entries([*pair[0]["segments_info"], *pair[1]["segments_info"]], classes)
+        examples.append(Example(photograph, image["file_name"], truth_overlay, prediction, float(quality), legend))
+    return examples

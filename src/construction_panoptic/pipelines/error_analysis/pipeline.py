@@ -1,0 +1,91 @@
+"""Wiring of the error analysis: what the model does wrong, and the evaluation report."""
+
+from typing import Any
+
+from kedro.pipeline import Node, Pipeline
+
+from construction_panoptic.pipelines.error_analysis import nodes
+
+
+def create_pipeline(**_: Any) -> Pipeline:
+    """Match segments, split the loss of PQ, check scores and threshold, draw, and report."""
+    return Pipeline(
+        [
+            Node(
+                nodes.match_all_segments,
+                inputs=["panoptic_val", "converted_images", "panoptic_predictions"],
+                outputs="segment_matches",
+                name="match_true_and_predicted_segments",
+            ),
+            Node(
+                nodes.analyse_segments,
+                inputs=["segment_matches", "panoptic_val", "average_precision"],
+                outputs=["pq_loss_budget", "confusion_matrix", "size_quality"],
+                name="say_what_costs_panoptic_quality",
+            ),
+            Node(
+                nodes.analyse_scores,
+                inputs=["detection_val", "box_predictions", "segment_matches"],
+                outputs=["calibration", "box_errors"],
+                name="compare_scores_with_what_is_right",
+            ),
+            Node(
+                nodes.try_thresholds,
+                inputs=[
+                    "best_model",
+                    "panoptic_train",
+                    "converted_images",
+                    "params:model",
+                    "params:mask_head",
+                    "params:panoptic_evaluation",
+                ],
+                outputs="threshold_curve",
+                name="try_score_thresholds_on_training_images",
+            ),
+            Node(
+                nodes.draw_errors,
+                inputs=[
+                    "pq_loss_budget",
+                    "confusion_matrix",
+                    "calibration",
+                    "threshold_curve",
+                    "params:panoptic_evaluation",
+                ],
+                outputs=["pq_loss_chart", "confusion_chart", "calibration_chart", "threshold_chart"],
+                name="draw_errors",
+            ),
+            Node(
+                nodes.draw_worst_images,
+                inputs=[
+                    "segment_matches",
+                    "panoptic_val",
+                    "converted_images",
+                    "panoptic_predictions",
+                    "params:panoptic_evaluation",
+                ],
+                outputs="worst_images",
+                name="draw_worst_images",
+            ),
+            Node(
+                nodes.report_evaluation,
+                inputs=[
+                    "panoptic_quality",
+                    "average_precision",
+                    "pq_loss_budget",
+                    "confusion_matrix",
+                    "size_quality",
+                    "calibration",
+                    "box_errors",
+                    "threshold_curve",
+                    "segment_matches",
+                    "panoptic_val",
+                    "converted_images",
+                    "panoptic_predictions",
+                    "params:panoptic_evaluation",
+                ],
+                outputs="evaluation_report",
+                name="report_evaluation",
+            ),
+        ],
+        inputs={"best_model": "mask_head.best"},
+    )
