@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from construction_panoptic.annotations.settings import ConversionSettings
 from construction_panoptic.evaluation.settings import EvaluationSettings
 from construction_panoptic.prediction import PredictionSettings
+from construction_panoptic.prediction.settings import ExportSettings
 from construction_panoptic.sample import SampleSettings
 from construction_panoptic.training.settings import MaskHeadSettings, ModelSettings, StageSettings, parse
 
@@ -22,6 +23,7 @@ SETTINGS: dict[str, type[BaseModel]] = {
     "mask_head": MaskHeadSettings,
     "panoptic_evaluation": EvaluationSettings,
     "prediction": PredictionSettings,
+    "model_export": ExportSettings,
 }
 
 

@@ -93,6 +93,9 @@ def test_the_model_is_exported(trained_project: Project, images: Path, tmp_path:
         "model.onnx",
         "onnx_report.json",
     }
+    registration = json.loads((folder.parent / "served" / "registration.json").read_text())
+    assert registration["uri"] == "models:/construction_panoptic/1"
+    assert registration["run_id"]
     command = [sys.executable, "-m", "construction_panoptic", "predict", str(images), "--model", str(folder)]
     subprocess.run([*command, "--out", str(tmp_path / "out")], check=True, cwd=tmp_path)
     assert set(pd.read_csv(tmp_path / "out" / "seen.csv")["image"]) == {"a.png", "b.png"}

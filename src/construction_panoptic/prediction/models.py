@@ -109,3 +109,11 @@ def load_model(path: Path | str) -> TrainedModel:
     if not path.is_file():
         raise CheckpointError(f"There is no model at {path}. Train one (kedro run), or say where it is: --model PATH.")
     return trained_model(read_checkpoint(path), str(path))
+
+
+@dataclass(frozen=True)
+class ModelToServe:
+    """A model to be served by MLflow, and its name in the model registry (None: it is not registered)."""
+
+    trained: TrainedModel
+    name: str | None

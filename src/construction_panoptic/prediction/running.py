@@ -87,7 +87,9 @@ def predict_source(
         while group := list(islice(pictures, settings.batch_size)):
             good = [item for item in group if isinstance(item, Picture)]
             batches = (
-                [collate([_sample(p, done + k, trained.augmentation) for k, p in enumerate(good, 1)])] if good else []
+                [collate([_sample(p.pixels, p.name, done + k, trained.augmentation) for k, p in enumerate(good, 1)])]
+                if good
+                else []
             )
             predictions = predict_images(
                 model,
@@ -104,6 +106,24 @@ def predict_source(
                 else:
                     yield PredictedPicture(item, next(predictions), threshold)
             done += len(good)
+
+
+def predict_pixels(
+    trained: TrainedModel, images: Iterable[NDArray[np.uint8]], threshold: float | None = None
+) -> Iterator[ImagePrediction]:
+    """Predict images that are in memory, one at a time, where the model is.
+
+    Args:
+        trained: the model.
+        images: uint8 [H, W, 3] each, RGB, upright.
+        threshold: least score of a segment, 0…1; by default the model's own.
+    """
+    yield from predict_images(
+        trained.model,
+        (collate([_sample(pixels, str(k), k, trained.augmentation)]) for k, pixels in enumerate(images, 1)),
+        categories=trained.categories,
+        threshold=trained.threshold if threshold is None else threshold,
+    )
 
 
 def _count(files: Iterable[SourceFile], every: int) -> int | None:
@@ -132,14 +152,16 @@ def _pictures(files: Iterable[SourceFile], every: int) -> Iterator[Picture | Rej
             yield RejectedFile(file.name, "unreadable_video", str(error))
 
 
-def _sample(picture: Picture, image_id: int, settings: AugmentationSettings) -> tuple[Tensor, Target]:
+def _sample(
+    image: NDArray[np.uint8], name: str, image_id: int, settings: AugmentationSettings
+) -> tuple[Tensor, Target]:
     """An image as `ImageFiles` gives it, from pixels."""
-    pixels = torch.from_numpy(picture.pixels.copy()).permute(2, 0, 1)
-    image = evaluation_resize(pixels, settings)
+    pixels = torch.from_numpy(image.copy()).permute(2, 0, 1)
+    resized = evaluation_resize(pixels, settings)
     target: Any = {
         "image_id": torch.tensor(image_id),
-        "file_name": picture.name,
+        "file_name": name,
         "orig_size": torch.tensor(pixels.shape[-2:]),
-        "size": torch.tensor(image.shape[-2:]),
+        "size": torch.tensor(resized.shape[-2:]),
     }
-    return normalise(image, settings), target
+    return normalise(resized, settings), target

@@ -27,3 +27,15 @@ class PredictionSettings(BaseModel):
         default="auto", description="Arithmetic; 'auto' is bfloat16 autocast on CUDA, float32 on a CPU."
     )
     every_nth_frame: PositiveInt = Field(default=1, description="Of a video, predict the frames 0, n, 2n, ….")
+
+
+class ExportSettings(BaseModel):
+    """How the model is handed on."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    registered_name: str | None = Field(
+        default="construction_panoptic",
+        pattern=r"^[^/:]+$",
+        description="Name in MLflow's model registry, where each export is a new version; null: not registered.",
+    )

@@ -2,8 +2,10 @@
 
 from typing import Any
 
-from construction_panoptic.prediction.models import TrainedModel, trained_model
+from construction_panoptic.prediction.models import ModelToServe, TrainedModel, trained_model
 from construction_panoptic.prediction.onnx_export import onnx_model
+from construction_panoptic.prediction.settings import ExportSettings
+from construction_panoptic.training.settings import parse
 
 
 def describe_model(checkpoint: dict[str, Any]) -> TrainedModel:
@@ -14,3 +16,8 @@ def describe_model(checkpoint: dict[str, Any]) -> TrainedModel:
 def convert_to_onnx(trained: TrainedModel) -> tuple[bytes, dict[str, Any]]:
     """Convert the exported model to ONNX, and compare the two."""
     return onnx_model(trained)
+
+
+def name_model(trained: TrainedModel, parameters: dict[str, Any]) -> ModelToServe:
+    """Give the exported model its name in the model registry."""
+    return ModelToServe(trained, parse(ExportSettings, parameters, "model_export").registered_name)

@@ -8,7 +8,7 @@ from construction_panoptic.pipelines.model_export import nodes
 
 
 def create_pipeline(**_: Any) -> Pipeline:
-    """Export the best model as safetensors with a description, and as ONNX."""
+    """Export the best model as safetensors with a description, as ONNX, and as a model that MLflow serves."""
     return Pipeline(
         [
             Node(nodes.describe_model, inputs="mask_head.best", outputs="exported_model", name="export_weights"),
@@ -17,6 +17,12 @@ def create_pipeline(**_: Any) -> Pipeline:
                 inputs="exported_model",
                 outputs=["exported_onnx", "exported_onnx_report"],
                 name="export_onnx",
+            ),
+            Node(
+                nodes.name_model,
+                inputs=["exported_model", "params:model_export"],
+                outputs="served_model",
+                name="register_model",
             ),
         ]
     )

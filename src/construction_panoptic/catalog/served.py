@@ -1,0 +1,136 @@
+"""The entry for the model that MLflow serves."""
+
+import base64
+import shutil
+import tempfile
+from importlib.metadata import version
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pandas as pd
+from mlflow.exceptions import MlflowException
+from mlflow.models import ModelSignature
+from mlflow.pyfunc import PyFuncModel, load_model, save_model
+from mlflow.types.schema import AnyType, Array, ColSpec, DataType, Object, ParamSchema, ParamSpec, Property, Schema
+from PIL import Image
+
+from construction_panoptic.catalog.folders import LocalDataset
+from construction_panoptic.errors import UserError
+from construction_panoptic.files import write_json
+from construction_panoptic.prediction.exported import export_model
+from construction_panoptic.prediction.models import ModelToServe
+
+PACKAGE = Path(__file__).parents[1]
+REGISTRATION = "registration.json"
+# What predicting takes; the project itself goes into the folder.
+REQUIREMENTS = (
+    *("av", "imagehash", "mlflow", "numpy", "pandas", "pillow", "pycocotools", "pydantic", "safetensors", "scipy"),
+    *("torch", "torchvision", "tqdm"),
+)
+
+
+class ServedModelDataset(LocalDataset):
+    """A folder with an MLflow pyfunc model, which is also registered in MLflow's model registry.
+
+    The folder is self-contained: weights, description, the code of this project, and the versions of the libraries.
+
+    Args:
+        filepath: local path of the folder; ``registration.json`` in it is written last.
+        metadata: arbitrary metadata, for plugins.
+    """
+
+    def load(self) -> PyFuncModel:
+        """Give the model; its ``predict`` takes a table with the column ``image``."""
+        return load_model(str(self._filepath))
+
+    def save(self, data: ModelToServe) -> None:
+        """Write the folder under a temporary name, rename it, and register the model.
+
+        Raises:
+            UserError: the registry cannot be reached or refuses the model; the folder is there all the same.
+        """
+        self.invalidate()
+        self._filepath.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=self._filepath.parent, prefix=".served_") as temporary:
+            exported, folder = Path(temporary) / "exported", Path(temporary) / "model"
+            export_model(data.trained, exported)
+            save_model(
+                folder,
+                python_model=str(PACKAGE / "prediction" / "served_model.py"),
+                code_paths=[str(PACKAGE)],
+                artifacts={"model": str(exported)},
+                signature=signature(data.trained.threshold),
+                input_example=input_example(),
+                pip_requirements=[f"{name}=={version(name).partition('+')[0]}" for name in REQUIREMENTS],
+            )
+            shutil.rmtree(self._filepath, ignore_errors=True)
+            folder.rename(self._filepath)
+        registered = None if data.name is None else register(self._filepath, data.name)
+        write_json(self._filepath / REGISTRATION, registered)
+
+    def invalidate(self) -> None:
+        """Mark the folder as incomplete: the model has changed."""
+        (self._filepath / REGISTRATION).unlink(missing_ok=True)
+
+    def _exists(self) -> bool:
+        return (self._filepath / REGISTRATION).is_file()
+
+
+def signature(threshold: float) -> ModelSignature:
+    """Describe input and output; see `prediction.answering.answer`. The threshold is the default of the parameter."""
+    segment = Object(
+        [
+            *(Property(name, DataType.long) for name in ("id", "category_id", "area")),
+            Property("class", DataType.string),
+            Property("isthing", DataType.boolean),
+            Property("score", DataType.double),
+            Property("bbox", Array(DataType.long)),
+            Property("rle", Object([Property("size", Array(DataType.long)), Property("counts", DataType.string)])),
+        ]
+    )
+    outputs: list[Any] = [
+        *(ColSpec(DataType.long, name) for name in ("width", "height")),
+        ColSpec(Array(segment), "segments"),
+        ColSpec(DataType.string, "png"),
+    ]
+    return ModelSignature(
+        inputs=Schema([ColSpec(AnyType(), "image")]),
+        outputs=Schema(outputs),
+        params=ParamSchema([ParamSpec("threshold", DataType.double, threshold)]),
+    )
+
+
+def input_example() -> pd.DataFrame:
+    """Give a small picture as base64, as one would send it."""
+    stream = BytesIO()
+    Image.radial_gradient("L").resize((96, 64)).convert("RGB").save(stream, format="PNG")
+    return pd.DataFrame({"image": [base64.b64encode(stream.getvalue()).decode()]})
+
+
+def register(folder: Path, name: str) -> dict[str, Any]:
+    """Log a model's folder as an MLflow logged model, of the active run if there is one, and register it.
+
+    Returns:
+        ``name``, ``version``, ``model_id``, ``run_id`` (None without a run) and ``uri`` of the new version.
+
+    Raises:
+        UserError: MLflow did not take it.
+    """
+    run = mlflow.active_run()
+    tags = {} if run is None else {"run_id": run.info.run_id}
+    try:
+        client = mlflow.MlflowClient()
+        model = mlflow.initialize_logged_model(name, tags=tags)
+        client.log_model_artifacts(model.model_id, str(folder))
+        mlflow.finalize_logged_model(model.model_id, "READY")
+        registered = mlflow.register_model(f"models:/{model.model_id}", name, tags=tags)
+    except (MlflowException, OSError) as error:
+        raise UserError(
+            f"The model is in {folder}, but MLflow ({mlflow.get_tracking_uri()}) did not register it as {name!r}: "
+            f"{str(error).splitlines()[0]} Run model_export again, or set model_export.registered_name to null."
+        ) from error
+    uri = f"models:/{name}/{registered.version}"
+    run_id = model.source_run_id
+    return {"name": name, "version": registered.version, "model_id": model.model_id, "run_id": run_id, "uri": uri}
