@@ -12,6 +12,11 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 # MLflow sets its own logging up when it is imported.
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
 
+# A tracking server that is away or slow holds a training up for a minute at most, then what it should get is kept.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")  # seconds
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
+
 from construction_panoptic.catalog.freshness import FreshnessHook
 from construction_panoptic.reporting import ReportHook
 from construction_panoptic.tracking import TrackingHook

@@ -117,7 +117,7 @@ def test_the_best_checkpoint_describes_itself(finished: tuple[Project, str]) -> 
 
 def test_pictures_can_be_opened(finished: tuple[Project, str]) -> None:
     pictures = sorted((finished[0].folder / "data" / "08_reporting").rglob("*.png"))
-    assert len(pictures) == 7
+    assert len(pictures) == 9
     for path in pictures:
         with Image.open(path) as picture:
             picture.load()
@@ -129,12 +129,24 @@ def test_mlflow_has_the_run(finished: tuple[Project, str]) -> None:
     client = mlflow.MlflowClient(f"sqlite:///{folder}/mlflow.db")
     experiment = client.get_experiment_by_name("construction_panoptic")
     assert experiment is not None
-    (run,) = client.search_runs([experiment.experiment_id])
-    assert run.info.status == "FINISHED"
-    assert run.info.run_name == "tiny"
+    runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    assert set(runs) == {"tiny", "tiny detection", "tiny mask_head"}
+    assert {run.info.status for run in runs.values()} == {"FINISHED"}
+    run = runs["tiny"]
     assert run.data.params["detection.optimizer.lr"] == "0.0006"
     assert run.data.params["mask_head.epochs"] == "2"
-    assert [m.step for m in client.get_metric_history(run.info.run_id, "detection/train/loss")] == [1, 2]
+    for stage, metric in (("detection", "train/loss"), ("mask_head", "time/epoch_seconds")):
+        training = runs[f"tiny {stage}"]
+        assert training.data.tags["mlflow.parentRunId"] == run.info.run_id
+        assert training.data.tags["stage"] == stage
+        history = client.get_metric_history(training.info.run_id, f"{stage}/{metric}")
+        assert sorted(m.step for m in history) == [1, 2]
+        pictures = [file.path for file in client.list_artifacts(training.info.run_id, "images")]
+        assert [sum(f"+step+{epoch}+" in path for path in pictures) for epoch in (1, 2)] == [2, 2]  # and a thumbnail
+    models = {model.name: model for model in client.search_logged_models([experiment.experiment_id])}
+    assert set(models) == {"detection-best", "detection-last", "mask_head-best", "mask_head-last"}
+    assert models["detection-last"].params == {"epoch": "2"}
+    assert {metric.step for metric in models["detection-last"].metrics or []} == {2}
     quality = json.loads((folder / "data/08_reporting/panoptic_quality.json").read_text())
     for split in ("All", "Things", "Stuff"):
         assert run.data.metrics[f"pq/{split}"] == pytest.approx(quality[split]["pq"])

@@ -9,6 +9,7 @@ from construction_panoptic.catalog.files import (
     ParquetDataset,
     PictureDataset,
     PlotlyDataset,
+    ProgressDataset,
 )
 from construction_panoptic.catalog.folders import (
     ConvertedImagesDataset,
@@ -32,6 +33,7 @@ __all__ = [
     "PictureDataset",
     "PlotlyDataset",
     "PredictionsDataset",
+    "ProgressDataset",
     "ResumeDataset",
     "StuffLabelsDataset",
 ]

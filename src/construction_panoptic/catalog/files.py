@@ -90,6 +90,18 @@ class PictureDataset(AtomicSave, ImageDataset):
         return picture_preview(self.load())
 
 
+class ProgressDataset(PictureDataset):
+    """A picture that is drawn anew from time to time; ``UNCHANGED`` leaves it, and there need not be one."""
+
+    def save(self, data: Image.Image | str) -> None:
+        """Save the picture."""
+        if not isinstance(data, str):
+            super().save(data)
+
+    def _exists(self) -> bool:
+        return True  # a training without pictures is complete
+
+
 def shortened(data: Any) -> Any:
     """Cut the lists in a JSON document to three items, the fourth says how many more there are; so for long texts."""
     if isinstance(data, dict):

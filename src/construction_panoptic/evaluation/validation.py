@@ -6,7 +6,7 @@ without it.
 """
 
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,6 +19,7 @@ from construction_panoptic.evaluation.precision import PrecisionEngine, average_
 from construction_panoptic.evaluation.predicting import (
     PREDICTIONS_FILE,
     THRESHOLD,
+    ImagePrediction,
     predict_boxes,
     predict_images,
     write_predictions,
@@ -48,6 +49,7 @@ def detection_validator(
     engine: PrecisionEngine = "hotcoco",
     precision: str = "auto",
     stage: Stage | None = None,
+    watch: Callable[[list[dict[str, Any]]], None] | None = None,
 ) -> Validator:
     """Make the callback of the detection stage.
 
@@ -57,6 +59,7 @@ def detection_validator(
         engine: see `average_precision`.
         precision: arithmetic of the network, ``auto``, ``float32`` or ``bfloat16``.
         stage: also give this stage's losses, for a second pass over the images.
+        watch: called with all predicted boxes, as COCO box results.
 
     Returns:
         A callback that gives ``val/ap``, ``val/ap50``, ``val/ap75``, ``val/ap_small``, ``val/ap_medium``,
@@ -74,6 +77,8 @@ def detection_validator(
     def validate(model: nn.Module, _epoch: int) -> dict[str, float]:
         detector = cast("Detr | DetrPanoptic", model)
         boxes = predict_boxes(detector, loader, category_ids=category_ids, precision=precision)
+        if watch is not None:
+            watch(boxes)
         scores = average_precision(data, boxes, engine=engine)
         metrics = {f"val/{name}": scores[number] for name, number in _PRECISION_METRICS.items()}
         metrics = {name: value for name, value in metrics.items() if value != -1}
@@ -91,6 +96,7 @@ def panoptic_validator(
     engine: QualityEngine = "hotcoco",
     precision: str = "auto",
     stage: Stage | None = None,
+    watch: Callable[[ImagePrediction], None] | None = None,
     scratch: Path | str | None = None,
 ) -> Validator:
     """Make the callback of the mask-head stage.
@@ -103,6 +109,7 @@ def panoptic_validator(
         engine: see `panoptic_quality`.
         precision: arithmetic of the network, ``auto``, ``float32`` or ``bfloat16``.
         stage: also give this stage's losses, for a second pass over the images.
+        watch: called with each prediction.
         scratch: an existing folder for the predicted PNGs, which are removed at once; the system's by
             default.
 
@@ -129,11 +136,20 @@ def panoptic_validator(
                 threshold=threshold,
                 precision=precision,
             )
-            write_predictions(predictions, folder)
+            write_predictions(_watched(predictions, watch), folder)
             quality = panoptic_quality(data, truth_folder, folder / PREDICTIONS_FILE, folder, engine=engine)
         return _quality_metrics(quality) | _losses(stage, loader, precision)
 
     return validate
+
+
+def _watched(
+    predictions: Iterable[ImagePrediction], watch: Callable[[ImagePrediction], None] | None
+) -> Iterator[ImagePrediction]:
+    for prediction in predictions:
+        if watch is not None:
+            watch(prediction)
+        yield prediction
 
 
 def _quality_metrics(quality: dict[str, Any]) -> dict[str, float]:

@@ -7,26 +7,29 @@ from typing import Any
 
 import pandas as pd
 import torch
+from PIL import Image
 from torch import Tensor
 
 from construction_panoptic.catalog.checkpoints import UNCHANGED
+from construction_panoptic.pipelines.pictures import ProgressSheet
 from construction_panoptic.training.loading import BatchLoader, build_loader
 from construction_panoptic.training.loop import EpochResult
 from construction_panoptic.training.samples import DetectionSamples, PanopticSamples
 from construction_panoptic.training.settings import ModelSettings, StageSettings
 
-TrainingOutputs = tuple[dict[str, Any] | str, pd.DataFrame, pd.DataFrame, dict[str, Any]]
+TrainingOutputs = tuple[dict[str, Any] | str, pd.DataFrame, pd.DataFrame, Image.Image | str, dict[str, Any]]
 
 
-def outputs_of(epochs: Iterator[EpochResult]) -> Iterator[TrainingOutputs]:
-    """Give best checkpoint, history, timings and last checkpoint of each epoch, in the order in which to save them.
+def outputs_of(epochs: Iterator[EpochResult], progress: ProgressSheet) -> Iterator[TrainingOutputs]:
+    """Give the outputs of each epoch, in the order in which to save them.
 
-    The last checkpoint comes last: a run that is killed in between redoes the epoch. Within an epoch, only the last
-    checkpoint is new.
+    Best checkpoint, history, timings, picture of the progress, last checkpoint. That comes last: a run that is killed
+    in between redoes the epoch. Within an epoch, only the last checkpoint is new.
     """
     for result in epochs:
         best = UNCHANGED if result.best is None else result.best
-        yield best, _table(result.history), _table(result.timings), result.checkpoint
+        picture = progress.take(result.epoch) or UNCHANGED
+        yield best, _table(result.history), _table(result.timings), picture, result.checkpoint
 
 
 def _table(rows: list[dict[str, float]]) -> pd.DataFrame:

@@ -1,43 +1,57 @@
 """Streams metrics, tables, pictures, checkpoints and data sets to MLflow as Kedro saves and loads them.
 
-What is sent stands in the catalog, under ``metadata.mlflow`` of an entry:
+The run of ``kedro run``, which kedro-mlflow opens, has parameters, final numbers, tables and pictures; each training
+has a run of its own in it, see `stage_run`. What is sent stands in the catalog, under ``metadata.mlflow`` of an entry:
 
-``history: <prefix>``
-    The entry is a table with one row an epoch and a column ``epoch``; each new row is sent when it is saved.
+``history: <stage>``
+    The entry is a table with one row an epoch and a column ``epoch``; it makes its node a training. Each new row is
+    sent when it is saved. Of several such tables of a training, the first has the numbers that do not vary.
+``checkpoint: <which>``
+    The file is the training's checkpoint; the last one that it saved becomes the logged model ``<stage>-<which>``.
+``epochs: <key>``
+    The picture is sent each time it is saved, for the epoch of the history saved before.
 ``rows: {name: <column>, values: [<column>, …]}``
     The entry is a table; each value column becomes metrics ``<column>/<name>``.
+``table: <file>``
+    The entry is a CSV file, which is logged as a table when its node has finished.
 ``artifact: <folder>``
     The file or folder is sent when its node has finished.
 ``input: <context>``
     The file is a data set of the run; it is recorded with its digest when it is loaded or saved.
 """
 
-import hashlib
 import logging
-import math
-import os
-import socket
-import subprocess
+import time
 import warnings
 from pathlib import Path
 from typing import Any
 
 import mlflow
-import pandas as pd
-import psutil
-import torch
 from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
 from kedro.io import CatalogProtocol
+from kedro.pipeline.node import Node
 from mlflow.data.dataset_source_registry import resolve_dataset_source
 from mlflow.data.meta_dataset import MetaDataset
+from mlflow.entities import DatasetInput, InputTag
 from mlflow.exceptions import MlflowException
 
+from construction_panoptic.catalog.checkpoints import read_checkpoint
 from construction_panoptic.catalog.files import local_path
+from construction_panoptic.tracking import outbox
+from construction_panoptic.tracking.facts import (
+    close_abandoned_runs,
+    device_name,
+    file_digest,
+    git_tags,
+    process_tags,
+    row_metrics,
+)
+from construction_panoptic.tracking.stage_run import StageRun, close_stage_runs
 
 logger = logging.getLogger(__name__)
 
-DIGEST_LENGTH = 32  # MLflow keeps at most 36 characters
+STATE_FOLDER = ".mlflow"
 
 
 class TrackingHook:
@@ -46,60 +60,82 @@ class TrackingHook:
     def __init__(self) -> None:
         self._project = Path.cwd()
         self._catalog: CatalogProtocol | None = None
-        self._sent_epochs: dict[str, int] = {}
-        self._inputs: set[str] = set()
-        self._pending: dict[str, str] = {}
+        self._tags: dict[str, str] = {}
+        self._inputs: dict[str, DatasetInput] = {}
+        self._pending: dict[str, dict[str, Any]] = {}
+        self._stage: StageRun | None = None
+        self._checkpoints: dict[str, str] = {}
 
-    @hook_impl
+    @hook_impl(tryfirst=True)
     def after_context_created(self, context: KedroContext) -> None:
-        """Switch system metrics on before kedro-mlflow opens the run."""
+        """Prepare MLflow before kedro-mlflow uses it: system metrics, and a server that may be away."""
         self._project = context.project_path
         mlflow.enable_system_metrics_logging()
+        outbox.install(self._project / STATE_FOLDER / "outbox")
 
     @hook_impl
     def before_pipeline_run(self, catalog: CatalogProtocol) -> None:
-        """Tag the run with what it takes to repeat it: commit and device."""
-        self._catalog, self._sent_epochs, self._inputs, self._pending = catalog, {}, set(), {}
+        """Tag the run with what it takes to repeat it, and bring in order what earlier runs have left."""
+        self._catalog, self._inputs, self._pending, self._stage = catalog, {}, {}, None
         run = mlflow.active_run()
         if run is None:
             return
+        self._send(outbox.send_former, self._project / STATE_FOLDER / "outbox", mlflow.get_tracking_uri())
         self._send(close_abandoned_runs, run.info.experiment_id)
-        tags = {**git_tags(self._project), "device": device_name(), **process_tags()}
-        if run.info.run_name == "__default__":
-            tags["mlflow.runName"] = "main_job"
-        self._send(mlflow.set_tags, tags)
+        self._tags = {**git_tags(self._project), "device": device_name(), **process_tags()}
+        name = {"mlflow.runName": "main_job"} if run.info.run_name == "__default__" else {}
+        self._send(mlflow.set_tags, self._tags | name)
 
     @hook_impl
     def after_dataset_loaded(self, dataset_name: str) -> None:
         """Record a data set that the run reads."""
         self._record_input(dataset_name)
 
+    @hook_impl(tryfirst=True)
+    def before_node_run(self, node: Node, inputs: dict[str, Any]) -> None:
+        """Finish with the node before, a training perhaps, and open the run of a training."""
+        self._end_node("FINISHED")
+        for name in node.outputs:
+            stage = self._wanted(name).get("history")
+            if stage is not None:
+                self._send(self._open_stage, stage, name, node, inputs)
+                break
+
     @hook_impl
     def after_dataset_saved(self, dataset_name: str, data: Any) -> None:
         """Send metrics at once, so that they show while the epoch loop runs."""
         wanted = self._wanted(dataset_name)
-        if "history" in wanted:
-            self._send_history(dataset_name, wanted["history"], data)
+        if "history" in wanted and self._stage is not None:
+            self._send(self._stage.send_history, dataset_name, data)
+        if "checkpoint" in wanted:
+            self._checkpoints[dataset_name] = wanted["checkpoint"]
+        if "epochs" in wanted and not isinstance(data, str):
+            self._send_epoch_picture(dataset_name, wanted["epochs"])
         if "rows" in wanted:
             self._send(mlflow.log_metrics, row_metrics(data, **wanted["rows"]))
-        if "artifact" in wanted:
-            self._pending[dataset_name] = wanted["artifact"]
+        if "artifact" in wanted or "table" in wanted:
+            self._pending[dataset_name] = wanted
         self._record_input(dataset_name)
-
-    @hook_impl(tryfirst=True)
-    def before_node_run(self) -> None:
-        """Send the artifacts of the training that has just ended."""
-        self._send_pending()
 
     @hook_impl(tryfirst=True)
     def after_pipeline_run(self) -> None:
         """Send what is left, before kedro-mlflow closes the run."""
-        self._send_pending()
+        self._end_node("FINISHED")
 
     @hook_impl(tryfirst=True)
     def on_pipeline_error(self) -> None:
         """Send what is left of a failed run too: its best checkpoint so far may be what one wants."""
-        self._send_pending()
+        self._end_node("FAILED")
+
+    @hook_impl(specname="after_pipeline_run", trylast=True)
+    def after_closed_run(self) -> None:
+        """Try once more to reach a server that was away."""
+        self._send(outbox.send_rest, mlflow.get_tracking_uri())
+
+    @hook_impl(specname="on_pipeline_error", trylast=True)
+    def after_failed_run(self) -> None:
+        """Try once more to reach a server that was away."""
+        self._send(outbox.send_rest, mlflow.get_tracking_uri())
 
     def _wanted(self, name: str) -> dict[str, Any]:
         if self._catalog is None or mlflow.active_run() is None or name not in self._catalog:
@@ -108,36 +144,80 @@ class TrackingHook:
         return metadata.get("mlflow") or {}
 
     def _send(self, function: Any, *args: Any, **kwargs: Any) -> None:
-        """Call MLflow; a tracking server that fails costs a warning, never the training."""
+        """Call MLflow; a store that fails costs a warning, never the training."""
         try:
             function(*args, **kwargs)
         except (MlflowException, OSError) as error:
-            logger.warning("MLflow did not take %s: %s", function.__name__, str(error).splitlines()[0])
+            logger.warning("MLflow did not take %s: %s", function.__name__.lstrip("_"), outbox.first_line(error))
 
-    def _send_pending(self) -> None:
-        """Send files once their node has ended: a training saves its checkpoint anew each epoch."""
-        while self._pending and self._catalog is not None:
-            name, folder = self._pending.popitem()
-            path = local_path(self._catalog, name)
-            if path is not None and path.is_dir():
-                self._send(mlflow.log_artifacts, str(path), f"{folder}/{path.name}")
-            elif path is not None and path.is_file():
-                self._send(mlflow.log_artifact, str(path), folder)
+    def _send_file(self, kind: str, path: Path, run_id: str, **more: Any) -> None:
+        task = {"kind": kind, "path": str(path), "run_id": run_id, **more}
+        self._send(outbox.send, task, mlflow.get_tracking_uri())
 
-    def _send_history(self, name: str, prefix: str, history: pd.DataFrame) -> None:
-        new = history[history["epoch"] > self._sent_epochs.get(name, 0)]
-        for row in new.to_dict("records"):
-            epoch = int(row.pop("epoch"))
-            metrics = {f"{prefix}/{key}": float(value) for key, value in row.items() if _is_number(value)}
-            self._send(mlflow.log_metrics, metrics, step=epoch)
-            self._sent_epochs[name] = epoch
+    def _open_stage(self, stage: str, history: str, node: Node, inputs: dict[str, Any]) -> None:
+        run, path = mlflow.active_run(), self._path(history)
+        if run is None or path is None:
+            return
+        self._checkpoints = {}
+        parameters = {name.removeprefix("params:"): inputs[name] for name in inputs if name.startswith("params:")}
+        self._stage = StageRun(
+            stage,
+            run,
+            parameters,
+            self._tags,
+            remembered=self._project / STATE_FOLDER / "trainings.json",
+            training=path.as_posix(),
+            inputs=[self._inputs[name] for name in node.inputs if name in self._inputs],
+        )
+
+    def _end_node(self, status: str) -> None:
+        """Send files once their node has ended, since a training saves them anew each epoch; close its run."""
+        run = mlflow.active_run()
+        while self._pending and run is not None:
+            name, files = self._pending.popitem()
+            path = self._path(name)
+            if path is not None and path.exists() and "artifact" in files:
+                self._send_file("artifact", path, run.info.run_id, folder=files["artifact"])
+            if path is not None and path.exists() and "table" in files:
+                self._send_file("table", path, run.info.run_id, file=files["table"])
+        if self._stage is not None:
+            stage, self._stage = self._stage, None
+            self._send_checkpoints(stage)
+            self._send(stage.end, status)
+
+    def _send_checkpoints(self, stage: StageRun) -> None:
+        for name, which in self._checkpoints.items():
+            path = self._path(name)
+            if path is None or not path.exists() or stage.run_id is None:
+                continue
+            epoch = read_checkpoint(path)["epoch"]
+            self._send_file(
+                "checkpoint",
+                path,
+                stage.run_id,
+                experiment_id=stage.experiment_id,
+                name=f"{stage.stage}-{which}",
+                stage=stage.stage,
+                epoch=epoch,
+                metrics=[(metric.key, metric.value, metric.timestamp) for metric in stage.metrics.get(epoch, [])],
+            )
+            if which == "best":
+                self._send(mlflow.log_metrics, stage.summary(epoch))
+
+    def _send_epoch_picture(self, name: str, key: str) -> None:
+        path = self._path(name)
+        if path is not None and self._stage is not None and self._stage.run_id is not None:
+            now = int(time.time() * 1000)
+            self._send_file("image", path, self._stage.run_id, key=key, step=self._stage.epoch, timestamp=now)
+
+    def _path(self, name: str) -> Path | None:
+        return None if self._catalog is None else local_path(self._catalog, name)
 
     def _record_input(self, name: str) -> None:
         wanted = self._wanted(name)
-        path = local_path(self._catalog, name) if self._catalog is not None and "input" in wanted else None
-        if path is None or name in self._inputs:
+        path, run = self._path(name), mlflow.active_run()
+        if "input" not in wanted or path is None or run is None or name in self._inputs:
             return
-        self._inputs.add(name)
         with warnings.catch_warnings():
             # A local file has two sources registered in MLflow, both of them this one.
             warnings.simplefilter("ignore")
@@ -145,75 +225,17 @@ class TrackingHook:
         dataset = MetaDataset(  # type: ignore[abstract]  # MLflow itself makes them so
             source, name=name, digest=file_digest(path)
         )
-        self._send(mlflow.log_input, dataset, context=wanted["input"])
-
-
-def row_metrics(table: pd.DataFrame, name: str, values: list[str]) -> dict[str, float]:
-    """Name each number of a table ``<column>/<row name>``; missing ones are left out."""
-    return {
-        f"{column}/{row[name]}": float(row[column])
-        for row in table.to_dict("records")
-        for column in values
-        if _is_number(row[column])
-    }
-
-
-def file_digest(path: Path) -> str:
-    """Give the first 32 hex digits of the file's SHA-256."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:DIGEST_LENGTH]
-
-
-def git_tags(project: Path) -> dict[str, str]:
-    """Give the commit of the project folder and whether its files differ from it; empty outside git."""
-    try:
-        commit = _git(project, "rev-parse", "HEAD")
-        dirty = bool(_git(project, "status", "--porcelain"))
-    except (OSError, subprocess.CalledProcessError):
-        return {}
-    return {"mlflow.source.git.commit": commit, "git_commit": commit, "git_dirty": str(dirty).lower()}
-
-
-def process_tags() -> dict[str, str]:
-    """Name the process that writes a run, so that a later one can tell when it has died."""
-    return {"host": socket.gethostname(), "process": f"{os.getpid()}@{psutil.Process().create_time():.0f}"}
-
-
-def close_abandoned_runs(experiment_id: str) -> None:
-    """Mark runs as FAILED whose process on this machine has died without saying so (killed, power cut)."""
-    client = mlflow.MlflowClient()
-    mine = f"attributes.status = 'RUNNING' and tags.host = '{socket.gethostname()}'"
-    for run in client.search_runs([experiment_id], filter_string=mine):
-        pid, _, created = run.data.tags.get("process", "").partition("@")
-        if pid and not _is_alive(int(pid), int(created)):
-            client.set_terminated(run.info.run_id, "FAILED")
+        tags = [InputTag("mlflow.data.context", wanted["input"])]
+        self._inputs[name] = DatasetInput(dataset._to_mlflow_entity(), tags)
+        self._send(mlflow.MlflowClient().log_inputs, run.info.run_id, [self._inputs[name]])
 
 
 def mark_run_killed() -> None:
-    """Close the open run, if there is one, as KILLED: somebody stopped it. MLflow itself would say FINISHED."""
+    """Close the open runs, if there are any, as KILLED: somebody stopped them. MLflow itself would say FINISHED."""
     try:
-        while mlflow.active_run() is not None:  # kedro-mlflow opens it twice
+        close_stage_runs("KILLED")
+        while mlflow.active_run() is not None:
             mlflow.end_run("KILLED")
+        outbox.send_rest(mlflow.get_tracking_uri())
     except (MlflowException, OSError) as error:
-        logger.warning("MLflow did not take the end of the run: %s", str(error).splitlines()[0])
-
-
-def _is_alive(pid: int, created: int) -> bool:
-    try:
-        return abs(psutil.Process(pid).create_time() - created) < 2  # seconds; ids are used again
-    except psutil.NoSuchProcess:
-        return False
-
-
-def device_name() -> str:
-    """Name the device that ``device: auto`` takes."""
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu, {torch.get_num_threads()} threads"
-
-
-def _git(project: Path, *arguments: str) -> str:
-    done = subprocess.run(["git", *arguments], cwd=project, check=True, capture_output=True, text=True, timeout=20)
-    return done.stdout.strip()
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        logger.warning("MLflow did not take the end of the run: %s", outbox.first_line(error))

@@ -153,6 +153,9 @@ class StageSettings(_Settings):
     checkpoint_every_minutes: NotNegative | None = Field(
         default=10.0, description="Time between two checkpoints within an epoch; null or 0 saves after epochs alone."
     )
+    progress_images: Annotated[int, Field(ge=0, le=16)] = Field(
+        default=4, description="Validation images drawn at each validation, to watch the training; 0 draws none."
+    )
     seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(
         default=42, description="Seed of order, augmentation and dropout."
     )
@@ -201,7 +204,7 @@ class StageSettings(_Settings):
         training can be made longer.
         """
         neutral = {"workers", "cache_mb", "device", "validation_batch_size", "validate_every"}
-        neutral |= {"on_non_finite", "skip_at_most", "failed_batch", "checkpoint_every_minutes"}
+        neutral |= {"on_non_finite", "skip_at_most", "failed_batch", "checkpoint_every_minutes", "progress_images"}
         if self.schedule.kind == "step":
             neutral.add("epochs")
         kept = self.model_dump(mode="json", exclude=neutral)

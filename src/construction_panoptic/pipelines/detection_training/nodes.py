@@ -12,6 +12,7 @@ from construction_panoptic.catalog.folders import ConvertedImages
 from construction_panoptic.detr import Detr, build_detr, load_weights
 from construction_panoptic.evaluation.validation import detection_validator
 from construction_panoptic.interruption import deferred_interruption
+from construction_panoptic.pipelines.pictures import ProgressSheet
 from construction_panoptic.pipelines.training_run import (
     TrainingOutputs,
     class_count,
@@ -42,16 +43,18 @@ def train_detector(
     """Train DETR on the boxes of things and stuff.
 
     Yields:
-        After each epoch: the best checkpoint (or ``UNCHANGED``), history and timings with a row an epoch, the last
-        checkpoint; and within an epoch where a checkpoint is due.
+        After each epoch: the best checkpoint (or ``UNCHANGED``), history and timings with a row an epoch, a picture
+        of what the model sees (or ``UNCHANGED``), the last checkpoint; and within an epoch where a checkpoint is due.
     """
     architecture = parse(ModelSettings, model_parameters, "model")
     settings = parse(StageSettings, parameters, "detection")
     stage = DetectionStage(build_detector(class_count(detection_train), architecture, settings), settings)
+    progress = ProgressSheet(detection_val, converted, settings.progress_images)
     validate = detection_validator(
         _loader(detection_val, converted, settings, training=False),
         detection_val,
         precision=settings.precision,
+        watch=progress.see_boxes,
     )
     with deferred_interruption() as stop:
         yield from outputs_of(
@@ -65,7 +68,8 @@ def train_detector(
                 fingerprint=fingerprint_of(detection_train, architecture, settings),
                 extra={"categories": detection_train["categories"]},
                 stop=stop,
-            )
+            ),
+            progress,
         )
 
 

@@ -21,7 +21,7 @@ def create_pipeline(**_: Any) -> Pipeline:
                     "params:detection",
                     "resume_from",
                 ],
-                outputs=["best", "history", "timings", "checkpoint"],
+                outputs=["best", "history", "timings", "progress", "checkpoint"],
                 name="train_detector",
             ),
             Node(

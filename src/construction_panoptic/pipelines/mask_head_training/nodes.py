@@ -12,6 +12,7 @@ from construction_panoptic.detr import DetrPanoptic, build_detr_panoptic, load_w
 from construction_panoptic.evaluation.settings import EvaluationSettings
 from construction_panoptic.evaluation.validation import panoptic_validator
 from construction_panoptic.interruption import deferred_interruption
+from construction_panoptic.pipelines.pictures import ProgressSheet
 from construction_panoptic.pipelines.training_run import (
     TrainingOutputs,
     class_count,
@@ -43,19 +44,21 @@ def train_mask_head(
     """Train the mask head behind the frozen detector.
 
     Yields:
-        After each epoch: the best checkpoint (or ``UNCHANGED``), history and timings with a row an epoch, the last
-        checkpoint; and within an epoch where a checkpoint is due.
+        After each epoch: the best checkpoint (or ``UNCHANGED``), history and timings with a row an epoch, a picture
+        of what the model sees (or ``UNCHANGED``), the last checkpoint; and within an epoch where a checkpoint is due.
     """
     architecture = parse(ModelSettings, model_parameters, "model")
     settings = parse(MaskHeadSettings, parameters, "mask_head")
     threshold = parse(EvaluationSettings, evaluation, "panoptic_evaluation").threshold
     model = build_panoptic(class_count(panoptic_train), architecture, settings, detector)
+    progress = ProgressSheet(panoptic_val, converted, settings.progress_images)
     validate = panoptic_validator(
         _loader(panoptic_val, converted, settings, training=False),
         panoptic_val,
         converted.png_folder,
         threshold=threshold,
         precision=settings.precision,
+        watch=progress.see_segments,
     )
     fingerprint = fingerprint_of(panoptic_train, architecture, settings, detector["model"])
     with deferred_interruption() as stop:
@@ -76,7 +79,8 @@ def train_mask_head(
                     "threshold": threshold,
                 },
                 stop=stop,
-            )
+            ),
+            progress,
         )
 
 

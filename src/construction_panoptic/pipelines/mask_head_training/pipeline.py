@@ -23,7 +23,7 @@ def create_pipeline(**_: Any) -> Pipeline:
                     "params:panoptic_evaluation",
                     "resume_from",
                 ],
-                outputs=["best", "history", "timings", "checkpoint"],
+                outputs=["best", "history", "timings", "progress", "checkpoint"],
                 name="train_mask_head",
             ),
             Node(

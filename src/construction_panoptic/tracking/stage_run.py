@@ -1,0 +1,191 @@
+"""The MLflow run of one training, nested in the run of the ``kedro run`` that trains.
+
+A training that is interrupted and goes on keeps its run: which run that was stands in a file of the project. The run is
+continued if it has nothing that the training's history contradicts; its steps are then completed, none is sent twice.
+Otherwise a new run gets the whole history, with a tag ``continues`` if the training does go on from an earlier one.
+"""
+
+import json
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pandas as pd
+from mlflow.entities import DatasetInput, Metric, Param, Run, RunTag
+from mlflow.exceptions import MlflowException
+
+from construction_panoptic.files import write_json
+from construction_panoptic.tracking.facts import flat_parameters, is_number
+from construction_panoptic.tracking.outbox import first_line
+
+logger = logging.getLogger(__name__)
+
+_open_runs: set[str] = set()
+
+
+class StageRun:
+    """The run of one training.
+
+    Args:
+        stage: name of the stage, the first part of its metrics' names.
+        parent: the run of the whole ``kedro run``.
+        parameters: nested parameters of the stage.
+        tags: tags of a new run.
+        remembered: the file that says which run an unfinished training has.
+        training: what tells the project's trainings apart in that file.
+        inputs: the data sets of the training.
+    """
+
+    def __init__(
+        self,
+        stage: str,
+        parent: Run,
+        parameters: Mapping[str, Any],
+        tags: Mapping[str, str],
+        *,
+        remembered: Path,
+        training: str,
+        inputs: Sequence[DatasetInput] = (),
+    ) -> None:
+        self.stage = stage
+        self.experiment_id = parent.info.experiment_id
+        self._inputs = inputs
+        self._training = training
+        self.run_id: str | None = None
+        self.epoch = 0
+        self.metrics: dict[int, list[Metric]] = {}
+        self._sent: dict[str, set[int]] = {}
+        self._client = mlflow.MlflowClient()
+        self._parent = parent
+        self._parameters = flat_parameters(parameters)
+        self._tags = {**tags, "stage": stage, "mlflow.parentRunId": parent.info.run_id}
+        self._remembered = remembered
+        self._former = self._remembered_run()
+        if self._former is None:
+            self._create()
+        # Else whether the training goes on, or starts over, shows in its first history.
+
+    def send_history(self, entry: str, history: pd.DataFrame) -> None:
+        """Send the epochs that the run lacks; the metrics have the epoch as step.
+
+        Args:
+            entry: name of the table; the first one that is sent must be the same whenever the training is repeated.
+            history: a row an epoch, with its number in ``epoch``.
+        """
+        rows = {int(row["epoch"]): self._epoch_metrics(row) for row in history.to_dict("records")}
+        if not rows:
+            return
+        if self.run_id is None:
+            self._continue_or_create(rows)
+        if entry not in self._sent:
+            self._sent[entry] = self._sent_before(rows) if self._former is not None else set()
+        for epoch in sorted(rows.keys() - self._sent[entry]):
+            self._client.log_batch(self._known_id, rows[epoch])
+            self._sent[entry].add(epoch)
+            self.metrics.setdefault(epoch, []).extend(rows[epoch])
+        self.epoch = max(rows)
+
+    def end(self, status: str) -> None:
+        """Close the run; one that is FINISHED is not continued."""
+        if self.run_id is None:
+            return
+        self._client.set_terminated(self.run_id, status)
+        _open_runs.discard(self.run_id)
+        if status == "FINISHED":
+            self._remember(None)
+
+    def summary(self, best: int) -> dict[str, float]:
+        """Give the number of the best epoch and its validation, under names for the parent run."""
+        validation = f"{self.stage}/val/"
+        found = {
+            metric.key.replace(validation, f"{self.stage}/best/"): metric.value
+            for metric in self.metrics.get(best, [])
+            if metric.key.startswith(validation)
+        }
+        return {f"{self.stage}/best/epoch": float(best), **found}
+
+    @property
+    def _known_id(self) -> str:
+        assert self.run_id is not None
+        return self.run_id
+
+    def _epoch_metrics(self, row: Mapping[Any, Any]) -> list[Metric]:
+        epoch, now = int(row["epoch"]), int(time.time() * 1000)
+        return [
+            Metric(f"{self.stage}/{name}", float(value), now, epoch)
+            for name, value in row.items()
+            if name != "epoch" and is_number(value)
+        ]
+
+    def _create(self, **tags: str) -> None:
+        name = f"{self._parent.info.run_name} {self.stage}"
+        run = self._client.create_run(self.experiment_id, tags={**self._tags, **tags}, run_name=name)
+        self.run_id = run.info.run_id
+        _open_runs.add(self.run_id)
+        self._client.log_batch(self.run_id, params=[Param(*item) for item in self._parameters.items()])
+        self._client.log_inputs(self.run_id, list(self._inputs))
+        self._remember(self.run_id)
+
+    def _continue_or_create(self, rows: Mapping[int, list[Metric]]) -> None:
+        former = self._former
+        assert former is not None
+        if former["tracking_uri"] == mlflow.get_tracking_uri() and self._agrees(former["run_id"], rows):
+            self.run_id = former["run_id"]
+            _open_runs.add(self._known_id)
+            self._client.update_run(self._known_id, status="RUNNING")
+            tags = {**self._tags, "resumed_after_epoch": str(max(rows) - 1)}
+            self._client.log_batch(self._known_id, tags=[RunTag(*item) for item in tags.items()])
+        else:
+            self._former = None
+            goes_on = {"continues": former["run_id"], "continues_at": former["tracking_uri"]}
+            self._create(**goes_on if max(rows) > 1 else {})
+
+    def _agrees(self, run_id: str, rows: Mapping[int, list[Metric]]) -> bool:
+        """Whether a run is there, and has nothing that the history does not say too."""
+        first = rows[min(rows)][0].key
+        try:
+            if self._client.get_run(run_id).info.lifecycle_stage != "active":
+                return False
+            known = {metric.step: metric.value for metric in self._client.get_metric_history(run_id, first)}
+        except (MlflowException, OSError) as error:
+            logger.warning("The run of the training so far cannot be read (%s): a new one.", first_line(error))
+            return False
+        return all(epoch in rows and rows[epoch][0].value == value for epoch, value in known.items())
+
+    def _sent_before(self, rows: Mapping[int, list[Metric]]) -> set[int]:
+        """Give the epochs of a table that the continued run has; their metrics are noted with the times they have."""
+        times = {
+            metric.step: metric.timestamp
+            for metric in self._client.get_metric_history(self._known_id, rows[min(rows)][0].key)
+        }
+        for epoch in times.keys() & rows.keys():
+            noted = [Metric(m.key, m.value, times[epoch], epoch) for m in rows[epoch]]
+            self.metrics.setdefault(epoch, []).extend(noted)
+        return set(times)
+
+    def _remembered_run(self) -> dict[str, str] | None:
+        return _read(self._remembered).get(self._training)
+
+    def _remember(self, run_id: str | None) -> None:
+        known = _read(self._remembered)
+        known.pop(self._training, None)
+        if run_id is not None:
+            known[self._training] = {"run_id": run_id, "tracking_uri": mlflow.get_tracking_uri()}
+        write_json(self._remembered, known, indent=2)
+
+
+def close_stage_runs(status: str) -> None:
+    """Close the runs of trainings that are open in this process."""
+    while _open_runs:
+        mlflow.MlflowClient().set_terminated(_open_runs.pop(), status)
+
+
+def _read(path: Path) -> dict[str, dict[str, str]]:
+    try:
+        known = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return known if isinstance(known, dict) else {}

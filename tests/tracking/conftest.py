@@ -1,0 +1,88 @@
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pandas as pd
+import pytest
+import torch
+from kedro.io import DataCatalog
+from kedro.pipeline import Node
+
+from construction_panoptic.catalog import CheckpointDataset, CSVDataset, JSONDataset, PictureDataset
+from construction_panoptic.tracking.hook import TrackingHook
+from construction_panoptic.tracking.stage_run import _open_runs
+
+
+@pytest.fixture
+def catalog(tmp_path: Path) -> DataCatalog:
+    def table(name: str, **wanted: Any) -> CSVDataset:
+        return CSVDataset(filepath=str(tmp_path / f"{name}.csv"), metadata={"mlflow": wanted})
+
+    def checkpoint(which: str) -> CheckpointDataset:
+        return CheckpointDataset(filepath=str(tmp_path / f"{which}.pt"), metadata={"mlflow": {"checkpoint": which}})
+
+    return DataCatalog(
+        {
+            "history": table("history", history="detection", artifact="tables"),
+            "timings": table("timings", history="detection"),
+            "best": checkpoint("best"),
+            "last": checkpoint("last"),
+            "progress": PictureDataset(
+                filepath=str(tmp_path / "progress.png"), metadata={"mlflow": {"epochs": "detection/progress"}}
+            ),
+            "quality": table("quality", rows={"name": "name", "values": ["pq"]}, table="tables/quality.json"),
+            "data": JSONDataset(filepath=str(tmp_path / "data.json"), metadata={"mlflow": {"input": "training"}}),
+            "plain": JSONDataset(filepath=str(tmp_path / "plain.json")),
+        }
+    )
+
+
+class Run:
+    """A ``kedro run`` as the hook sees it."""
+
+    def __init__(self, project: Path, catalog: DataCatalog) -> None:
+        self.hook, self.catalog = TrackingHook(), catalog
+        self.hook._project = project
+        self.hook.before_pipeline_run(catalog)
+
+    def save(self, name: str, data: Any) -> None:
+        self.catalog.save(name, data)
+        self.hook.after_dataset_saved(name, data)
+
+    def train(self) -> None:
+        """Begin the training."""
+        outputs = ["best", "history", "timings", "progress", "last"]
+        node = Node(lambda data: None, inputs="data", outputs=outputs, name="train")
+        self.hook.before_node_run(node, {"params:detection": {"optimizer": {"lr": 0.1}}})
+
+    def epoch(self, *losses: float) -> None:
+        """Save what an epoch gives: of all epochs done, the losses; the lowest is the best."""
+        done = len(losses)
+        epochs = list(range(1, done + 1))
+        if losses[-1] == min(losses):
+            self.save("best", {"epoch": done, "model": {"weight": torch.zeros(2)}})
+        self.save("history", pd.DataFrame({"epoch": epochs, "train/loss": losses, "val/ap": [1 / x for x in losses]}))
+        self.save("timings", pd.DataFrame({"epoch": epochs, "time/epoch_seconds": [float(e) for e in epochs]}))
+        self.save("last", {"epoch": done, "model": {"weight": torch.ones(2)}})
+
+
+@pytest.fixture(scope="session")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty database of MLflow; making one takes seconds."""
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    mlflow.MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def experiment(tmp_path: Path, database: Path) -> Iterator[str]:
+    """A database of its own, and an experiment in it."""
+    shutil.copy(database, tmp_path / "mlflow.db")
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
+    yield mlflow.create_experiment("test", artifact_location=(tmp_path / "artifacts").as_uri())
+    while mlflow.active_run() is not None:
+        mlflow.end_run()
+    _open_runs.clear()
+    mlflow.set_tracking_uri("")
