@@ -55,9 +55,7 @@ class CheckpointDataset(AbstractDataset[Any, Any]):
     def preview(self) -> JSONPreview:
         """Say what the checkpoint is: epoch, best value, settings; no weights."""
         checkpoint = read_checkpoint(self._filepath)
-        told = {key: checkpoint[key] for key in ("stage", "epoch", "finished", "best", "settings") if key in checkpoint}
-        numbers = sum(tensor.numel() for tensor in checkpoint.get("model", {}).values())
-        return JSONPreview(json.dumps({**told, "numbers_in_model": numbers}))
+        return JSONPreview(json.dumps(described(checkpoint)))
 
     def invalidate(self) -> None:
         """Remove a finished checkpoint; an unfinished one stays, since its training can still go on from it."""
@@ -89,6 +87,11 @@ class ResumeDataset(AbstractDataset[Any, Any]):
         checkpoint = read_checkpoint(self._filepath)
         return None if checkpoint.get("finished") else checkpoint
 
+    def preview(self) -> JSONPreview:
+        """Say what a training would go on from."""
+        checkpoint = self.load()
+        return JSONPreview(json.dumps(described(checkpoint) if checkpoint else {"goes on from": "nothing"}))
+
     def save(self, data: Any) -> None:
         """Refuse: the training's own checkpoint entry writes this file."""
         raise NotImplementedError("this entry only reads; the stage's checkpoint entry writes the file")
@@ -98,6 +101,13 @@ class ResumeDataset(AbstractDataset[Any, Any]):
 
     def _describe(self) -> dict[str, Any]:
         return {"filepath": str(self._filepath)}
+
+
+def described(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """Say what a checkpoint is: epoch, best value, settings, size of the model; no weights."""
+    shown = ("stage", "epoch", "finished", "best", "settings")
+    told: dict[str, Any] = {key: checkpoint[key] for key in shown if key in checkpoint}
+    return {**told, "numbers_in_model": sum(tensor.numel() for tensor in checkpoint.get("model", {}).values())}
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

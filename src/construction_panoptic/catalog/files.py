@@ -1,7 +1,5 @@
 """The file datasets of kedro-datasets, made atomic, and pictures with a preview."""
 
-import base64
-import io
 import json
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -17,9 +15,9 @@ from kedro_datasets.plotly import JSONDataset as KedroPlotlyDataset
 from kedro_datasets.text import TextDataset
 from PIL import Image
 
+from construction_panoptic.catalog.previews import picture_preview
 from construction_panoptic.files import atomic_path
 
-PREVIEW_SIDE = 1200  # px, the longest side of a picture's preview
 PREVIEW_BYTES = 64 * 2**20
 
 
@@ -86,7 +84,7 @@ class PictureDataset(AtomicSave, ImageDataset):
     """A PIL image (see kedro-datasets), saved atomically; kedro-viz shows it."""
 
     def preview(self) -> ImagePreview:
-        """Give the picture, at most 1200 px long, as base64 PNG."""
+        """Give the picture, or its upper part, as base64 PNG."""
         return picture_preview(self.load())
 
 
@@ -125,12 +123,3 @@ def shown_path(path: Path | None, project: Path) -> str:
     if path is None:
         return ""
     return str(path.relative_to(project) if path.is_relative_to(project) else path)
-
-
-def picture_preview(picture: Image.Image) -> ImagePreview:
-    """Encode a picture, scaled down to at most 1200 px, as the base64 PNG that kedro-viz shows."""
-    picture = picture.convert("RGB")
-    picture.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE))
-    buffer = io.BytesIO()
-    picture.save(buffer, format="PNG")
-    return ImagePreview(base64.b64encode(buffer.getvalue()).decode())

@@ -11,18 +11,15 @@ from typing import Any
 import numpy as np
 from kedro.io import AbstractDataset
 from kedro_datasets._typing import ImagePreview, JSONPreview
-from PIL import Image
 
 from construction_panoptic.annotations.fringe import StuffOfImage
 from construction_panoptic.annotations.records import ConvertedImage, ConvertedRecord
 from construction_panoptic.annotations.stuff import decode_labels, encode_labels
-from construction_panoptic.catalog.files import picture_preview
+from construction_panoptic.catalog.previews import image_grid
 from construction_panoptic.errors import InputDataError
 from construction_panoptic.evaluation.predicting import ImagePrediction, write_predictions
 from construction_panoptic.files import atomic_path, write_bytes, write_json
 
-PREVIEW_PICTURES = 12
-PREVIEW_CELL = 240  # px
 COMPLETE = "complete"
 
 
@@ -188,8 +185,8 @@ class StuffLabelsDataset(LocalDataset):
         write_json(self._index, files)
 
     def preview(self) -> ImagePreview:
-        """Show a grid of label maps, their ids spread over grey."""
-        return image_grid(sorted(self._filepath.glob("*.png")), brighter=12)
+        """Show a grid of label maps, a colour for each class."""
+        return image_grid(sorted(self._filepath.glob("*.png")), labels=True)
 
     def invalidate(self) -> None:
         """Remove the index: the maps no longer belong to the data."""
@@ -261,8 +258,8 @@ class ConvertedImagesDataset(LocalDataset):
         return {"filepath": str(self._filepath), "image_folder": str(self._image_folder)}
 
     def preview(self) -> ImagePreview:
-        """Show a grid of panoptic PNGs."""
-        return image_grid(sorted(self._png_folder.glob("*.png")))
+        """Show a grid of panoptic PNGs, a colour for each id."""
+        return image_grid(sorted(self._png_folder.glob("*.png")), labels=True)
 
 
 class PredictionsDataset(LocalDataset):
@@ -285,26 +282,8 @@ class PredictionsDataset(LocalDataset):
         return (self._filepath / "predictions.json").is_file()
 
     def preview(self) -> ImagePreview:
-        """Show a grid of predicted panoptic PNGs."""
-        return image_grid(sorted(self._filepath.glob("*.png")))
-
-
-def image_grid(paths: list[Path], *, brighter: int = 1) -> ImagePreview:
-    """Draw up to twelve pictures, evenly chosen among ``paths``, four in a row, for kedro-viz.
-
-    Args:
-        paths: image files.
-        brighter: factor of their values, for pictures of small numbers.
-    """
-    chosen = paths[:: max(1, len(paths) // PREVIEW_PICTURES)][:PREVIEW_PICTURES]
-    rows = max(1, -(-len(chosen) // 4))
-    sheet = Image.new("RGB", (4 * PREVIEW_CELL, rows * PREVIEW_CELL), "white")
-    for number, path in enumerate(chosen):
-        with Image.open(path) as picture:
-            cell = picture.convert("RGB").point(lambda value: min(255, value * brighter))
-        cell.thumbnail((PREVIEW_CELL - 6, PREVIEW_CELL - 6))
-        sheet.paste(cell, (number % 4 * PREVIEW_CELL + 3, number // 4 * PREVIEW_CELL + 3))
-    return picture_preview(sheet)
+        """Show a grid of predicted panoptic PNGs, a colour for each id."""
+        return image_grid(sorted(self._filepath.glob("*.png")), labels=True)
 
 
 def _place(source: Path | bytes, target: Path) -> None:

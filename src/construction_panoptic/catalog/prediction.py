@@ -5,7 +5,8 @@ from pathlib import Path
 
 from kedro_datasets._typing import ImagePreview
 
-from construction_panoptic.catalog.folders import LocalDataset, image_grid
+from construction_panoptic.catalog.folders import LocalDataset
+from construction_panoptic.catalog.previews import image_grid
 from construction_panoptic.prediction.results import INDEX, is_complete, write_results
 from construction_panoptic.prediction.running import PredictedPicture, RejectedFile
 

@@ -1,0 +1,53 @@
+"""What kedro-viz shows of pictures and of folders of them."""
+
+import base64
+import colorsys
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from kedro_datasets._typing import ImagePreview
+from PIL import Image, ImageOps
+
+PREVIEW_WIDTH, PREVIEW_HEIGHT = 1200, 1600  # px; of a longer picture the upper part is shown
+PREVIEW_PICTURES = 12
+PREVIEW_CELL = 240  # px
+GOLDEN = 0.618034  # multiples of it are spread evenly over the circle of hues
+
+
+def picture_preview(picture: Image.Image) -> ImagePreview:
+    """Encode a picture as base64 PNG, at most 1200 px wide and then cut at 1600 px of height."""
+    picture = picture.convert("RGB")
+    picture.thumbnail((PREVIEW_WIDTH, picture.height))
+    picture = picture.crop((0, 0, picture.width, min(picture.height, PREVIEW_HEIGHT)))
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG")
+    return ImagePreview(base64.b64encode(buffer.getvalue()).decode())
+
+
+def image_grid(paths: Sequence[Path], *, labels: bool = False) -> ImagePreview:
+    """Set up to twelve pictures, evenly chosen among ``paths``, four in a row.
+
+    Args:
+        paths: image files.
+        labels: the pixels are ids (8-bit, or 24-bit as in COCO panoptic): each id is shown in a colour of its own.
+    """
+    chosen = paths[:: max(1, len(paths) // PREVIEW_PICTURES)][:PREVIEW_PICTURES]
+    rows = max(1, -(-len(chosen) // 4))
+    sheet = Image.new("RGB", (4 * PREVIEW_CELL, rows * PREVIEW_CELL), "white")
+    side = PREVIEW_CELL - 6
+    for number, path in enumerate(chosen):
+        with Image.open(path) as file:
+            picture = _coloured(file) if labels else file.convert("RGB")
+        cell = ImageOps.contain(picture, (side, side), Image.Resampling.NEAREST if labels else Image.Resampling.BICUBIC)
+        sheet.paste(cell, (number % 4 * PREVIEW_CELL + 3, number // 4 * PREVIEW_CELL + 3))
+    return picture_preview(sheet)
+
+
+def _coloured(picture: Image.Image) -> Image.Image:
+    """Give each id a colour; 0 is black."""
+    pixels = np.asarray(picture if picture.mode == "RGB" else picture.convert("L"), dtype=np.int64)
+    ids, inverse = np.unique(pixels @ [1, 256, 65536] if pixels.ndim == 3 else pixels, return_inverse=True)
+    colors = [colorsys.hsv_to_rgb(identity * GOLDEN % 1, 0.55, 0.95) if identity else (0, 0, 0) for identity in ids]
+    return Image.fromarray((255 * np.array(colors)).astype(np.uint8)[inverse.reshape(pixels.shape[:2])])
