@@ -7,6 +7,7 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
+from construction_panoptic.detr.postprocess import TINY_AREA
 from construction_panoptic.errors import CheckpointError
 from construction_panoptic.files import write_bytes, write_json
 from construction_panoptic.prediction.models import TrainedModel, assemble
@@ -31,6 +32,7 @@ def model_config(trained: TrainedModel) -> dict[str, Any]:
             "std": list(sizes.std),
         },
         "threshold": trained.threshold,
+        "tiny_area": TINY_AREA,
         "categories": [dict(category) for category in trained.categories],
         "inputs": {
             "images": "float32 [B, 3, H, W]: RGB in 0…1, shorter side evaluation_side unless the longer one would pass "
@@ -42,6 +44,9 @@ def model_config(trained: TrainedModel) -> dict[str, Any]:
             "pred_boxes": "float32 [B, Q, 4]: centre x, centre y, width, height as shares of H and W without padding",
             "pred_masks": "float32 [B, Q, H / 4, W / 4] (rounded up): mask scores before sigmoid",
         },
+        "panoptic": "keep queries whose best class is a category with a score above threshold; each pixel goes to the "
+        "one with the largest mask score; queries of a stuff class are one segment; drop those of tiny_area pixels or "
+        "fewer",
     }
 
 
