@@ -6,9 +6,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ENV ?= sample
+KILLS ?= 20
+SEED ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow format bench viz ui constraints
+.PHONY: help install demo test test-slow torture format bench viz ui constraints
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -22,11 +24,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev,notebooks]'
 	@touch $@
 
-# One thread, so that the figures are the same on machines with any number of cores: the small mask head's training is
-# unsteady, and sums in another order lead it elsewhere (see docs/recipe.md).
 demo: install  ## make the sample data set, then run the whole main job on it
 	$(BIN)/kedro run --env sample --pipelines sample_data
-	OMP_NUM_THREADS=1 $(BIN)/kedro run --env sample
+	$(BIN)/kedro run --env sample
 
 test: install  ## ruff, mypy and the default tests
 	$(BIN)/ruff check .
@@ -36,6 +36,9 @@ test: install  ## ruff, mypy and the default tests
 
 test-slow: install  ## the tests that take minutes: end-to-end runs, kill and resume
 	$(BIN)/pytest -m slow
+
+torture: install  ## kill the sample's job at KILLS random moments (default 20), compare the results; minutes
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.torture --kills $(KILLS) --seed $(SEED)
 
 format: install  ## let ruff put the code in order
 	$(BIN)/ruff check --fix .

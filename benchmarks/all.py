@@ -10,6 +10,7 @@ from benchmarks.measuring import options_of, parser, run, table, write
 
 NAMES = (
     "frozen_step",
+    "frozen_step_cached",
     "detection_step",
     "detector_inference",
     "panoptic_inference",

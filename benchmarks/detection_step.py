@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks import hf
+from benchmarks import facebook, hf
 from benchmarks.inputs import our_model, peer_model, random_images, random_targets
 from benchmarks.measuring import Benchmark, Options, Outputs, Step, main
 from construction_panoptic.training.loading import Batch
@@ -61,6 +61,24 @@ def _freeze_stem(backbone: Any) -> None:
     backbone.encoder.stages[0].requires_grad_(False)
 
 
+def published(options: Options) -> Step:
+    model = facebook.panoptic_model(options, dropout=0.0).detr.requires_grad_(True).train()
+    body = model.backbone[0].body
+    for part in (body.conv1, body.layer1):
+        part.requires_grad_(False)
+    images = facebook.batch(options, random_images(options, IMAGES, *SIZE))
+    targets = random_targets(options, IMAGES, TARGETS, *SIZE)
+    criterion = facebook.criterion(options, "labels", "boxes", "cardinality")
+
+    def step() -> Outputs:
+        model.zero_grad()
+        losses = criterion(model(images), targets)
+        facebook.total(losses).backward()
+        return _outputs(losses, model.input_proj, model.class_embed)
+
+    return step
+
+
 def ours(options: Options) -> Step:
     model = our_model(options, dropout=0.0).detr.requires_grad_(True).train()
     backbone: Any = model.backbone[0]
@@ -96,6 +114,7 @@ BENCHMARK = Benchmark(
     workload="Detection training step, R50, 66 logits, 100 queries, 2 images 480x640, 8 targets each, float32",
     peer="transformers DETR",
     sides={"peer": peer, "ours": ours},
+    published=published,
 )
 
 if __name__ == "__main__":

@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks import facebook
 from benchmarks.inputs import our_model, peer_model, random_images, random_targets
 from benchmarks.measuring import Benchmark, Options, Outputs, Step, main
+from construction_panoptic.training.feature_cache import FeatureCache
 from construction_panoptic.training.loading import Batch
 from construction_panoptic.training.settings import MaskHeadSettings
 from construction_panoptic.training.stages import MaskHeadStage
@@ -46,13 +48,36 @@ def peer(options: Options) -> Step:
 
 
 def _peer_labels(target: dict[str, Tensor]) -> dict[str, Tensor]:
-    masks = target["id_map"][None] == target["segment_ids"][:, None, None]
-    return {"class_labels": target["labels"], "boxes": target["boxes"], "masks": masks}
+    return {"class_labels": target["labels"], "boxes": target["boxes"], "masks": _masks(target)}
+
+
+def _masks(target: dict[str, Tensor]) -> Tensor:
+    return target["id_map"][None] == target["segment_ids"][:, None, None]
+
+
+def published(options: Options) -> Step:
+    model = facebook.panoptic_model(options)
+    images = facebook.batch(options, random_images(options, 1, *SIZE))
+    targets = [{**target, "masks": _masks(target)} for target in random_targets(options, 1, TARGETS, *SIZE)]
+    criterion = facebook.criterion(options, "labels", "boxes", "cardinality", "masks")
+
+    def step() -> Outputs:
+        model.zero_grad()
+        losses = criterion(model(images), targets)
+        facebook.total(losses).backward()
+        return _outputs(losses, model.mask_head.lay1, model.mask_head.out_lay)
+
+    return step
 
 
 def ours(options: Options) -> Step:
+    return our_step(options, MaskHeadSettings())
+
+
+def our_step(options: Options, settings: MaskHeadSettings, cache: FeatureCache | None = None) -> Step:
+    """The stage's step, with or without kept outputs of the detector."""
     model = our_model(options).train()
-    stage = MaskHeadStage(model, MaskHeadSettings())
+    stage = MaskHeadStage(model, settings, cache)
     batch = Batch(
         random_images(options, 1, *SIZE), None, random_targets(options, 1, TARGETS, *SIZE), file_names=["random"]
     )
@@ -79,6 +104,7 @@ BENCHMARK = Benchmark(
     workload="Frozen mask-head training step, R50, 66 logits, 100 queries, one 800x1066 image, 8 targets, float32",
     peer="transformers DETR",
     sides={"peer": peer, "ours": ours},
+    published=published,
 )
 
 if __name__ == "__main__":

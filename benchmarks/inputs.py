@@ -30,7 +30,7 @@ class Sizes:
 
 def sizes(options: Options) -> Sizes:
     """The model of a workload, or the one to try a benchmark with."""
-    return Sizes("resnet18", 64, 2, 12, 96) if options.small else Sizes()
+    return Sizes("resnet18", 128, 2, 12, 96) if options.small else Sizes()
 
 
 def image_size(options: Options, height: int, width: int) -> tuple[int, int]:

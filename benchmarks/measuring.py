@@ -42,6 +42,7 @@ class Options:
         small: a tiny workload, to try the benchmark itself.
         seconds: start no further round after so many seconds of rounds; there is at least one.
         rounds: most timed runs of each side.
+        detr: a checkout of facebookresearch/detr, to be the peer where the benchmark has one for it.
         folder: where `Benchmark.prepare` has put the inputs.
     """
 
@@ -50,6 +51,7 @@ class Options:
     small: bool = False
     seconds: float = 30.0
     rounds: int = 9
+    detr: str = ""
     folder: str = ""
 
     @property
@@ -68,6 +70,7 @@ class Benchmark:
         workload: what is done, in one line; what ``small`` does is smaller.
         peer: name of the other implementation.
         sides: for ``peer`` and ``ours``, a function that sets everything up and gives the step to be timed.
+        published: the peer in place of ``sides["peer"]`` when there is a checkout of the published implementation.
         prepare: writes input files for both sides into `Options.folder`, once.
     """
 
@@ -75,7 +78,18 @@ class Benchmark:
     workload: str
     peer: str
     sides: Mapping[str, Callable[[Options], Step]]
+    published: Callable[[Options], Step] | None = None
     prepare: Callable[[Options], None] | None = None
+
+    def side(self, name: str, options: Options) -> Step:
+        """Set up a side and give its step."""
+        if name == "peer" and options.detr and self.published is not None:
+            return self.published(options)
+        return self.sides[name](options)
+
+    def peer_name(self, options: Options) -> str:
+        """Name of the other implementation that ``options`` choose."""
+        return "facebookresearch/detr" if options.detr and self.published is not None else self.peer
 
 
 @dataclass(frozen=True)
@@ -133,7 +147,7 @@ def run(benchmark: Benchmark, options: Options) -> Result:
     return Result(
         benchmark=benchmark.name,
         workload=benchmark.workload + (" (made small)" if options.small else ""),
-        peer=benchmark.peer,
+        peer=benchmark.peer_name(options),
         peer_s=peer_s,
         ours_s=ours_s,
         ratio=peer_s / ours_s,
@@ -208,7 +222,7 @@ def _serve(connection: Connection, name: str, side: str, options: Options) -> No
         try:
             if handle is None:
                 benchmark: Benchmark = importlib.import_module(f"benchmarks.{name}").BENCHMARK
-                handle = _handler(benchmark.sides[side](options), options)
+                handle = _handler(benchmark.side(side, options), options)
             connection.send((False, handle(request)))
         except Exception:
             connection.send((True, traceback.format_exc()))
@@ -283,12 +297,15 @@ def parser(description: str) -> argparse.ArgumentParser:
     arguments.add_argument("--small", action="store_true", help="a tiny workload, to try the benchmark itself")
     arguments.add_argument("--seconds", type=float, default=Options.seconds, help="time for the timed rounds, about")
     arguments.add_argument("--rounds", type=int, default=Options.rounds, help="most timed runs of each side")
+    arguments.add_argument(
+        "--detr", default=Options.detr, metavar="FOLDER", help="a checkout of facebookresearch/detr to compare with"
+    )
     return arguments
 
 
 def options_of(arguments: argparse.Namespace) -> Options:
     """The options that the command line states."""
-    names = ("threads", "device", "small", "seconds", "rounds")
+    names = ("threads", "device", "small", "seconds", "rounds", "detr")
     return Options(**{name: getattr(arguments, name) for name in names})
 
 

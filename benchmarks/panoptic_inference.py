@@ -4,8 +4,13 @@ The peer computes a mask of every query and merges the kept ones in the publishe
 so the threshold is set to what keeps ten queries, the same on both sides.
 """
 
-import torch
+from io import BytesIO
 
+import numpy as np
+import torch
+from PIL import Image
+
+from benchmarks import facebook
 from benchmarks.inputs import image_size, is_thing_of, our_model, peer_model, random_images
 from benchmarks.measuring import Benchmark, Options, Outputs, Step, main
 from benchmarks.published import keep, merge_masks, threshold_for
@@ -43,6 +48,25 @@ def peer(options: Options) -> Step:
     return step
 
 
+def published(options: Options) -> Step:
+    model = facebook.panoptic_model(options)
+    images = facebook.batch(options, random_images(options, 1, *SIZE))
+    size = image_size(options, *SIZE)
+    with torch.inference_mode():
+        threshold = threshold_for(model.detr(images)["pred_logits"][0], _kept(options))
+    merge = facebook.module(options, "models.segmentation").PostProcessPanoptic(is_thing_of(options), threshold)
+
+    @torch.inference_mode()
+    def step() -> Outputs:
+        outputs = model(images)
+        with Image.open(BytesIO(merge(outputs, [size])[0]["png_string"])) as file:
+            colours = np.asarray(file, dtype=np.int64)
+        queries = colours @ np.array([1, 256, 65536])
+        return {"id_map": np.unique(queries, return_inverse=True)[1] + 1, "boxes": outputs["pred_boxes"]}
+
+    return step
+
+
 def ours(options: Options) -> Step:
     model = our_model(options)
     images = random_images(options, 1, *SIZE)
@@ -72,6 +96,7 @@ BENCHMARK = Benchmark(
     workload="Panoptic inference, R50, 66 logits, 100 queries, 10 kept, one 800x1066 image, float32",
     peer="transformers DETR",
     sides={"peer": peer, "ours": ours},
+    published=published,
 )
 
 if __name__ == "__main__":

@@ -1,3 +1,4 @@
+import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -5,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from construction_panoptic.detr import Detr, DetrPanoptic, build_detr, build_detr_panoptic
+from construction_panoptic.detr import Detr, DetrPanoptic, build_detr, build_detr_panoptic, compile_detector
 from construction_panoptic.detr import model as model_module
 from construction_panoptic.errors import ParameterError
 
@@ -240,19 +241,27 @@ def test_panoptic_needs_a_width_that_its_head_can_divide() -> None:
         build_detr_panoptic(5, **{**TINY, "hidden_dim": 24})
 
 
+@pytest.mark.slow
+@torch.no_grad()
+@pytest.mark.skipif(shutil.which("c++") is None, reason="generated code needs a C++ compiler")
+def test_a_compiled_detector_gives_the_same_for_images_of_any_size() -> None:
+    detector = build_detr(4, **TINY).eval()
+    batches = [torch.randn(count, 3, *size) for count, size in ((1, (64, 96)), (3, (96, 64)))]
+    expected = [detector(images) for images in batches]
+    names = list(detector.state_dict())
+
+    compile_detector(detector)
+
+    assert list(detector.state_dict()) == names
+    for images, outputs in zip(batches, expected, strict=True):
+        torch.testing.assert_close(detector(images), outputs, rtol=1e-4, atol=1e-4)
+
+
 def test_attention_gain_scales_the_weights_that_read_the_maps_alone() -> None:
-    small: dict[str, Any] = {
-        "backbone": "tiny",
-        "hidden_dim": 32,
-        "num_queries": 5,
-        "encoder_layers": 1,
-        "decoder_layers": 1,
-        "feedforward_dim": 16,
-    }
     states = []
     for gain in (1.0, 7.0):
         torch.manual_seed(0)
-        states.append(build_detr_panoptic(4, attention_gain=gain, **small).state_dict())
+        states.append(build_detr_panoptic(4, attention_gain=gain, **TINY).state_dict())
     expected, amplified = states
     expected["mask_head.lay1.weight"][:, 32:] *= 7.0
     torch.testing.assert_close(amplified, expected, rtol=0, atol=0)

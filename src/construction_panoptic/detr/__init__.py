@@ -33,6 +33,7 @@ from construction_panoptic.detr.model import (
     PanopticFeatures,
     build_detr,
     build_detr_panoptic,
+    compile_detector,
 )
 from construction_panoptic.detr.postprocess import (
     PanopticResult,
@@ -60,6 +61,7 @@ __all__ = [
     "build_detr",
     "build_detr_panoptic",
     "centers_to_corners",
+    "compile_detector",
     "corners_to_centers",
     "detection_losses",
     "fetch_weights",

@@ -178,6 +178,9 @@ class StageSettings(_Settings):
         min_length=1,
         description="Weights to start from: a published name ('detr-r50'), a path, or null.",
     )
+    compile: bool = Field(
+        default=False, description="Compile backbone and transformer with torch.compile: minutes once, then faster."
+    )
     on_non_finite: Literal["stop", "skip"] = Field(
         default="stop",
         description="A loss or gradient that is not finite stops training, or its batch is skipped. To skip, "

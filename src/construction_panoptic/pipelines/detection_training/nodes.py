@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from plotly import graph_objects as go
 
 from construction_panoptic.catalog.folders import ConvertedImages
-from construction_panoptic.detr import Detr, build_detr, load_weights
+from construction_panoptic.detr import Detr, build_detr, compile_detector, load_weights
 from construction_panoptic.evaluation.validation import detection_validator
 from construction_panoptic.interruption import deferred_interruption
 from construction_panoptic.pipelines.pictures import ProgressSheet
@@ -80,6 +80,8 @@ def build_detector(num_classes: int, architecture: ModelSettings, settings: Stag
     if settings.weights is not None:
         report = load_weights(model, settings.weights)
         logger.info("Fine-tuning from %s: %s", settings.weights, report)
+    if settings.compile:
+        compile_detector(model)
     return model
 
 

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from plotly import graph_objects as go
 
 from construction_panoptic.catalog.folders import ConvertedImages
-from construction_panoptic.detr import DetrPanoptic, build_detr_panoptic, load_weights
+from construction_panoptic.detr import DetrPanoptic, build_detr_panoptic, compile_detector, load_weights
 from construction_panoptic.evaluation.settings import EvaluationSettings
 from construction_panoptic.evaluation.validation import panoptic_validator
 from construction_panoptic.interruption import deferred_interruption
@@ -93,6 +93,8 @@ def build_panoptic(
     if settings.weights is not None:
         load_weights(model, settings.weights)
     model.detr.load_state_dict(detector["model"])
+    if settings.compile:
+        compile_detector(model.detr)
     return model
 
 
