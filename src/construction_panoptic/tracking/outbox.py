@@ -98,10 +98,10 @@ class Outbox:
         """Note that the server did not answer."""
         if not self.waiting:
             logger.warning(
-                "The tracking server %s does not answer (%s). Work goes on; metrics and files are kept and sent later.",
+                "The tracking server %s does not answer. Work goes on; metrics and files are kept and sent later.",
                 self.uri,
-                first_line(error),
             )
+            logger.debug("The server's failure", exc_info=error)
         self._retry_at = time.monotonic() + self._wait
         self._wait = min(2 * self._wait, LONGEST_WAIT)
 
@@ -216,8 +216,8 @@ class KeptStore(RestStore):
         if name == "GetRun" and not delivering and (known := self._runs.get(asked.get("run_id", ""))) is not None:
             return api.Response(run=known)
         raise ServerUnreachableError(
-            f"The tracking server {self.outbox.uri} does not answer ({first_line(error)}). Start it, or unset "
-            "MLFLOW_TRACKING_URI to keep the runs in mlflow.db."
+            f"The tracking server {self.outbox.uri} does not answer. Start it, or unset MLFLOW_TRACKING_URI to keep "
+            "the runs in mlflow.db."
         ) from error
 
     def _keep(self, api: Any, body: str | None) -> Any:

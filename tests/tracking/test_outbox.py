@@ -1,0 +1,172 @@
+import json
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import mlflow
+import pytest
+from kedro.io import DataCatalog
+from mlflow import entities
+from mlflow.tracking._tracking_service.utils import _tracking_store_registry
+from PIL import Image
+
+from construction_panoptic.errors import UserError
+from construction_panoptic.tracking import outbox
+from construction_panoptic.tracking.stage_run import _open_runs
+from tests.tracking.conftest import Run
+from tests.tracking.server import TrackingServer
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An outbox between this process and any server, as a ``kedro run`` has it."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+    before = dict(_tracking_store_registry._registry)
+    outbox.install(tmp_path / "outbox")
+    yield tmp_path / "outbox"
+    while mlflow.active_run() is not None:
+        mlflow.end_run()
+    forget_process()
+    _tracking_store_registry._registry.update(before)
+    _open_runs.clear()
+    mlflow.set_tracking_uri("")
+
+
+def forget_process() -> None:
+    """Forget what a process knows of servers, as if it had ended."""
+    for store in outbox._stores.values():
+        if store.outbox._file is not None:
+            store.outbox._file.close()
+    outbox._stores.clear()
+    _tracking_store_registry._get_store_with_resolved_uri.cache_clear()
+
+
+@pytest.fixture
+def nowhere(folder: Path) -> str:
+    """Address of a server that is not there."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        uri = f"http://127.0.0.1:{free.getsockname()[1]}"
+    mlflow.set_tracking_uri(uri)
+    return uri
+
+
+def entries(folder: Path) -> list[dict[str, str]]:
+    (path,) = folder.glob("*.jsonl")
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_a_question_to_a_server_that_is_away_is_an_error_for_people(nowhere: str) -> None:
+    with pytest.raises(UserError, match="does not answer"):
+        mlflow.MlflowClient().get_experiment("0")
+
+
+def test_what_is_said_to_it_is_kept(nowhere: str, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    began = time.monotonic()
+    client = mlflow.MlflowClient()
+    run = client.create_run("0", tags={"stage": "detection"})
+    assert client.get_run(run.info.run_id).data.tags["stage"] == "detection"
+    for step in range(50):
+        client.log_metric(run.info.run_id, "loss", 1.0, step=step)
+    client.set_terminated(run.info.run_id, "FAILED")
+    assert time.monotonic() - began < 20  # the server is not asked anew each time
+    header, *kept = entries(folder)
+    assert header == {"uri": nowhere}
+    assert [entry["api"] for entry in kept] == ["CreateRun", *["LogMetric"] * 50, "UpdateRun"]
+    assert caplog.text.count("does not answer") == 1
+
+
+def test_a_file_is_kept_as_it_was(nowhere: str, folder: Path, tmp_path: Path) -> None:
+    file = tmp_path / "best.pt"
+    file.write_text("first")
+    mlflow.MlflowClient().create_run("0")
+    outbox.send({"kind": "artifact", "path": str(file), "run_id": "a", "folder": "models"}, nowhere)
+    new = tmp_path / "new.pt"
+    new.write_text("second")
+    new.replace(file)
+    (kept,) = [Path(entry["path"]) for entry in entries(folder) if "path" in entry]
+    assert (kept.name, kept.read_text()) == ("best.pt", "first")
+
+
+def test_the_outbox_of_a_process_that_lives_is_left_alone(nowhere: str, folder: Path) -> None:
+    mlflow.MlflowClient().create_run("0")
+    (path,) = folder.glob("*.jsonl")
+    assert outbox.Outbox.of_former_run(path) is None
+    forget_process()
+    former = outbox.Outbox.of_former_run(path)
+    assert former is not None
+    assert len(former.waiting) == 1
+
+
+def test_half_a_line_of_a_killed_process_is_no_hindrance(nowhere: str, folder: Path) -> None:
+    mlflow.MlflowClient().create_run("0")
+    forget_process()
+    (path,) = folder.glob("*.jsonl")
+    with path.open("a") as file:
+        file.write('{"api": "LogB')
+    former = outbox.Outbox.of_former_run(path)
+    assert former is not None
+    assert [entry["api"] for entry in former.waiting] == ["CreateRun"]
+
+
+@pytest.mark.slow
+def test_nothing_is_lost_while_the_server_is_away(
+    folder: Path, database: Path, catalog: DataCatalog, tmp_path: Path
+) -> None:
+    (tmp_path / "server").mkdir()
+    server = TrackingServer(tmp_path / "server", database)
+    server.start()
+    try:
+        mlflow.set_tracking_uri(server.uri)
+        experiment = mlflow.create_experiment("test")
+        mlflow.start_run(experiment_id=experiment, run_name="main")
+        run = Run(tmp_path, catalog)
+        run.save("data", [1])
+        run.train()
+        run.epoch(3.0)
+        server.stop()
+        began = time.monotonic()
+        run.epoch(3.0, 2.0)
+        run.save("progress", Image.new("RGB", (8, 8)))
+        mlflow.log_param("late", "yes")
+        run.train()  # the next training begins while the server is away
+        run.epoch(5.0)
+        run.hook.after_pipeline_run()
+        mlflow.end_run()
+        run.hook.after_closed_run()
+        assert time.monotonic() - began < 30
+        forget_process()
+        server.start()
+        mlflow.MlflowClient().search_experiments()
+        outbox.send_former(folder, server.uri)
+        check(experiment)
+        assert list(folder.iterdir()) == []
+    finally:
+        server.stop()
+
+
+def check(experiment: str) -> None:
+    """The server has everything, once, with the times and states that it had."""
+    client = mlflow.MlflowClient()
+
+    def steps(run: entities.Run) -> list[tuple[int, float]]:
+        history = client.get_metric_history(run.info.run_id, "detection/train/loss")
+        return sorted((metric.step, metric.value) for metric in history)
+
+    runs = client.search_runs([experiment], order_by=["start_time"])
+    main, first, second = runs
+    assert [run.info.status for run in runs] == ["FINISHED"] * 3
+    assert main.data.params == {"late": "yes"}
+    assert [steps(run) for run in (first, second)] == [[(1, 3.0), (2, 2.0)], [(1, 5.0)]]
+    assert second.data.tags["mlflow.parentRunId"] == main.info.run_id
+    assert second.data.params == {"detection.optimizer.lr": "0.1"}
+    assert [item.dataset.name for item in second.inputs.dataset_inputs] == ["data"]
+    assert any("+step+2+" in file.path for file in client.list_artifacts(first.info.run_id, "images"))
+    models = client.search_logged_models([experiment])
+    assert sorted((model.name, model.source_run_id) for model in models) == sorted(
+        (name, run.info.run_id) for name in ("detection-best", "detection-last") for run in (first, second)
+    )
+    for model in models:
+        assert [Path(f.path).suffix for f in client.list_logged_model_artifacts(model.model_id)] == [".pt"]
