@@ -54,6 +54,7 @@ def test_the_training_s_run_is_in_that_of_the_command(run: Run, experiment: str)
     assert found.data.tags["mlflow.parentRunId"] == parent().info.run_id
     assert found.data.params == {"detection.optimizer.lr": "0.1"}
     assert found.info.run_name == "main detection"
+    assert found.inputs is not None
     assert [item.dataset.name for item in found.inputs.dataset_inputs] == ["data"]
 
 

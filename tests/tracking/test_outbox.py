@@ -162,6 +162,7 @@ def check(experiment: str) -> None:
     assert [steps(run) for run in (first, second)] == [[(1, 3.0), (2, 2.0)], [(1, 5.0)]]
     assert second.data.tags["mlflow.parentRunId"] == main.info.run_id
     assert second.data.params == {"detection.optimizer.lr": "0.1"}
+    assert second.inputs is not None
     assert [item.dataset.name for item in second.inputs.dataset_inputs] == ["data"]
     assert any("+step+2+" in file.path for file in client.list_artifacts(first.info.run_id, "images"))
     models = client.search_logged_models([experiment])
