@@ -81,7 +81,7 @@ def test_the_error_analysis_belongs_to_the_evaluation(finished: tuple[Project, s
     assert 0.05 in curve["threshold"].tolist()
     assert curve["pq"].between(0, 1).all()
     page = (reporting / "evaluation_report.html").read_text()
-    assert f"<b>{100 * quality['All']['pq']:.1f}</b>PQ All" in page
+    assert f"<b>{100 * quality['All']['pq']:.1f}</b> PQ All" in page
 
 
 def test_predictions_are_strict_coco_panoptic_results(finished: tuple[Project, str]) -> None:

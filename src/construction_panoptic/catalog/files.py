@@ -76,8 +76,8 @@ class HTMLTextDataset(AtomicSave, TextDataset):
     """An HTML page, saved atomically; kedro-viz shows it."""
 
     def preview(self) -> HTMLPreview:
-        """Give the page itself."""
-        return HTMLPreview(self.load())
+        """Give the page itself; kedro-viz takes it for Markdown too, in which underscores have a meaning."""
+        return HTMLPreview(self.load().replace("_", "&#95;"))
 
 
 class PictureDataset(AtomicSave, ImageDataset):

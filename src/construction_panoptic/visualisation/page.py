@@ -69,7 +69,7 @@ def html_page(title: str, parts: Iterable[str]) -> str:
 
 def facts(values: Mapping[str, Any]) -> str:
     """Set numbers in boxes, each over its name."""
-    cells = (f"<div><b>{escape(str(value))}</b>{escape(name)}</div>" for name, value in values.items())
+    cells = (f"<div><b>{escape(str(value))}</b> {escape(name)}</div>" for name, value in values.items())
     return f'<div class="facts">{"".join(cells)}</div>'
 
 
