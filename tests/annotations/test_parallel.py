@@ -1,4 +1,5 @@
 import pickle
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -13,8 +14,9 @@ from construction_panoptic.annotations.cvat import read_exports
 from construction_panoptic.annotations.images import ImageError
 from construction_panoptic.annotations.masks import MaskError
 from construction_panoptic.annotations.merging import merge_images
-from construction_panoptic.annotations.parallel import Workers, worker_count
+from construction_panoptic.annotations.parallel import Engine, Workers, worker_count
 from construction_panoptic.annotations.taxonomy import Taxonomy
+from construction_panoptic.errors import ParameterError
 
 
 def test_auto_is_at_least_one() -> None:
@@ -46,31 +48,56 @@ def test_order_errors_and_the_number_in_flight() -> None:
         assert len(taken) < 130
 
 
-def test_processes_give_the_same_as_one(
-    make_export: Callable[..., Path], make_document: Callable[..., dict[str, Any]], site_taxonomy: Taxonomy
-) -> None:
+@pytest.fixture
+def raw(make_export: Callable[..., Path], make_document: Callable[..., dict[str, Any]]) -> Path:
+    """Two exports, one an archive, of nine images each, and two that are missing."""
     photos = tuple(f"{number}.jpg" for number in range(9))
     images = [{"id": n, "file_name": f"{n}.jpg", "width": 40, "height": 30} for n in range(11)]
     [annotation] = make_document()["annotations"]
     annotations = [annotation | {"id": n, "image_id": n % 11} for n in range(30)]
     document = make_document(images=images, annotations=annotations)
     make_export("pump", document, photos=photos, archive=True)
-    raw = make_export("pipes", document, photos=photos).parent
-    one = read_exports(raw, site_taxonomy)
-    two = read_exports(raw, site_taxonomy, workers=2)
-    for name in ("images", "annotations", "rejected", "inputs"):
+    return make_export("pipes", document, photos=photos).parent
+
+
+def stuff(key: str) -> np.ndarray:
+    return np.full((30, 40), 1 + ("pump" in key), dtype=np.uint8)
+
+
+def check_same_as_serial(raw: Path, taxonomy: Taxonomy, engine: Engine) -> None:
+    one = read_exports(raw, taxonomy)
+    two = read_exports(raw, taxonomy, workers=2, engine=engine)
+    for name in ("images", "annotations", "rejected", "repaired", "inputs"):
         pd.testing.assert_frame_equal(getattr(one, name), getattr(two, name))
     assert len(one.rejected) > 0
 
-    def stuff(key: str) -> np.ndarray:
-        return np.full((30, 40), 1 + ("pump" in key), dtype=np.uint8)
-
-    serial = list(merge_images(one.images, one.annotations, stuff, site_taxonomy))
-    parallel = list(merge_images(one.images, one.annotations, stuff, site_taxonomy, workers=2))
+    serial = list(merge_images(one.images, one.annotations, stuff, taxonomy))
+    parallel = list(merge_images(one.images, one.annotations, stuff, taxonomy, workers=2, engine=engine))
     assert len(serial) == 18
     assert serial == parallel
-    damaged = Path(str(one.images["location"].iloc[0]))
-    if damaged.is_file():
-        damaged.write_bytes(b"no image")
-        with pytest.raises(ImageError):
-            list(merge_images(one.images, one.annotations, stuff, site_taxonomy, workers=2))
+    damaged = Path(next(location for location in one.images["location"] if "::" not in location))
+    damaged.write_bytes(b"no image")
+    with pytest.raises(ImageError):
+        list(merge_images(one.images, one.annotations, stuff, taxonomy, workers=2, engine=engine))
+
+
+def test_processes_give_the_same_as_one(raw: Path, site_taxonomy: Taxonomy) -> None:
+    check_same_as_serial(raw, site_taxonomy, "local")
+
+
+@pytest.mark.slow
+def test_ray_gives_the_same_as_one_process(raw: Path, site_taxonomy: Taxonomy) -> None:
+    ray = pytest.importorskip("ray")
+    # The pools join what runs already, and leave it running.
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    try:
+        check_same_as_serial(raw, site_taxonomy, "ray")
+        assert ray.is_initialized()
+    finally:
+        ray.shutdown()
+
+
+def test_ray_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, raw: Path, site_taxonomy: Taxonomy) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ParameterError, match=r"'\.\[ray\]'"):
+        read_exports(raw, site_taxonomy, engine="ray")

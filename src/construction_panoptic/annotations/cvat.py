@@ -29,7 +29,7 @@ from construction_panoptic.annotations.coco_entries import (
 from construction_panoptic.annotations.export_files import Export, find_exports
 from construction_panoptic.annotations.images import ImageError, check_image
 from construction_panoptic.annotations.masks import MaskError, segmentation_rle
-from construction_panoptic.annotations.parallel import WorkerCount, Workers
+from construction_panoptic.annotations.parallel import Engine, WorkerCount, Workers
 from construction_panoptic.annotations.records import rejected_table
 from construction_panoptic.annotations.rejected import RejectedRecords, compare_accounts
 from construction_panoptic.annotations.repairs import Repair, box_outline, find_repairs
@@ -93,6 +93,7 @@ def read_exports(
     on_error: OnError = "quarantine",
     boxes_without_polygon: Boxes = "reject",
     workers: WorkerCount = 1,
+    engine: Engine = "local",
 ) -> Exports:
     """Read every export in a folder.
 
@@ -106,6 +107,7 @@ def read_exports(
             mask.
         workers: processes that check image files, or "auto" for one a CPU core; 1: threads of this process. The
             result is the same with any number.
+        engine: what runs these processes, see `parallel.Workers`.
 
     Raises:
         InputDataError: there is no export, or no image that can be used; or, in the ``fail`` mode, anything
@@ -115,7 +117,7 @@ def read_exports(
     if on_error not in ("quarantine", "fail"):
         raise ParameterError(f"on_error must be 'quarantine' or 'fail', not {on_error!r}.")
     seen: set[str] = set()
-    with Workers(workers) as pool:
+    with Workers(workers, engine) as pool:
         rejected = RejectedRecords(fail=on_error == "fail")
         reader = _Reader(taxonomy, rejected, pool, keep_boxes=boxes_without_polygon == "keep")
         for export in find_exports(Path(raw_data)):
@@ -261,7 +263,7 @@ class _Reader:
                 key = f"{export.source}/{first.file_name}"
                 self._rejected.add(export.source, key, None, "duplicate_image_id", str(problem))
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:
-            pool = threads if self._workers.count == 1 else self._workers
+            pool = threads if self._workers.inline else self._workers
             rows = pool.map(partial(_image_row, export, file.subset), entries.values())
             for entry, row in zip(entries.values(), rows, strict=True):
                 if isinstance(row, dict):

@@ -27,12 +27,14 @@ class StuffOfImage(NamedTuple):
         labels: uint8 [H, W] of the project's stuff ids, 0 = none; None where nothing is known.
         fringe_before: pixels of a leftover class close to a thing, had all segments been used.
         fringe_after: the same in ``labels``.
+        digest: of all that it was made from; "" where that is not known.
     """
 
     key: str
     labels: NDArray[np.uint8] | None
     fringe_before: int = 0
     fringe_after: int = 0
+    digest: str = ""
 
 
 class AnnotatedThings:

@@ -3,9 +3,10 @@
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
+from itertools import islice
 from pathlib import PurePosixPath
 from typing import Any, Literal, cast
 
@@ -15,20 +16,26 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from construction_panoptic.annotations.coco_files import segment_extents
+from construction_panoptic.annotations.digests import digest_of
 from construction_panoptic.annotations.images import normalise_image, perceptual_hash
 from construction_panoptic.annotations.masks import MaskError, MaskWindow, mask_window, segmentation_rle
 from construction_panoptic.annotations.panoptic_png import MAX_SEGMENT_ID, encode_id_map
-from construction_panoptic.annotations.parallel import WorkerCount, Workers
-from construction_panoptic.annotations.records import ConvertedImage, Rejected, Segment
+from construction_panoptic.annotations.parallel import Engine, WorkerCount, Workers
+from construction_panoptic.annotations.records import ConvertedImage, ConvertedRecord, Rejected, Segment
+from construction_panoptic.annotations.stuff import decode_labels
 from construction_panoptic.annotations.taxonomy import Taxonomy
 from construction_panoptic.errors import InputDataError, ParameterError
 
 Overlap = Literal["last_on_top", "smallest_on_top", "fail"]
-_Task = tuple[dict[str, Any], list[dict[str, Any]], NDArray[np.uint8] | None, str]
-StuffReader = Callable[[str], NDArray[np.uint8] | None]
+StuffReader = Callable[[str], NDArray[np.uint8] | bytes | None]
+"""Gives the stuff labels of an image key: uint8 [H, W] or the file that `stuff.encode_labels` made; None: no stuff."""
+
+Finished = Callable[[str, str], ConvertedRecord | None]
+"""Gives the record of an image that is converted already, by its key and digest; None: it is not."""
 
 _OVERLAPS = ("last_on_top", "smallest_on_top", "fail")
 _LONGEST_STEM = 150
+_ROWS_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -46,6 +53,18 @@ class _Instance:
         return int(self.window.pixels.sum())
 
 
+@dataclass(frozen=True)
+class _Task:
+    """An image to convert: its rows of the tables, its stuff, and where the result belongs."""
+
+    image: dict[str, Any]
+    annotations: list[dict[str, Any]]
+    stuff: NDArray[np.uint8] | bytes | None
+    stem: str
+    digest: str
+    finished: ConvertedRecord | None
+
+
 def merge_images(
     images: pd.DataFrame,
     annotations: pd.DataFrame,
@@ -54,6 +73,7 @@ def merge_images(
     overlap: Overlap = "last_on_top",
     *,
     workers: WorkerCount = 1,
+    engine: Engine = "local",
 ) -> Iterator[ConvertedImage]:
     """Convert images one at a time, in the order of their keys; only one, or a few a worker, are in memory.
 
@@ -64,33 +84,79 @@ def merge_images(
         taxonomy: the project's classes.
         overlap: which thing is on top, see `merge_image`.
         workers: processes, or "auto" for one a CPU core; the result is the same with any number.
+        engine: what runs them, see `parallel.Workers`.
 
     Raises:
         InputDataError: see `merge_image`.
         ParameterError: ``overlap`` has another value.
     """
+    converted = merge_unfinished(
+        images, annotations, stuff_reader, taxonomy, overlap, finished=_nothing, workers=workers, engine=engine
+    )
+    return cast("Iterator[ConvertedImage]", converted)
+
+
+def _nothing(key: str, digest: str) -> None:  # noqa: ARG001
+    return None
+
+
+def merge_unfinished(
+    images: pd.DataFrame,
+    annotations: pd.DataFrame,
+    stuff_reader: StuffReader,
+    taxonomy: Taxonomy,
+    overlap: Overlap = "last_on_top",
+    *,
+    finished: Finished,
+    workers: WorkerCount = 1,
+    engine: Engine = "local",
+) -> Iterator[ConvertedImage | ConvertedRecord]:
+    """Do what `merge_images` does, without doing again what is finished.
+
+    Args:
+        finished: gives what an earlier conversion made of the same input.
+
+    Yields:
+        A record in place of an image that is finished.
+    """
     if overlap not in _OVERLAPS:
         raise ParameterError(f"overlap must be one of {', '.join(_OVERLAPS)}, not {overlap!r}.")
     stems = unique_stems(images["key"].tolist())
-    rows_of = annotations.groupby("key", sort=False).indices
+    common = digest_of(taxonomy.model_dump(), overlap)
 
     def tasks() -> Iterator[_Task]:
-        for position in images["key"].argsort():
-            image = _rows(images.iloc[[position]])[0]
-            rows = _rows(annotations.iloc[rows_of.get(image["key"], [])])
-            yield image, rows, stuff_reader(image["key"]), stems[image["key"]]
+        for image, rows in _rows_by_image(images, annotations):
+            key = image["key"]
+            stuff, stem = stuff_reader(key), stems[key]
+            content = stuff.tobytes() if isinstance(stuff, np.ndarray) else stuff or b""
+            digest = digest_of(common, image, rows, stem, content)
+            yield _Task(image, rows, stuff, stem, digest, finished(key, digest))
 
-    with Workers(workers) as pool:
+    with Workers(workers, engine) as pool:
         yield from pool.map(partial(_merge_task, taxonomy, overlap), tasks())
 
 
-def _merge_task(taxonomy: Taxonomy, overlap: Overlap, task: _Task) -> ConvertedImage:
-    image, rows, stuff, stem = task
-    return merge_image(image, rows, stuff, taxonomy=taxonomy, overlap=overlap, stem=stem)
+def _merge_task(taxonomy: Taxonomy, overlap: Overlap, task: _Task) -> ConvertedImage | ConvertedRecord:
+    if task.finished is not None:
+        return task.finished
+    stuff = decode_labels(task.stuff) if isinstance(task.stuff, bytes) else task.stuff
+    merged = merge_image(task.image, task.annotations, stuff, taxonomy=taxonomy, overlap=overlap, stem=task.stem)
+    return replace(merged, digest=task.digest)
 
 
-def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
-    return cast("list[dict[str, Any]]", table.to_dict("records"))
+def _rows_by_image(
+    images: pd.DataFrame, annotations: pd.DataFrame
+) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
+    """Give each image's row and those of its annotations, in the order of the keys."""
+    indices = annotations.groupby("key", sort=False).indices
+    order = images["key"].argsort().to_numpy()
+    # Many rows at once: taking them one by one would cost more than drawing them.
+    for start in range(0, len(order), _ROWS_AT_ONCE):
+        chosen = cast("list[dict[str, Any]]", images.iloc[order[start : start + _ROWS_AT_ONCE]].to_dict("records"))
+        of_image = [indices.get(image["key"], np.empty(0, dtype=np.intp)) for image in chosen]
+        rows = iter(cast("list[dict[str, Any]]", annotations.iloc[np.concatenate(of_image)].to_dict("records")))
+        for image, places in zip(chosen, of_image, strict=True):
+            yield image, list(islice(rows, len(places)))
 
 
 def merge_image(

@@ -4,14 +4,17 @@ import multiprocessing
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from itertools import islice
 from types import TracebackType
-from typing import Literal, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
+
+from construction_panoptic.annotations.ray_pool import RayPool
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 WorkerCount = int | Literal["auto"]
+Engine = Literal["local", "ray"]
 
 _CHUNK = 4
 _CHUNKS_IN_FLIGHT = 2  # a worker
@@ -31,11 +34,22 @@ class Workers:
 
     Args:
         workers: processes, or "auto".
+        engine: ``local``: processes of this machine; ``ray``: those of a Ray cluster, whose machines must see the
+            files under the same paths. It is the one that RAY_ADDRESS names, else a local one for this pool.
+
+    Raises:
+        ParameterError: Ray is asked for and not installed.
     """
 
-    def __init__(self, workers: WorkerCount = 1) -> None:
-        self.count = worker_count(workers)
-        self._pool: ProcessPoolExecutor | None = None
+    def __init__(self, workers: WorkerCount = 1, engine: Engine = "local") -> None:
+        self._ray = RayPool(workers) if engine == "ray" else None
+        self.count = worker_count(workers) if self._ray is None else self._ray.count
+        self._pool: RayPool | ProcessPoolExecutor | None = self._ray
+
+    @property
+    def inline(self) -> bool:
+        """Whether all runs in this process."""
+        return self._ray is None and self.count == 1
 
     def __enter__(self) -> Self:
         return self
@@ -60,13 +74,13 @@ class Workers:
         Raises:
             Exception: what the function raises, at the place of its item.
         """
-        if self.count == 1:
+        if self.inline:
             yield from map(function, items)
             return
         if self._pool is None:
             context = multiprocessing.get_context("spawn")
             self._pool = ProcessPoolExecutor(self.count, mp_context=context, initializer=_start_worker)
-        waiting: deque[Future[list[Result | _Failure]]] = deque()
+        waiting: deque[Any] = deque()  # futures of lists of results and failures
         remaining = iter(items)
         try:
             while True:

@@ -146,6 +146,7 @@ class ConvertedImage:
     Attributes:
         png: the encoded 24-bit panoptic PNG.
         image: a path if the source file can be used unchanged (link or copy it), else the new file's content.
+        digest: of all that it was made from; "" where that is not known.
     """
 
     key: str
@@ -159,6 +160,7 @@ class ConvertedImage:
     image: Path | bytes = field(repr=False)
     rejected: list[Rejected] = field(default_factory=list)
     phash: str = ""
+    digest: str = ""
 
     @property
     def record(self) -> ConvertedRecord:

@@ -59,6 +59,17 @@ class SplitSettings(_Settings):
     )
 
 
+class ExecutionSettings(_Settings):
+    """What checks and merges images; the result is the same with any."""
+
+    engine: Literal["local", "ray"] = Field(
+        default="local", description="Processes of this machine, or tasks of a Ray cluster (RAY_ADDRESS, else local)."
+    )
+    workers: PositiveInt | Literal["auto"] = Field(
+        default=1, description="Processes or tasks at a time; 'auto': one a CPU core."
+    )
+
+
 class ConversionSettings(_Settings):
     """The conversion of CVAT exports to COCO panoptic."""
 
@@ -71,8 +82,6 @@ class ConversionSettings(_Settings):
     overlap: Literal["last_on_top", "smallest_on_top", "fail"] = Field(
         default="last_on_top", description="Which of two overlapping things lies on top; the first is CVAT's order."
     )
-    workers: PositiveInt | Literal["auto"] = Field(
-        default=1, description="Processes that check and merge images; 'auto': one a CPU core."
-    )
+    execution: ExecutionSettings = ExecutionSettings()
     stuff: StuffSettings = StuffSettings()
     split: SplitSettings = SplitSettings()

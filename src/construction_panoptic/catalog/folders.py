@@ -5,6 +5,7 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from kedro_datasets._typing import ImagePreview, JSONPreview
 from construction_panoptic.annotations.fringe import StuffOfImage
 from construction_panoptic.annotations.records import ConvertedImage, ConvertedRecord
 from construction_panoptic.annotations.stuff import decode_labels, encode_labels
+from construction_panoptic.catalog.journal import Journal, appending
 from construction_panoptic.catalog.previews import image_grid
 from construction_panoptic.errors import InputDataError
 from construction_panoptic.evaluation.predicting import ImagePrediction, write_predictions
@@ -142,10 +144,15 @@ class StuffLabelFolder:
     files: dict[str, str | None]
     """Image key to file name; None where an image has no stuff prediction."""
 
+    def content(self, key: str) -> bytes | None:
+        """Read the file of one image's labels; None where there is none."""
+        name = self.files.get(key)
+        return None if name is None else (self.folder / name).read_bytes()
+
     def labels(self, key: str) -> np.ndarray | None:
         """Read the uint8 [H, W] map of project stuff ids (0 = none) of one image; None where there is none."""
-        name = self.files.get(key)
-        return None if name is None else decode_labels((self.folder / name).read_bytes())
+        content = self.content(key)
+        return None if content is None else decode_labels(content)
 
     def fringe(self) -> dict[str, int]:
         """Sum over all images the pixels of leftover stuff around things, before and after cleaning."""
@@ -171,15 +178,21 @@ class StuffLabelsDataset(LocalDataset):
         return StuffLabelFolder(self._filepath, json.loads(self._index.read_text()))
 
     def save(self, data: Iterable[tuple[str, np.ndarray | None] | StuffOfImage]) -> None:
-        """Write each (image key, uint8 [H, W] labels or None[, fringe before, after]) as it comes, then the index."""
+        """Write each image's labels and fringe as they come, then the index; `StuffOfImage` has the fields."""
         self.invalidate()
         files: dict[str, str | None] = {}
-        fringe: dict[str, tuple[int, ...]] = {}
-        for number, (key, labels, *counts) in enumerate(data):
-            fringe[key] = tuple(counts) or (0, 0)
-            files[key] = None if labels is None else f"{number:07d}.png"
-            if labels is not None:
-                write_bytes(self._filepath / f"{number:07d}.png", encode_labels(labels))
+        fringe: dict[str, tuple[int, int]] = {}
+        with appending(self._filepath) as journal:
+            for stuff in (StuffOfImage(*item) for item in data):
+                # Not by position, since what is finished keeps its file when other images come or go.
+                name = f"{sha256(stuff.key.encode()).hexdigest()[:20]}.png"
+                fringe[stuff.key] = (stuff.fringe_before, stuff.fringe_after)
+                files[stuff.key] = None if stuff.labels is None else name
+                if stuff.labels is not None:
+                    path = self._filepath / name
+                    write_bytes(path, encode_labels(stuff.labels))
+                    journal.add(stuff.key, stuff.digest, [path], [name, *fringe[stuff.key]])
+        Journal(self._filepath).keep(files)
         _remove_others(self._filepath, {name for name in files.values() if name})
         write_json(self._filepath / "fringe.json", fringe)
         write_json(self._index, files)
@@ -232,20 +245,31 @@ class ConvertedImagesDataset(LocalDataset):
         """Give a handle that iterates over the records."""
         return ConvertedImages(self._image_folder, self._png_folder, self._filepath)
 
-    def save(self, data: Iterable[ConvertedImage]) -> None:
-        """Write image, PNG and record of each item as it comes."""
+    def save(self, data: Iterable[ConvertedImage | ConvertedRecord]) -> None:
+        """Write image, PNG and record of each item as it comes; of a mere record the files are there already."""
         self.invalidate()
+        keys: dict[str, None] = {}
         images: set[str] = set()
         pngs: set[str] = set()
-        with atomic_path(self._filepath) as temporary, temporary.open("w", encoding="utf-8") as index:
+        with (
+            appending(self._filepath) as journal,
+            atomic_path(self._filepath) as temporary,
+            temporary.open("w", encoding="utf-8") as index,
+        ):
             for item in data:
-                _place(item.image, self._image_folder / item.image_file)
-                write_bytes(self._png_folder / f"{item.stem}.png", item.png)
-                index.write(json.dumps(item.record.to_dict(), ensure_ascii=False) + "\n")
-                images.add(item.image_file)
-                pngs.add(f"{item.stem}.png")
+                record = item if isinstance(item, ConvertedRecord) else item.record
+                if isinstance(item, ConvertedImage):
+                    files = [self._image_folder / item.image_file, self._png_folder / record.png_file]
+                    _place(item.image, files[0])
+                    write_bytes(files[1], item.png)
+                    journal.add(item.key, item.digest, files, record.to_dict())
+                index.write(json.dumps(record.to_dict(), ensure_ascii=False) + "\n")
+                keys[record.key] = None
+                images.add(record.image_file)
+                pngs.add(record.png_file)
             _remove_others(self._image_folder, images)
             _remove_others(self._png_folder, pngs)
+        Journal(self._filepath).keep(keys)
 
     def invalidate(self) -> None:
         """Remove the index: the files no longer belong to the raw data."""
@@ -260,6 +284,21 @@ class ConvertedImagesDataset(LocalDataset):
     def preview(self) -> ImagePreview:
         """Show a grid of panoptic PNGs, a colour for each id."""
         return image_grid(sorted(self._png_folder.glob("*.png")), labels=True)
+
+
+def finished_stuff(journal: Journal, key: str, digest: str) -> StuffOfImage | None:
+    """Give the stuff of an image that was labelled from the same input before, else None."""
+    found = journal.find(key, digest)
+    if found is None:
+        return None
+    name, before, after = found
+    return StuffOfImage(key, decode_labels((journal.entry / name).read_bytes()), before, after, digest)
+
+
+def finished_record(journal: Journal, key: str, digest: str) -> ConvertedRecord | None:
+    """Give the record of an image that was converted from the same input before, else None."""
+    found = journal.find(key, digest)
+    return None if found is None else ConvertedRecord.from_dict(found)
 
 
 class PredictionsDataset(LocalDataset):
@@ -299,7 +338,7 @@ def _place(source: Path | bytes, target: Path) -> None:
 
 
 def _remove_others(folder: Path, keep: set[str]) -> None:
-    """Remove the files of an earlier conversion that this one did not write."""
+    """Remove the files of an earlier conversion that this one has not."""
     for path in folder.glob("*"):
         if path.is_file() and path.name not in keep and not path.name.startswith("."):
             path.unlink()

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -11,19 +12,22 @@ from plotly import graph_objects as go
 
 from construction_panoptic.annotations.coco_files import check_panoptic, detection_json, panoptic_json
 from construction_panoptic.annotations.cvat import read_exports
+from construction_panoptic.annotations.digests import digest_of
 from construction_panoptic.annotations.fringe import AnnotatedThings, StuffOfImage
 from construction_panoptic.annotations.grouping import near_duplicate_groups
 from construction_panoptic.annotations.labelling import DetrStuffLabeller, load_labeller
-from construction_panoptic.annotations.merging import merge_images
-from construction_panoptic.annotations.records import ConvertedImage
+from construction_panoptic.annotations.merging import merge_unfinished
+from construction_panoptic.annotations.records import ConvertedImage, ConvertedRecord
 from construction_panoptic.annotations.rejected import all_rejected, check_conservation, repaired_and_kept
+from construction_panoptic.annotations.relabelling import checkpoint_identity, label_unfinished
 from construction_panoptic.annotations.settings import ConversionSettings, StuffSettings
 from construction_panoptic.annotations.split_options import fold_split, join_groups, listed_split, video_names
 from construction_panoptic.annotations.splitting import audit_split, split_digest, split_records
 from construction_panoptic.annotations.stuff import ReadyStuff
 from construction_panoptic.annotations.summary import class_counts, dataset_summary
 from construction_panoptic.annotations.taxonomy import Taxonomy
-from construction_panoptic.catalog.folders import ConvertedImages, StuffLabelFolder
+from construction_panoptic.catalog.folders import ConvertedImages, StuffLabelFolder, finished_record, finished_stuff
+from construction_panoptic.catalog.journal import Journal
 from construction_panoptic.evaluation.examples import choose_images
 from construction_panoptic.pipelines.pictures import overlay_of
 from construction_panoptic.training.device import resolve_device
@@ -52,7 +56,8 @@ def read_annotations(
         Taxonomy.from_dict(taxonomy),
         on_error=settings.on_error,
         boxes_without_polygon=settings.boxes_without_polygon,
-        workers=settings.workers,
+        workers=settings.execution.workers,
+        engine=settings.execution.engine,
     )
     logger.info(
         "%d images and %d annotations accepted, %d records rejected, %d repaired",
@@ -68,10 +73,13 @@ def label_stuff(
     images: pd.DataFrame,
     annotations: pd.DataFrame,
     stuff_predictions: Any,
+    so_far: Journal,
     taxonomy: dict[str, Any],
     parameters: dict[str, Any],
 ) -> Iterable[StuffOfImage]:
     """Find the stuff regions of every image, without what annotated things explain.
+
+    What a network has labelled before an interruption is not labelled again.
 
     Returns:
         The stuff of each image, computed as it is asked for.
@@ -80,10 +88,17 @@ def label_stuff(
     classes = Taxonomy.from_dict(taxonomy)
     if stuff.source == "none":
         return (StuffOfImage(key, None) for key in images["key"])
-    things = AnnotatedThings(images, annotations)
     if stuff.source == "detr":
-        locations = zip(images["key"], images["location"], strict=True)
-        return _labeller(stuff, classes).label_around(locations, things.mask)
+        common = digest_of(classes.model_dump(), stuff.model_dump(), checkpoint_identity(stuff.weights))
+        return label_unfinished(
+            images,
+            annotations,
+            partial(finished_stuff, so_far),
+            partial(_labeller, stuff, classes),
+            batch_size=stuff.batch_size,
+            common=common,
+        )
+    things = AnnotatedThings(images, annotations)
     ready = ReadyStuff(stuff_predictions, classes)
     if missing := ready.missing(images["key"]):
         logger.warning(
@@ -105,17 +120,27 @@ def merge_annotations(
     images: pd.DataFrame,
     annotations: pd.DataFrame,
     stuff_labels: StuffLabelFolder,
+    so_far: Journal,
     taxonomy: dict[str, Any],
     parameters: dict[str, Any],
-) -> Iterable[ConvertedImage]:
+) -> Iterable[ConvertedImage | ConvertedRecord]:
     """Lay things over stuff.
 
     Returns:
-        Each image with its panoptic PNG and segments, made as it is asked for.
+        Each image with its panoptic PNG and segments, made as it is asked for; the record alone of an image that
+        was converted from the same input before.
     """
     settings = parse(ConversionSettings, parameters, "annotation_conversion")
-    classes = Taxonomy.from_dict(taxonomy)
-    return merge_images(images, annotations, stuff_labels.labels, classes, settings.overlap, workers=settings.workers)
+    return merge_unfinished(
+        images,
+        annotations,
+        stuff_labels.content,
+        Taxonomy.from_dict(taxonomy),
+        settings.overlap,
+        finished=partial(finished_record, so_far),
+        workers=settings.execution.workers,
+        engine=settings.execution.engine,
+    )
 
 
 def account_for_records(

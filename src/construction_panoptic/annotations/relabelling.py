@@ -1,0 +1,72 @@
+"""Labelling stuff without doing again what an interrupted run has done."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from construction_panoptic.annotations.digests import digest_of
+from construction_panoptic.annotations.fringe import AnnotatedThings, StuffOfImage
+
+if TYPE_CHECKING:  # a run that finds all done needs no torch
+    from construction_panoptic.annotations.labelling import DetrStuffLabeller
+
+Finished = Callable[[str, str], StuffOfImage | None]
+"""Gives the stuff of an image that is labelled already, by its key and digest; None: it is not."""
+
+
+def label_unfinished(
+    images: pd.DataFrame,
+    annotations: pd.DataFrame,
+    finished: Finished,
+    labeller: Callable[[], "DetrStuffLabeller"],
+    *,
+    batch_size: int,
+    common: str,
+) -> Iterator[StuffOfImage]:
+    """Label the images that are not labelled yet.
+
+    Images of one batch are padded alike, which a network notices in the last bits. A batch is therefore labelled as
+    a whole or not at all, and the outcome is that of a run without interruption.
+
+    Args:
+        images: the table of accepted images, see `cvat.Exports`.
+        annotations: the table of accepted annotations, see `cvat.Exports`.
+        finished: gives what an earlier run made of the same input.
+        labeller: makes the labeller; not called if all is finished.
+        batch_size: images of a batch of the labeller.
+        common: digest of what all labels depend on: weights, settings, classes.
+
+    Yields:
+        The stuff of each image with its digest, in the order of the table.
+    """
+    things = AnnotatedThings(images, annotations)
+    rows = list(zip(images["key"], images["location"], image_digests(images, annotations, common), strict=True))
+    batches = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
+    done = [all(finished(key, digest) for key, _, digest in batch) for batch in batches]
+    pending = [row[:2] for batch, is_done in zip(batches, done, strict=True) if not is_done for row in batch]
+    labelled = labeller().label_around(pending, things.mask) if pending else iter(())
+    for batch, is_done in zip(batches, done, strict=True):
+        for key, _, digest in batch:
+            stuff = finished(key, digest) if is_done else next(labelled)
+            if stuff is None or stuff.key != key:
+                raise RuntimeError(f"the labels of {key!r} were changed while they were in use")
+            yield stuff._replace(digest=digest)
+
+
+def image_digests(images: pd.DataFrame, annotations: pd.DataFrame, common: str) -> Iterator[str]:
+    """Give for each row of ``images`` the digest of what its labels depend on."""
+    indices: dict[Any, Any] = dict(annotations.groupby("key", sort=False).indices)
+    outlines = annotations[["order", "segmentation"]]
+    for key, *facts in images[["key", "sha256", "width", "height"]].itertuples(index=False, name=None):
+        yield digest_of(common, key, *facts, outlines.iloc[indices.get(key, [])].to_numpy().tolist())
+
+
+def checkpoint_identity(weights: str) -> list[Any]:
+    """Return what tells one checkpoint from another: a published name, or a file's path, size and time."""
+    path = Path(weights)
+    if not path.is_file():
+        return [weights]
+    state = path.stat()
+    return [weights, state.st_size, state.st_mtime_ns]
