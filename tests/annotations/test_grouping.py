@@ -89,19 +89,44 @@ def test_groups_equal_a_flood_fill(seed: int, clusters: int, members: int, sprea
     assert as_sets(groups, keys) == brute_force(values, keys, max_distance)
 
 
-@pytest.mark.parametrize("max_distance", [0, 1, 10, 300])
-def test_bands_and_the_plain_sweep_agree(max_distance: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    values = clustered_hashes(5, 60, 5, 8)
+@pytest.mark.parametrize("max_distance", [0, 1, 2, 10, 11, 300])
+@pytest.mark.parametrize("slips", [0, 1])
+def test_bands_and_all_pairs_agree(max_distance: int, slips: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = clustered_hashes(5, 12, 5, 8)
     hashes = grouping.hash_bytes([as_hex(value) for value in values], [str(value) for value in values])
     hashes = np.unique(hashes, axis=0)
-    words, banded, plain = grouping._words(hashes), grouping._Edges(len(hashes)), grouping._Edges(len(hashes))
-    monkeypatch.setattr(grouping, "_FLUSH_EDGES", 2000)  # fold often
-    for band in grouping._bands(hashes, max_distance + 1):
-        order = np.argsort(band, kind="stable")
-        grouping._sweep(words[:, order], order, max_distance, banded, bucket=band[order])
-    grouping._sweep(words, np.arange(len(hashes)), max_distance, plain, bucket=None)
-    one, other = banded.components(), plain.components()
-    assert np.array_equal(one[:, None] == one, other[:, None] == other)
+
+    def pairs(way: int | None) -> set[tuple[int, int]]:
+        monkeypatch.setattr(grouping, "_cheapest_slips", lambda *_: way)
+        found = grouping.near_pairs(hashes, max_distance)
+        return {tuple(sorted(pair)) for one in found for pair in zip(*(side.tolist() for side in one), strict=True)}
+
+    expected = {
+        (one, other)
+        for one in range(len(hashes))
+        for other in range(one + 1, len(hashes))
+        if int(np.bitwise_count(hashes[one] ^ hashes[other]).sum()) <= max_distance
+    }
+    assert pairs(slips) == expected == pairs(None)
+
+
+def test_bands_are_taken_where_they_are_less_work() -> None:
+    generator = np.random.default_rng(0)
+    few, many = (generator.integers(0, 256, (count, 32), dtype=np.uint8) for count in (500, 250_000))
+    assert grouping._cheapest_slips(few, 24) is None
+    assert grouping._cheapest_slips(many, 3) == 0
+    assert grouping._cheapest_slips(many, 24) == 1
+    # Hashes that agree in most bits fill the buckets: then there is nothing to be saved.
+    many[:, :30] = 0
+    assert grouping._cheapest_slips(many, 24) is None
+
+
+def test_neighbours_fold_into_groups_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = clustered_hashes(6, 40, 6, 5)
+    hashes, keys = [as_hex(value) for value in values], [f"{index:03}" for index in range(len(values))]
+    expected = near_duplicate_groups(hashes, keys, 10)
+    monkeypatch.setattr(grouping, "_FLUSH_EDGES", 20)
+    assert near_duplicate_groups(hashes, keys, 10) == expected
 
 
 def test_order_of_images_does_not_matter() -> None:

@@ -1,6 +1,6 @@
 """Groups of near-duplicate images, so that a split can keep them on one side."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -12,15 +12,17 @@ from scipy.sparse.csgraph import connected_components
 from construction_panoptic.errors import InputDataError, ParameterError
 
 _FLUSH_EDGES = 1_000_000
+_SORTED = 30  # a hash that is sorted into its bucket, and
+_GATHERED = 3  # a pair found through a bucket, cost as much as so many pairs of the plain sweep
+
+Pairs = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 
 def near_duplicate_groups(phashes: Sequence[str], keys: Sequence[str], max_distance: int) -> list[int]:
     """Group images whose perceptual hashes are close, directly or through other images.
 
     Two images are neighbours if their hashes differ in at most ``max_distance`` bits; a group is a connected
-    component of neighbours. The answer is exact: all pairs are compared, or, where that is less work, those
-    pairs that agree in at least one of ``max_distance + 1`` bands of bits, as every pair within that distance
-    must (pigeonhole).
+    component of neighbours. The answer is exact, see `near_pairs`.
 
     Args:
         phashes: one hexadecimal hash an image, all of the same length (such as 64 digits = 256 bits).
@@ -48,7 +50,10 @@ def near_duplicate_groups(phashes: Sequence[str], keys: Sequence[str], max_dista
             raise InputDataError(f"image {keys[one]!r} is listed twice; every image needs its own key.")
     hashes = hash_bytes(phashes, keys)[order]
     unique, inverse = np.unique(hashes, axis=0, return_inverse=True)
-    component = _components(unique, max_distance)[inverse.reshape(-1)]
+    edges = _Edges(len(unique))
+    for left, right in near_pairs(unique, max_distance):
+        edges.add(left, right)
+    component = edges.components()[inverse.reshape(-1)]
     # Number by first appearance in key order.
     _, first, compact = np.unique(component, return_index=True, return_inverse=True)
     rank = np.empty_like(first)
@@ -88,21 +93,28 @@ def hash_bytes(phashes: Sequence[str], keys: Sequence[str]) -> NDArray[np.uint8]
     return np.frombuffer(b"".join(rows), dtype=np.uint8).reshape(len(rows), -1)
 
 
-def _components(hashes: NDArray[np.uint8], max_distance: int) -> NDArray[np.int64]:
-    """Component number of each of the unique ``hashes`` (uint8 [N, bytes])."""
-    count = len(hashes)
+def near_pairs(hashes: NDArray[np.uint8], max_distance: int) -> Iterator[Pairs]:
+    """Find all pairs of hashes that differ in at most ``max_distance`` bits.
+
+    The cheapest of three exact ways is taken. All pairs are compared; or those that agree in one of
+    ``max_distance + 1`` bands of bits, as every near pair must (pigeonhole); or those that agree but for at most one
+    bit in one of half as many, wider bands, as every near pair must too.
+
+    Args:
+        hashes: uint8 [N, bytes a hash]; many equal ones make many pairs.
+        max_distance: in bits.
+
+    Yields:
+        Positions of the two of each pair, int64 [n] each; a pair can come more than once.
+    """
     words = _words(hashes)
-    edges = _Edges(count)
-    bands = _bands(hashes, max_distance + 1)
-    candidates = sum(int((sizes * (sizes - 1) // 2).sum()) for sizes in map(_bucket_sizes, bands))
-    # A pair found through a band costs a gather, about three times a pair of the plain sweep.
-    if 3 * candidates < count * (count - 1) // 2:
-        for band in bands:
-            order = np.argsort(band, kind="stable")
-            _sweep(words[:, order], order, max_distance, edges, bucket=band[order])
+    slips = _cheapest_slips(hashes, max_distance)
+    if slips is None:
+        yield from _all_pairs(words, max_distance)
     else:
-        _sweep(words, np.arange(count), max_distance, edges, bucket=None)
-    return edges.components()
+        for band in _bands(hashes, max_distance, slips):
+            for bucket in _buckets(*band, slips):
+                yield from _pairs_of_buckets(words, bucket, max_distance)
 
 
 def _words(hashes: NDArray[np.uint8]) -> NDArray[np.uint64]:
@@ -112,50 +124,77 @@ def _words(hashes: NDArray[np.uint8]) -> NDArray[np.uint64]:
     return np.ascontiguousarray(padded.view(np.uint64).T)
 
 
-def _bands(hashes: NDArray[np.uint8], count: int) -> list[NDArray[np.int64]]:
-    """Number the values of each of ``count`` bands of bits; no band is empty unless bits run out."""
-    bits = np.unpackbits(hashes, axis=1)
-    bands = []
-    for part in np.array_split(np.arange(bits.shape[1]), count):
-        packed = np.packbits(bits[:, part], axis=1)
-        if packed.shape[1] == 0:
-            # More bands than bits: an empty band agrees for every pair.
-            bands.append(np.zeros(len(hashes), dtype=np.int64))
+def _cheapest_slips(hashes: NDArray[np.uint8], max_distance: int) -> int | None:
+    """How many bits of a band may differ so that the search costs least; None where comparing all pairs does."""
+    count = len(hashes)
+    cheapest, best = count * (count - 1) // 2, None
+    for slips in (0, 1):
+        cost = 0
+        for values, bits in _bands(hashes, max_distance, slips):
+            # The buckets without one bit of a band hold about as many pairs as those without another.
+            sizes = np.bincount(next(_buckets(values, bits, slips)))
+            pairs = int((sizes * (sizes - 1) // 2).sum())
+            cost += (bits if slips and bits else 1) * (_SORTED * count + _GATHERED * pairs)
+            if cost >= cheapest:
+                break
         else:
-            bands.append(np.unique(packed, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64))
-    return bands
+            cheapest, best = cost, slips
+    return best
 
 
-def _bucket_sizes(band: NDArray[np.int64]) -> NDArray[np.int64]:
-    return np.bincount(band).astype(np.int64)
+def _bands(hashes: NDArray[np.uint8], max_distance: int, slips: int) -> Iterator[tuple[NDArray[np.int64], int]]:
+    """Give bands of bits of which every near pair agrees in one but for ``slips`` bits: values [N], number of bits.
+
+    A band is cut to the bits that spread the hashes over buckets of about one; it stays true then.
+    """
+    total, columns = 8 * hashes.shape[1], np.ascontiguousarray(hashes.T)
+    most = max(1, len(hashes).bit_length() + 1)
+    for part in np.array_split(np.arange(total), max_distance // (slips + 1) + 1):
+        values = np.zeros(len(hashes), dtype=np.int64)
+        for bit in part[:most].tolist():
+            values <<= 1
+            values |= (columns[bit // 8] >> (7 - bit % 8)) & 1
+        yield values, len(part[:most])
 
 
-def _sweep(
-    words: NDArray[np.uint64],
-    index: NDArray[np.int64],
-    max_distance: int,
-    edges: "_Edges",
-    *,
-    bucket: NDArray[np.int64] | None,
-) -> None:
-    """Compare each hash with those 1, 2, 3 … places on, within its (sorted) bucket, and record neighbours."""
-    count = words.shape[1]
-    left = np.arange(count)
-    for offset in range(1, count):
-        if bucket is None:
-            difference = words[0, :-offset] ^ words[0, offset:]
-            near = np.flatnonzero(np.bitwise_count(difference) <= max_distance)
-        else:
-            left = left[: np.searchsorted(left, count - offset)]
-            left = left[bucket[left] == bucket[left + offset]]
-            if not len(left):
-                return
-            difference = words[0, left] ^ words[0, left + offset]
-            near = left[np.bitwise_count(difference) <= max_distance]
-        if len(near):
-            distance = np.bitwise_count(words[:, near] ^ words[:, near + offset]).sum(axis=0, dtype=np.int64)
-            near = near[distance <= max_distance]
-            edges.add(index[near], index[near + offset])
+def _buckets(values: NDArray[np.int64], bits: int, slips: int) -> Iterator[NDArray[np.int64]]:
+    """Number buckets of the values of a band: equal ones, or those that are equal without one of the bits."""
+    if slips and bits:
+        yield from (values & ~(1 << bit) for bit in range(bits))
+    else:
+        yield values
+
+
+def _all_pairs(words: NDArray[np.uint64], max_distance: int) -> Iterator[Pairs]:
+    """Compare each hash with those 1, 2, 3 … places on."""
+    for offset in range(1, words.shape[1]):
+        near = np.flatnonzero(np.bitwise_count(words[0, :-offset] ^ words[0, offset:]) <= max_distance)
+        yield from _near(words, near, near + offset, max_distance)
+
+
+def _pairs_of_buckets(words: NDArray[np.uint64], bucket: NDArray[np.int64], max_distance: int) -> Iterator[Pairs]:
+    """Compare each hash with those 1, 2, 3 … places on within its bucket."""
+    order = np.argsort(bucket, kind="stable")
+    bucket = bucket[order]
+    left = np.arange(len(order))
+    for offset in range(1, len(order)):
+        left = left[: np.searchsorted(left, len(order) - offset)]
+        left = left[bucket[left] == bucket[left + offset]]
+        if not len(left):
+            return
+        one, other = order[left], order[left + offset]
+        near = np.bitwise_count(words[0, one] ^ words[0, other]) <= max_distance
+        yield from _near(words, one[near], other[near], max_distance)
+
+
+def _near(
+    words: NDArray[np.uint64], one: NDArray[np.int64], other: NDArray[np.int64], max_distance: int
+) -> Iterator[Pairs]:
+    if len(one):
+        distance = np.bitwise_count(words[:, one] ^ words[:, other]).sum(axis=0, dtype=np.int64)
+        near = distance <= max_distance
+        if near.any():
+            yield one[near], other[near]
 
 
 class _Edges:
