@@ -15,6 +15,7 @@ from construction_panoptic.errors import InputDataError
 
 # pycocotools walks along each outline in steps of a fifth of a pixel and holds all of them in memory.
 _MAX_OUTLINE_STEPS = 20_000_000
+_FARTHEST = 100_000  # px
 
 
 class MaskError(InputDataError):
@@ -159,8 +160,7 @@ def _checked_ring(ring: Any, height: int, width: int) -> NDArray[np.float64]:
         points = np.array([np.inf])
     if not np.isfinite(points).all():
         raise MaskError("not_finite", "a polygon has a coordinate that is not a finite number")
-    side = max(height, width)
-    if points.min() < -side or points.max() > 2 * side:
+    if np.abs(points).max() > max(_FARTHEST, 2 * height, 2 * width):
         raise MaskError("outside_image", "a polygon has a point that is far outside the image")
     moves = np.abs(np.diff(points.reshape(-1, 2), axis=0, append=points[None, :2])).max(axis=1)
     if 5 * moves.sum() > _MAX_OUTLINE_STEPS:
