@@ -1,5 +1,6 @@
 import itertools
 import random
+import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from construction_panoptic.annotations import splitting
 from construction_panoptic.annotations.grouping import near_duplicate_groups
 from construction_panoptic.annotations.records import ConvertedRecord, Segment
 from construction_panoptic.annotations.splitting import (
@@ -222,6 +224,30 @@ def test_the_audit_finds_leaks() -> None:
     grouped = split_records([*records, twin], groups)
     assert audit_split([*records, twin], grouped, max_distance=3).facts["groups"] == 10
     assert issubclass(SplitError, UserError)
+
+
+def test_large_splits_are_searched_for_near_duplicates(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = random.Random(7)
+    values = [generator.getrandbits(256) for _ in range(40)]
+    values += [value ^ (1 << generator.randrange(256)) for value in values] + values[:9]
+    records = [record(f"f/{index:03}", value, 1) for index, value in enumerate(values)]
+    rows = [{"key": r.key, "group": k, "split": generator.choice(["train", "val"])} for k, r in enumerate(records)]
+    table = pd.DataFrame(rows)
+
+    def message() -> str:
+        with pytest.raises(SplitError) as caught:
+            audit_split(records, table, max_distance=1)
+        return str(caught.value)
+
+    def found(text: str) -> list[str]:
+        return re.findall(r"^(\d+) pair.* differ in (\d+) bits", text)
+
+    expected = message()
+    monkeypatch.setattr(splitting, "_ALL_PAIRS", 0)
+    assert found(message()) == found(expected) != []
+    one_side = table.assign(split=["train" if k % 40 else "val" for k in range(len(records))])
+    apart = audit_split(records, one_side, max_distance=1).facts
+    assert (apart["smallest_distance_across"], apart["near_duplicates_across"]) == (None, 0)
 
 
 def test_the_audit_checks_that_table_and_records_belong_together() -> None:

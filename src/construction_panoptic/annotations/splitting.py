@@ -10,13 +10,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from construction_panoptic.annotations.grouping import hash_bytes
+from construction_panoptic.annotations.grouping import hash_bytes, near_pairs
 from construction_panoptic.annotations.records import ConvertedRecord
 from construction_panoptic.annotations.stratification import Group, place_groups
 from construction_panoptic.errors import InputDataError, ParameterError, UserError
 
 TRAIN, VAL = "train", "val"
 _CHUNK = 2048
+_ALL_PAIRS = 2_000_000_000  # train images times val images
 
 
 class SplitError(UserError, ValueError):
@@ -31,8 +32,9 @@ class SplitAudit:
         classes: one row a class that occurs: class_id, groups, images_train, images_val, segments_train,
             segments_val, on_both_sides.
         facts: plain numbers: images, images_train, images_val, groups, val_fraction, shared_groups,
-            near_duplicates_across, smallest_distance_across (bits), largest_group, and classes_on_one_side
-            (ids of classes in two or more groups that could not be on both sides).
+            near_duplicates_across, smallest_distance_across (bits; None where there are more than 2·10⁹ pairs
+            of train and val images, of which then only near-duplicates are looked for), largest_group, and
+            classes_on_one_side (ids of classes in two or more groups that could not be on both sides).
     """
 
     classes: pd.DataFrame
@@ -188,15 +190,23 @@ def _sides(records: Sequence[ConvertedRecord], table: pd.DataFrame) -> dict[str,
 
 def _distance_across(
     records: Sequence[ConvertedRecord], side: Mapping[str, str], max_distance: int
-) -> tuple[int, tuple[str, str], int]:
+) -> tuple[int | None, tuple[str, str], int]:
     """Smallest distance between a train and a val image, that pair, and the count of near-duplicates."""
     ordered = sorted(records, key=lambda record: record.key)
     hashes = hash_bytes([record.phash for record in ordered], [record.key for record in ordered])
+    is_val = np.array([side[record.key] == VAL for record in ordered])
+    few = int(is_val.sum()) * int((~is_val).sum()) <= _ALL_PAIRS
+    smallest, (one, other), across = (_all_across if few else _near_across)(hashes, is_val, max_distance)
+    return smallest, (ordered[one].key, ordered[other].key), across
+
+
+def _all_across(
+    hashes: NDArray[np.uint8], is_val: NDArray[np.bool_], max_distance: int
+) -> tuple[int | None, tuple[int, int], int]:
     # Signs of bits: their product counts equal bits minus different bits. Exact in float32 up to 2^24 bits.
     signs: NDArray[np.float32] = np.unpackbits(hashes, axis=1).astype(np.float32) * 2 - 1
-    is_val = np.array([side[record.key] == VAL for record in ordered])
     train, val = np.flatnonzero(~is_val), np.flatnonzero(is_val)
-    smallest, pair, across = signs.shape[1] + 1, ("", ""), 0
+    smallest, pair, across = signs.shape[1] + 1, (0, 0), 0
     for start in range(0, len(train), _CHUNK):
         some = train[start : start + _CHUNK]
         for begin in range(0, len(val), _CHUNK):
@@ -205,9 +215,36 @@ def _distance_across(
             across += int((distance <= max_distance).sum())
             row, column = divmod(int(distance.argmin()), len(others))
             if distance[row, column] < smallest:
-                smallest = int(distance[row, column])
-                pair = (ordered[some[row]].key, ordered[others[column]].key)
+                smallest, pair = int(distance[row, column]), (int(some[row]), int(others[column]))
     return smallest, pair, across
+
+
+def _near_across(
+    hashes: NDArray[np.uint8], is_val: NDArray[np.bool_], max_distance: int
+) -> tuple[int | None, tuple[int, int], int]:
+    """The same from near-duplicates alone: the smallest distance is None where there are none."""
+    unique, inverse = np.unique(hashes, axis=0, return_inverse=True)
+    inverse = inverse.reshape(-1)
+    # An image of each unique hash on each side, and how many there are.
+    member, count = np.zeros((2, len(unique)), dtype=np.int64), np.zeros((2, len(unique)), dtype=np.int64)
+    for here in (0, 1):
+        images = np.flatnonzero(is_val == here)
+        member[here, inverse[images]] = images
+        count[here] = np.bincount(inverse[images], minlength=len(unique))
+    codes = [np.arange(len(unique)) * (len(unique) + 1)]  # a hash with itself
+    for left, right in near_pairs(unique, max_distance):
+        ends = np.concatenate([np.stack([left, right]), np.stack([right, left])], axis=1)
+        ends = ends[:, (count[0, ends[0]] > 0) & (count[1, ends[1]] > 0)]
+        codes.append(ends[0] * len(unique) + ends[1])
+    train, val = np.divmod(np.unique(np.concatenate(codes)), len(unique))
+    pairs = count[0, train] * count[1, val]
+    if not pairs.any():
+        return None, (0, 0), 0
+    train, val = train[pairs > 0], val[pairs > 0]
+    distance = np.bitwise_count(unique[train] ^ unique[val]).sum(axis=1)
+    best = int(distance.argmin())
+    pair = int(member[0, train[best]]), int(member[1, val[best]])
+    return int(distance[best]), pair, int(pairs.sum())
 
 
 def _class_table(
