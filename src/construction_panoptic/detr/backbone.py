@@ -47,7 +47,7 @@ class FoldedBasicBlock(BasicBlock):
         """Map [B, C, H, W] to [B, planes, H / stride, W / stride]."""
         out = F.relu(conv_norm(self.conv1, self.bn1, x), inplace=True)
         out = conv_norm(self.conv2, self.bn2, out)
-        return F.relu(out + _shortcut(self.downsample, x), inplace=True)
+        return F.relu(out.add_(_shortcut(self.downsample, x)), inplace=True)
 
 
 class FoldedBottleneck(Bottleneck):
@@ -58,7 +58,7 @@ class FoldedBottleneck(Bottleneck):
         out = F.relu(conv_norm(self.conv1, self.bn1, x), inplace=True)
         out = F.relu(conv_norm(self.conv2, self.bn2, out), inplace=True)
         out = conv_norm(self.conv3, self.bn3, out)
-        return F.relu(out + _shortcut(self.downsample, x), inplace=True)
+        return F.relu(out.add_(_shortcut(self.downsample, x)), inplace=True)
 
 
 _RESNETS: dict[str, tuple[type[BasicBlock | Bottleneck], list[int]]] = {

@@ -10,13 +10,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.ops import sigmoid_focal_loss
 
 from construction_panoptic.detr.boxes import centers_to_corners, generalized_iou
+from construction_panoptic.detr.focal_dice import FocalDice
 from construction_panoptic.detr.matcher import MatchCosts, Matches, Targets, match_layers
 
 FOCAL_ALPHA = 0.25
-FOCAL_GAMMA = 2.0
 
 
 @dataclass(frozen=True)
@@ -147,15 +146,10 @@ def mask_losses(pred_masks: Tensor, target_masks: Tensor, num_boxes: float) -> d
         float32 scalars ``loss_mask`` and ``loss_dice``; 0 where M is 0.
     """
     num_boxes = max(float(num_boxes), 1.0)
-    logits = F.interpolate(
-        pred_masks[:, None].float(), size=target_masks.shape[-2:], mode="bilinear", align_corners=False
-    ).flatten(1)
-    truth = target_masks.flatten(1).to(logits.dtype)
-    focal = sigmoid_focal_loss(logits, truth, alpha=FOCAL_ALPHA, gamma=FOCAL_GAMMA)
-    probability = logits.sigmoid()
-    overlap = (probability * truth).sum(1)
-    dice = 1 - (2 * overlap + 1) / (probability.sum(1) + truth.sum(1) + 1)
-    return {"loss_mask": focal.mean(1).sum() / num_boxes, "loss_dice": dice.sum() / num_boxes}
+    focal, overlap, areas = FocalDice.apply(pred_masks.float(), target_masks, FOCAL_ALPHA)
+    dice = 1 - (2 * overlap + 1) / (areas + 1)
+    pixels = target_masks.shape[-2] * target_masks.shape[-1]
+    return {"loss_mask": focal.sum() / (pixels * num_boxes), "loss_dice": dice.sum() / num_boxes}
 
 
 def target_masks(id_map: Tensor, segment_ids: Tensor) -> Tensor:
