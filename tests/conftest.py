@@ -1,8 +1,13 @@
 """Fixtures for all tests."""
 
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
+import mlflow
 import pytest
+
+from construction_panoptic.tracking.stage_run import _open_runs
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -20,3 +25,23 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip("no real data beside the project")
     return folder
+
+
+@pytest.fixture(scope="session")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty database of MLflow; making one takes seconds."""
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    mlflow.MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def experiment(tmp_path: Path, database: Path) -> Iterator[str]:
+    """A database of its own, and an experiment in it."""
+    shutil.copy(database, tmp_path / "mlflow.db")
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
+    yield mlflow.create_experiment("test", artifact_location=(tmp_path / "artifacts").as_uri())
+    while mlflow.active_run() is not None:
+        mlflow.end_run()
+    _open_runs.clear()
+    mlflow.set_tracking_uri("")

@@ -81,6 +81,28 @@ def replay(file: Path, checkpoint: Path | None) -> None:
         click.echo(f"  {name:20s} {value if isinstance(value, str) else format(value, '.6g')}")
 
 
+@cli.command()
+@click.argument("runs", nargs=-1, required=True)
+@env_option
+def compare(runs: tuple[str, ...], env: str | None) -> None:
+    """Compare RUNS, given by MLflow ids or names, with the first of them: PQ by class, parameters, pictures."""
+    from construction_panoptic.comparison import compare_runs
+
+    context = KedroSession.create(env=env).load_context()
+    entries = context.catalog
+    try:
+        page = compare_runs(
+            runs,
+            context.config_loader["mlflow"]["tracking"]["experiment"]["name"],
+            context.project_path / "data/08_reporting/comparison",
+            validation_file=local_path(entries, "panoptic_val"),
+            converted=entries.load("converted_images") if entries.exists("converted_images") else None,
+        )
+    except UserError as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(f"The comparison is in {shown_path(page, context.project_path)}")
+
+
 @catalog.command("list")
 @env_option
 def list_entries(env: str | None) -> None:

@@ -11,6 +11,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 # MLflow sets its own logging up when it is imported.
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 # A tracking server that is away or slow holds a training up for a minute at most, then what it should get is kept.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")  # seconds

@@ -1,9 +1,6 @@
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import mlflow
 import pandas as pd
 import pytest
 import torch
@@ -12,7 +9,6 @@ from kedro.pipeline import Node
 
 from construction_panoptic.catalog import CheckpointDataset, CSVDataset, JSONDataset, PictureDataset
 from construction_panoptic.tracking.hook import TrackingHook
-from construction_panoptic.tracking.stage_run import _open_runs
 
 
 @pytest.fixture
@@ -66,23 +62,3 @@ class Run:
         self.save("history", pd.DataFrame({"epoch": epochs, "train/loss": losses, "val/ap": [1 / x for x in losses]}))
         self.save("timings", pd.DataFrame({"epoch": epochs, "time/epoch_seconds": [float(e) for e in epochs]}))
         self.save("last", {"epoch": done, "model": {"weight": torch.ones(2)}})
-
-
-@pytest.fixture(scope="session")
-def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty database of MLflow; making one takes seconds."""
-    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    mlflow.MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path
-
-
-@pytest.fixture
-def experiment(tmp_path: Path, database: Path) -> Iterator[str]:
-    """A database of its own, and an experiment in it."""
-    shutil.copy(database, tmp_path / "mlflow.db")
-    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
-    yield mlflow.create_experiment("test", artifact_location=(tmp_path / "artifacts").as_uri())
-    while mlflow.active_run() is not None:
-        mlflow.end_run()
-    _open_runs.clear()
-    mlflow.set_tracking_uri("")

@@ -82,7 +82,7 @@ def test_a_file_is_kept_as_it_was(nowhere: str, folder: Path, tmp_path: Path) ->
     file = tmp_path / "best.pt"
     file.write_text("first")
     mlflow.MlflowClient().create_run("0")
-    outbox.send({"kind": "artifact", "path": str(file), "run_id": "a", "folder": "models"}, nowhere)
+    outbox.send({"kind": "artifact", "path": str(file), "run_id": "a", "target": "models"}, nowhere)
     new = tmp_path / "new.pt"
     new.write_text("second")
     new.replace(file)

@@ -89,15 +89,14 @@ class PictureDataset(AtomicSave, ImageDataset):
 
 
 class ProgressDataset(PictureDataset):
-    """A picture that is drawn anew from time to time; ``UNCHANGED`` leaves it, and there need not be one."""
+    """A picture that is drawn anew from time to time; ``UNCHANGED`` leaves it."""
+
+    _EPHEMERAL = True  # a training without pictures is complete
 
     def save(self, data: Image.Image | str) -> None:
         """Save the picture."""
         if not isinstance(data, str):
             super().save(data)
-
-    def _exists(self) -> bool:
-        return True  # a training without pictures is complete
 
 
 def shortened(data: Any) -> Any:

@@ -1,5 +1,8 @@
 """Files on their way to MLflow: artifacts, pictures, tables and checkpoints, as tasks that can wait."""
 
+import logging
+import tempfile
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +10,10 @@ import mlflow
 import pandas as pd
 from mlflow.entities import LoggedModelOutput, Metric
 from PIL import Image
+
+logger = logging.getLogger(__name__)
+
+LARGEST_ARCHIVE = 256 * 2**20  # bytes
 
 Task = dict[str, Any]
 """What to do with a file, as plain data: ``kind``, ``path``, ``run_id`` and what the kind needs besides."""
@@ -17,9 +24,10 @@ def perform(task: Task) -> None:
 
     Kinds of tasks:
 
-    - ``artifact``: a file or folder, into ``folder``.
+    - ``artifact``: a file or folder, into the folder ``target``.
+    - ``archive``: a folder as one zip file, into the folder ``target``; one with 256 MiB or more is left out.
     - ``image``: a picture, under ``key``, of the epoch ``step``, at ``timestamp`` (ms).
-    - ``table``: a CSV file, as the table ``file``.
+    - ``table``: a CSV file, as the table ``target``.
     - ``checkpoint``: see :func:`log_checkpoint`.
 
     Raises:
@@ -30,18 +38,35 @@ def perform(task: Task) -> None:
     path, run_id = Path(task["path"]), task["run_id"]
     if task["kind"] == "artifact":
         if path.is_dir():
-            client.log_artifacts(run_id, str(path), f"{task['folder']}/{path.name}")
+            client.log_artifacts(run_id, str(path), f"{task['target']}/{path.name}")
         else:
-            client.log_artifact(run_id, str(path), task["folder"])
+            client.log_artifact(run_id, str(path), task["target"])
+    elif task["kind"] == "archive":
+        with tempfile.TemporaryDirectory() as folder:
+            file = zipped(path, Path(folder))
+            if file is not None:
+                client.log_artifact(run_id, str(file), task["target"])
     elif task["kind"] == "image":
         with Image.open(path) as picture:
             client.log_image(
                 run_id, picture, key=task["key"], step=task["step"], timestamp=task["timestamp"], synchronous=True
             )
     elif task["kind"] == "table":
-        client.log_table(run_id, pd.read_csv(path), task["file"])
+        client.log_table(run_id, pd.read_csv(path), task["target"])
     else:
         log_checkpoint(client, task)
+
+
+def zipped(source: Path, folder: Path) -> Path | None:
+    """Pack the files of a folder, as they are, into ``<its name>.zip``; None if they are 256 MiB or more."""
+    files = sorted(path for path in source.rglob("*") if path.is_file())
+    if sum(path.stat().st_size for path in files) >= LARGEST_ARCHIVE:
+        logger.info("%s is too large to be kept in MLflow", source)
+        return None
+    with zipfile.ZipFile(folder / f"{source.name}.zip", "w") as archive:
+        for path in files:
+            archive.write(path, path.relative_to(source))
+    return folder / f"{source.name}.zip"
 
 
 def log_checkpoint(client: mlflow.MlflowClient, task: Task) -> None:

@@ -7,13 +7,16 @@ has a run of its own in it, see `stage_run`. What is sent stands in the catalog,
     The entry is a table with one row an epoch and a column ``epoch``; it makes its node a training. Each new row is
     sent when it is saved. Of several such tables of a training, the first has the numbers that do not vary.
 ``checkpoint: <which>``
-    The file is the training's checkpoint; the last one that it saved becomes the logged model ``<stage>-<which>``.
+    The file is the training's checkpoint; the last one that it saved becomes the logged model ``<stage>-<which>``. A
+    run that loads it has the tag ``<stage>_run``, the run of the training.
 ``epochs: <key>``
     The picture is sent each time it is saved, for the epoch of the history saved before.
 ``rows: {name: <column>, values: [<column>, …]}``
     The entry is a table; each value column becomes metrics ``<column>/<name>``.
 ``table: <file>``
     The entry is a CSV file, which is logged as a table when its node has finished.
+``archive: <folder>``
+    The folder is sent as one zip file when its node has finished, if it has less than 256 MiB.
 ``artifact: <folder>``
     The file or folder is sent when its node has finished.
 ``input: <context>``
@@ -47,11 +50,12 @@ from construction_panoptic.tracking.facts import (
     process_tags,
     row_metrics,
 )
-from construction_panoptic.tracking.stage_run import StageRun, close_stage_runs
+from construction_panoptic.tracking.stage_run import StageRun, close_stage_runs, remembered_run
 
 logger = logging.getLogger(__name__)
 
-STATE_FOLDER = ".mlflow"
+TRAININGS = Path(".mlflow", "trainings.json")
+OUTBOX = Path(".mlflow", "outbox")
 
 
 class TrackingHook:
@@ -71,7 +75,7 @@ class TrackingHook:
         """Prepare MLflow before kedro-mlflow uses it: system metrics, and a server that may be away."""
         self._project = context.project_path
         mlflow.enable_system_metrics_logging()
-        outbox.install(self._project / STATE_FOLDER / "outbox")
+        outbox.install(self._project / OUTBOX)
 
     @hook_impl
     def before_pipeline_run(self, catalog: CatalogProtocol) -> None:
@@ -80,7 +84,7 @@ class TrackingHook:
         run = mlflow.active_run()
         if run is None:
             return
-        self._send(outbox.send_former, self._project / STATE_FOLDER / "outbox", mlflow.get_tracking_uri())
+        self._send(outbox.send_former, self._project / OUTBOX, mlflow.get_tracking_uri())
         self._send(close_abandoned_runs, run.info.experiment_id)
         self._tags = {**git_tags(self._project), "device": device_name(), **process_tags()}
         name = {"mlflow.runName": "main_job"} if run.info.run_name == "__default__" else {}
@@ -88,8 +92,10 @@ class TrackingHook:
 
     @hook_impl
     def after_dataset_loaded(self, dataset_name: str) -> None:
-        """Record a data set that the run reads."""
+        """Record a data set that the run reads, and the training whose model it uses."""
         self._record_input(dataset_name)
+        if "checkpoint" in self._wanted(dataset_name):
+            self._record_training(dataset_name)
 
     @hook_impl(tryfirst=True)
     def before_node_run(self, node: Node, inputs: dict[str, Any]) -> None:
@@ -113,7 +119,7 @@ class TrackingHook:
             self._send_epoch_picture(dataset_name, wanted["epochs"])
         if "rows" in wanted:
             self._send(mlflow.log_metrics, row_metrics(data, **wanted["rows"]))
-        if "artifact" in wanted or "table" in wanted:
+        if wanted.keys() & {"artifact", "table", "archive"}:
             self._pending[dataset_name] = wanted
         self._record_input(dataset_name)
 
@@ -165,8 +171,8 @@ class TrackingHook:
             run,
             parameters,
             self._tags,
-            remembered=self._project / STATE_FOLDER / "trainings.json",
-            training=path.as_posix(),
+            remembered=self._project / TRAININGS,
+            training=self._training_of(path),
             inputs=[self._inputs[name] for name in node.inputs if name in self._inputs],
         )
 
@@ -176,10 +182,11 @@ class TrackingHook:
         while self._pending and run is not None:
             name, files = self._pending.popitem()
             path = self._path(name)
-            if path is not None and path.exists() and "artifact" in files:
-                self._send_file("artifact", path, run.info.run_id, folder=files["artifact"])
-            if path is not None and path.exists() and "table" in files:
-                self._send_file("table", path, run.info.run_id, file=files["table"])
+            if path is None or not path.exists():
+                continue
+            for kind in ("artifact", "archive", "table"):
+                if kind in files:
+                    self._send_file(kind, path, run.info.run_id, target=files[kind])
         if self._stage is not None:
             stage, self._stage = self._stage, None
             self._send_checkpoints(stage)
@@ -209,6 +216,19 @@ class TrackingHook:
         if path is not None and self._stage is not None and self._stage.run_id is not None:
             now = int(time.time() * 1000)
             self._send_file("image", path, self._stage.run_id, key=key, step=self._stage.epoch, timestamp=now)
+
+    def _training_of(self, path: Path) -> str:
+        """What a training is remembered by: the folder of its checkpoints."""
+        folder = path.parent
+        return str(folder.relative_to(self._project) if folder.is_relative_to(self._project) else folder)
+
+    def _record_training(self, name: str) -> None:
+        path = self._path(name)
+        known = None if path is None else remembered_run(self._project / TRAININGS, self._training_of(path))
+        if known is not None and known["tracking_uri"] == mlflow.get_tracking_uri():
+            tag = {f"{known['stage']}_run": known["run_id"]}
+            self._tags |= tag
+            self._send(mlflow.set_tags, tag)
 
     def _path(self, name: str) -> Path | None:
         return None if self._catalog is None else local_path(self._catalog, name)

@@ -34,7 +34,7 @@ class StageRun:
         parent: the run of the whole ``kedro run``.
         parameters: nested parameters of the stage.
         tags: tags of a new run.
-        remembered: the file that says which run an unfinished training has.
+        remembered: the file that says which run each training has.
         training: what tells the project's trainings apart in that file.
         inputs: the data sets of the training.
     """
@@ -63,7 +63,8 @@ class StageRun:
         self._parameters = flat_parameters(parameters)
         self._tags = {**tags, "stage": stage, "mlflow.parentRunId": parent.info.run_id}
         self._remembered = remembered
-        self._former = self._remembered_run()
+        former = remembered_run(remembered, training)
+        self._former = None if former is None or former["finished"] else former
         if self._former is None:
             self._create()
         # Else whether the training goes on, or starts over, shows in its first history.
@@ -94,8 +95,7 @@ class StageRun:
             return
         self._client.set_terminated(self.run_id, status)
         _open_runs.discard(self.run_id)
-        if status == "FINISHED":
-            self._remember(None)
+        self._remember(finished=status == "FINISHED")
 
     def summary(self, best: int) -> dict[str, float]:
         """Give the number of the best epoch and its validation, under names for the parent run."""
@@ -127,7 +127,7 @@ class StageRun:
         _open_runs.add(self.run_id)
         self._client.log_batch(self.run_id, params=[Param(*item) for item in self._parameters.items()])
         self._client.log_inputs(self.run_id, list(self._inputs))
-        self._remember(self.run_id)
+        self._remember(finished=False)
 
     def _continue_or_create(self, rows: Mapping[int, list[Metric]]) -> None:
         former = self._former
@@ -166,15 +166,10 @@ class StageRun:
             self.metrics.setdefault(epoch, []).extend(noted)
         return set(times)
 
-    def _remembered_run(self) -> dict[str, str] | None:
-        return _read(self._remembered).get(self._training)
-
-    def _remember(self, run_id: str | None) -> None:
-        known = _read(self._remembered)
-        known.pop(self._training, None)
-        if run_id is not None:
-            known[self._training] = {"run_id": run_id, "tracking_uri": mlflow.get_tracking_uri()}
-        write_json(self._remembered, known, indent=2)
+    def _remember(self, *, finished: bool) -> None:
+        known = {"run_id": self.run_id, "tracking_uri": mlflow.get_tracking_uri(), "stage": self.stage}
+        others = _read(self._remembered)
+        write_json(self._remembered, {**others, self._training: {**known, "finished": finished}}, indent=2)
 
 
 def close_stage_runs(status: str) -> None:
@@ -183,7 +178,12 @@ def close_stage_runs(status: str) -> None:
         mlflow.MlflowClient().set_terminated(_open_runs.pop(), status)
 
 
-def _read(path: Path) -> dict[str, dict[str, str]]:
+def remembered_run(remembered: Path, training: str) -> dict[str, Any] | None:
+    """Give ``run_id``, ``tracking_uri``, ``stage`` and ``finished`` of a training's run; None if it is not known."""
+    return _read(remembered).get(training)
+
+
+def _read(path: Path) -> dict[str, dict[str, Any]]:
     try:
         known = json.loads(path.read_text())
     except (OSError, ValueError):
