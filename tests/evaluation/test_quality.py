@@ -10,8 +10,14 @@ import numpy as np
 import pytest
 
 from construction_panoptic.errors import InputDataError, ParameterError, UserError
-from construction_panoptic.evaluation.quality import panoptic_quality
-from tests.evaluation.pairs import CATEGORIES, PanopticPair, entry, load_ids, save_ids
+from construction_panoptic.evaluation.quality import (
+    merge_counts,
+    panoptic_quality,
+    quality_of_counts,
+    segment_counts,
+    shard,
+)
+from tests.evaluation.pairs import CATEGORIES, PanopticPair, entry, load_ids, make_random_pair, save_ids
 
 
 def literal_quality(pair: PanopticPair) -> dict[str, Any]:
@@ -298,3 +304,37 @@ def test_reference_engine_that_is_not_installed_says_how_to_install_it(
     monkeypatch.delitem(sys.modules, "panopticapi.evaluation", raising=False)
     with pytest.raises(UserError, match=r"pip install '\.\[reference\]'"):
         panoptic_quality(*random_pair(1).arguments, engine="panopticapi")
+
+
+@pytest.mark.parametrize("of", [2, 3, 7])
+def test_shards_add_up_to_the_whole(tmp_path: Path, of: int) -> None:
+    pairs = [make_random_pair(tmp_path / str(seed), seed) for seed in range(6)]
+    truth: dict[str, Any] = {"images": [], "annotations": [], "categories": CATEGORIES}
+    predictions: dict[str, Any] = {"annotations": []}
+    for number, pair in enumerate(pairs):
+        for whole, part, folder in (
+            (truth, pair.truth, pair.truth_folder),
+            (predictions, pair.predictions, pair.prediction_folder),
+        ):
+            for annotation in part["annotations"]:
+                place = {
+                    "image_id": 100 * number + annotation["image_id"],
+                    "file_name": str(folder / annotation["file_name"]),
+                }
+                whole["annotations"].append({**annotation, **place})
+    expected = segment_counts(truth, "", predictions, "")
+    assert sum(counts.tp for counts in expected.values()) > 10
+
+    parts = [shard(truth, number, of) for number in range(of)]
+    assert sum(len(part["annotations"]) for part in parts) == len(truth["annotations"])
+    merged = merge_counts(segment_counts(part, "", predictions, "") for part in parts if part["annotations"])
+
+    assert merged.keys() == expected.keys()
+    for identity, counts in expected.items():
+        assert merged[identity][:3] == counts[:3]
+        assert merged[identity].iou == pytest.approx(counts.iou, rel=1e-13)
+    quality, whole = quality_of_counts(merged, CATEGORIES), panoptic_quality(truth, "", predictions, "")
+    assert quality["All"] == pytest.approx(whole["All"], rel=1e-13)
+    assert {k: row["tp"] for k, row in quality["per_class"].items()} == {
+        k: row["tp"] for k, row in whole["per_class"].items()
+    }

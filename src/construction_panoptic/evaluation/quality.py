@@ -9,15 +9,25 @@ import contextlib
 import copy
 import io
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from construction_panoptic.errors import InputDataError, ParameterError, UserError
 
 QualityEngine = Literal["hotcoco", "panopticapi"]
 
-_Counts = tuple[int, int, int, float]  # true positives, false positives, false negatives, sum of matched IoU
+
+class SegmentCounts(NamedTuple):
+    """Segments of one class: true positives, false positives, false negatives, and the sum of the matches' IoU."""
+
+    tp: int
+    fp: int
+    fn: int
+    iou: float
+
+
+_NONE = SegmentCounts(0, 0, 0, 0.0)
 
 
 def panoptic_quality(
@@ -56,20 +66,66 @@ def panoptic_quality(
         ParameterError: an unknown engine.
         UserError: ``panopticapi`` is asked for and not installed.
     """
+    truth_data = load_json(truth)
+    counts = segment_counts(
+        truth_data, truth_folder, predictions, prediction_folder, engine=engine, truth_name=_name(truth, "the truth")
+    )
+    return quality_of_counts(counts, truth_data["categories"])
+
+
+def segment_counts(
+    truth: Path | str | dict[str, Any],
+    truth_folder: Path | str,
+    predictions: Path | str | dict[str, Any],
+    prediction_folder: Path | str,
+    *,
+    engine: QualityEngine = "hotcoco",
+    truth_name: str | None = None,
+) -> dict[int, SegmentCounts]:
+    """Count the segments from which panoptic quality follows, by category id; see `panoptic_quality`.
+
+    Counts of disjoint sets of images add up (`merge_counts`): a large evaluation can be done in shards, see `shard`.
+    """
     if engine not in get_args(QualityEngine):
         raise ParameterError(f"engine must be one of {', '.join(get_args(QualityEngine))}; it is {engine!r}.")
-    truth_name, prediction_name = _name(truth, "the truth"), _name(predictions, "the predictions")
+    truth_name, prediction_name = truth_name or _name(truth, "the truth"), _name(predictions, "the predictions")
     truth_data = load_json(truth)
     prediction_data = load_json(predictions)
-    is_thing = _check_truth(truth_data, truth_name)
+    _check_truth(truth_data, truth_name)
     _check_coverage(truth_data, prediction_data, truth_name, prediction_name)
     count = _count_with_hotcoco if engine == "hotcoco" else _reference_counter()
     try:
-        counts = count(truth_data, Path(truth_folder), prediction_data, Path(prediction_folder))
+        return count(truth_data, Path(truth_folder), prediction_data, Path(prediction_folder))
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
         raise InputDataError(f"{prediction_name} cannot be evaluated against {truth_name}: {reason}") from error
-    return _summarise(counts, is_thing)
+
+
+def merge_counts(parts: Iterable[Mapping[int, SegmentCounts]]) -> dict[int, SegmentCounts]:
+    """Add up the counts of disjoint sets of images, in memory that does not grow with their number.
+
+    Numbers of segments are exact; sums of IoU are those of the whole but for the rounding of float64 sums.
+    """
+    total: dict[int, SegmentCounts] = {}
+    for part in parts:
+        for identity, (tp, fp, fn, iou) in part.items():
+            so_far = total.get(identity, _NONE)
+            total[identity] = SegmentCounts(so_far.tp + tp, so_far.fp + fp, so_far.fn + fn, so_far.iou + iou)
+    return total
+
+
+def shard(truth: Mapping[str, Any], number: int, of: int) -> dict[str, Any]:
+    """Give one of ``of`` disjoint parts of a COCO panoptic file, ``number`` counting from 0; together they are all."""
+    annotations = truth["annotations"][number::of]
+    wanted = {annotation["image_id"] for annotation in annotations}
+    images = [image for image in truth.get("images", []) if image["id"] in wanted]
+    return {**truth, "images": images, "annotations": annotations}
+
+
+def quality_of_counts(counts: Mapping[int, SegmentCounts], categories: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Turn counts into the result of `panoptic_quality`; a category that has none takes no part."""
+    is_thing = {category["id"]: bool(category["isthing"]) for category in categories}
+    return _summarise({identity: counts.get(identity, _NONE) for identity in is_thing}, is_thing)
 
 
 def load_json(source: Path | str | Any) -> Any:
@@ -92,8 +148,8 @@ def _name(source: Path | str | dict[str, Any], otherwise: str) -> str:
     return str(source) if isinstance(source, Path | str) else otherwise
 
 
-def _check_truth(truth: Any, name: str) -> dict[int, bool]:
-    """Check the parts of the truth that the evaluation reads; give category id → is a thing."""
+def _check_truth(truth: Any, name: str) -> None:
+    """Check the parts of the truth that the evaluation reads."""
     for key in ("annotations", "categories"):
         if not isinstance(truth, dict) or not isinstance(truth.get(key), list) or not truth[key]:
             raise InputDataError(f'{name} has no "{key}"; a COCO panoptic file with at least one image is needed.')
@@ -108,7 +164,6 @@ def _check_truth(truth: Any, name: str) -> dict[int, bool]:
                 f'{name}: the annotation of image {annotation.get("image_id")} has no "segments_info"; '
                 "this is not a COCO panoptic file."
             )
-    return {category["id"]: bool(category["isthing"]) for category in truth["categories"]}
 
 
 def _check_coverage(truth: dict[str, Any], predictions: Any, truth_name: str, prediction_name: str) -> None:
@@ -127,16 +182,16 @@ def _check_coverage(truth: dict[str, Any], predictions: Any, truth_name: str, pr
 
 def _count_with_hotcoco(
     truth: dict[str, Any], truth_folder: Path, predictions: dict[str, Any], prediction_folder: Path
-) -> dict[int, _Counts]:
+) -> dict[int, SegmentCounts]:
     from hotcoco.panoptic import PanopticEval
 
     evaluator = PanopticEval(truth, predictions, gt_folder=truth_folder, pred_folder=prediction_folder)
     evaluator.evaluate()
     per_class = evaluator.results()["per_class"]
-    return {identity: (row["tp"], row["fp"], row["fn"], row["iou"]) for identity, row in per_class.items()}
+    return {identity: SegmentCounts(row["tp"], row["fp"], row["fn"], row["iou"]) for identity, row in per_class.items()}
 
 
-def _reference_counter() -> Callable[[dict[str, Any], Path, dict[str, Any], Path], dict[int, _Counts]]:
+def _reference_counter() -> Callable[[dict[str, Any], Path, dict[str, Any], Path], dict[int, SegmentCounts]]:
     """Give panopticapi's counting of segments.
 
     Its ``pq_compute`` starts a pool of processes, prints, and divides by zero where a data set has no thing
@@ -152,7 +207,7 @@ def _reference_counter() -> Callable[[dict[str, Any], Path, dict[str, Any], Path
 
     def count(
         truth: dict[str, Any], truth_folder: Path, predictions: dict[str, Any], prediction_folder: Path
-    ) -> dict[int, _Counts]:
+    ) -> dict[int, SegmentCounts]:
         by_image = {annotation["image_id"]: annotation for annotation in predictions["annotations"]}
         pairs = [
             # A copy, because panopticapi writes areas into what it is given.
@@ -163,7 +218,7 @@ def _reference_counter() -> Callable[[dict[str, Any], Path, dict[str, Any], Path
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             statistics = pq_compute_single_core(0, pairs, truth_folder, prediction_folder, categories)
         rows = ((identity, statistics[identity]) for identity in categories)
-        return {identity: (row.tp, row.fp, row.fn, float(row.iou)) for identity, row in rows}
+        return {identity: SegmentCounts(row.tp, row.fp, row.fn, float(row.iou)) for identity, row in rows}
 
     return count
 
@@ -173,7 +228,7 @@ def _with_crowd_flags(annotation: dict[str, Any]) -> dict[str, Any]:
     return {**annotation, "segments_info": segments}
 
 
-def _summarise(counts: Mapping[int, _Counts], is_thing: Mapping[int, bool]) -> dict[str, Any]:
+def _summarise(counts: Mapping[int, SegmentCounts], is_thing: Mapping[int, bool]) -> dict[str, Any]:
     per_class: dict[int, dict[str, Any]] = {}
     for identity, thing in is_thing.items():
         tp, fp, fn, iou = counts[identity]
