@@ -77,6 +77,8 @@ def _verdict(rows: pd.DataFrame) -> str:
 
 def _differences(rows: pd.DataFrame, first: str, other: str) -> str:
     known = rows.dropna(subset=["difference"])
+    order = known["difference"].abs().where(known.index >= len(SPLITS), 2).sort_values(ascending=False, kind="stable")
+    known = known.loc[order.index]
     limit = max(0.01, known[["low", "high", "difference"]].abs().to_numpy().max(initial=0.0))
     cells = [
         [
