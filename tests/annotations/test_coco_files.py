@@ -17,13 +17,16 @@ from pycocotools.coco import COCO
 from construction_panoptic.annotations.coco_files import (
     check_panoptic,
     detection_json,
+    detection_stream,
     panoptic_json,
     panoptic_problems,
+    panoptic_stream,
     segment_extents,
     segment_rles,
 )
 from construction_panoptic.annotations.cvat import read_exports
 from construction_panoptic.annotations.grouping import near_duplicate_groups
+from construction_panoptic.annotations.json_stream import json_parts
 from construction_panoptic.annotations.merging import merge_images
 from construction_panoptic.annotations.panoptic_png import encode_id_map
 from construction_panoptic.annotations.records import ConvertedRecord, Segment
@@ -323,3 +326,38 @@ def test_real_annotations_become_files_that_pass_the_check(real_data: Path, repo
     summary = dataset_summary(found, table, project, exports.rejected)
     assert summary["all"]["thing_segments"] == 8
     assert summary["rejected"]["total"] == 0
+
+
+def test_streams_give_what_the_documents_hold(
+    records: list[ConvertedRecord], split_table: pd.DataFrame, taxonomy: Taxonomy, pngs: Path
+) -> None:
+    ordered = sorted(records, key=lambda record: record.key)
+    for side in ("train", "val", "all"):
+        panoptic = panoptic_json(records, split_table, side, taxonomy)
+        text = "".join(json_parts(panoptic_stream(ordered, split_table, side, taxonomy, pngs)))
+        assert text == json.dumps(panoptic)
+        detection = detection_json(panoptic, pngs)
+        assert "".join(json_parts(detection_stream(panoptic, pngs))) == json.dumps(detection)
+    with pytest.raises(InputDataError, match="out of order"):
+        list(panoptic_stream([*ordered, ordered[0]], split_table, "all", taxonomy, pngs)["images"])
+    with pytest.raises(ParameterError, match="'test'"):
+        panoptic_stream(ordered, split_table, "test", taxonomy, pngs)
+
+
+def test_a_stream_checks_each_png(
+    records: list[ConvertedRecord], split_table: pd.DataFrame, taxonomy: Taxonomy, pngs: Path
+) -> None:
+    ordered = sorted(records, key=lambda record: record.key)
+    (pngs / ordered[2].png_file).write_bytes(encode_id_map(np.ones((ordered[2].height, ordered[2].width), np.uint32)))
+    drawn = panoptic_stream(ordered, split_table, "all", taxonomy, pngs)["annotations"]
+    assert [next(drawn)["image_id"], next(drawn)["image_id"]] == [1, 2]
+    with pytest.raises(InputDataError, match=ordered[2].png_file):
+        next(drawn)
+
+
+@pytest.mark.parametrize("document", [{}, {"a": []}, {"a": [1, {"b": None}], "c": "é", "d": [2]}])
+def test_streamed_text_is_that_of_json(document: dict[str, Any]) -> None:
+    streamed = {name: iter(value) if isinstance(value, list) else value for name, value in document.items()}
+    assert "".join(json_parts(streamed)) == json.dumps(document)
+    with pytest.raises(ValueError, match="Out of range"):
+        list(json_parts({"a": iter([float("nan")])}))

@@ -2,10 +2,11 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -18,8 +19,12 @@ from construction_panoptic.annotations.splitting import TRAIN, VAL
 from construction_panoptic.annotations.taxonomy import Taxonomy
 from construction_panoptic.errors import InputDataError, ParameterError
 
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
 ALL = "all"
 _SHOWN_PROBLEMS = 10
+_READ_AHEAD = 64  # images
 
 
 def panoptic_json(
@@ -43,36 +48,95 @@ def panoptic_json(
         InputDataError: a record is not in the split table, or a segment's class is not in the taxonomy.
         ParameterError: ``which`` is something else.
     """
+    _check_side(which)
+    chosen = list(_chosen(sorted(records, key=lambda record: record.key), split_table, which))
+    return {
+        "info": _panoptic_info(which),
+        "images": [_image(image_id, record) for image_id, record in chosen],
+        "annotations": [_annotation(image_id, record, taxonomy) for image_id, record in chosen],
+        "categories": taxonomy.coco_categories(),
+    }
+
+
+def panoptic_stream(
+    records: Iterable[ConvertedRecord],
+    split_table: pd.DataFrame,
+    which: str,
+    taxonomy: Taxonomy,
+    png_folder: Path | str | None,
+) -> dict[str, Any]:
+    """Give what `panoptic_json` gives, with iterators as lists; each image is checked against its PNG on the way.
+
+    Args:
+        records: all converted images in the order of their keys; iterated over several times.
+        split_table: columns key and split, with a row for each record.
+        which: "train", "val", or "all".
+        taxonomy: its classes are the categories.
+        png_folder: folder of the PNGs; None where they are not to be looked at.
+
+    Raises:
+        InputDataError: see `panoptic_json` and `check_panoptic`; some of it while the lists are drawn from.
+        ParameterError: ``which`` is something else.
+    """
+    _check_side(which)
+    categories = taxonomy.coco_categories()
+    things = {category["id"]: category["isthing"] for category in categories}
+
+    def problems(entry: tuple[dict[str, Any], dict[str, Any]]) -> list[str]:
+        image, annotation = entry
+        return [] if png_folder is None else _png_problems(annotation, image, Path(png_folder), things)
+
+    def annotations() -> Iterator[dict[str, Any]]:
+        entries = (
+            (_image(image_id, record), _annotation(image_id, record, taxonomy))
+            for image_id, record in _chosen(records, split_table, which)
+        )
+        for (_, annotation), found in _read_ahead(problems, entries):
+            _refuse(found)
+            yield annotation
+
+    return {
+        "info": _panoptic_info(which),
+        "images": (_image(image_id, record) for image_id, record in _chosen(records, split_table, which)),
+        "annotations": annotations(),
+        "categories": categories,
+    }
+
+
+def _check_side(which: str) -> None:
     if which not in (TRAIN, VAL, ALL):
         raise ParameterError(f"which is {which!r}; give 'train', 'val' or 'all'.")
+
+
+def _panoptic_info(which: str) -> dict[str, Any]:
+    return {"description": f"construction_panoptic: {which}, COCO panoptic format"}
+
+
+def _chosen(
+    records: Iterable[ConvertedRecord], split_table: pd.DataFrame, which: str
+) -> Iterator[tuple[int, ConvertedRecord]]:
+    """Give image id and record of the images of one side; ids number the records of both sides."""
     side = dict(zip(split_table["key"], split_table["split"], strict=True))
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
-    for image_id, record in enumerate(sorted(records, key=lambda record: record.key), 1):
+    before = ""
+    for image_id, record in enumerate(records, 1):
         if record.key not in side:
             raise InputDataError(f"image {record.key!r} is not in the split; split again.")
-        if which not in (ALL, side[record.key]):
-            continue
-        images.append(
-            {
-                "id": image_id,
-                "file_name": record.image_file,
-                "width": record.width,
-                "height": record.height,
-            }
-        )
-        annotations.append(
-            {
-                "image_id": image_id,
-                "file_name": record.png_file,
-                "segments_info": _segments_info(record, taxonomy),
-            }
-        )
+        if record.key <= before:
+            raise InputDataError(f"image {record.key!r} comes twice or out of order; convert again.")
+        before = record.key
+        if which in (ALL, side[record.key]):
+            yield image_id, record
+
+
+def _image(image_id: int, record: ConvertedRecord) -> dict[str, Any]:
+    return {"id": image_id, "file_name": record.image_file, "width": record.width, "height": record.height}
+
+
+def _annotation(image_id: int, record: ConvertedRecord, taxonomy: Taxonomy) -> dict[str, Any]:
     return {
-        "info": {"description": f"construction_panoptic: {which}, COCO panoptic format"},
-        "images": images,
-        "annotations": annotations,
-        "categories": taxonomy.coco_categories(),
+        "image_id": image_id,
+        "file_name": record.png_file,
+        "segments_info": _segments_info(record, taxonomy),
     }
 
 
@@ -95,20 +159,37 @@ def detection_json(
     Raises:
         InputDataError: a PNG is missing or damaged, has another size than its image, or lacks a segment.
     """
+    streamed = detection_stream(panoptic, png_folder, workers=workers)
+    return streamed | {"annotations": list(streamed["annotations"])}
+
+
+def detection_stream(
+    panoptic: Mapping[str, Any], png_folder: Path | str, *, workers: int | None = None
+) -> dict[str, Any]:
+    """Give what `detection_json` gives, with an iterator as the list of annotations."""
     sizes = {image["id"]: (image["height"], image["width"]) for image in panoptic["images"]}
 
     def segments(annotation: Mapping[str, Any]) -> list[dict[str, Any]]:
         path = Path(png_folder) / annotation["file_name"]
         return _detections(annotation, path, sizes[annotation["image_id"]])
 
-    with ThreadPoolExecutor(workers or _readers()) as executor:
-        found = [detection for image in executor.map(segments, panoptic["annotations"]) for detection in image]
+    found = (item for _, image in _read_ahead(segments, panoptic["annotations"], workers) for item in image)
     return {
         "info": {"description": "construction_panoptic: visible masks of things and stuff, COCO format"},
         "images": [dict(image) for image in panoptic["images"]],
-        "annotations": [{"id": number, **detection} for number, detection in enumerate(found, 1)],
+        "annotations": ({"id": number, **detection} for number, detection in enumerate(found, 1)),
         "categories": [dict(category) for category in panoptic["categories"]],
     }
+
+
+def _read_ahead(
+    function: Callable[[Item], Result], items: Iterable[Item], workers: int | None = None
+) -> Iterator[tuple[Item, Result]]:
+    """Give each item and what threads made of it; few are in memory."""
+    remaining = iter(items)
+    with ThreadPoolExecutor(workers or _readers()) as executor:
+        while chunk := list(islice(remaining, _READ_AHEAD)):
+            yield from zip(chunk, executor.map(function, chunk), strict=True)
 
 
 def segment_rles(id_map: NDArray[np.unsignedinteger]) -> dict[int, dict[str, Any]]:
@@ -177,7 +258,10 @@ def check_panoptic(panoptic: Mapping[str, Any], png_folder: Path | str) -> None:
     Raises:
         InputDataError: names the first problems, of those that `panoptic_problems` finds.
     """
-    problems = panoptic_problems(panoptic, png_folder)
+    _refuse(panoptic_problems(panoptic, png_folder))
+
+
+def _refuse(problems: list[str]) -> None:
     if problems:
         shown = "\n  ".join(problems[:_SHOWN_PROBLEMS])
         more = len(problems) - _SHOWN_PROBLEMS
@@ -213,8 +297,7 @@ def panoptic_problems(panoptic: Mapping[str, Any], png_folder: Path | str) -> li
     def of_png(annotation: Mapping[str, Any]) -> list[str]:
         return _png_problems(annotation, images.get(annotation["image_id"]), Path(png_folder), things)
 
-    with ThreadPoolExecutor(_readers()) as executor:
-        return problems + [text for found in executor.map(of_png, panoptic["annotations"]) for text in found]
+    return problems + [text for _, found in _read_ahead(of_png, panoptic["annotations"]) for text in found]
 
 
 def _readers() -> int:

@@ -48,7 +48,7 @@ def rejected_table(rejected: Iterable[Rejected]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=REJECTED_COLUMNS, dtype="string")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Segment:
     """One segment of a panoptic PNG.
 
@@ -79,7 +79,7 @@ class Segment:
         return cls(**(data | {"bbox": (x, y, width, height)}))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ConvertedRecord:
     """What is kept of a converted image beside its two files.
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from plotly import graph_objects as go
 
-from construction_panoptic.annotations.coco_files import check_panoptic, detection_json, panoptic_json
+from construction_panoptic.annotations.coco_files import detection_stream, panoptic_stream
 from construction_panoptic.annotations.cvat import read_exports
 from construction_panoptic.annotations.digests import digest_of
 from construction_panoptic.annotations.fringe import AnnotatedThings, StuffOfImage
@@ -185,21 +185,19 @@ def split_images(converted: ConvertedImages, parameters: dict[str, Any]) -> pd.D
 def write_panoptic(
     converted: ConvertedImages, split: pd.DataFrame, taxonomy: dict[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Write both sides as COCO panoptic, checked strictly against the PNGs."""
+    """Give both sides as COCO panoptic, checked strictly against the PNGs while they are written."""
     classes = Taxonomy.from_dict(taxonomy)
-    records = list(converted)
-    train, val = (panoptic_json(records, split, side, classes) for side in ("train", "val"))
+    train, val = (panoptic_stream(converted, split, side, classes, converted.png_folder) for side in ("train", "val"))
     for panoptic in (train, val):
         panoptic["info"]["split_sha256"] = split_digest(split)
-        check_panoptic(panoptic, converted.png_folder)
     return train, val
 
 
 def write_detection(
     panoptic_train: dict[str, Any], panoptic_val: dict[str, Any], converted: ConvertedImages
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Write both sides as COCO detection: things and stuff, boxes and masks of what is visible."""
-    train, val = (detection_json(panoptic, converted.png_folder) for panoptic in (panoptic_train, panoptic_val))
+    """Give both sides as COCO detection: things and stuff, boxes and masks of what is visible."""
+    train, val = (detection_stream(panoptic, converted.png_folder) for panoptic in (panoptic_train, panoptic_val))
     return train, val
 
 

@@ -1,0 +1,246 @@
+"""The conversion at growing size: peak memory and time an image, ``python -m benchmarks.conversion_scale``.
+
+Synthetic CVAT exports with ready stuff go through all that the conversion does, from reading the exports to the COCO
+panoptic and detection files. Images are small, so that what grows with their number shows, not their decoding.
+Each size runs in a process of its own.
+"""
+
+import argparse
+import json
+import multiprocessing
+import resource
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from construction_panoptic.annotations.coco_files import detection_stream, panoptic_stream
+from construction_panoptic.annotations.cvat import read_exports
+from construction_panoptic.annotations.fringe import AnnotatedThings
+from construction_panoptic.annotations.grouping import near_duplicate_groups
+from construction_panoptic.annotations.json_stream import json_parts
+from construction_panoptic.annotations.merging import merge_images
+from construction_panoptic.annotations.panoptic_png import encode_id_map
+from construction_panoptic.annotations.records import ConvertedRecord
+from construction_panoptic.annotations.rejected import all_rejected, check_conservation
+from construction_panoptic.annotations.splitting import split_records
+from construction_panoptic.annotations.stuff import ReadyStuff, encode_labels
+from construction_panoptic.annotations.taxonomy import Taxonomy
+
+TAXONOMY = Path(__file__).parents[1] / "conf/base/taxonomy.json"
+WIDTH, HEIGHT = 200, 150
+THINGS = 10
+IMAGES_OF_EXPORT = 500
+STUFF = (149, 187, 193)  # COCO's road, sky, grass
+
+
+@dataclass
+class Size:
+    """What one size took.
+
+    Attributes:
+        images: how many.
+        annotations: how many.
+        workers: processes.
+        stages: by stage, milliseconds an image.
+        curve: milliseconds an image of the merging, for each tenth of the images.
+        peak_mb: peak of the resident memory of the main process, MiB, with Python and the libraries.
+        base_mb: the same before anything is read.
+        processor: milliseconds of processor time an image of the main process, which other work on the machine
+            does not change.
+    """
+
+    images: int
+    annotations: int = 0
+    workers: int = 1
+    stages: dict[str, float] = field(default_factory=dict)
+    curve: list[float] = field(default_factory=list)
+    peak_mb: float = 0.0
+    base_mb: float = 0.0
+    processor: float = 0.0
+
+    @property
+    def total(self) -> float:
+        """Milliseconds an image, all stages."""
+        return sum(self.stages.values())
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.stages[name] = self.stages.get(name, 0.0) + 1000 * (time.perf_counter() - start) / self.images
+
+
+def write_exports(folder: Path, images: int) -> None:
+    """Write exports of 500 images with ten polygons each, and ready stuff of all images."""
+    generator = np.random.default_rng(0)
+    names = [thing["name"] for thing in json.loads(TAXONOMY.read_text(encoding="utf-8"))["things"]]
+    predictions: dict[str, list[dict[str, Any]]] = {"images": [], "annotations": []}
+    stuff_folder = folder / "stuff" / "panoptic"
+    stuff_folder.mkdir(parents=True)
+    for start in range(0, images, IMAGES_OF_EXPORT):
+        export = folder / "raw" / f"export_{start:07d}"
+        (export / "images").mkdir(parents=True)
+        document: dict[str, list[dict[str, Any]]] = {"images": [], "annotations": []}
+        for number in range(start, min(images, start + IMAGES_OF_EXPORT)):
+            name = f"{number:07d}.jpg"
+            (export / "images" / name).write_bytes(_photograph(generator))
+            document["images"].append({"id": number, "file_name": name, "width": WIDTH, "height": HEIGHT})
+            document["annotations"] += [_annotation(generator, number, place, names) for place in range(THINGS)]
+            png = f"{number:07d}.png"
+            bands = np.repeat(np.arange(1, 4, dtype=np.uint32), HEIGHT // 3)[:, None].repeat(WIDTH, axis=1)
+            (stuff_folder / png).write_bytes(encode_id_map(bands))
+            predictions["images"].append({"id": number, "file_name": f"{export.name}/{name}"})
+            segments = [{"id": place + 1, "category_id": STUFF[place]} for place in range(3)]
+            predictions["annotations"].append({"image_id": number, "file_name": png, "segments_info": segments})
+        categories = [{"id": number, "name": name} for number, name in enumerate(names)]
+        (export / "coco.json").write_text(json.dumps(document | {"categories": categories}), encoding="utf-8")
+    coco_names = {m["coco_id"]: m["coco_name"] for m in json.loads(TAXONOMY.read_text())["coco_to_stuff"]}
+    categories = [{"id": number, "name": coco_names[number]} for number in STUFF]
+    (folder / "stuff" / "panoptic.json").write_text(json.dumps(predictions | {"categories": categories}))
+
+
+def _photograph(generator: np.random.Generator) -> bytes:
+    coarse = generator.integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    stream = BytesIO()
+    Image.fromarray(coarse).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC).save(stream, format="JPEG")
+    return stream.getvalue()
+
+
+def _annotation(generator: np.random.Generator, image: int, place: int, names: list[str]) -> dict[str, Any]:
+    angles = np.linspace(0, 2 * np.pi, 20, endpoint=False)
+    middle = generator.uniform((20, 20), (WIDTH - 20, HEIGHT - 20))
+    points = middle + generator.uniform(5, 18, (20, 1)) * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    return {
+        "id": THINGS * image + place,
+        "image_id": image,
+        "category_id": int(generator.integers(len(names))),
+        "segmentation": [points.round(2).ravel().tolist()],
+        "iscrowd": 0,
+    }
+
+
+def convert(folder: Path, images: int, workers: int = 1) -> Size:
+    """Do what the conversion does, and measure it."""
+    start = time.process_time()
+    size = Size(images, workers=workers, base_mb=peak_memory())
+    taxonomy = Taxonomy.from_dict(json.loads(TAXONOMY.read_text(encoding="utf-8")))
+    out = folder / "out"
+    for name in ("images", "panoptic", "stuff"):
+        (out / name).mkdir(parents=True)
+    with size.stage("read"):
+        exports = read_exports(folder / "raw", taxonomy, workers=workers)
+    size.annotations = len(exports.annotations)
+    with size.stage("stuff"):
+        ready = ReadyStuff(folder / "stuff", taxonomy)
+        things = AnnotatedThings(exports.images, exports.annotations)
+        sizes = zip(exports.images["height"].tolist(), exports.images["width"].tolist(), strict=True)
+        for stuff in ready.label_around(zip(exports.images["key"], sizes, strict=True), things.mask):
+            if stuff.labels is not None:
+                (out / "stuff" / _file_name(stuff.key)).write_bytes(encode_labels(stuff.labels))
+        del ready, things
+
+    def labels(key: str) -> bytes:
+        return (out / "stuff" / _file_name(key)).read_bytes()
+
+    with size.stage("merge"), (out / "converted.jsonl").open("w", encoding="utf-8") as index:
+        last = time.perf_counter()
+        merged = merge_images(exports.images, exports.annotations, labels, taxonomy, workers=workers)
+        for number, image in enumerate(merged, start=1):
+            content = image.image if isinstance(image.image, bytes) else image.image.read_bytes()
+            (out / "images" / image.image_file).write_bytes(content)
+            (out / "panoptic" / f"{image.stem}.png").write_bytes(image.png)
+            index.write(json.dumps(image.record.to_dict()) + "\n")
+            if number % max(1, images // 10) == 0:
+                now = time.perf_counter()
+                size.curve.append(1000 * (now - last) / max(1, images // 10))
+                last = now
+    with size.stage("account and split"):
+        records = list(_records(out))
+        check_conservation(exports.inputs, records, all_rejected(exports.rejected, records), exports.images)
+        groups = near_duplicate_groups([r.phash for r in records], [r.key for r in records], 24)
+        split = split_records(records, groups)
+        del records
+    with size.stage("write"):
+        for side in ("train", "val"):
+            panoptic = panoptic_stream(list(_records(out)), split, side, taxonomy, out / "panoptic")
+            _write_json(out / f"panoptic_{side}.json", panoptic)
+            panoptic = json.loads((out / f"panoptic_{side}.json").read_text(encoding="utf-8"))
+            _write_json(out / f"detection_{side}.json", detection_stream(panoptic, out / "panoptic"))
+    size.peak_mb = peak_memory()
+    size.processor = 1000 * (time.process_time() - start) / images
+    return size
+
+
+def _records(out: Path) -> Iterator[ConvertedRecord]:
+    with (out / "converted.jsonl").open(encoding="utf-8") as index:
+        for line in index:
+            yield ConvertedRecord.from_dict(json.loads(line))
+
+
+def _write_json(path: Path, document: dict[str, Any]) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        file.writelines(json_parts(document))
+
+
+def _file_name(key: str) -> str:
+    return f"{Path(key).stem}.png"
+
+
+def peak_memory() -> float:
+    """Peak of this process's resident memory, MiB."""
+    status = Path("/proc/self/status")
+    if status.is_file():  # Linux, where ru_maxrss would count the parent's peak too
+        lines = status.read_text(encoding="ascii", errors="replace").splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def run(images: int, workers: int) -> Size:
+    """Write the input and convert it in a new process."""
+    with (
+        tempfile.TemporaryDirectory(prefix="conversion_scale_") as folder,
+        multiprocessing.get_context("spawn").Pool(1) as pool,
+    ):
+        write_exports(Path(folder), images)
+        return pool.apply(convert, (Path(folder), images, workers))
+
+
+def table(sizes: list[Size]) -> str:
+    """The sizes beside each other."""
+    stages = list(sizes[0].stages)
+    rows = [
+        ["images", *(f"{size.images:,}" for size in sizes)],
+        ["annotations", *(f"{size.annotations:,}" for size in sizes)],
+        *([f"{stage}, ms an image", *(f"{size.stages[stage]:.2f}" for size in sizes)] for stage in stages),
+        ["all, ms an image", *(f"{size.total:.2f}" for size in sizes)],
+        ["compared with the first", *(f"{100 * (size.total / sizes[0].total - 1):+.0f} %" for size in sizes)],
+        ["processor, ms an image", *(f"{size.processor:.2f}" for size in sizes)],
+        ["compared with the first", *(f"{100 * (size.processor / sizes[0].processor - 1):+.0f} %" for size in sizes)],
+        ["peak memory, MiB", *(f"{size.peak_mb:.0f}" for size in sizes)],
+        ["of that at the start", *(f"{size.base_mb:.0f}" for size in sizes)],
+    ]
+    lines = ["  ".join([row[0].ljust(26), *(cell.rjust(10) for cell in row[1:])]) for row in rows]
+    curves = [f"{size.images:,}: " + " ".join(f"{value:.1f}" for value in size.curve) for size in sizes]
+    return "\n".join([*lines, "", "merging, ms an image, by tenths of the images", *curves])
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description="Peak memory and time an image of the conversion, by size.")
+    arguments.add_argument("--images", type=int, nargs="+", default=[1000, 10_000], help="the sizes")
+    arguments.add_argument("--workers", type=int, default=1, help="processes of the conversion")
+    arguments.add_argument("--json", action="store_true", help="print JSON in place of a table")
+    chosen = arguments.parse_args()
+    sizes = [run(images, chosen.workers) for images in chosen.images]
+    print(json.dumps([asdict(size) for size in sizes]) if chosen.json else table(sizes))
+
+
+if __name__ == "__main__":
+    main()
