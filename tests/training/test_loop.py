@@ -139,7 +139,7 @@ def test_checkpoint_is_plain_and_loads_into_the_model(kit: Kit) -> None:
     results = list(kit.train(fingerprint={"data": "abc", "sizes": (1, 2)}, extra={"classes": ["a"]}))
     checkpoint = through_a_file(results[-1].checkpoint)
     assert set(checkpoint) == {
-        "format_version", "stage", "epoch", "under_way", "finished", "model", "optimizer", "scheduler", "rng",
+        "format_version", "stage", "epoch", "under_way", "finished", "model", "optimizer", "scheduler", "rng", "others",
         "history", "timings", "best", "settings", "fingerprint", "extra",
     }  # fmt: skip
     assert (checkpoint["stage"], checkpoint["epoch"], checkpoint["finished"]) == ("detection", 3, True)

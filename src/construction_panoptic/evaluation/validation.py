@@ -25,6 +25,7 @@ from construction_panoptic.evaluation.predicting import (
     write_predictions,
 )
 from construction_panoptic.evaluation.quality import QualityEngine, load_json, panoptic_quality
+from construction_panoptic.training import team
 from construction_panoptic.training.loading import Batch
 from construction_panoptic.training.stages import Stage, evaluate_losses
 
@@ -76,13 +77,17 @@ def detection_validator(
 
     def validate(model: nn.Module, _epoch: int) -> dict[str, float]:
         detector = cast("Detr | DetrPanoptic", model)
-        boxes = predict_boxes(detector, loader, category_ids=category_ids, precision=precision)
-        if watch is not None:
-            watch(boxes)
-        scores = average_precision(data, boxes, engine=engine)
-        metrics = {f"val/{name}": scores[number] for name, number in _PRECISION_METRICS.items()}
-        metrics = {name: value for name, value in metrics.items() if value != -1}
-        return metrics | _losses(stage, loader, precision)
+        own = predict_boxes(detector, loader, category_ids=category_ids, precision=precision)
+        boxes = list(team.merged(own, key=lambda box: box["image_id"]))
+
+        def measure() -> dict[str, float]:
+            if watch is not None:
+                watch(boxes)
+            scores = average_precision(data, boxes, engine=engine)
+            metrics = {f"val/{name}": scores[number] for name, number in _PRECISION_METRICS.items()}
+            return {name: value for name, value in metrics.items() if value != -1}
+
+        return team.from_first(measure) | _losses(stage, loader, precision)
 
     return validate
 
@@ -127,18 +132,19 @@ def panoptic_validator(
     categories = data["categories"]
 
     def validate(model: nn.Module, _epoch: int) -> dict[str, float]:
-        with tempfile.TemporaryDirectory(prefix="validation_", dir=scratch) as name:
-            folder = Path(name)
-            predictions = predict_images(
-                cast("DetrPanoptic", model),
-                loader,
-                categories=categories,
-                threshold=threshold,
-                precision=precision,
-            )
-            write_predictions(_watched(predictions, watch), folder)
-            quality = panoptic_quality(data, truth_folder, folder / PREDICTIONS_FILE, folder, engine=engine)
-        return _quality_metrics(quality) | _losses(stage, loader, precision)
+        own = predict_images(
+            cast("DetrPanoptic", model), loader, categories=categories, threshold=threshold, precision=precision
+        )
+        predictions = team.merged(own, key=lambda prediction: prediction.image_id)
+
+        def measure() -> dict[str, float]:
+            with tempfile.TemporaryDirectory(prefix="validation_", dir=scratch) as name:
+                folder = Path(name)
+                write_predictions(_watched(predictions, watch), folder)
+                quality = panoptic_quality(data, truth_folder, folder / PREDICTIONS_FILE, folder, engine=engine)
+            return _quality_metrics(quality)
+
+        return team.from_first(measure) | _losses(stage, loader, precision)
 
     return validate
 

@@ -1,6 +1,7 @@
 """Where the network runs and in which arithmetic."""
 
 from contextlib import AbstractContextManager, nullcontext
+from typing import Literal
 
 import torch
 
@@ -28,6 +29,24 @@ def resolve_device(name: str = "auto") -> torch.device:
         if (device.index or 0) >= count:
             raise ParameterError(f"device: {name!r} is not there; the last CUDA device is cuda:{count - 1}")
     return device
+
+
+def process_count(devices: int | Literal["auto"], device: str = "auto") -> int:
+    """The number of processes that train together, one a device.
+
+    Args:
+        devices: how many, or ``auto``: all CUDA devices, or one process on a CPU.
+        device: see `resolve_device`; on ``cpu`` the processes share the cores.
+
+    Raises:
+        ParameterError: there are not so many CUDA devices.
+    """
+    count = torch.cuda.device_count() if torch.cuda.is_available() and device != "cpu" else 0
+    if devices == "auto":
+        return max(1, count)
+    if count and devices > count:
+        raise ParameterError(f"devices: {devices} are asked for, but there are {count} CUDA devices; set auto")
+    return devices
 
 
 def autocast(device: torch.device, precision: str = "auto") -> AbstractContextManager[object]:

@@ -86,7 +86,7 @@ class DiskStore:
         note = self._folder / _FOLDER_NOTE
         if not note.is_file() or json.loads(note.read_text()) != {"digest": digest}:
             for path in self._folder.glob("features_*.pt"):
-                path.unlink()
+                path.unlink(missing_ok=True)
             write_json(note, {"digest": digest})
         self._sizes = {path.name: path.stat().st_size for path in self._folder.glob("features_*.pt")}
         self.used = sum(self._sizes.values())

@@ -7,8 +7,11 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from construction_panoptic.errors import ParameterError
+from construction_panoptic.training import team
 from construction_panoptic.training.samples import Target
 
 ASPECT_LIMITS = (0.5, 1.0, 2.0)
@@ -52,6 +55,17 @@ class Batch:
             self.file_names[rows],
         )
 
+    def padded(self, height: int, width: int) -> "Batch":
+        """The batch with more padding, to at least its own size; `padding_mask` is there if any is added."""
+        right, bottom = width - self.images.shape[-1], height - self.images.shape[-2]
+        if not right and not bottom:
+            return self
+        mask = self.padding_mask
+        if mask is None:
+            mask = torch.zeros(len(self), *self.images.shape[-2:], dtype=torch.bool)
+        more = (0, right, 0, bottom)
+        return replace(self, images=pad(self.images, more), padding_mask=pad(mask, more, value=True))
+
     def _map(self, function: Any) -> "Batch":
         return replace(
             self,
@@ -86,6 +100,12 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         drop_last: leave out a last batch that is not full, unless it is the only one.
         aspects: width / height of each sample; batches are then of samples of like aspect, which need less
             padding. The rest that fills no batch of its kind makes up the last batches.
+        rank: number of this process among those that share the batches, from 0.
+        team: how many they are. With ``shuffle`` each takes its samples of every batch, which ``batch_size``
+            counts all; else it takes every ``team``-th batch.
+
+    Raises:
+        ParameterError: there are fewer samples than processes.
     """
 
     def __init__(
@@ -97,13 +117,18 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         shuffle: bool = True,
         drop_last: bool = True,
         aspects: Sequence[float] | None = None,
+        rank: int = 0,
+        team: int = 1,
     ) -> None:
+        if count < team and shuffle:
+            raise ParameterError(f"devices: {team} processes cannot share {count} training images; use fewer")
         self.count = count
         self.batch_size = batch_size
         self.seed = seed
         self.shuffle = shuffle
         self.drop_last = drop_last and count > batch_size
         self.kinds = None if aspects is None else np.digitize(aspects, ASPECT_LIMITS).tolist()
+        self.rank, self.team = rank, team
         self.epoch = 0
         self.start = 0
 
@@ -112,8 +137,15 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         self.epoch, self.start = epoch, start
 
     def __len__(self) -> int:
+        return len(self._own(range(self._batches())))
+
+    def _batches(self) -> int:
         full, rest = divmod(self.count, self.batch_size)
         return full + int(rest > 0 and not self.drop_last)
+
+    def _own(self, batches: range) -> range:
+        """The batches that this process has a part in."""
+        return batches if self.shuffle else batches[self.rank :: self.team]
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         order = list(range(self.count))
@@ -122,8 +154,9 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
             order = torch.randperm(self.count, generator=generator).tolist()
         if self.kinds is not None:
             order = self._grouped(order, self.kinds)
-        for start in range(self.start * self.batch_size, len(self) * self.batch_size, self.batch_size):
-            yield [(self.epoch, index) for index in order[start : start + self.batch_size]]
+        for number in self._own(range(self._batches()))[self.start :]:
+            batch = order[number * self.batch_size : (number + 1) * self.batch_size]
+            yield [(self.epoch, index) for index in (batch[self.rank :: self.team] if self.shuffle else batch)]
 
     def _grouped(self, order: list[int], kinds: list[int]) -> list[int]:
         """The same samples, those of a kind together as soon as there is a batch of them."""
@@ -161,7 +194,8 @@ def build_loader(
 
     Args:
         samples: a dataset whose keys are (epoch, index).
-        batch_size: images a batch. In training a last batch that is not full is left out.
+        batch_size: images a batch, in each process of the `team`. In training a last batch that is not full
+            is left out.
         shuffle: a new order each epoch.
         seed: seed of the order.
         workers: processes that load, kept between epochs; 0 loads in this one.
@@ -171,7 +205,14 @@ def build_loader(
         aspects: width / height of each sample, for batches of like aspect; see `EpochBatches`.
     """
     batches = EpochBatches(
-        len(cast("Sized", samples)), batch_size, seed=seed, shuffle=shuffle, drop_last=shuffle, aspects=aspects
+        len(cast("Sized", samples)),
+        batch_size * team.size() if shuffle else batch_size,
+        seed=seed,
+        shuffle=shuffle,
+        drop_last=shuffle,
+        aspects=aspects,
+        rank=team.rank(),
+        team=team.size(),
     )
     return BatchLoader(
         samples,

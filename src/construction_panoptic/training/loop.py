@@ -6,6 +6,7 @@ load the images. On CUDA the order, augmentation and dropout are the same too, b
 order that varies; ``torch.use_deterministic_algorithms`` is left to the caller, for it slows training down.
 """
 
+import signal
 import time
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from torch import nn
 
 from construction_panoptic.errors import CheckpointError, ParameterError
 from construction_panoptic.interruption import StopRequest
+from construction_panoptic.training import team
 from construction_panoptic.training.device import resolve_device
 from construction_panoptic.training.loading import BatchLoader
 from construction_panoptic.training.optimisation import build_optimizer, build_schedule
@@ -85,9 +87,12 @@ def train(
     iterations the caller has its own states, and may use them. A checkpoint is a dict with
     ``format_version``, ``stage``, ``epoch`` (number done), ``under_way`` (see `EpochSteps.state`; None after an
     epoch), ``finished`` (True for the last epoch only), ``model``, ``optimizer``, ``scheduler``, ``rng``,
-    ``history``, ``timings`` (empty when finished), ``best`` ({``epoch``, ``value``}), ``settings``,
-    ``fingerprint`` and ``extra``, of tensors and plain data. Of two finished trainings with the same results the
-    checkpoints are the same.
+    ``others`` (``rng`` and ``under_way`` of each process but the first), ``history``, ``timings`` (empty when
+    finished), ``best`` ({``epoch``, ``value``}), ``settings``, ``fingerprint`` and ``extra``, of tensors and plain
+    data. Of two finished trainings with the same results the checkpoints are the same.
+
+    In a process group of `torch.distributed` every process runs this with a model and a loader of its own, and all
+    get the same results; see `team`.
 
     Args:
         stage: the model, in its initial state, and its loss. The model is moved to ``settings.device``.
@@ -166,6 +171,8 @@ def _position(training: Training, under_way: Mapping[str, Any] | None) -> str:
 
 
 def _check_stop(training: Training) -> None:
+    number = team.largest([training.stop.number or 0])[0]
+    training.stop.number = signal.Signals(number) if number else None
     steps = training.steps
     saved = _position(training, None if steps is None else {"step": steps.step})
     training.stop.check(
@@ -179,7 +186,7 @@ def _start(stage: Stage, train_loader: BatchLoader, settings: StageSettings) -> 
     stage.model.to(device)
     optimizer = build_optimizer(stage.model, settings.optimizer)
     schedule = build_schedule(optimizer, settings.schedule, epochs=settings.epochs, steps_per_epoch=len(train_loader))
-    return Training(stage, settings, device, optimizer, schedule, randomness=settings.seed)
+    return Training(stage, settings, device, optimizer, schedule, randomness=settings.seed + team.rank())
 
 
 def _restore(training: Training, resume: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -195,6 +202,9 @@ def _restore(training: Training, resume: Mapping[str, Any]) -> Mapping[str, Any]
         ) from error
     under_way: Mapping[str, Any] | None = resume.get("under_way")
     training.randomness = resume["rng"]
+    if team.rank():
+        own = resume["others"][team.rank() - 1]
+        training.randomness, under_way = own["rng"], own["under_way"]
     training.epoch = resume["epoch"]
     training.history = [dict(entry) for entry in resume["history"]]
     training.timings = [dict(entry) for entry in resume.get("timings", [])]
@@ -215,7 +225,9 @@ def _go_on(
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Go on to the epoch's end, and give its metrics and timings; none if it was left before."""
     training.stage.model.train()
-    if not steps.run(progress, lambda: training.stop.number is not None or due()):
+    all_done = steps.run(progress, lambda: any(team.largest([training.stop.number or 0, due()])))
+    team.average_statistics(training.stage.model)
+    if not all_done:
         return {}, {}
     metrics, timings = steps.metrics(), steps.timings()
     done = training.epoch + 1
@@ -270,16 +282,19 @@ def _result(training: Training, *, is_best: bool = False, complete: bool = True)
 
 def _checkpoint(training: Training) -> Checkpoint:
     finished = training.epoch == training.settings.epochs
+    under_way = None if training.steps is None else training.steps.state()
+    processes = team.gathered({"rng": training.randomness, "under_way": under_way})
     state = {
         "format_version": FORMAT_VERSION,
         "stage": training.stage.name,
         "epoch": training.epoch,
-        "under_way": None if training.steps is None else training.steps.state(),
+        "under_way": under_way,
         "finished": finished,
         "model": training.stage.model.state_dict(),
         "optimizer": training.optimizer.state_dict(),
         "scheduler": training.schedule.state_dict(),
         "rng": training.randomness,
+        "others": processes[1:],
         "history": training.history,
         "timings": [] if finished else training.timings,
         "best": training.best,

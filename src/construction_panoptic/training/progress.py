@@ -9,13 +9,15 @@ from typing import Any, Self
 
 from tqdm import tqdm
 
+from construction_panoptic.training import team
+
 logger = logging.getLogger(__name__)
 
 
 class Progress:
     """Progress over all epochs, with the time that is left.
 
-    The bar is shown on a terminal only.
+    The bar is shown on a terminal only, by the first process of a team.
 
     Args:
         name: name of the stage.
@@ -29,7 +31,9 @@ class Progress:
         self._epochs = epochs
         self._first = done
         self._began = time.monotonic()
-        self._bar: Any = tqdm(total=epochs * steps, initial=done * steps, desc=name, unit="step", disable=None)
+        self._bar: Any = tqdm(
+            total=epochs * steps, initial=done * steps, desc=name, unit="step", disable=team.rank() > 0 or None
+        )
 
     def __enter__(self) -> Self:
         return self

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from construction_panoptic.errors import ParameterError
+from construction_panoptic.training.device import process_count
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
@@ -145,7 +146,7 @@ class StageSettings(_Settings):
     """One stage of training; the defaults are those of the detection stage."""
 
     epochs: PositiveInt = Field(default=200, description="Passes over the training images.")
-    batch_size: PositiveInt = Field(default=4, description="Images a step.")
+    batch_size: PositiveInt = Field(default=4, description="Images a step, on each device.")
     validation_batch_size: PositiveInt = Field(default=4, description="Images a forward pass in validation.")
     validate_every: PositiveInt = Field(
         default=1, description="Epochs between two validations; the last one always has one."
@@ -168,6 +169,11 @@ class StageSettings(_Settings):
     )
     device: str = Field(
         default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="'auto' takes CUDA if there is one."
+    )
+    devices: PositiveInt | Literal["auto"] = Field(
+        default=1,
+        description="Devices of this machine that train together, a process each; 'auto' takes all CUDA devices. With "
+        "device cpu they are processes that share the cores.",
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto",
@@ -200,6 +206,23 @@ class StageSettings(_Settings):
     losses: LossSettings = Field(default_factory=LossSettings)
     matching: MatchSettings = Field(default_factory=MatchSettings)
 
+    @model_validator(mode="after")
+    def _check_devices(self) -> Self:
+        if self.devices != 1 and self.device.startswith("cuda:"):
+            raise ValueError(f"device {self.device} is one device; set device: cuda or devices: 1")
+        if self.devices != 1 and self.on_non_finite == "skip":
+            raise ValueError("on_non_finite: skip needs devices: 1")
+        return self
+
+    @property
+    def processes(self) -> int:
+        """The number of processes that train together.
+
+        Raises:
+            ParameterError: there are not so many CUDA devices.
+        """
+        return process_count(self.devices, self.device)
+
     def fingerprint(self) -> dict[str, Any]:
         """The settings that the trained weights depend on, as plain data, to compare before a resume.
 
@@ -211,8 +234,10 @@ class StageSettings(_Settings):
         if self.schedule.kind == "step":
             neutral.add("epochs")
         kept = self.model_dump(mode="json", exclude=neutral)
-        if not kept["aspect_ratio_batches"]:  # checkpoints from before there was a choice go on
-            del kept["aspect_ratio_batches"]
+        kept["devices"] = self.processes
+        for name, only in (("aspect_ratio_batches", False), ("devices", 1)):
+            if kept[name] == only:  # checkpoints from before there was a choice go on
+                del kept[name]
         return kept
 
 
@@ -220,7 +245,7 @@ class MaskHeadSettings(StageSettings):
     """The mask-head stage: fewer epochs; the rate drops after 3/5 of them, as DETR's 15 of 25."""
 
     epochs: PositiveInt = Field(default=50, description="Passes over the training images.")
-    batch_size: PositiveInt = Field(default=1, description="Images a step.")
+    batch_size: PositiveInt = Field(default=1, description="Images a step, on each device.")
     validation_batch_size: PositiveInt = Field(default=1, description="Images a forward pass in validation.")
     schedule: ScheduleSettings = Field(default_factory=lambda: ScheduleSettings(drop_epoch=30))
     failed_batch: str | None = Field(

@@ -15,6 +15,7 @@ from construction_panoptic.detr.losses import (
 )
 from construction_panoptic.detr.matcher import MatchCosts, Matches, match
 from construction_panoptic.detr.model import Detr, DetrPanoptic, PanopticFeatures
+from construction_panoptic.training import team
 from construction_panoptic.training.device import autocast
 from construction_panoptic.training.feature_cache import FeatureCache, pack, unpack
 from construction_panoptic.training.loading import Batch
@@ -66,6 +67,11 @@ class DetectionStage:
             no_object_weight=self.no_object_weight,
             costs=self.costs,
         )
+        counts = [len(target["labels"]) for target in batch.targets]
+        queries = outputs["pred_logits"].shape[1]
+        matched = sum(min(count, queries) for count in counts)
+        weight = matched + self.no_object_weight * (queries * len(counts) - matched)
+        losses = _fair(losses, sum(counts), weight, self.model.training)
         return total_loss(losses, self.weights), _terms(losses)
 
 
@@ -110,6 +116,7 @@ class MaskHeadStage:
         masks = self._panoptic.masks(features, batch_index, query_index)
         num_boxes = float(sum(len(target["labels"]) for target in batch.targets))
         losses = mask_losses(masks, truth, num_boxes)
+        losses = _fair(losses, num_boxes, 1.0, self.model.training)
         return total_loss(losses, self.weights), _terms(losses)
 
     def _detect(self, batch: Batch) -> tuple[PanopticFeatures, Matches]:
@@ -169,6 +176,24 @@ def match_costs(settings: MatchSettings) -> MatchCosts:
 def loss_weights(settings: LossSettings) -> LossWeights:
     """Loss weights of the settings."""
     return LossWeights(ce=settings.ce, bbox=settings.bbox, giou=settings.giou, mask=settings.mask, dice=settings.dice)
+
+
+def _fair(losses: dict[str, Tensor], num_boxes: float, class_weight: float, training: bool) -> dict[str, Tensor]:
+    """The losses such that their mean over the processes of a team is the loss of all their batches as one.
+
+    Each loss is a sum divided by the number of targets, the cross-entropy by the sum of the queries' weights; a
+    process knows those of its own batch. (DETR shares the number of targets in the same way, not the weights.)
+    """
+    if not training or team.size() == 1:
+        return losses
+    own = max(num_boxes, 1.0)
+    all_boxes, all_weights = team.totals([num_boxes, class_weight])
+    boxes, classes = team.size() * own / max(all_boxes, 1.0), team.size() * class_weight / all_weights
+
+    def factor(name: str) -> float:
+        return 1.0 if not name.startswith("loss_") else classes if name.startswith("loss_ce") else boxes
+
+    return {name: value * factor(name) for name, value in losses.items()}
 
 
 def _terms(losses: Mapping[str, Tensor]) -> dict[str, Tensor]:

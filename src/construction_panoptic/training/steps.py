@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from construction_panoptic.interruption import StopRequest
+from construction_panoptic.training import team
 from construction_panoptic.training.device import autocast
 from construction_panoptic.training.faults import save_batch
 from construction_panoptic.training.loading import Batch, BatchLoader
@@ -110,7 +111,7 @@ class EpochSteps:
 
     def metrics(self) -> dict[str, float]:
         """``train/…``: the means of the numbers logged, and the learning rates of the last step."""
-        values = {**self._watch.means(), **self._rates}
+        values = {**team.means(self._watch.means()), **self._rates}
         if self._training.settings.on_non_finite == "skip":
             values["skipped_steps"] = float(self._skipped)
         return {f"train/{name}": value for name, value in values.items()}
@@ -118,12 +119,13 @@ class EpochSteps:
     def timings(self) -> dict[str, float]:
         """``train/images_per_second`` and ``train/data_wait_share``."""
         return {
-            "train/images_per_second": self._images / self.seconds,
+            "train/images_per_second": team.size() * self._images / self.seconds,
             "train/data_wait_share": self._waited / self.seconds,
         }
 
     def _take(self, batch: Batch, progress: Progress) -> None:
         self._rates = _rates(self._training.optimizer)
+        batch = batch.padded(*team.largest(batch.images.shape[-2:]))  # as if all processes' images were one batch
         self._recent.append(batch)
         if self._guarded_step(batch):
             progress.show_loss(self._watch.means()["loss"])
@@ -175,9 +177,13 @@ class EpochSteps:
                 loss, terms = training.stage.step(batch)
         except FloatingPointError as error:
             raise self._watch.failed_step(batch.file_names, str(error)) from error
+        if team.size() > 1 and training.careful and not bool(loss.isfinite()):
+            # Before all processes' gradients are mixed, and none knows whose images they were.
+            raise self._watch.failed_step(batch.file_names, f"loss {float(loss):.4g}")
         training.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         parameters = [item for group in training.optimizer.param_groups for item in group["params"]]
+        team.average_gradients(parameters)
         max_norm = training.settings.optimizer.clip_max_norm or math.inf
         gradient_norm = nn.utils.clip_grad_norm_(parameters, max_norm)
         values = {"loss": loss.detach(), **terms, "gradient_norm": gradient_norm}

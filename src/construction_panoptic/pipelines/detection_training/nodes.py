@@ -11,7 +11,7 @@ from plotly import graph_objects as go
 from construction_panoptic.catalog.folders import ConvertedImages
 from construction_panoptic.detr import Detr, build_detr, compile_detector, load_weights
 from construction_panoptic.evaluation.validation import detection_validator
-from construction_panoptic.interruption import deferred_interruption
+from construction_panoptic.interruption import StopRequest, deferred_interruption
 from construction_panoptic.pipelines.pictures import ProgressSheet
 from construction_panoptic.pipelines.training_run import (
     TrainingOutputs,
@@ -22,6 +22,7 @@ from construction_panoptic.pipelines.training_run import (
 )
 from construction_panoptic.training.loading import BatchLoader
 from construction_panoptic.training.loop import train
+from construction_panoptic.training.processes import in_processes
 from construction_panoptic.training.samples import DetectionSamples
 from construction_panoptic.training.settings import ModelSettings, StageSettings, parse
 from construction_panoptic.training.stages import DetectionStage
@@ -48,6 +49,22 @@ def train_detector(
     """
     architecture = parse(ModelSettings, model_parameters, "model")
     settings = parse(StageSettings, parameters, "detection")
+    arguments = (detection_train, detection_val, converted, architecture, settings, resume_from)
+    with deferred_interruption() as stop:
+        yield from in_processes(_train, arguments, settings.processes, stop)
+
+
+def _train(
+    detection_train: dict[str, Any],
+    detection_val: dict[str, Any],
+    converted: ConvertedImages,
+    architecture: ModelSettings,
+    settings: StageSettings,
+    resume_from: dict[str, Any] | None,
+    *,
+    stop: StopRequest,
+) -> Iterator[TrainingOutputs]:
+    """What each process does."""
     stage = DetectionStage(build_detector(class_count(detection_train), architecture, settings), settings)
     progress = ProgressSheet(detection_val, converted, settings.progress_images)
     validate = detection_validator(
@@ -56,21 +73,18 @@ def train_detector(
         precision=settings.precision,
         watch=progress.see_boxes,
     )
-    with deferred_interruption() as stop:
-        yield from outputs_of(
-            train(
-                stage,
-                _loader(detection_train, converted, settings, training=True),
-                settings,
-                validate=validate,
-                monitor="val/ap",
-                resume=resume_from,
-                fingerprint=fingerprint_of(detection_train, architecture, settings),
-                extra={"categories": detection_train["categories"]},
-                stop=stop,
-            ),
-            progress,
-        )
+    epochs = train(
+        stage,
+        _loader(detection_train, converted, settings, training=True),
+        settings,
+        validate=validate,
+        monitor="val/ap",
+        resume=resume_from,
+        fingerprint=fingerprint_of(detection_train, architecture, settings),
+        extra={"categories": detection_train["categories"]},
+        stop=stop,
+    )
+    yield from outputs_of(epochs, progress)
 
 
 def build_detector(num_classes: int, architecture: ModelSettings, settings: StageSettings) -> Detr:

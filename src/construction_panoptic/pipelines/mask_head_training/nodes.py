@@ -6,12 +6,13 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 from plotly import graph_objects as go
+from torch import Tensor
 
 from construction_panoptic.catalog.folders import ConvertedImages
 from construction_panoptic.detr import DetrPanoptic, build_detr_panoptic, compile_detector, load_weights
 from construction_panoptic.evaluation.settings import EvaluationSettings
 from construction_panoptic.evaluation.validation import panoptic_validator
-from construction_panoptic.interruption import deferred_interruption
+from construction_panoptic.interruption import StopRequest, deferred_interruption
 from construction_panoptic.pipelines.pictures import ProgressSheet
 from construction_panoptic.pipelines.training_run import (
     TrainingOutputs,
@@ -23,6 +24,7 @@ from construction_panoptic.pipelines.training_run import (
 from construction_panoptic.training.feature_cache import open_cache
 from construction_panoptic.training.loading import BatchLoader
 from construction_panoptic.training.loop import train
+from construction_panoptic.training.processes import in_processes
 from construction_panoptic.training.samples import PanopticSamples
 from construction_panoptic.training.settings import MaskHeadSettings, ModelSettings, StageSettings, parse
 from construction_panoptic.training.stages import MaskHeadStage
@@ -50,6 +52,25 @@ def train_mask_head(
     architecture = parse(ModelSettings, model_parameters, "model")
     settings = parse(MaskHeadSettings, parameters, "mask_head")
     threshold = parse(EvaluationSettings, evaluation, "panoptic_evaluation").threshold
+    weights = detector["model"]
+    arguments = (panoptic_train, panoptic_val, converted, weights, architecture, settings, threshold, resume_from)
+    with deferred_interruption() as stop:
+        yield from in_processes(_train, arguments, settings.processes, stop)
+
+
+def _train(
+    panoptic_train: dict[str, Any],
+    panoptic_val: dict[str, Any],
+    converted: ConvertedImages,
+    detector: dict[str, Tensor],
+    architecture: ModelSettings,
+    settings: MaskHeadSettings,
+    threshold: float,
+    resume_from: dict[str, Any] | None,
+    *,
+    stop: StopRequest,
+) -> Iterator[TrainingOutputs]:
+    """What each process does."""
     model = build_panoptic(class_count(panoptic_train), architecture, settings, detector)
     progress = ProgressSheet(panoptic_val, converted, settings.progress_images)
     validate = panoptic_validator(
@@ -60,39 +81,36 @@ def train_mask_head(
         precision=settings.precision,
         watch=progress.see_segments,
     )
-    fingerprint = fingerprint_of(panoptic_train, architecture, settings, detector["model"])
-    with deferred_interruption() as stop:
-        yield from outputs_of(
-            train(
-                MaskHeadStage(model, settings, open_cache(settings, fingerprint)),
-                _loader(panoptic_train, converted, settings, training=True),
-                settings,
-                validate=validate,
-                monitor="val/pq",
-                resume=resume_from,
-                fingerprint=fingerprint,
-                # All that it takes to build and run the model without this project's configuration.
-                extra={
-                    "categories": panoptic_train["categories"],
-                    "model": architecture.model_dump(mode="json"),
-                    "augmentation": settings.augmentation.model_dump(mode="json"),
-                    "threshold": threshold,
-                },
-                stop=stop,
-            ),
-            progress,
-        )
+    fingerprint = fingerprint_of(panoptic_train, architecture, settings, detector)
+    epochs = train(
+        MaskHeadStage(model, settings, open_cache(settings, fingerprint)),
+        _loader(panoptic_train, converted, settings, training=True),
+        settings,
+        validate=validate,
+        monitor="val/pq",
+        resume=resume_from,
+        fingerprint=fingerprint,
+        # All that it takes to build and run the model without this project's configuration.
+        extra={
+            "categories": panoptic_train["categories"],
+            "model": architecture.model_dump(mode="json"),
+            "augmentation": settings.augmentation.model_dump(mode="json"),
+            "threshold": threshold,
+        },
+        stop=stop,
+    )
+    yield from outputs_of(epochs, progress)
 
 
 def build_panoptic(
-    num_classes: int, architecture: ModelSettings, settings: MaskHeadSettings, detector: dict[str, Any]
+    num_classes: int, architecture: ModelSettings, settings: MaskHeadSettings, detector: dict[str, Tensor]
 ) -> DetrPanoptic:
     """Build the panoptic model: the trained detector, and a mask head with seeded random weights or given ones."""
     with own_randomness(settings.seed):
         model = build_detr_panoptic(num_classes, attention_gain=settings.attention_gain, **architecture.model_dump())
     if settings.weights is not None:
         load_weights(model, settings.weights)
-    model.detr.load_state_dict(detector["model"])
+    model.detr.load_state_dict(detector)
     if settings.compile:
         compile_detector(model.detr)
     return model
