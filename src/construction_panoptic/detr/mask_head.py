@@ -159,13 +159,35 @@ def _of_images(x: Tensor, batch_index: Tensor) -> Tensor:
 def _upsample_and_convolve(x: Tensor, weight: Tensor, size: Sequence[int]) -> Tensor:
     """Bring ``x`` [N, C, h, w] to ``size`` by nearest neighbour and convolve it with ``weight`` [K, C, 3, 3].
 
-    When the size doubles exactly, both together are one transposed convolution with a 4 × 4 kernel: the
-    upsampled map is never written, and each output needs 4 products a channel instead of 9. An exported
-    program takes the general way, since it has to serve any size.
+    A backbone halves sizes and rounds up, so ``size`` is 2 h or 2 h - 1 by 2 w or 2 w - 1. Then both together are one
+    transposed convolution with a 4 x 4 kernel: the upsampled map is never written, and each output needs 4 products a
+    channel instead of 9. An exported program takes the general way, since it has to serve any size.
     """
-    if torch.compiler.is_exporting() or size[0] != 2 * x.shape[-2] or size[1] != 2 * x.shape[-1]:
-        return F.conv2d(F.interpolate(x, size=tuple(size), mode="nearest"), weight, padding=1)
-    kernel = weight.flip(2, 3).transpose(0, 1)
-    kernel = F.pad(kernel, (0, 1)) + F.pad(kernel, (1, 0))
-    kernel = F.pad(kernel, (0, 0, 0, 1)) + F.pad(kernel, (0, 0, 1, 0))
-    return F.conv_transpose2d(x, kernel, stride=2, padding=1)
+    height, width = size
+    if torch.compiler.is_exporting() or 2 * x.shape[-2] - height not in (0, 1) or 2 * x.shape[-1] - width not in (0, 1):
+        return F.conv2d(F.interpolate(x, size=(height, width), mode="nearest"), weight, padding=1)
+    kernel = _pair_sums(_pair_sums(weight, -1), -2)
+    out = F.conv_transpose2d(x, kernel.transpose(0, 1), stride=2, padding=1)[..., :height, :width]
+    # At an odd end the transposed convolution saw the last cell twice, where there is the padding's zero.
+    if width % 2:
+        column = _pair_sums(weight[..., 2:], -2)
+        seen = F.conv_transpose2d(x[..., -1:], column.transpose(0, 1), stride=(2, 1), padding=(1, 0))
+        out[..., -1:] -= seen[..., :height, :]
+    if height % 2:
+        out[..., -1:, :] -= _upsample_and_convolve_row(x[..., -1:, :], weight[..., 2:, :], width)
+    return out
+
+
+def _upsample_and_convolve_row(x: Tensor, weight: Tensor, width: int) -> Tensor:
+    """The same along the width alone, for ``x`` [N, C, 1, w] and ``weight`` [K, C, 1, 3]."""
+    kernel = _pair_sums(weight, -1)
+    out = F.conv_transpose2d(x, kernel.transpose(0, 1), stride=(1, 2), padding=(0, 1))[..., :width]
+    if width % 2:
+        out[..., -1:] -= F.conv2d(x[..., -1:], weight[..., 2:])
+    return out
+
+
+def _pair_sums(weight: Tensor, dim: int) -> Tensor:
+    """Taps of a transposed convolution of stride 2, from those of a convolution of cells that stand twice."""
+    first, second, third = weight.unbind(dim)
+    return torch.stack([third, second + third, first + second, first], dim)
