@@ -18,7 +18,11 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")  # seconds
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
 
+# Nothing is sent to anybody, in a folder without the project's .telemetry file either.
+os.environ.setdefault("KEDRO_DISABLE_TELEMETRY", "1")
+
 from construction_panoptic.catalog.freshness import FreshnessHook
+from construction_panoptic.configuration import CONFIGURATION_FILES
 from construction_panoptic.reporting import ReportHook
 from construction_panoptic.tracking import TrackingHook
 
@@ -37,7 +41,7 @@ def mlflow_artifacts() -> str | None:
     return None if os.environ.get("MLFLOW_TRACKING_URI") else f"{project_folder()}/mlartifacts"
 
 
-HOOKS = (FreshnessHook(), TrackingHook(), ReportHook())
+HOOKS = (CONFIGURATION_FILES, FreshnessHook(), TrackingHook(), ReportHook())
 
 CONFIG_LOADER_ARGS = {
     "base_env": "base",
@@ -47,6 +51,7 @@ CONFIG_LOADER_ARGS = {
     "config_patterns": {"mlflow": ["mlflow*", "mlflow*/**", "**/mlflow*"]},
     "custom_resolvers": {
         "project": project_folder,
+        "conf_file": CONFIGURATION_FILES.path,
         "mlflow_artifacts": mlflow_artifacts,
         "oc.env": oc.env,
     },

@@ -96,7 +96,7 @@ def _budget(budget: pd.DataFrame) -> str:
         counts = [f"{int(row[name]):,}" for name in ("tp", "fp", "fn")]
         rows.append([display_name(row["name"]), *numbers[:1], stacked_bar(points, colors), *numbers[1:], *counts])
     return (
-        "<p>The parts of 100 &minus; PQ, in points. <b>Badly outlined</b>: found, but not covered; "
+        "<p>The parts of 100 &minus; PQ, in points. <b>Badly outlined</b>: found, but with a poor outline; "
         "<b>mislabelled</b>: covered by another class; <b>missed</b>: nothing there; <b>spurious</b>: predicted where "
         "nothing fits.</p>" + legend(colors) + table(["", "PQ", "", *names.values(), "TP", "FP", "FN"], rows)
     )
