@@ -5,12 +5,16 @@ Its parameters have the names and shapes of ours, so it takes our weights as the
 
 import importlib
 import sys
+from collections.abc import Callable
+from io import BytesIO
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
-from benchmarks.inputs import NUM_CLASSES, our_model, sizes
+from benchmarks.inputs import NUM_CLASSES, is_thing_of, our_model, sizes
 from benchmarks.measuring import Options
 
 LOSS_WEIGHTS = {"loss_ce": 1, "loss_bbox": 5, "loss_giou": 2, "loss_mask": 1, "loss_dice": 1}
@@ -76,3 +80,15 @@ def _kind(name: str) -> str:
 def batch(options: Options, images: Tensor) -> Any:
     """Images without padding, as the model takes them."""
     return module(options, "util.misc").NestedTensor(images, torch.zeros_like(images[:, 0], dtype=torch.bool))
+
+
+def panoptic_merging(options: Options, threshold: float) -> Callable[[dict[str, Tensor], tuple[int, int]], np.ndarray]:
+    """The published post-processing of one image, from outputs and its size to segment numbers int64 [H, W] from 1."""
+    merge = module(options, "models.segmentation").PostProcessPanoptic(is_thing_of(options), threshold)
+
+    def segments(outputs: dict[str, Tensor], size: tuple[int, int]) -> np.ndarray:
+        with Image.open(BytesIO(merge(outputs, [size])[0]["png_string"])) as file:
+            numbers = np.asarray(file).astype(np.int64) @ np.array([1, 256, 65536])
+        return np.unique(numbers, return_inverse=True)[1].reshape(numbers.shape) + 1
+
+    return segments
