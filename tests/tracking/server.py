@@ -39,13 +39,14 @@ class TrackingServer:
                 start_new_session=True,
                 env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
             )
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while time.monotonic() < deadline:
             try:
                 with urllib.request.urlopen(f"{self.uri}/health", timeout=5):
                     return
             except OSError:
                 time.sleep(0.2)
+        self.stop()
         raise TimeoutError((self.folder / "server.log").read_text()[-3000:])
 
     def stop(self) -> None:

@@ -24,7 +24,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
     before = dict(_tracking_store_registry._registry)
-    outbox.install(tmp_path / "outbox")
+    outbox.install(tmp_path / "outbox", ignore)
     yield tmp_path / "outbox"
     while mlflow.active_run() is not None:
         mlflow.end_run()
@@ -53,6 +53,10 @@ def nowhere(folder: Path) -> str:
     return uri
 
 
+def ignore(stand_in: str, real: str) -> None:
+    pass
+
+
 def entries(folder: Path) -> list[dict[str, str]]:
     (path,) = folder.glob("*.jsonl")
     return [json.loads(line) for line in path.read_text().splitlines()]
@@ -78,6 +82,22 @@ def test_what_is_said_to_it_is_kept(nowhere: str, folder: Path, caplog: pytest.L
     assert caplog.text.count("does not answer") == 1
 
 
+def test_a_server_that_accepts_and_never_answers_holds_nothing_up(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        mlflow.set_tracking_uri(f"http://127.0.0.1:{silent.getsockname()[1]}")
+        client = mlflow.MlflowClient()
+        began = time.monotonic()
+        run = client.create_run("0")
+        for step in range(20):
+            client.log_metric(run.info.run_id, "loss", 1.0, step=step)
+        assert 1 <= time.monotonic() - began < 15  # one wait, not twenty
+    assert len(entries(folder)) == 22
+
+
 def test_a_file_is_kept_as_it_was(nowhere: str, folder: Path, tmp_path: Path) -> None:
     file = tmp_path / "best.pt"
     file.write_text("first")
@@ -93,9 +113,9 @@ def test_a_file_is_kept_as_it_was(nowhere: str, folder: Path, tmp_path: Path) ->
 def test_the_outbox_of_a_process_that_lives_is_left_alone(nowhere: str, folder: Path) -> None:
     mlflow.MlflowClient().create_run("0")
     (path,) = folder.glob("*.jsonl")
-    assert outbox.Outbox.of_former_run(path) is None
+    assert outbox.Outbox.of_former_run(path, ignore) is None
     forget_process()
-    former = outbox.Outbox.of_former_run(path)
+    former = outbox.Outbox.of_former_run(path, ignore)
     assert former is not None
     assert len(former.waiting) == 1
 
@@ -106,7 +126,7 @@ def test_half_a_line_of_a_killed_process_is_no_hindrance(nowhere: str, folder: P
     (path,) = folder.glob("*.jsonl")
     with path.open("a") as file:
         file.write('{"api": "LogB')
-    former = outbox.Outbox.of_former_run(path)
+    former = outbox.Outbox.of_former_run(path, ignore)
     assert former is not None
     assert [entry["api"] for entry in former.waiting] == ["CreateRun"]
 
@@ -137,11 +157,15 @@ def test_nothing_is_lost_while_the_server_is_away(
         mlflow.end_run()
         run.hook.after_closed_run()
         assert time.monotonic() - began < 30
+        remembered = tmp_path / ".mlflow" / "trainings.json"
+        assert "standin" in remembered.read_text()
         forget_process()
         server.start()
+        outbox.install(folder, run.hook._rename_run)
         mlflow.MlflowClient().search_experiments()
         outbox.send_former(folder, server.uri)
         check(experiment)
+        assert "standin" not in remembered.read_text()
         assert list(folder.iterdir()) == []
     finally:
         server.stop()

@@ -41,6 +41,7 @@ from mlflow.exceptions import MlflowException
 
 from construction_panoptic.catalog.checkpoints import read_checkpoint
 from construction_panoptic.catalog.files import local_path
+from construction_panoptic.files import write_bytes
 from construction_panoptic.tracking import outbox
 from construction_panoptic.tracking.facts import (
     close_abandoned_runs,
@@ -75,7 +76,7 @@ class TrackingHook:
         """Prepare MLflow before kedro-mlflow uses it: system metrics, and a server that may be away."""
         self._project = context.project_path
         mlflow.enable_system_metrics_logging()
-        outbox.install(self._project / OUTBOX)
+        outbox.install(self._project / OUTBOX, self._rename_run)
 
     @hook_impl
     def before_pipeline_run(self, catalog: CatalogProtocol) -> None:
@@ -216,6 +217,11 @@ class TrackingHook:
         if path is not None and self._stage is not None and self._stage.run_id is not None:
             now = int(time.time() * 1000)
             self._send_file("image", path, self._stage.run_id, key=key, step=self._stage.epoch, timestamp=now)
+
+    def _rename_run(self, stand_in: str, real: str) -> None:
+        path = self._project / TRAININGS
+        if path.is_file():
+            write_bytes(path, path.read_bytes().replace(stand_in.encode(), real.encode()))
 
     def _training_of(self, path: Path) -> str:
         """What a training is remembered by: the folder of its checkpoints."""

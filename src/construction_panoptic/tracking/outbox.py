@@ -15,6 +15,7 @@ import threading
 import time
 import uuid
 from collections import deque
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
@@ -50,10 +51,12 @@ class Outbox:
     Args:
         folder: where it is kept.
         uri: address of the server.
+        renamed: told the id that a run had while the server was away, and the one that it got.
     """
 
-    def __init__(self, folder: Path, uri: str) -> None:
+    def __init__(self, folder: Path, uri: str, renamed: Callable[[str, str], None]) -> None:
         self.uri = uri
+        self.renamed = renamed
         self.lock = threading.RLock()
         self.waiting: deque[dict[str, Any]] = deque()
         self._ids: dict[str, str] = {}
@@ -64,14 +67,14 @@ class Outbox:
         self._delivering = False
 
     @classmethod
-    def of_former_run(cls, path: Path) -> "Outbox | None":
+    def of_former_run(cls, path: Path, renamed: Callable[[str, str], None]) -> "Outbox | None":
         """Open what an earlier run has left; None if its process still lives."""
         file = path.open("r+")
         if not _locked(file):
             file.close()
             return None
         lines = [json.loads(line) for line in file if line.endswith("\n")]  # a killed process may leave half a line
-        outbox = cls(path.parent, lines[0]["uri"] if lines else "")
+        outbox = cls(path.parent, lines[0]["uri"] if lines else "", renamed)
         outbox._path, outbox._file = path, file
         for entry in lines[1:]:
             if "real" in entry:
@@ -155,6 +158,7 @@ class Outbox:
             real = response.run.info.run_id
             self._append({"stand_in": entry["stand_in"], "real": real})
             self._ids[entry["stand_in"]] = real
+            self.renamed(entry["stand_in"], real)
 
     def _append(self, entry: dict[str, Any]) -> None:
         if self._file is None:
@@ -243,12 +247,12 @@ class KeptStore(RestStore):
 _stores: dict[str, KeptStore] = {}
 
 
-def install(folder: Path) -> None:
-    """Keep what tracking servers do not take under ``folder``, in this process; before MLflow's first request."""
+def install(folder: Path, renamed: Callable[[str, str], None]) -> None:
+    """Keep what tracking servers do not take, in this process; before MLflow's first request. See `Outbox`."""
 
     def build(store_uri: str, **_: Any) -> KeptStore:
         if store_uri not in _stores:
-            _stores[store_uri] = KeptStore(store_uri, Outbox(folder, store_uri))
+            _stores[store_uri] = KeptStore(store_uri, Outbox(folder, store_uri, renamed))
         return _stores[store_uri]
 
     for scheme in ("http", "https"):
@@ -300,7 +304,7 @@ def send_former(folder: Path, uri: str) -> None:
     if store is None:
         return
     for path in sorted(folder.glob("*.jsonl")):
-        former = Outbox.of_former_run(path)
+        former = Outbox.of_former_run(path, store.outbox.renamed)
         if former is not None and former.uri in ("", uri):
             with store.outbox.lock:
                 former.deliver(store, now=True)
