@@ -1,5 +1,6 @@
-"""What a run prints at its end: the tables, and where everything is."""
+"""What a run prints: its plan at the start; at the end the tables, and where everything is."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ PLACES = {
 
 
 class ReportHook:
-    """Prints tables and places when a run has ended well."""
+    """Prints what a run is going to do, and tables and places when it has ended well."""
 
     def __init__(self) -> None:
         self._project = Path.cwd()
@@ -50,6 +51,15 @@ class ReportHook:
     def after_context_created(self, context: Any) -> None:
         """Remember the project folder, to print paths relative to it."""
         self._project = context.project_path
+
+    @hook_impl
+    def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline) -> None:
+        """Print what the run is going to do."""
+        env = run_params.get("env") or "base"
+        missing = ", only what is missing" if run_params.get("only_missing_outputs") else ""
+        click.echo(f"To do, with the configuration of conf/{env}{missing}")
+        for name, steps in Counter(node.namespace or "" for node in pipeline.nodes).items():
+            click.echo(f"  {name:22s} {steps} step{'' if steps == 1 else 's'}")
 
     @hook_impl(trylast=True)
     def after_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: CatalogProtocol) -> None:
