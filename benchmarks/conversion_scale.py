@@ -12,6 +12,7 @@ import resource
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from io import BytesIO
@@ -207,10 +208,10 @@ def run(images: int, workers: int) -> Size:
     """Write the input and convert it in a new process."""
     with (
         tempfile.TemporaryDirectory(prefix="conversion_scale_") as folder,
-        multiprocessing.get_context("spawn").Pool(1) as pool,
+        ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool,
     ):
         write_exports(Path(folder), images)
-        return pool.apply(convert, (Path(folder), images, workers))
+        return pool.submit(convert, Path(folder), images, workers).result()
 
 
 def table(sizes: list[Size]) -> str:

@@ -82,14 +82,19 @@ def explained_parts(region: Mask, things: Mask, share: float) -> Mask:
     Returns:
         bool [H, W], the pixels of the explained parts; neighbours are the eight around a pixel.
     """
+    found = np.zeros_like(region)
     if not (region & things).any():
-        return np.zeros_like(region)
-    parts, count = ndimage.label(region, structure=np.ones((3, 3)))
+        return found
+    rows, columns = np.flatnonzero(region.any(axis=1)), np.flatnonzero(region.any(axis=0))
+    inside = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+    parts, count = ndimage.label(region[inside], structure=np.ones((3, 3)))
     areas = np.bincount(parts.ravel(), minlength=count + 1)
-    covered = np.bincount(parts[things], minlength=count + 1)
+    covered = np.bincount(parts[things[inside]], minlength=count + 1)
     explained = covered > share * areas
     explained[0] = False
-    return explained[parts]
+    if explained.any():
+        found[inside] = explained[parts]
+    return found
 
 
 def fringe_pixels(labels: NDArray[np.uint8], things: Mask, leftover: list[int], distance: int) -> int:
@@ -104,7 +109,7 @@ def fringe_pixels(labels: NDArray[np.uint8], things: Mask, leftover: list[int], 
     Returns:
         Pixels that are of a leftover class, on no thing, and within ``distance`` of one.
     """
-    rest = np.isin(labels, leftover) & ~things
+    rest = np.logical_or.reduce([labels == stuff_id for stuff_id in leftover] or [np.zeros_like(things)]) & ~things
     if not (rest.any() and things.any()):
         return 0
     near = ndimage.maximum_filter(things.view(np.uint8), size=2 * distance + 1, mode="constant")

@@ -4,6 +4,7 @@ import struct
 import zlib
 from io import BytesIO
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,16 +37,29 @@ def encode_id_map(id_map: NDArray[np.integer]) -> bytes:
     # Little-endian 32-bit ids are R, G, B and a byte that is skipped, in this order.
     data = np.ascontiguousarray(id_map, dtype="<u4").tobytes()
     packed = Image.frombytes("RGB", (width, height), data, "raw", "RGBX").tobytes()
-    # Pillow would try every filter on every row, most of the time of a conversion. On label maps, the difference
-    # to the row above is nearly all zeros.
-    colors = np.frombuffer(packed, dtype=np.uint8).reshape(height, 3 * width)
-    rows = np.empty((height, 1 + 3 * width), dtype=np.uint8)
+    return encode_png(np.frombuffer(packed, dtype=np.uint8).reshape(height, 3 * width), 3)
+
+
+def encode_png(values: NDArray[np.uint8], channels: Literal[1, 3]) -> bytes:
+    """Encode a map of labels, which Pillow would do at several times the cost by trying every filter on every row.
+
+    Args:
+        values: uint8 [H, W * channels].
+        channels: 1 (grey) or 3 (RGB).
+
+    Returns:
+        The content of a PNG file of 8 bits a channel.
+    """
+    height, length = values.shape
+    # On label maps, the difference to the row above is nearly all zeros.
+    rows = np.empty((height, 1 + length), dtype=np.uint8)
     rows[:, 0] = _FILTER_UP
-    rows[0, 1:] = colors[0]
-    np.subtract(colors[1:], colors[:-1], out=rows[1:, 1:])
+    rows[0, 1:] = values[0]
+    np.subtract(values[1:], values[:-1], out=rows[1:, 1:])
     packer = zlib.compressobj(level=1, strategy=zlib.Z_RLE)
     pixels = packer.compress(rows.data) + packer.flush()
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)  # 8 bits, RGB, not interlaced
+    colour_type = {1: 0, 3: 2}[channels]
+    header = struct.pack(">IIBBBBB", length // channels, height, 8, colour_type, 0, 0, 0)  # not interlaced
     return _SIGNATURE + _chunk(b"IHDR", header) + _chunk(b"IDAT", pixels) + _chunk(b"IEND", b"")
 
 

@@ -5,7 +5,6 @@ iterable of (image key, label map or None); None says that nothing is known abou
 but the things is void.
 """
 
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from io import BytesIO
@@ -24,7 +23,7 @@ from construction_panoptic.annotations.fringe import (
     fringe_pixels,
     leftover_classes,
 )
-from construction_panoptic.annotations.panoptic_png import MAX_SEGMENT_ID, decode_id_map
+from construction_panoptic.annotations.panoptic_png import MAX_SEGMENT_ID, decode_id_map, encode_png
 from construction_panoptic.annotations.taxonomy import Taxonomy
 from construction_panoptic.errors import InputDataError
 
@@ -155,11 +154,14 @@ class ReadyStuff:
                 continue
             things = things_of(key)
             before = fringe_pixels(labels, things, self._leftover, fringe_distance)
-            cleaned = labels.copy()
+            cleaned, unlabelled = labels.copy(), things & (labels == 0)
             for stuff_id in self._leftover:
+                leftover = labels == stuff_id
+                if not leftover.any():
+                    continue
                 # Where predictions leave out what is annotated, the things stand for the part that is missing.
-                region = (labels == stuff_id) | (things & (labels == 0))
-                cleaned[explained_parts(region, things, explained_share) & region] = 0
+                region = leftover | unlabelled
+                cleaned[explained_parts(region, things, explained_share)] = 0
             yield StuffOfImage(key, cleaned, before, fringe_pixels(cleaned, things, self._leftover, fringe_distance))
 
     def _read(self) -> _PanopticFile:
@@ -261,9 +263,7 @@ def encode_labels(labels: Labels) -> bytes:
     """
     if labels.ndim != 2 or labels.dtype != np.uint8 or labels.size == 0:
         raise ValueError(f"a label map is uint8 [H, W] with pixels, not {labels.dtype} {labels.shape}")
-    stream = BytesIO()
-    Image.fromarray(labels).save(stream, format="PNG", compress_level=1, compress_type=zlib.Z_RLE)
-    return stream.getvalue()
+    return encode_png(labels, 1)
 
 
 def decode_labels(png: bytes) -> Labels:
