@@ -29,14 +29,15 @@ SIZES = {"small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, 2**62)}
 Categories = Sequence[Mapping[str, Any]]
 
 
-def class_counts(segments: pd.DataFrame) -> pd.DataFrame:
+def class_counts(segments: pd.DataFrame, by: Sequence[str] = ("category_id",)) -> pd.DataFrame:
     """Count by class what PQ and its loss budget are made of.
 
     Args:
         segments: see :func:`~construction_panoptic.evaluation.segments.match_segments`.
+        by: the columns whose values are counted apart; with ``image_id``, by class in each image.
 
     Returns:
-        Index ``category_id``; columns ``tp``, ``fp``, ``fn`` (segments), ``iou`` (sum over true positives), and
+        Index ``by``; columns ``tp``, ``fp``, ``fn`` (segments), ``iou`` (sum over true positives), and
         ``badly_outlined``, ``mislabelled``, ``missed``, ``spurious`` (false ones, of both sides, with this outcome).
     """
     counted = segments[segments["outcome"] != "ignored"]
@@ -49,7 +50,7 @@ def class_counts(segments: pd.DataFrame) -> pd.DataFrame:
         "iou": counted["iou"].where(matched & true, 0.0),
         **{name: counted["outcome"] == name for name in LOSSES},
     }
-    return pd.DataFrame({"category_id": counted["category_id"], **parts}).groupby("category_id").sum()
+    return pd.DataFrame({**{name: counted[name] for name in by}, **parts}).groupby(list(by)).sum()
 
 
 def loss_budget(segments: pd.DataFrame, categories: Categories) -> pd.DataFrame:
@@ -148,9 +149,9 @@ def size_quality(
     return pd.DataFrame(table)
 
 
-def class_scores(segments: pd.DataFrame) -> pd.DataFrame:
-    """PQ, SQ and RQ by class (index ``category_id``, fractions; SQ is 0 without a true positive), tp, fp and fn."""
-    counts = class_counts(segments)
+def class_scores(segments: pd.DataFrame, by: Sequence[str] = ("category_id",)) -> pd.DataFrame:
+    """PQ, SQ and RQ by class (fractions; SQ is 0 without a true positive), tp, fp and fn; see :func:`class_counts`."""
+    counts = class_counts(segments, by)
     size = counts["tp"] + counts["fp"] / 2 + counts["fn"] / 2
     pq, rq = counts["iou"] / size, counts["tp"] / size
     sq = (counts["iou"] / counts["tp"]).fillna(0.0)
@@ -163,8 +164,8 @@ def image_scores(segments: pd.DataFrame) -> pd.Series:
 
     An image without a segment that counts, true or predicted, has none.
     """
-    scores = {identity: class_scores(rows)["pq"].mean() for identity, rows in segments.groupby("image_id")}
-    return pd.Series(scores, dtype=float).dropna().sort_values(kind="stable")
+    scores = class_scores(segments, ("image_id", "category_id"))["pq"]
+    return scores.groupby("image_id").mean().sort_values(kind="stable")
 
 
 def best_threshold(curve: pd.DataFrame) -> float:
