@@ -129,6 +129,17 @@ def test_boxes_are_rejected_or_kept(make_export: Make, make_document: Make, read
     assert repairs(exports) == [("box_as_mask", "1"), ("box_as_mask", "2"), ("clipped", "2"), ("box_as_mask", "3")]
 
 
+def test_crowds_are_kept_or_single(make_export: Make, make_document: Make, read: Make) -> None:
+    mask = {"size": [30, 40], "counts": [0, 60, 1140]}
+    entries = [annotation(1, segmentation=mask, iscrowd=1, area=60), annotation(2)]
+    make_export("yard", make_document(annotations=entries))
+    assert read().annotations["iscrowd"].tolist() == [1, 0]
+    assert read().repaired.empty
+    exports = read(crowds="single")
+    assert exports.annotations["iscrowd"].tolist() == [0, 0]
+    assert repairs(exports) == [("crowd_as_single", "1")]
+
+
 @pytest.mark.parametrize("angle", [None, "45", True, float("nan"), 1e9, 0, 360, -360])
 def test_other_rotations_are_none(angle: Any) -> None:
     assert box_outline([1, 2, 3, 4], {"rotation": angle}) == [[1, 2, 4, 2, 4, 6, 1, 6]]

@@ -38,6 +38,7 @@ from construction_panoptic.errors import InputDataError, ParameterError
 
 OnError = Literal["quarantine", "fail"]
 Boxes = Literal["reject", "keep"]
+Crowds = Literal["keep", "single"]
 
 _IMAGE_COLUMNS = {
     "key": "string",
@@ -92,6 +93,7 @@ def read_exports(
     *,
     on_error: OnError = "quarantine",
     boxes_without_polygon: Boxes = "reject",
+    crowds: Crowds = "keep",
     workers: WorkerCount = 1,
     engine: Engine = "local",
 ) -> Exports:
@@ -105,6 +107,7 @@ def read_exports(
         on_error: ``quarantine`` lists what cannot be used in ``rejected``; ``fail`` raises at the first.
         boxes_without_polygon: ``reject`` an annotation that has a box but no outline, or ``keep`` the box as its
             mask.
+        crowds: ``keep`` what has ``iscrowd`` 1 as crowds, or take each as a ``single`` thing.
         workers: processes that check image files, or "auto" for one a CPU core; 1: threads of this process. The
             result is the same with any number.
         engine: what runs these processes, see `parallel.Workers`.
@@ -119,11 +122,20 @@ def read_exports(
     seen: set[str] = set()
     with Workers(workers, engine) as pool:
         rejected = RejectedRecords(fail=on_error == "fail")
-        reader = _Reader(taxonomy, rejected, pool, keep_boxes=boxes_without_polygon == "keep")
+        options = _Options(keep_boxes=boxes_without_polygon == "keep", keep_crowds=crowds == "keep")
+        reader = _Reader(taxonomy, rejected, pool, options)
         for export in find_exports(Path(raw_data)):
             reader.read(export, repeated=export.source in seen)
             seen.add(export.source)
     return reader.exports(Path(raw_data))
+
+
+@dataclass(frozen=True)
+class _Options:
+    """What becomes of annotations that can be read in two ways, see `read_exports`."""
+
+    keep_boxes: bool
+    keep_crowds: bool
 
 
 @dataclass(frozen=True)
@@ -150,12 +162,12 @@ class _Image:
 
 
 class _Reader:
-    def __init__(self, taxonomy: Taxonomy, rejected: RejectedRecords, workers: Workers, *, keep_boxes: bool) -> None:
+    def __init__(self, taxonomy: Taxonomy, rejected: RejectedRecords, workers: Workers, options: _Options) -> None:
         self._workers = workers
         self._taxonomy = taxonomy
         self._rejected = rejected
         self._repaired = RejectedRecords(fail=False)
-        self._keep_boxes = keep_boxes
+        self._options = options
         self._images: dict[str, dict[str, Any]] = {}
         self._annotations: list[dict[str, Any]] = []
         self._inputs: list[tuple[str, str]] = []
@@ -204,7 +216,7 @@ class _Reader:
                 try:
                     if label in ids:
                         raise EntryError("duplicate_annotation_id", "an annotation before it has the same id")
-                    row, repairs = _annotation_row(entry, file, image, classes, keep_boxes=self._keep_boxes)
+                    row, repairs = _annotation_row(entry, file, image, classes, self._options)
                 except (EntryError, ImageError, MaskError) as error:
                     name = "" if image is None else image.key
                     self._rejected.add(export.source, name, label, error.reason, str(error))
@@ -309,7 +321,11 @@ def _image_of(entry: Any, images: dict[int, _Image]) -> _Image | None:
 
 
 def _annotation_row(
-    entry: Any, file: _File, image: _Image | None, classes: Mapping[Category, int | EntryError], *, keep_boxes: bool
+    entry: Any,
+    file: _File,
+    image: _Image | None,
+    classes: Mapping[Category, int | EntryError],
+    options: _Options,
 ) -> tuple[dict[str, Any], list[Repair]]:
     """Return an annotation's row, without source, category name and order, and what was changed in it.
 
@@ -329,9 +345,12 @@ def _annotation_row(
     if isinstance(class_id, EntryError):
         raise class_id
     repairs = []
-    if keep_boxes and not checked.segmentation and checked.bbox is not None and min(checked.bbox[2:]) > 0:
+    if options.keep_boxes and not checked.segmentation and checked.bbox is not None and min(checked.bbox[2:]) > 0:
         checked = replace(checked, segmentation=box_outline(checked.bbox, entry.get("attributes")), bbox=None)
         repairs.append(("box_as_mask", "it has a box and no outline; the whole box is its mask"))
+    if checked.iscrowd and not options.keep_crowds:
+        checked = replace(checked, iscrowd=0)
+        repairs.append(("crowd_as_single", "it is marked as a crowd; taken as a single thing"))
     code = segmentation_rle(checked.segmentation, image.height, image.width)
     repairs += find_repairs(checked, code, image.height, image.width)
     bbox, area = checked.bbox, checked.area

@@ -79,6 +79,9 @@ class ConversionSettings(_Settings):
     boxes_without_polygon: Literal["reject", "keep"] = Field(
         default="reject", description="Annotations with a box but no outline: reject them, or take the box as the mask."
     )
+    crowds: Literal["keep", "single"] = Field(
+        default="keep", description="Annotations with iscrowd 1: keep them as crowds, or take each as a single thing."
+    )
     overlap: Literal["last_on_top", "smallest_on_top", "fail"] = Field(
         default="last_on_top", description="Which of two overlapping things lies on top; the first is CVAT's order."
     )

@@ -56,6 +56,7 @@ def read_annotations(
         Taxonomy.from_dict(taxonomy),
         on_error=settings.on_error,
         boxes_without_polygon=settings.boxes_without_polygon,
+        crowds=settings.crowds,
         workers=settings.execution.workers,
         engine=settings.execution.engine,
     )
@@ -66,6 +67,9 @@ def read_annotations(
         len(exports.rejected),
         len(exports.repaired),
     )
+    if crowds := int(exports.annotations["iscrowd"].sum()):
+        hint = "CVAT marks masks of the brush so. If they are single things, set annotation_conversion.crowds to single"
+        logger.warning("%d annotations are crowds. %s", crowds, hint)
     return exports.images, exports.annotations, exports.rejected, exports.repaired
 
 
