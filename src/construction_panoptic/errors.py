@@ -19,3 +19,7 @@ class ParameterError(UserError, ValueError):
 
 class CheckpointError(UserError, ValueError):
     """A checkpoint cannot be read or does not fit the model; the message names the file and the keys."""
+
+
+class StorageError(UserError, OSError):
+    """A file cannot be written: the disk is full, or the folder read-only; the message names file and folder."""

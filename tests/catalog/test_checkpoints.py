@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ from kedro.io import DatasetError
 
 from construction_panoptic.catalog import UNCHANGED, CheckpointDataset, ResumeDataset
 from construction_panoptic.cli import user_error
-from construction_panoptic.errors import CheckpointError
+from construction_panoptic.errors import CheckpointError, StorageError
 
 
 def checkpoint(epoch: int, finished: bool) -> dict[str, object]:
@@ -64,6 +65,21 @@ def test_a_failed_save_leaves_the_last_good_checkpoint(tmp_path: Path) -> None:
         dataset.save({"epoch": 2, "model": lambda: None})  # cannot be pickled
     assert dataset.load()["epoch"] == 1
     assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
+
+
+def test_a_full_disk_keeps_the_last_good_checkpoint_and_says_what_to_do(small_disk: Path) -> None:
+    dataset = CheckpointDataset(filepath=str(small_disk / "last.pt"))
+    dataset.save(checkpoint(1, finished=False))
+    before = (small_disk / "last.pt").read_bytes()
+    with pytest.raises(DatasetError) as caught:
+        dataset.save({**checkpoint(2, finished=True), "optimizer": torch.zeros(2**18)})
+    error = user_error(caught.value)
+    assert isinstance(error, StorageError)
+    assert re.search(r"last\.pt cannot be written: No space left.*Make room .*--only-missing-outputs", str(error))
+    assert (small_disk / "last.pt").read_bytes() == before
+    assert [path.name for path in small_disk.iterdir()] == ["last.pt"]
+    dataset.save(checkpoint(2, finished=True))
+    assert dataset.load()["epoch"] == 2
 
 
 def test_nothing_but_plain_data_is_unpickled(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """A project folder of its own, and the command line in it."""
 
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -24,6 +25,16 @@ class Project:
     """A project folder and the ``kedro`` command in it."""
 
     folder: Path
+
+    @classmethod
+    def create(cls, folder: Path, repository: Path) -> "Project":
+        """Make a project of its own: the configuration copied, no data."""
+        shutil.copytree(repository / "conf", folder / "conf", ignore=shutil.ignore_patterns("local"))
+        (folder / "conf" / "local").mkdir()
+        for name in ("pyproject.toml", ".telemetry"):
+            shutil.copy(repository / name, folder / name)
+        (folder / "src").mkdir()  # the installed package is run
+        return cls(folder)
 
     def command(self, *arguments: str) -> list[str]:
         return [sys.executable, "-m", "kedro", *arguments]

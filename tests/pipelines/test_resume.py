@@ -1,16 +1,15 @@
-"""A training that is killed goes on where it was, and ends with the same weights."""
+"""A job that is killed goes on where it was, and ends with the same results."""
 
-import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
 from tests.pipelines.project import TINY, Project
+from tests.torture import Kill, Step, torture
 
 pytestmark = pytest.mark.slow
 
@@ -18,20 +17,16 @@ EPOCHS = 4
 PARAMS = TINY | {"detection.epochs": str(EPOCHS), "mask_head.epochs": str(EPOCHS)}
 
 
-def weights(project: Project, stage: str, which: str = "last") -> dict[str, torch.Tensor]:
-    return torch.load(project.folder / f"data/06_models/{stage}/{which}.pt", weights_only=True)["model"]
-
-
-def kill_during(project: Project, stage: str, epoch: int) -> None:
-    """Start the run and kill -9 it once ``stage`` has saved ``epoch`` epochs, in the middle of the next."""
+def kill_in_second_epoch(project: Project) -> None:
+    """Start the run and kill -9 it once the detector's training has saved an epoch."""
     text = ",".join(f"{name}={value}" for name, value in PARAMS.items())
     command = project.command("run", "--env", "sample", "--params", text, "--only-missing-outputs")
     log = (project.folder / "killed.log").open("w")
     process = subprocess.Popen(command, cwd=project.folder, env=project.environment(), stdout=log, stderr=log)
-    path = project.folder / f"data/06_models/{stage}/last.pt"
+    path = project.folder / "data/06_models/detection/last.pt"
     deadline = time.monotonic() + 600
     while time.monotonic() < deadline and process.poll() is None:
-        if path.is_file() and torch.load(path, weights_only=True, mmap=True)["epoch"] >= epoch:
+        if path.is_file() and torch.load(path, weights_only=True, mmap=True)["epoch"] >= 1:
             break
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
@@ -40,41 +35,26 @@ def kill_during(project: Project, stage: str, epoch: int) -> None:
     assert path.is_file(), (project.folder / "killed.log").read_text()[-3000:]
 
 
-@pytest.fixture(scope="module")
-def undisturbed(make_project: Callable[[], Project]) -> Project:
-    project = make_project()
+def kills(steps: list[Step]) -> list[list[Kill]]:
+    """One in each stage, and one while a checkpoint is written."""
+    named = {step.node: step for step in steps}
+    return [
+        [
+            Kill(named["annotation_conversion.merge_things_over_stuff"], signal.SIGKILL, 0.5),
+            Kill(named["detection.train_detector"], signal.SIGKILL, None),
+            Kill(named["mask_head.train_mask_head"], signal.SIGTERM, 0.5),
+            Kill(named["panoptic_evaluation.measure_panoptic_quality"], signal.SIGKILL, 0.5),
+        ]
+    ]
+
+
+def test_a_job_that_is_killed_again_and_again_ends_with_the_same_bytes(tmp_path: Path) -> None:
+    assert torture(tmp_path, kills) == []
+
+
+def test_other_settings_start_over(project: Project) -> None:
     project.run("--pipelines", "sample_data")
-    project.run(params=PARAMS)
-    return project
-
-
-@pytest.mark.parametrize("stage", ["detection", "mask_head"])
-def test_a_killed_training_resumes_bit_for_bit(
-    undisturbed: Project, make_project: Callable[[], Project], stage: str
-) -> None:
-    project = make_project()
-    shutil.copytree(undisturbed.folder / "data" / "01_raw", project.folder / "data" / "01_raw")
-    kill_during(project, stage, epoch=1)
-    epochs = torch.load(project.folder / f"data/06_models/{stage}/last.pt", weights_only=True)["epoch"]
-    assert 1 <= epochs < EPOCHS, "the training was over before it could be killed"
-
-    project.run("--only-missing-outputs", params=PARAMS)
-
-    for name in ("detection", "mask_head"):
-        for which in ("last", "best"):
-            expected = weights(undisturbed, name, which)
-            found = weights(project, name, which)
-            assert expected.keys() == found.keys()
-            assert all(torch.equal(expected[key], found[key]) for key in expected), (name, which)
-    for path in ("panoptic_quality.json", "average_precision.json"):
-        one, other = (p.folder / "data/08_reporting" / path for p in (undisturbed, project))
-        assert one.read_bytes() == other.read_bytes(), path
-
-
-def test_other_settings_start_over(undisturbed: Project, make_project: Callable[[], Project]) -> None:
-    project = make_project()
-    shutil.copytree(undisturbed.folder / "data" / "01_raw", project.folder / "data" / "01_raw")
-    kill_during(project, "detection", epoch=1)
+    kill_in_second_epoch(project)
     done = project.run(
         "--only-missing-outputs",
         "--pipelines",

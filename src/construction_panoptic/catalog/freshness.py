@@ -5,12 +5,16 @@ since changed would be skipped, and a run that was interrupted would go on with 
 """
 
 import logging
+from pathlib import Path
 from typing import Any
 
 from kedro.framework.hooks import hook_impl
 from kedro.io import CatalogProtocol
 from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
+
+from construction_panoptic.catalog.files import local_path
+from construction_panoptic.files import remove_leftovers
 
 logger = logging.getLogger(__name__)
 
@@ -25,8 +29,12 @@ class FreshnessHook:
 
     @hook_impl
     def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: CatalogProtocol) -> None:
-        """Remember the run; before ``--only-missing-outputs`` is planned, remove what stands on missing outputs."""
+        """Remember the run; remove what killed runs left, and before ``--only-missing-outputs`` is planned, what
+        stands on missing outputs.
+        """
         self._pipeline, self._catalog, self._begun = pipeline, catalog, set()
+        for folder in _output_folders(pipeline, catalog):
+            remove_leftovers(folder)
         if run_params.get("only_missing_outputs"):
             for node in pipeline.nodes:
                 if any(_is_missing(catalog, name) for name in node.outputs):
@@ -45,6 +53,13 @@ class FreshnessHook:
         assert self._pipeline is not None
         later = self._pipeline.from_nodes(node.name).nodes
         _forget(self._catalog, [name for other in later if other.name != node.name for name in other.outputs])
+
+
+def _output_folders(pipeline: Pipeline, catalog: CatalogProtocol) -> list[Path]:
+    """Give the folders that the pipeline writes into, none of them within another."""
+    paths = [local_path(catalog, name) for name in pipeline.all_outputs() if name in catalog]
+    folders = {path if path.is_dir() else path.parent for path in paths if path is not None}
+    return [folder for folder in folders if folders.isdisjoint(folder.parents)]
 
 
 def _is_missing(catalog: CatalogProtocol, name: str) -> bool:
