@@ -62,4 +62,8 @@ def test_a_stopped_training_says_so_and_goes_on(project: Project) -> None:
             assert f"resumed after epoch {before} of 40" in text
         history = pd.read_csv(project.folder / "data/06_models/detection/history.csv")
         assert history["epoch"].tolist() == list(range(1, done + 1))
-    assert run_states(project) == [*states, "KILLED", "KILLED"]
+    # Two commands, and the training that both have a part in, with each epoch once.
+    assert run_states(project) == [*states, "KILLED", "KILLED", "KILLED"]
+    with sqlite3.connect(project.folder / "mlflow.db") as database:
+        steps = database.execute("select step from metrics where key = 'detection/train/loss' order by step").fetchall()
+    assert [step for (step,) in steps] == list(range(1, done + 1))
