@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner, Result
 
+from construction_panoptic.prediction import merge_panoptic
 from construction_panoptic.prediction.command import predict
 from construction_panoptic.prediction.exported import export_model
 from construction_panoptic.prediction.models import TrainedModel
@@ -45,6 +46,21 @@ def test_the_threshold_is_used(model: Path, site: Path, tmp_path: Path) -> None:
     assert pd.read_csv(tmp_path / "out" / "seen.csv")["count"].tolist() == [0]
 
 
+def test_parts_merge_to_the_whole(model: Path, site: Path, tmp_path: Path) -> None:
+    assert run(site, "--model", model, "--out", tmp_path / "whole").exit_code == 0
+    parts = [tmp_path / f"part{number}" for number in (1, 2, 3)]
+    for number, part in enumerate(parts, 1):
+        assert run(site, "--model", model, "--out", part, "--shard", f"{number}/3").exit_code == 0
+    merge_panoptic(parts, tmp_path / "merged")
+
+    whole = {path.name: path.read_bytes() for path in (tmp_path / "whole" / "panoptic").iterdir()}
+    assert len(whole) == 12  # ten images and frames, and two files about them
+    assert {path.name: path.read_bytes() for path in (tmp_path / "merged").iterdir()} == whole
+    for table in ("seen.csv", "rejected.csv"):
+        merged = pd.concat([pd.read_csv(part / table) for part in parts], ignore_index=True)
+        pd.testing.assert_frame_equal(merged, pd.read_csv(tmp_path / "whole" / table), check_dtype=False)
+
+
 def test_files_that_are_all_bad_are_an_error(model: Path, site: Path, tmp_path: Path) -> None:
     result = run(site / "bad.*", "--model", model, "--out", tmp_path / "out")
     assert result.exit_code == 1
@@ -55,6 +71,8 @@ def test_files_that_are_all_bad_are_an_error(model: Path, site: Path, tmp_path: 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
+        (["--shard", "4/3"], "--shard is '4/3'; give K/N"),
+        (["--shard", "1/99"], "fewer files than 99 parts; part 1 is empty"),
         (["--threshold", 1.5], "predict.threshold: input should be less than 1"),
         (["--device", "tpu"], "predict.device"),
         (["--model", "nowhere.pt"], "There is no model at nowhere.pt"),

@@ -1,16 +1,17 @@
 """``python -m construction_panoptic predict PATH``: predict without a Kedro project."""
 
+import re
 from pathlib import Path
 
 import click
 
-from construction_panoptic.errors import InputDataError, UserError
+from construction_panoptic.errors import InputDataError, ParameterError, UserError
 from construction_panoptic.files import atomic_path
 from construction_panoptic.prediction.models import load_model
 from construction_panoptic.prediction.results import write_results
 from construction_panoptic.prediction.running import predict_source
 from construction_panoptic.prediction.settings import PredictionSettings
-from construction_panoptic.prediction.sources import find_files
+from construction_panoptic.prediction.sources import find_files, shard
 from construction_panoptic.prediction.tables import rejected_table, seen_table
 from construction_panoptic.training.settings import parse
 
@@ -24,21 +25,47 @@ MODEL = "data/06_models/mask_head/best.pt"
 @click.option("--threshold", type=float, help="Least score of a segment, 0 to 1.  [default: the model's own]")
 @click.option("--batch-size", type=int, default=1, help="Images or frames at a time.")
 @click.option("--device", default="auto", help="auto, cpu, cuda or cuda:N.")
+@click.option(
+    "--shard", "part", default="1/1", help="K/N: only the K-th of N parts of PATH, for work on several machines."
+)
 @click.option("--every-nth-frame", type=int, default=1, help="Of a video, predict the frames 0, n, 2n, ….")
 def predict(
-    path: str, model: str, out: str, threshold: float | None, batch_size: int, device: str, every_nth_frame: int
+    path: str,
+    model: str,
+    out: str,
+    threshold: float | None,
+    batch_size: int,
+    device: str,
+    part: str,
+    every_nth_frame: int,
 ) -> None:
     """Predict PATH: an image, a video, a folder or a quoted pattern ('site/*.jpg')."""
     chosen = {"source": path, "threshold": threshold, "batch_size": batch_size, "device": device}
     try:
         settings = parse(PredictionSettings, {**chosen, "every_nth_frame": every_nth_frame}, "predict")
-        click.echo(predict_to_folder(settings, model, Path(out)))
+        click.echo(predict_to_folder(settings, model, Path(out), _part(part)))
     except UserError as error:
         raise click.ClickException(str(error)) from error
 
 
-def predict_to_folder(settings: PredictionSettings, model: Path | str, folder: Path) -> str:
+def _part(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    number, of = (int(match[1]), int(match[2])) if match else (0, 0)
+    if not 1 <= number <= of:
+        raise ParameterError(f"--shard is {text!r}; give K/N with K from 1 to N, such as 1/4.")
+    return number, of
+
+
+def predict_to_folder(
+    settings: PredictionSettings, model: Path | str, folder: Path, part: tuple[int, int] = (1, 1)
+) -> str:
     """Predict a source into a folder, with the tables ``seen.csv`` and ``rejected.csv``.
+
+    Args:
+        settings: what and how.
+        model: a checkpoint, or an exported model's folder.
+        folder: where the results go.
+        part: (k, n): only the k-th of n parts of the source.
 
     Returns:
         A summary: what was seen, and where the results are.
@@ -46,13 +73,15 @@ def predict_to_folder(settings: PredictionSettings, model: Path | str, folder: P
     Raises:
         UserError: the source or the model cannot be used.
     """
-    files = find_files(settings.source or "")
+    files = shard(find_files(settings.source or ""), *part)
+    if not files:
+        raise InputDataError(f"{settings.source} has fewer files than {part[1]} parts; part {part[0]} is empty.")
     write_results(predict_source(load_model(model), files, settings), folder)
     seen, rejected = seen_table(folder), rejected_table(folder)
     for name, table in {"seen": seen, "rejected": rejected}.items():
         with atomic_path(folder / f"{name}.csv") as temporary:
             table.to_csv(temporary, index=False)
-    if seen.empty:
+    if seen.empty and part[1] == 1:  # a part may have nothing but bad files
         raise InputDataError(
             f"None of the {len(files)} files could be read; {folder / 'rejected.csv'} says why. "
             f"The first one: {rejected['detail'].iloc[0]}"

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -11,7 +12,12 @@ import numpy as np
 from PIL import Image
 
 from construction_panoptic.annotations.panoptic_png import decode_id_map
-from construction_panoptic.evaluation.predicting import png_name, write_predictions
+from construction_panoptic.evaluation.predicting import (
+    ImagePrediction,
+    png_name,
+    read_predictions,
+    write_predictions,
+)
 from construction_panoptic.files import atomic_path, write_bytes, write_json
 from construction_panoptic.prediction.running import PredictedPicture, RejectedFile
 from construction_panoptic.prediction.videos import VideoWriter
@@ -47,6 +53,25 @@ def write_results(items: Iterable[PredictedPicture | RejectedFile], folder: Path
         (folder / name).unlink(missing_ok=True)
     entries = [vars(record) for record in rejected]
     write_json(index, {"complete": True, "files": sorted(views.written), "rejected": entries}, indent=2)
+
+
+def merge_panoptic(folders: Iterable[Path | str], folder: Path | str) -> None:
+    """Merge the ``panoptic/`` of the parts of a source, given in order, into what the whole gives, byte for byte.
+
+    Args:
+        folders: results of the parts, as `write_results` wrote them.
+        folder: gets the PNGs, ``boxes.jsonl`` and ``predictions.json``; made if it is missing.
+
+    Raises:
+        InputDataError: a part lacks a file, or is damaged.
+    """
+    predictions = (prediction for part in folders for prediction in read_predictions(Path(part) / PANOPTIC))
+    write_predictions((_numbered(prediction, k) for k, prediction in enumerate(predictions, 1)), folder)
+
+
+def _numbered(prediction: ImagePrediction, image_id: int) -> ImagePrediction:
+    boxes = [{**box, "image_id": image_id} for box in prediction.boxes]
+    return replace(prediction, image_id=image_id, boxes=boxes)
 
 
 def is_complete(folder: Path) -> bool:

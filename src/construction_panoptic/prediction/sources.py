@@ -2,6 +2,7 @@
 
 import glob
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,6 +55,11 @@ def find_files(source: str | Path) -> list[SourceFile]:
     if not files:
         raise InputDataError(f"{problem} Name an image, a video, a folder or a pattern such as 'site/*.jpg'.")
     return files
+
+
+def shard(files: Sequence[SourceFile], number: int, of: int) -> Sequence[SourceFile]:
+    """Give one of ``of`` parts of a source, ``number`` counting from 1; in order, they are the whole."""
+    return files[len(files) * (number - 1) // of : len(files) * number // of]
 
 
 def _is_wanted(file: Path, folder: Path) -> bool:
