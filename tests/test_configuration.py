@@ -8,6 +8,7 @@ from kedro.framework.session import KedroSession
 from kedro.framework.startup import bootstrap_project
 from pydantic import BaseModel
 
+from construction_panoptic.annotations.cvat_export import CvatExportSettings
 from construction_panoptic.annotations.settings import ConversionSettings
 from construction_panoptic.evaluation.settings import EvaluationSettings
 from construction_panoptic.prediction import PredictionSettings
@@ -18,6 +19,7 @@ from construction_panoptic.training.settings import MaskHeadSettings, ModelSetti
 SETTINGS: dict[str, type[BaseModel]] = {
     "sample_data": SampleSettings,
     "annotation_conversion": ConversionSettings,
+    "cvat_export": CvatExportSettings,
     "model": ModelSettings,
     "detection": StageSettings,
     "mask_head": MaskHeadSettings,

@@ -1,15 +1,20 @@
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis.extra import numpy as arrays
+from numpy.typing import NDArray
 from pycocotools import mask
+from scipy import ndimage
 
 from construction_panoptic.annotations.coco_files import panoptic_json
 from construction_panoptic.annotations.cvat import read_exports
-from construction_panoptic.annotations.cvat_export import cvat_files
-from construction_panoptic.annotations.masks import run_lengths
+from construction_panoptic.annotations.cvat_export import ANNOTATIONS_FILE, cvat_files, pixel_outlines
+from construction_panoptic.annotations.masks import run_lengths, segmentation_mask
 from construction_panoptic.annotations.merging import merge_images
 from construction_panoptic.annotations.panoptic_png import decode_id_map
 from construction_panoptic.annotations.records import ConvertedImage
@@ -70,11 +75,12 @@ def converted(
     return images, folder, panoptic_json([image.record for image in images], table, "all", site_taxonomy)
 
 
+@pytest.mark.parametrize("shapes", ["masks", "polygons"])
 def test_what_goes_to_cvat_comes_back_the_same(
-    converted: tuple[list[ConvertedImage], Path, dict[str, Any]], tmp_path: Path, site_taxonomy: Taxonomy
+    converted: tuple[list[ConvertedImage], Path, dict[str, Any]], tmp_path: Path, site_taxonomy: Taxonomy, shapes: Any
 ) -> None:
     images, folder, panoptic = converted
-    for name, content in cvat_files(panoptic, folder, folder):
+    for name, content in cvat_files(panoptic, folder, folder, shapes=shapes):
         path = tmp_path / "again/corrected" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
@@ -82,6 +88,9 @@ def test_what_goes_to_cvat_comes_back_the_same(
     before, after = thing_masks(images), thing_masks(again)
     assert before == after
     assert [len(things) for things in before.values()] == [3, 3, 0]
+    document = json.loads((tmp_path / "again/corrected" / ANNOTATIONS_FILE).read_text())
+    crowds = [entry["iscrowd"] for entry in document["annotations"] if isinstance(entry["segmentation"], dict)]
+    assert len(crowds) == 6 if shapes == "masks" else crowds == [1, 1, 1]
 
 
 def test_a_missing_image_is_named(converted: tuple[list[ConvertedImage], Path, dict[str, Any]]) -> None:
@@ -102,3 +111,15 @@ def test_run_lengths_come_back() -> None:
     lengths = [3, 40, 0, 1000, 2, 7, 148]
     code = mask.frPyObjects({"size": [30, 40], "counts": lengths}, 30, 40)
     assert run_lengths(code["counts"]) == lengths
+
+
+@settings(max_examples=200, deadline=None)
+@given(arrays.arrays(np.bool_, arrays.array_shapes(min_dims=2, max_dims=2, max_side=9)))
+def test_polygons_along_the_pixels_draw_the_mask(pixels: NDArray[np.bool_]) -> None:
+    outlines = pixel_outlines(pixels)
+    # What is not reached from outside, without passing corners, is a hole.
+    _, parts_outside = ndimage.label(np.pad(~pixels, 1, constant_values=True), structure=np.ones((3, 3)))
+    assert (outlines is None) == (parts_outside > 1 or not pixels.any())
+    if outlines is not None:
+        assert np.array_equal(segmentation_mask(outlines, *pixels.shape), pixels)
+        assert len(outlines) == ndimage.label(pixels)[1]

@@ -13,13 +13,13 @@ def create_pipeline(**_: Any) -> Pipeline:
         [
             Node(
                 nodes.export_ground_truth,
-                inputs=["panoptic_train", "panoptic_val", "converted_images"],
+                inputs=["panoptic_train", "panoptic_val", "converted_images", "params:cvat_export"],
                 outputs="cvat_ground_truth",
                 name="export_ground_truth_to_cvat",
             ),
             Node(
                 nodes.export_predictions,
-                inputs=["panoptic_predictions", "converted_images"],
+                inputs=["panoptic_predictions", "converted_images", "params:cvat_export"],
                 outputs="cvat_predictions",
                 name="export_predictions_to_cvat",
             ),
