@@ -95,6 +95,18 @@ def test_a_process_that_is_killed_ends_all_and_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_processes_that_a_signal_ends_too_early_are_no_error(tmp_path: Path) -> None:
+    """Ctrl-C reaches them also while they start, before they leave it to their parent."""
+    stop = StopRequest()
+    run = in_processes(teamwork.fail, ("killed", tmp_path), 2, stop)
+    assert next(run) == 1
+    stop.number = signal.SIGINT
+    with pytest.raises(Interrupted, match=r"SIGINT: a process .*--only-missing-outputs") as interrupted:
+        next(run)
+    assert interrupted.value.exit_code == 130
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "error", "message"),
     [

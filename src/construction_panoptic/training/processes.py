@@ -89,6 +89,7 @@ class _Team:
                 elif kind in {"user error", "error", "death"}:
                     heard = [(kind, rank, content), *self._last_words()]
                     yield from (content for kind, _, content in heard if kind == "result")
+                    stop.check(f"a process of the training ended before the batch under way could be saved. {_GO_ON}")
                     raise self._error([item for item in heard if item[0] in {"user error", "error", "death"}])
 
     def end(self) -> None:
