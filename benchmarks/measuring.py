@@ -247,12 +247,12 @@ def _handler(step: Step, options: Options) -> Callable[[str], Any]:
             return timed()[0]
         if cuda:
             return torch.cuda.max_memory_allocated() / 2**20
-        return _peak_memory()
+        return peak_memory()
 
     return handle
 
 
-def _peak_memory() -> float:
+def peak_memory() -> float:
     """Peak of this process's resident memory, MiB."""
     status = Path("/proc/self/status")
     if status.is_file():  # Linux, where ru_maxrss would count the parent's peak too
