@@ -1,5 +1,6 @@
 """What a run prints: its plan at the start; at the end the tables, and where everything is."""
 
+import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,9 @@ class ReportHook:
             click.echo(f"  {what:22s} {place}")
         env = f" --env {run_params['env']}" if run_params.get("env") else ""
         click.echo(f"  {'pipelines':22s} kedro viz run{env}")
-        click.echo(f"  {'compare runs':22s} mlflow ui --backend-store-uri sqlite:///mlflow.db")
+        server = os.environ.get("MLFLOW_TRACKING_URI")
+        runs = server or "mlflow ui --backend-store-uri sqlite:///mlflow.db"
+        click.echo(f"  {'compare runs':22s} {runs}")
 
 
 def _quality_report(catalog: CatalogProtocol) -> str:

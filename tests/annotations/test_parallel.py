@@ -1,5 +1,8 @@
+import os
 import pickle
+import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -28,6 +31,34 @@ def test_auto_is_at_least_one() -> None:
 def test_errors_come_back_from_other_processes(kind: type[ImageError]) -> None:
     again = pickle.loads(pickle.dumps(kind("too_large", "a.jpg: too large")))
     assert (type(again), again.reason, str(again)) == (kind, "too_large", "a.jpg: too large")
+
+
+def test_processes_end_when_the_one_that_started_them_is_killed() -> None:
+    code = (
+        "import os, time\n"
+        "from construction_panoptic.annotations.parallel import Workers\n"
+        "if __name__ == '__main__':\n"
+        "    with Workers(2) as workers:\n"
+        "        print(*set(workers.map(os.getpgid, [0] * 8)), *workers._pool._processes, flush=True)\n"
+        "        time.sleep(600)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        processes = [int(number) for number in parent.stdout.readline().split()[1:]]
+        parent.kill()
+    assert len(processes) == 2
+    end = time.monotonic() + 60
+    while any(_lives(process) for process in processes):
+        assert time.monotonic() < end, "they wait for work for ever"
+        time.sleep(0.1)
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def test_order_errors_and_the_number_in_flight() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import time
@@ -44,7 +45,12 @@ def viz(finished: Project) -> Iterator[str]:
     command = finished.command("viz", "run", "--env", "sample", "--no-browser", "--port", port)
     with (finished.folder / "viz.log").open("w") as log:
         server = subprocess.Popen(
-            command, cwd=finished.folder, env=finished.environment(), stdout=log, stderr=subprocess.STDOUT
+            command,
+            cwd=finished.folder,
+            env=finished.environment(),
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
     address = f"http://127.0.0.1:{port}"
     try:
@@ -55,7 +61,7 @@ def viz(finished: Project) -> Iterator[str]:
             time.sleep(0.5)
         yield address
     finally:
-        server.terminate()
+        os.killpg(server.pid, signal.SIGTERM)  # kedro-viz serves from a process of its own
         server.wait(timeout=PATIENCE)
 
 
