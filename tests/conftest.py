@@ -59,4 +59,4 @@ def experiment(tmp_path: Path, database: Path) -> Iterator[str]:
     while mlflow.active_run() is not None:
         mlflow.end_run()
     _open_runs.clear()
-    mlflow.set_tracking_uri("")
+    mlflow.set_tracking_uri(None)  # type: ignore[arg-type]  # that is how to unset it

@@ -31,7 +31,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     forget_process()
     _tracking_store_registry._registry.update(before)
     _open_runs.clear()
-    mlflow.set_tracking_uri("")
+    mlflow.set_tracking_uri(None)  # type: ignore[arg-type]  # that is how to unset it
 
 
 def forget_process() -> None:
