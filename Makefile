@@ -10,7 +10,7 @@ KILLS ?= 20
 SEED ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow torture format bench viz ui constraints
+.PHONY: help install demo test test-slow torture format bench notebooks viz ui constraints
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -46,6 +46,9 @@ format: install  ## let ruff put the code in order
 
 bench: install  ## time every benchmark beside its peer, within 15 minutes on two cores
 	$(BIN)/python -m benchmarks.all
+
+notebooks: install  ## run the notebooks on what make demo left and write them into docs/notebooks
+	KEDRO_ENV=$(ENV) $(BIN)/python notebooks/render.py
 
 viz: install  ## open the pipelines in the browser
 	$(BIN)/kedro viz run --env $(ENV)
