@@ -80,8 +80,8 @@ class ReportHook:
             click.echo(f"  {what:22s} {place}")
         env = f" --env {run_params['env']}" if run_params.get("env") else ""
         click.echo(f"  {'pipelines':22s} kedro viz run{env}")
-        server = os.environ.get("MLFLOW_TRACKING_URI")
-        runs = server or "mlflow ui --backend-store-uri sqlite:///mlflow.db"
+        store = os.environ.get("MLFLOW_TRACKING_URI", "")
+        runs = store if store.startswith("http") else "mlflow ui --backend-store-uri sqlite:///mlflow.db"
         click.echo(f"  {'compare runs':22s} {runs}")
 
 
