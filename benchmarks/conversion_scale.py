@@ -8,7 +8,6 @@ Each size runs in a process of its own.
 import argparse
 import json
 import multiprocessing
-import resource
 import tempfile
 import time
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from benchmarks.memory import peak_memory
 from construction_panoptic.annotations.coco_files import detection_stream, panoptic_stream
 from construction_panoptic.annotations.cvat import read_exports
 from construction_panoptic.annotations.fringe import AnnotatedThings
@@ -193,15 +193,6 @@ def _write_json(path: Path, document: dict[str, Any]) -> None:
 
 def _file_name(key: str) -> str:
     return f"{Path(key).stem}.png"
-
-
-def peak_memory() -> float:
-    """Peak of this process's resident memory, MiB."""
-    status = Path("/proc/self/status")
-    if status.is_file():  # Linux, where ru_maxrss would count the parent's peak too
-        lines = status.read_text(encoding="ascii", errors="replace").splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def run(images: int, workers: int) -> Size:

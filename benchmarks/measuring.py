@@ -9,9 +9,7 @@ import contextlib
 import importlib
 import json
 import multiprocessing
-import resource
 import statistics
-import sys
 import tempfile
 import time
 import traceback
@@ -23,6 +21,8 @@ from typing import Any
 
 import numpy as np
 import torch
+
+from benchmarks.memory import peak_memory
 
 Outputs = Mapping[str, Any]
 """By name: tensors, arrays or numbers, to be compared with the other side's of the same name."""
@@ -260,16 +260,6 @@ def _until(seconds: float, measure: Callable[[], float]) -> list[float]:
     while sum(times) < seconds:
         times.append(measure())
     return times
-
-
-def peak_memory() -> float:
-    """Peak of this process's resident memory, MiB."""
-    status = Path("/proc/self/status")
-    if status.is_file():  # Linux, where ru_maxrss would count the parent's peak too
-        lines = status.read_text(encoding="ascii", errors="replace").splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 2**10
-    unit = 2**20 if sys.platform == "darwin" else 2**10  # bytes there, KiB elsewhere
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
 def to_array(value: Any) -> np.ndarray:

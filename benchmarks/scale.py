@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from benchmarks.measuring import peak_memory
+from benchmarks.memory import peak_memory
 from construction_panoptic.annotations.coco_files import panoptic_stream
 from construction_panoptic.annotations.grouping import near_duplicate_groups
 from construction_panoptic.annotations.json_stream import json_parts

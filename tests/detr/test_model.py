@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo.utils import counters
 
 from construction_panoptic.detr import Detr, DetrPanoptic, build_detr, build_detr_panoptic, compile_detector
 from construction_panoptic.detr import model as model_module
@@ -250,11 +251,14 @@ def test_a_compiled_detector_gives_the_same_for_images_of_any_size() -> None:
     expected = [detector(images) for images in batches]
     names = list(detector.state_dict())
 
+    torch._dynamo.reset()
+    counters.clear()
     compile_detector(detector)
 
     assert list(detector.state_dict()) == names
     for images, outputs in zip(batches, expected, strict=True):
         torch.testing.assert_close(detector(images), outputs, rtol=1e-4, atol=1e-4)
+    assert counters["stats"]["unique_graphs"] >= 2  # backbone and transformer
 
 
 def test_attention_gain_scales_the_weights_that_read_the_maps_alone() -> None:

@@ -10,17 +10,16 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
+from construction_panoptic.annotations.images import read_rgb
 from construction_panoptic.annotations.panoptic_png import decode_id_map
 from construction_panoptic.catalog.folders import ConvertedImages
 from construction_panoptic.comparison.runs import ComparedRun
+from construction_panoptic.evaluation.predicting import PREDICTIONS_FILE
 from construction_panoptic.tracking.facts import file_digest
 from construction_panoptic.visualisation.classes import ClassTable
 from construction_panoptic.visualisation.overlays import Picture, panoptic_overlay
 from construction_panoptic.visualisation.page import PICTURE_SIDE, ReportPicture
-
-PREDICTIONS_FILE = "predictions.json"
 
 
 @dataclass(frozen=True)
@@ -70,8 +69,7 @@ def pictures_of_differences(
         predicted = [_annotations(archive) for archive in archives]
         for place in chosen:
             image_id = int(images[place])
-            with Image.open(local.converted.image_folder / files[image_id]) as file:
-                photograph = np.asarray(file.convert("RGB"))
+            photograph = read_rgb(local.converted.image_folder / files[image_id])
             png = (local.converted.png_folder / truth[image_id]["file_name"]).read_bytes()
             row = [ReportPicture(_overlay(photograph, png, truth[image_id], classes), "ground truth")]
             for run, quality, archive, annotations in zip(runs, qualities, archives, predicted, strict=True):

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from construction_panoptic.annotations.images import read_rgb
 from construction_panoptic.annotations.panoptic_png import decode_id_map
 from construction_panoptic.catalog.folders import ConvertedImages
 from construction_panoptic.evaluation.examples import choose_images
@@ -31,16 +32,10 @@ def overlay_of(
     Returns:
         The image and the overlay, uint8 [H, W, 3] each; the overlay's size suits a cell of a sheet.
     """
-    photograph = read_picture(image_folder / image["file_name"])
+    photograph = read_rgb(image_folder / image["file_name"])
     id_map = decode_id_map(png_folder / annotation["file_name"])
     overlay = panoptic_overlay(photograph, id_map, annotation["segments_info"], classes, max_side=CELL_SIDE)
     return photograph, overlay
-
-
-def read_picture(path: Path) -> Picture:
-    """Read an image file as uint8 [H, W, 3]."""
-    with Image.open(path) as file:
-        return np.asarray(file.convert("RGB"))
 
 
 class ProgressSheet:
@@ -117,4 +112,4 @@ class ProgressSheet:
         )
 
     def _photograph(self, image_id: int) -> Picture:
-        return read_picture(self._converted.image_folder / self._images[image_id]["file_name"])
+        return read_rgb(self._converted.image_folder / self._images[image_id]["file_name"])

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pandas as pd
@@ -36,8 +36,25 @@ def _table(rows: list[dict[str, float]]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=None if rows else ["epoch"])
 
 
-def loader_of(samples: DetectionSamples | PanopticSamples, settings: StageSettings, *, training: bool) -> BatchLoader:
-    """Build the loader of a stage's training or validation samples."""
+def loader_of(
+    make_samples: Callable[..., DetectionSamples | PanopticSamples],
+    data: Mapping[str, Any],
+    settings: StageSettings,
+    *,
+    training: bool,
+) -> BatchLoader:
+    """Build the loader of a stage's training or validation images.
+
+    Args:
+        make_samples: the class of samples, with its folders given.
+        data: the COCO file, loaded.
+        settings: those of the stage.
+        training: whether for training.
+    """
+    samples = make_samples(
+        data, settings=settings.augmentation, training=training, seed=settings.seed, cache_mb=settings.cache_mb
+    )
+    samples.check_labels(class_count(data))
     return build_loader(
         samples,
         batch_size=settings.batch_size if training else settings.validation_batch_size,

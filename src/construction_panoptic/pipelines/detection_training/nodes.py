@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -20,7 +21,6 @@ from construction_panoptic.pipelines.training_run import (
     loader_of,
     outputs_of,
 )
-from construction_panoptic.training.loading import BatchLoader
 from construction_panoptic.training.loop import train
 from construction_panoptic.training.processes import in_processes
 from construction_panoptic.training.samples import DetectionSamples
@@ -67,15 +67,16 @@ def _train(
     """What each process does."""
     stage = DetectionStage(build_detector(class_count(detection_train), architecture, settings), settings)
     progress = ProgressSheet(detection_val, converted, settings.progress_images)
+    samples = partial(DetectionSamples, image_folder=converted.image_folder)
     validate = detection_validator(
-        _loader(detection_val, converted, settings, training=False),
+        loader_of(samples, detection_val, settings, training=False),
         detection_val,
         precision=settings.precision,
         watch=progress.see_boxes,
     )
     epochs = train(
         stage,
-        _loader(detection_train, converted, settings, training=True),
+        loader_of(samples, detection_train, settings, training=True),
         settings,
         validate=validate,
         monitor="val/ap",
@@ -102,18 +103,3 @@ def build_detector(num_classes: int, architecture: ModelSettings, settings: Stag
 def draw_curves(history: pd.DataFrame) -> tuple[go.Figure, Figure]:
     """Draw losses, errors, validation AP and learning rates against the epoch."""
     return training_curves(history, "detection"), training_figure(history, "detection")
-
-
-def _loader(
-    data: dict[str, Any], converted: ConvertedImages, settings: StageSettings, *, training: bool
-) -> BatchLoader:
-    samples = DetectionSamples(
-        data,
-        converted.image_folder,
-        settings.augmentation,
-        training=training,
-        seed=settings.seed,
-        cache_mb=settings.cache_mb,
-    )
-    samples.check_labels(class_count(data))
-    return loader_of(samples, settings, training=training)

@@ -1,6 +1,5 @@
 """Nodes that say what the model does wrong, and set the evaluation report."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -9,20 +8,15 @@ from PIL import Image
 from plotly import graph_objects as go
 
 from construction_panoptic.catalog.folders import ConvertedImages
-from construction_panoptic.detr import build_detr_panoptic
 from construction_panoptic.evaluation.analysis import confusion_matrix, image_scores, loss_budget, size_quality
 from construction_panoptic.evaluation.calibration import box_analysis, calibration_table
 from construction_panoptic.evaluation.examples import choose_images
 from construction_panoptic.evaluation.segments import match_segments
 from construction_panoptic.evaluation.settings import EvaluationSettings
 from construction_panoptic.evaluation.thresholds import THRESHOLDS, threshold_curve
-from construction_panoptic.pipelines.pictures import overlay_of
-from construction_panoptic.pipelines.training_run import class_count
-from construction_panoptic.training.device import resolve_device
-from construction_panoptic.training.loading import build_loader
-from construction_panoptic.training.samples import PanopticSamples
-from construction_panoptic.training.settings import MaskHeadSettings, ModelSettings, parse
-from construction_panoptic.visualisation.classes import ClassTable, legend_entries
+from construction_panoptic.pipelines.evaluation_run import example_of, model_and_images, read_results
+from construction_panoptic.training.settings import parse
+from construction_panoptic.visualisation.classes import ClassTable
 from construction_panoptic.visualisation.error_charts import (
     calibration_chart,
     confusion_chart,
@@ -36,8 +30,7 @@ from construction_panoptic.visualisation.sheets import Example, example_sheet
 
 def match_all_segments(panoptic_val: dict[str, Any], converted: ConvertedImages, predictions: Path) -> pd.DataFrame:
     """Say of every true and predicted segment of the validation set what became of it."""
-    results = json.loads((predictions / "predictions.json").read_text())
-    return match_segments(panoptic_val, converted.png_folder, results, predictions)
+    return match_segments(panoptic_val, converted.png_folder, read_results(predictions), predictions)
 
 
 def analyse_segments(
@@ -67,16 +60,12 @@ def try_thresholds(
 ) -> pd.DataFrame:
     """Measure PQ of some training images at several score thresholds."""
     settings = parse(EvaluationSettings, parameters, "panoptic_evaluation")
-    architecture = parse(ModelSettings, model_parameters, "model")
-    augmentation = parse(MaskHeadSettings, mask_head_parameters, "mask_head").augmentation
-    model = build_detr_panoptic(class_count(panoptic_train), **architecture.model_dump())
-    model.load_state_dict(checkpoint["model"])
-    device = resolve_device(settings.device)
     truth = _some_images(panoptic_train, settings.threshold_images)
-    samples = PanopticSamples(truth, converted.image_folder, converted.png_folder, augmentation)
-    loader = build_loader(samples, batch_size=settings.batch_size, shuffle=False, workers=settings.workers)
+    model, loader, device = model_and_images(
+        checkpoint, truth, converted, model_parameters, mask_head_parameters, settings
+    )
     return threshold_curve(
-        model.to(device),
+        model,
         loader,
         truth,
         converted.png_folder,
@@ -165,13 +154,8 @@ def _worst(
     classes = ClassTable.from_categories(truth["categories"])
     images = {image["id"]: image for image in truth["images"]}
     true = {annotation["image_id"]: annotation for annotation in truth["annotations"]}
-    results = json.loads((predictions / "predictions.json").read_text())
-    predicted = {annotation["image_id"]: annotation for annotation in results["annotations"]}
-    examples = []
-    for identity, quality in image_scores(segments).head(count).items():
-        image, pair = images[identity], (true[identity], predicted[identity])
-        photograph, truth_overlay = overlay_of(converted.image_folder, converted.png_folder, image, pair[0], classes)
-        _, prediction = overlay_of(converted.image_folder, predictions, image, pair[1], classes)
-        legend = legend_entries([*pair[0]["segments_info"], *pair[1]["segments_info"]], classes)
-        examples.append(Example(photograph, image["file_name"], truth_overlay, prediction, float(quality), legend))
-    return examples
+    predicted = {annotation["image_id"]: annotation for annotation in read_results(predictions)["annotations"]}
+    return [
+        example_of(images[i], true[i], predicted[i], float(quality), (converted, predictions), classes)
+        for i, quality in image_scores(segments).head(count).items()
+    ]

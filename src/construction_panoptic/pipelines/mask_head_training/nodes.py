@@ -1,6 +1,7 @@
 """Nodes that train the panoptic mask head."""
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -22,11 +23,10 @@ from construction_panoptic.pipelines.training_run import (
     outputs_of,
 )
 from construction_panoptic.training.feature_cache import open_cache
-from construction_panoptic.training.loading import BatchLoader
 from construction_panoptic.training.loop import train
 from construction_panoptic.training.processes import in_processes
 from construction_panoptic.training.samples import PanopticSamples
-from construction_panoptic.training.settings import MaskHeadSettings, ModelSettings, StageSettings, parse
+from construction_panoptic.training.settings import MaskHeadSettings, ModelSettings, parse
 from construction_panoptic.training.stages import MaskHeadStage
 from construction_panoptic.training.state import own_randomness
 from construction_panoptic.visualisation.charts import training_curves
@@ -73,8 +73,9 @@ def _train(
     """What each process does."""
     model = build_panoptic(class_count(panoptic_train), architecture, settings, detector)
     progress = ProgressSheet(panoptic_val, converted, settings.progress_images)
+    samples = partial(PanopticSamples, image_folder=converted.image_folder, png_folder=converted.png_folder)
     validate = panoptic_validator(
-        _loader(panoptic_val, converted, settings, training=False),
+        loader_of(samples, panoptic_val, settings, training=False),
         panoptic_val,
         converted.png_folder,
         threshold=threshold,
@@ -84,7 +85,7 @@ def _train(
     fingerprint = fingerprint_of(panoptic_train, architecture, settings, detector)
     epochs = train(
         MaskHeadStage(model, settings, open_cache(settings, fingerprint)),
-        _loader(panoptic_train, converted, settings, training=True),
+        loader_of(samples, panoptic_train, settings, training=True),
         settings,
         validate=validate,
         monitor="val/pq",
@@ -119,19 +120,3 @@ def build_panoptic(
 def draw_curves(history: pd.DataFrame) -> tuple[go.Figure, Figure]:
     """Draw focal and Dice loss, validation PQ and the learning rate against the epoch."""
     return training_curves(history, "mask_head"), training_figure(history, "mask_head")
-
-
-def _loader(
-    data: dict[str, Any], converted: ConvertedImages, settings: StageSettings, *, training: bool
-) -> BatchLoader:
-    samples = PanopticSamples(
-        data,
-        converted.image_folder,
-        converted.png_folder,
-        settings.augmentation,
-        training=training,
-        seed=settings.seed,
-        cache_mb=settings.cache_mb,
-    )
-    samples.check_labels(class_count(data))
-    return loader_of(samples, settings, training=training)

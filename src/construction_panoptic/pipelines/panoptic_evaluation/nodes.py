@@ -1,6 +1,5 @@
 """Nodes that predict the validation images and measure how good the predictions are."""
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -11,23 +10,18 @@ from PIL import Image
 from plotly import graph_objects as go
 
 from construction_panoptic.catalog.folders import ConvertedImages
-from construction_panoptic.detr import build_detr_panoptic
 from construction_panoptic.evaluation.examples import choose_images, image_quality
 from construction_panoptic.evaluation.precision import average_precision
-from construction_panoptic.evaluation.predicting import ImagePrediction, predict_images, read_boxes
+from construction_panoptic.evaluation.predicting import PREDICTIONS_FILE, ImagePrediction, predict_images, read_boxes
 from construction_panoptic.evaluation.quality import panoptic_quality
 from construction_panoptic.evaluation.settings import EvaluationSettings
 from construction_panoptic.evaluation.tables import precision_table, quality_table, summary_table
-from construction_panoptic.pipelines.pictures import overlay_of
-from construction_panoptic.pipelines.training_run import class_count
-from construction_panoptic.training.device import resolve_device
-from construction_panoptic.training.loading import build_loader
-from construction_panoptic.training.samples import PanopticSamples
-from construction_panoptic.training.settings import MaskHeadSettings, ModelSettings, parse
+from construction_panoptic.pipelines.evaluation_run import example_of, model_and_images, read_results
+from construction_panoptic.training.settings import parse
 from construction_panoptic.visualisation.charts import pq_chart
-from construction_panoptic.visualisation.classes import ClassTable, legend_entries
+from construction_panoptic.visualisation.classes import ClassTable
 from construction_panoptic.visualisation.figures import pq_figure
-from construction_panoptic.visualisation.sheets import Example, example_sheet
+from construction_panoptic.visualisation.sheets import example_sheet
 
 
 def predict_validation(
@@ -44,15 +38,11 @@ def predict_validation(
         A prediction for each image, computed as it is asked for.
     """
     settings = parse(EvaluationSettings, parameters, "panoptic_evaluation")
-    architecture = parse(ModelSettings, model_parameters, "model")
-    augmentation = parse(MaskHeadSettings, mask_head_parameters, "mask_head").augmentation
-    model = build_detr_panoptic(class_count(panoptic_val), **architecture.model_dump())
-    model.load_state_dict(checkpoint["model"])
-    device = resolve_device(settings.device)
-    samples = PanopticSamples(panoptic_val, converted.image_folder, converted.png_folder, augmentation)
-    loader = build_loader(samples, batch_size=settings.batch_size, shuffle=False, workers=settings.workers)
+    model, loader, device = model_and_images(
+        checkpoint, panoptic_val, converted, model_parameters, mask_head_parameters, settings
+    )
     return predict_images(
-        model.to(device),
+        model,
         loader,
         categories=panoptic_val["categories"],
         threshold=settings.threshold,
@@ -74,7 +64,7 @@ def measure_quality(
     quality = panoptic_quality(
         panoptic_val,
         converted.png_folder,
-        predictions / "predictions.json",
+        predictions / PREDICTIONS_FILE,
         predictions,
         engine=settings.quality_engine,
     )
@@ -105,22 +95,8 @@ def draw_examples(
     """Set image, ground truth and prediction of some validation images side by side."""
     settings = parse(EvaluationSettings, parameters, "panoptic_evaluation")
     classes = ClassTable.from_categories(panoptic_val["categories"])
-    results = json.loads((predictions / "predictions.json").read_text())
     images = choose_images(panoptic_val, settings.examples)
-    rows = image_quality(panoptic_val, converted.png_folder, results, predictions, images)
-    examples = []
-    for image, (true, predicted, quality) in zip(images, rows, strict=True):
-        photograph, truth = overlay_of(converted.image_folder, converted.png_folder, image, true, classes)
-        _, prediction = overlay_of(converted.image_folder, predictions, image, predicted, classes)
-        segments = [*true["segments_info"], *predicted["segments_info"]]
-        examples.append(
-            Example(
-                photograph,
-                image["file_name"],
-                truth,
-                prediction,
-                quality,
-                legend_entries(segments, classes),
-            )
-        )
-    return example_sheet(examples)
+    rows = image_quality(panoptic_val, converted.png_folder, read_results(predictions), predictions, images)
+    return example_sheet(
+        [example_of(image, *row, (converted, predictions), classes) for image, row in zip(images, rows, strict=True)]
+    )
