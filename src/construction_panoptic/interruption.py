@@ -35,6 +35,10 @@ class StopRequest:
     def __init__(self) -> None:
         self.number: signal.Signals | None = None
 
+    def is_set(self) -> bool:
+        """Whether it was."""
+        return self.number is not None
+
     def check(self, message: str) -> None:
         """End the work here if that was asked for.
 

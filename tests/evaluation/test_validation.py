@@ -1,3 +1,4 @@
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from construction_panoptic.evaluation.precision import average_precision
 from construction_panoptic.evaluation.predicting import predict_boxes, predict_images, write_predictions
 from construction_panoptic.evaluation.quality import panoptic_quality
 from construction_panoptic.evaluation.validation import detection_validator, panoptic_validator
+from construction_panoptic.interruption import StopRequest
+from construction_panoptic.training import team
 from construction_panoptic.training.loading import build_loader
 from construction_panoptic.training.loop import train
 from construction_panoptic.training.samples import DetectionSamples
@@ -150,6 +153,36 @@ def test_scratch_files_go_after_an_error(model: DetrPanoptic, small_data: Any, t
     with pytest.raises(InputDataError, match="nowhere"):
         validate(model, 1)
     assert list(tmp_path.iterdir()) == []
+
+
+class AsksToStop:
+    """A loader during whose second batch the process is asked to stop."""
+
+    def __init__(self, loader: Any) -> None:
+        self.loader, self.stop, self.given = loader, StopRequest(), 0
+
+    def __iter__(self) -> Any:
+        for batch in self.loader:
+            self.given += 1
+            if self.given == 2:
+                self.stop.number = signal.SIGTERM
+            yield batch
+
+
+def test_a_validation_ends_after_the_batch_in_which_it_is_asked_to_stop(
+    model: DetrPanoptic, small_data: Any, tmp_path: Path
+) -> None:
+    loader = AsksToStop(small_data.detection_loader(1))
+    with pytest.raises(team.StoppedError):
+        detection_validator(loader, small_data.detection, stop=loader.stop)(model.detr, 1)
+    assert loader.given == 2
+    loader = AsksToStop(small_data.panoptic_loader(1))
+    validate = panoptic_validator(loader, small_data.panoptic, small_data.pngs, scratch=tmp_path, stop=loader.stop)
+    with pytest.raises(team.StoppedError):
+        validate(model, 1)
+    assert loader.given == 2
+    assert list(tmp_path.iterdir()) == []
+    assert model.training
 
 
 def test_a_kind_of_class_that_is_absent_has_no_metric(small_data: Any) -> None:

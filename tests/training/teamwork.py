@@ -23,7 +23,7 @@ from construction_panoptic.training.state import own_randomness
 
 
 def train_detection(
-    scene: Any, model: dict[str, Any], settings: StageSettings, resume: Any, *, stop: StopRequest
+    scene: Any, model: dict[str, Any], settings: StageSettings, resume: Any, *, stop: StopRequest, asking: Any = None
 ) -> Iterator[EpochResult]:
     torch.set_num_threads(1)
     with own_randomness(settings.seed):
@@ -31,8 +31,28 @@ def train_detection(
     samples = DetectionSamples(scene.detection, scene.images, settings.augmentation, training=True, seed=settings.seed)
     loader = build_loader(samples, batch_size=settings.batch_size, shuffle=True, seed=settings.seed)
     seen = DetectionSamples(scene.detection, scene.images, settings.augmentation)
-    validate = detection_validator(build_loader(seen, batch_size=1, shuffle=False), scene.detection)
+    batches = build_loader(seen, batch_size=1, shuffle=False)
+    validate = detection_validator(asking(batches) if asking else batches, scene.detection, stop=stop)
     yield from train(stage, loader, settings, validate=validate, monitor="val/ap", resume=resume, stop=stop)
+
+
+def stop_in_the_second_validation(
+    scene: Any, model: dict[str, Any], settings: StageSettings, *, stop: StopRequest
+) -> Iterator[EpochResult]:
+    """Only the second process knows of it, during its second batch."""
+
+    class Asking:
+        def __init__(self, loader: Any) -> None:
+            self.loader, self.passes = loader, 0
+
+        def __iter__(self) -> Iterator[Any]:
+            self.passes += 1
+            for number, batch in enumerate(self.loader):
+                if team.rank() == 1 and self.passes == 2 and number == 1:
+                    stop.number = signal.SIGTERM
+                yield batch
+
+    yield from train_detection(scene, model, settings, None, stop=stop, asking=Asking)
 
 
 def train_mask_head(

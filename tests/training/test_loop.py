@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from construction_panoptic.detr.model import DetrPanoptic, build_detr, build_detr_panoptic
 from construction_panoptic.errors import CheckpointError, ParameterError
 from construction_panoptic.interruption import Interrupted, StopRequest
+from construction_panoptic.training import team
 from construction_panoptic.training.loading import Batch, BatchLoader, build_loader
 from construction_panoptic.training.loop import EpochResult, train
 from construction_panoptic.training.samples import DetectionSamples, PanopticSamples
@@ -386,7 +387,7 @@ def test_equal_results_are_saved_as_equal_bytes(kit: Kit) -> None:
     assert as_bytes(monitored[-1]) == as_bytes([result.best for result in resumed if result.best][-1])
 
 
-def test_a_request_to_stop_in_the_last_validation_comes_after_the_epoch(kit: Kit) -> None:
+def test_a_request_to_stop_as_the_last_validation_ends_comes_after_the_epoch(kit: Kit) -> None:
     stop = StopRequest()
 
     def validate(model: nn.Module, epoch: int) -> dict[str, float]:
@@ -397,6 +398,39 @@ def test_a_request_to_stop_in_the_last_validation_comes_after_the_epoch(kit: Kit
     assert next(run).checkpoint["finished"]
     with pytest.raises(Interrupted, match="saved after epoch 1 of 1"):
         next(run)
+
+
+@pytest.mark.parametrize("kind", ["detection", "mask_head"])
+def test_a_validation_that_is_left_is_done_again(kit: Kit, kind: str) -> None:
+    """Bit for bit, in trained batch normalisation too, and whatever the validation draws at random."""
+
+    def train(stop: StopRequest, seen: list[int], **other: Any) -> Generator[EpochResult, None, None]:
+        def validate(model: nn.Module, epoch: int) -> dict[str, float]:
+            score = 0.0
+            for number in team.until_stopped(range(4), stop):
+                seen.append(number)
+                score += float(next(iter(model.parameters())).sum()) + float(torch.rand(()))
+                if epoch == 2 and number == 1 and not other:
+                    stop.number = signal.SIGTERM
+            return {"pq": score}
+
+        return kit.train(kind, validate=validate, monitor="val/pq", stop=stop, **other)
+
+    whole = list(train(StopRequest(), [], resume=None))
+    stop, seen = StopRequest(), list[int]()
+    run = train(stop, seen)
+    assert next(run).complete
+    within = next(run)
+    assert seen == [0, 1, 2, 3, 0, 1]
+    assert (within.complete, within.metrics, within.best, within.epoch) == (False, {}, None, 1)
+    with pytest.raises(Interrupted, match="saved after epoch 1 of 3 and step 3 of the next epoch") as interrupted:
+        next(run)
+    assert interrupted.value.exit_code == 143
+    again: list[int] = []
+    resumed = list(train(StopRequest(), again, resume=through_a_file(within.checkpoint)))
+    assert again == [0, 1, 2, 3] * 2
+    assert [as_bytes(result.best) for result in resumed] == [as_bytes(result.best) for result in whole[1:]]
+    assert as_bytes(resumed[-1].checkpoint) == as_bytes(whole[-1].checkpoint)
 
 
 def test_one_line_an_epoch_is_logged(kit: Kit, caplog: pytest.LogCaptureFixture) -> None:

@@ -84,6 +84,26 @@ def test_a_training_in_two_processes_resumes_within_an_epoch_bit_for_bit(
         assert torch.equal(resumed[-1].checkpoint["model"][name], value), name
 
 
+@pytest.mark.slow
+def test_two_processes_leave_a_validation_together_and_do_it_again(
+    scenes: Scene, small_model: dict[str, Any], small_settings: Callable[..., StageSettings]
+) -> None:
+    """Running statistics, which the processes average before it, are in play."""
+    whole = results(teamwork.train_detection, (scenes, small_model, small_settings(epochs=2), None), 2)
+    run = in_processes(
+        teamwork.stop_in_the_second_validation, (scenes, small_model, small_settings(epochs=2)), 2, StopRequest()
+    )
+    assert next(run).complete
+    within = next(run)
+    assert (within.complete, within.epoch, within.checkpoint["under_way"]["step"]) == (False, 1, 2)
+    with pytest.raises(Interrupted, match=r"SIGTERM: detection: saved after epoch 1 of 2 and step 2"):
+        next(run)
+    resumed = results(teamwork.train_detection, (scenes, small_model, small_settings(epochs=2), within.checkpoint), 2)
+    assert [result.history for result in resumed] == [whole[-1].history]
+    for name, value in whole[-1].checkpoint["model"].items():
+        assert torch.equal(resumed[-1].checkpoint["model"][name], value), name
+
+
 def test_a_process_that_is_killed_ends_all_and_is_named(tmp_path: Path) -> None:
     run = in_processes(teamwork.fail, ("killed", tmp_path), 2, StopRequest())
     assert next(run) == 1

@@ -25,6 +25,7 @@ from construction_panoptic.evaluation.predicting import (
     write_predictions,
 )
 from construction_panoptic.evaluation.quality import QualityEngine, load_json, panoptic_quality
+from construction_panoptic.interruption import StopRequest
 from construction_panoptic.training import team
 from construction_panoptic.training.loading import Batch
 from construction_panoptic.training.stages import Stage, evaluate_losses
@@ -51,6 +52,7 @@ def detection_validator(
     precision: str = "auto",
     stage: Stage | None = None,
     watch: Callable[[list[dict[str, Any]]], None] | None = None,
+    stop: StopRequest | None = None,
 ) -> Validator:
     """Make the callback of the detection stage.
 
@@ -61,6 +63,7 @@ def detection_validator(
         precision: arithmetic of the network, ``auto``, ``float32`` or ``bfloat16``.
         stage: also give this stage's losses, for a second pass over the images.
         watch: called with all predicted boxes, as COCO box results.
+        stop: looked at after every batch; when it is set, the callback ends by `team.StoppedError`.
 
     Returns:
         A callback that gives ``val/ap``, ``val/ap50``, ``val/ap75``, ``val/ap_small``, ``val/ap_medium``,
@@ -74,10 +77,12 @@ def detection_validator(
     if all(annotation.get("iscrowd", 0) for annotation in data["annotations"]):
         raise InputDataError(f"{_name(truth)}: no object to validate on; put images with objects into the split.")
     category_ids = {category["id"] for category in data["categories"]}
+    stop = stop or StopRequest()
 
     def validate(model: nn.Module, _epoch: int) -> dict[str, float]:
         detector = cast("Detr | DetrPanoptic", model)
-        own = predict_boxes(detector, loader, category_ids=category_ids, precision=precision)
+        batches = team.until_stopped(loader, stop)
+        own = predict_boxes(detector, batches, category_ids=category_ids, precision=precision)
         boxes = list(team.merged(own, key=lambda box: box["image_id"]))
 
         def measure() -> dict[str, float]:
@@ -87,7 +92,7 @@ def detection_validator(
             metrics = {f"val/{name}": scores[number] for name, number in _PRECISION_METRICS.items()}
             return {name: value for name, value in metrics.items() if value != -1}
 
-        return team.from_first(measure) | _losses(stage, loader, precision)
+        return team.from_first(measure) | _losses(stage, team.until_stopped(loader, stop), precision)
 
     return validate
 
@@ -103,6 +108,7 @@ def panoptic_validator(
     stage: Stage | None = None,
     watch: Callable[[ImagePrediction], None] | None = None,
     scratch: Path | str | None = None,
+    stop: StopRequest | None = None,
 ) -> Validator:
     """Make the callback of the mask-head stage.
 
@@ -117,6 +123,7 @@ def panoptic_validator(
         watch: called with each prediction.
         scratch: an existing folder for the predicted PNGs, which are removed at once; the system's by
             default.
+        stop: looked at after every batch; when it is set, the callback ends by `team.StoppedError`.
 
     Returns:
         A callback that gives ``val/pq``, ``val/sq``, ``val/rq``, and the same ending in ``_things`` and
@@ -130,10 +137,12 @@ def panoptic_validator(
     if all(segment.get("iscrowd", 0) for segment in segments):
         raise InputDataError(f"{_name(truth)}: no segment to validate on; put images with segments into the split.")
     categories = data["categories"]
+    stop = stop or StopRequest()
 
     def validate(model: nn.Module, _epoch: int) -> dict[str, float]:
+        batches = team.until_stopped(loader, stop)
         own = predict_images(
-            cast("DetrPanoptic", model), loader, categories=categories, threshold=threshold, precision=precision
+            cast("DetrPanoptic", model), batches, categories=categories, threshold=threshold, precision=precision
         )
         predictions = team.merged(own, key=lambda prediction: prediction.image_id)
 
@@ -144,7 +153,7 @@ def panoptic_validator(
                 quality = panoptic_quality(data, truth_folder, folder / PREDICTIONS_FILE, folder, engine=engine)
             return _quality_metrics(quality)
 
-        return team.from_first(measure) | _losses(stage, loader, precision)
+        return team.from_first(measure) | _losses(stage, team.until_stopped(loader, stop), precision)
 
     return validate
 
@@ -167,11 +176,11 @@ def _quality_metrics(quality: dict[str, Any]) -> dict[str, float]:
     return {name: value for name, value in metrics.items() if value is not None}
 
 
-def _losses(stage: Stage | None, loader: Iterable[Batch], precision: str) -> dict[str, float]:
+def _losses(stage: Stage | None, batches: Iterable[Batch], precision: str) -> dict[str, float]:
     if stage is None:
         return {}
     device: torch.device = next(stage.model.parameters()).device
-    return {f"val/{name}": value for name, value in evaluate_losses(stage, loader, device, precision).items()}
+    return {f"val/{name}": value for name, value in evaluate_losses(stage, batches, device, precision).items()}
 
 
 def _load(truth: Path | str | dict[str, Any]) -> dict[str, Any]:

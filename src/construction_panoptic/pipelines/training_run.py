@@ -28,7 +28,7 @@ def outputs_of(epochs: Iterator[EpochResult], progress: ProgressSheet) -> Iterat
     """
     for result in epochs:
         best = UNCHANGED if result.best is None else result.best
-        picture = progress.take(result.epoch) or UNCHANGED
+        picture = (progress.take(result.epoch) if result.complete else None) or UNCHANGED
         yield best, _table(result.history), _table(result.timings), picture, result.checkpoint
 
 

@@ -100,7 +100,8 @@ def train(
         settings: epochs, optimiser, schedule, device, seed.
         validate: called with the model (on the device, in eval mode, without gradients) and the number of
             epochs done, every ``validate_every`` epochs and after the last; its metrics get the prefix
-            ``val/`` if they have none.
+            ``val/`` if they have none. It ends by `team.StoppedError` when ``stop`` is set; it is then done again after
+            a resume.
         monitor: the metric by which the best epoch is chosen.
         greater_is_better: how to compare it; by default False if its name has "loss" or "error" in it, else
             True.
@@ -108,7 +109,8 @@ def train(
             epochs already, its last epoch is given once more (``best`` None) and nothing is trained.
         fingerprint: plain data of all that the training depends on.
         extra: plain data to keep in the checkpoint.
-        stop: looked at after every step; when it is set, there is a last checkpoint and training ends.
+        stop: looked at after every step, and by ``validate``; when it is set, there is a last checkpoint and training
+            ends.
         clock: seconds, to tell when a checkpoint is due.
 
     Yields:
@@ -142,7 +144,6 @@ def train(
                     progress.start_epoch(training.epoch, training.steps.step)
                     begun = None
                 metrics, timings = _go_on(training, training.steps, validate, progress, due)
-                training.randomness = random_state()
             if not metrics:
                 yield _result(training, complete=False)
                 _check_stop(training)
@@ -225,8 +226,11 @@ def _go_on(
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Go on to the epoch's end, and give its metrics and timings; none if it was left before."""
     training.stage.model.train()
+    begun_at = steps.step
     all_done = steps.run(progress, lambda: any(team.largest([training.stop.number or 0, due()])))
-    team.average_statistics(training.stage.model)
+    if steps.step > begun_at:  # the mean of equal numbers can be off by a rounding
+        team.average_statistics(training.stage.model)
+    training.randomness = random_state()
     if not all_done:
         return {}, {}
     metrics, timings = steps.metrics(), steps.timings()
@@ -235,8 +239,12 @@ def _go_on(
     began = time.perf_counter()
     if validate is not None and (done % settings.validate_every == 0 or done == settings.epochs):
         training.stage.model.eval()
-        with torch.no_grad():
-            values = validate(training.stage.model, done)
+        try:
+            with torch.no_grad():
+                values = validate(training.stage.model, done)
+        except team.StoppedError:
+            return {}, {}
+        training.randomness = random_state()
         metrics |= {name if "/" in name else f"val/{name}": float(value) for name, value in values.items()}
         timings["time/validation_seconds"] = time.perf_counter() - began
     timings["time/epoch_seconds"] = steps.seconds + time.perf_counter() - began

@@ -4,14 +4,20 @@ All processes of a team must call the same functions in the same order. Numbers 
 only gradients and running statistics go from device to device.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from construction_panoptic.interruption import StopRequest
+
 Result = TypeVar("Result")
+
+
+class StoppedError(Exception):
+    """All processes leave what they were at, since one of them was asked to stop."""
 
 
 def rank() -> int:
@@ -66,6 +72,27 @@ def from_first(function: Callable[[], Result]) -> Result:
     items = [function() if rank() == 0 else None]
     dist.broadcast_object_list(items, src=0)
     return items[0]  # type: ignore[return-value]
+
+
+def until_stopped(items: Iterable[Result], stop: StopRequest) -> Iterator[Result]:
+    """Give the items of this process, of which each has its own number, and bring the processes together at the end.
+
+    Raises:
+        StoppedError: ``stop`` is set in one of the processes, after the item that it was at.
+    """
+    source = iter(items)
+    while not stop.is_set():
+        try:
+            item = next(source)
+        except StopIteration:
+            break
+        except RuntimeError:
+            if not stop.is_set():
+                raise
+            break  # Ctrl-C reaches the processes that load too
+        yield item
+    if largest([stop.number or 0])[0]:
+        raise StoppedError
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:

@@ -73,6 +73,7 @@ def _train(
         detection_val,
         precision=settings.precision,
         watch=progress.see_boxes,
+        stop=stop,
     )
     epochs = train(
         stage,

@@ -81,6 +81,7 @@ def _train(
         threshold=threshold,
         precision=settings.precision,
         watch=progress.see_segments,
+        stop=stop,
     )
     fingerprint = fingerprint_of(panoptic_train, architecture, settings, detector)
     epochs = train(
