@@ -21,7 +21,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=/path/to/python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev,notebooks]'
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev,notebooks,ray]'
 	@touch $@
 
 demo: install  ## make the sample data set, then run the whole main job on it
@@ -57,5 +57,5 @@ ui: install  ## open the runs in the browser
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///mlflow.db
 
 constraints: install  ## renew constraints.txt from pyproject.toml
-	$(BIN)/uv pip compile --quiet --no-header --no-annotate --strip-extras --extra dev --extra notebooks \
+	$(BIN)/uv pip compile --quiet --no-header --no-annotate --strip-extras --extra dev --extra notebooks --extra ray \
 		--python-version 3.11 --output-file constraints.txt --upgrade pyproject.toml

@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from construction_panoptic.annotations.merging import merge_images
 from construction_panoptic.annotations.parallel import Engine, Workers, worker_count
 from construction_panoptic.annotations.taxonomy import Taxonomy
 from construction_panoptic.errors import ParameterError
+from construction_panoptic.ray_cluster import joined_ray
 
 
 def test_auto_is_at_least_one() -> None:
@@ -116,16 +118,39 @@ def test_processes_give_the_same_as_one(raw: Path, site_taxonomy: Taxonomy) -> N
     check_same_as_serial(raw, site_taxonomy, "local")
 
 
+@pytest.fixture(scope="module")
+def ray() -> Iterator[None]:
+    if find_spec("ray") is None:
+        pytest.skip("Ray is not installed.")
+    with joined_ray(2):
+        yield
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("ray")
 def test_ray_gives_the_same_as_one_process(raw: Path, site_taxonomy: Taxonomy) -> None:
-    ray = pytest.importorskip("ray")
-    # The pools join what runs already, and leave it running.
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
-    try:
-        check_same_as_serial(raw, site_taxonomy, "ray")
-        assert ray.is_initialized()
-    finally:
-        ray.shutdown()
+    check_same_as_serial(raw, site_taxonomy, "ray")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray")
+def test_order_errors_and_the_number_in_flight_with_ray() -> None:
+    taken = []
+
+    def items() -> Iterator[str]:
+        for number in range(5000):
+            taken.append(number)
+            yield "x" if number == 1100 else str(number)
+
+    with Workers(2, "ray") as workers:
+        results = workers.map(partial(int, base=10), items())
+        assert next(results) == 0
+        assert len(taken) <= 2 * 256
+        assert [next(results) for _ in range(1099)] == list(range(1, 1100))
+        with pytest.raises(ValueError, match="invalid literal"):
+            next(results)
+        assert len(taken) <= 6 * 256
+        assert list(workers.map(len, ["none", "", "one"])) == [4, 0, 3]
 
 
 def test_ray_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, raw: Path, site_taxonomy: Taxonomy) -> None:

@@ -5,12 +5,13 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
+from functools import partial
 from itertools import islice
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar
+from typing import Literal, Self, TypeVar
 
-from construction_panoptic.annotations.ray_pool import RayPool
+from construction_panoptic.annotations.ray_pool import ITEMS_IN_BLOCK, RayPool
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -45,7 +46,7 @@ class Workers:
     def __init__(self, workers: WorkerCount = 1, engine: Engine = "local") -> None:
         self._ray = RayPool(workers) if engine == "ray" else None
         self.count = worker_count(workers) if self._ray is None else self._ray.count
-        self._pool: RayPool | ProcessPoolExecutor | None = self._ray
+        self._pool: ProcessPoolExecutor | None = None
 
     @property
     def inline(self) -> bool:
@@ -58,6 +59,8 @@ class Workers:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._ray is not None:
+            self._ray.shutdown()
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
             self._pool = None
@@ -78,24 +81,34 @@ class Workers:
         if self.inline:
             yield from map(function, items)
             return
+        size, mapping = (_CHUNK, self._map) if self._ray is None else (ITEMS_IN_BLOCK, self._ray.map)
+        for results in mapping(partial(_apply, function), _blocks(items, size)):
+            for result in results:
+                if isinstance(result, _Failure):
+                    raise result.error
+                yield result
+
+    def _map(self, function: Callable[[list[Item]], Result], blocks: Iterator[list[Item]]) -> Iterator[Result]:
         if self._pool is None:
             context = multiprocessing.get_context("spawn")
             self._pool = ProcessPoolExecutor(self.count, mp_context=context, initializer=_start_worker)
-        waiting: deque[Any] = deque()  # futures of lists of results and failures
-        remaining = iter(items)
+        waiting: deque[Future[Result]] = deque()
         try:
             while True:
-                while len(waiting) < self.count * _CHUNKS_IN_FLIGHT and (chunk := list(islice(remaining, _CHUNK))):
-                    waiting.append(self._pool.submit(_apply, function, chunk))
+                for block in islice(blocks, self.count * _CHUNKS_IN_FLIGHT - len(waiting)):
+                    waiting.append(self._pool.submit(function, block))
                 if not waiting:
                     return
-                for result in waiting.popleft().result():
-                    if isinstance(result, _Failure):
-                        raise result.error
-                    yield result
+                yield waiting.popleft().result()
         finally:
             for future in waiting:
                 future.cancel()
+
+
+def _blocks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    remaining = iter(items)
+    while block := list(islice(remaining, size)):
+        yield block
 
 
 class _Failure:

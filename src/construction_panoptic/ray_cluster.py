@@ -1,0 +1,100 @@
+"""Ray for those who share out work: a cluster that runs already, or a small one of this machine for a while."""
+
+import logging
+import os
+import secrets
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, Literal
+
+from construction_panoptic.errors import ParameterError
+
+_AT_HOME = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # Despite its name it holds on Linux too: nodes have the address 127.0.0.1, and nobody else can connect.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    # In the home folder's ~/.ray/auth_token otherwise.
+    "RAY_AUTH_MODE": "token",
+    "RAY_AUTH_TOKEN": secrets.token_hex(32),
+}
+_OWN_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class _Membership:
+    """Of this process in a cluster; it lasts as long as anything in the process needs it."""
+
+    def __init__(self) -> None:
+        self.users = 0
+        self.end = ExitStack()
+
+
+_membership = _Membership()
+
+
+@contextmanager
+def joined_ray(cores: int | Literal["auto"] = "auto") -> Iterator[Any]:
+    """Join a Ray cluster: the one that this process is in already, else that of RAY_ADDRESS, else a new one.
+
+    A new one is of this machine alone, listens on the loopback interface, sends nothing to anybody, keeps its files in
+    a temporary folder, and is gone with this process.
+
+    Args:
+        cores: of a new cluster.
+
+    Yields:
+        The module ``ray``.
+
+    Raises:
+        ParameterError: Ray is not installed.
+    """
+    local = "RAY_ADDRESS" not in os.environ
+    if local and "ray" not in sys.modules:  # which reads them when it is imported
+        for name, value in _AT_HOME.items():
+            os.environ.setdefault(name, value)
+    try:
+        import ray
+    except ImportError:
+        raise ParameterError(
+            "execution.engine is 'ray', which is not installed; run pip install '.[ray]', or use 'local'."
+        ) from None
+    if not ray.is_initialized():
+        with _signals_kept():
+            ray.init(log_to_driver=False, logging_level=logging.ERROR, **(_new_cluster(cores) if local else {}))
+        _membership.end.callback(ray.shutdown)
+    _membership.users += 1
+    try:
+        yield ray
+    finally:
+        _membership.users -= 1
+        if _membership.users == 0:
+            _membership.end.close()
+
+
+def _new_cluster(cores: int | Literal["auto"]) -> dict[str, Any]:
+    short = "/tmp" if sys.platform == "darwin" else None  # as paths of sockets must be
+    folder = tempfile.TemporaryDirectory(prefix="ray_", dir=short, ignore_cleanup_errors=True)
+    number = None if cores == "auto" else cores
+    return {
+        "address": "local",
+        "num_cpus": number,
+        "include_dashboard": False,
+        "_temp_dir": _membership.end.enter_context(folder),
+    }
+
+
+@contextmanager
+def _signals_kept() -> Iterator[None]:
+    """Ray takes SIGTERM for itself."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in _OWN_SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
