@@ -32,7 +32,7 @@ from construction_panoptic.annotations.panoptic_png import encode_id_map
 from construction_panoptic.annotations.records import ConvertedRecord
 from construction_panoptic.annotations.rejected import all_rejected, check_conservation
 from construction_panoptic.annotations.splitting import split_records
-from construction_panoptic.annotations.stuff import ReadyStuff, encode_labels
+from construction_panoptic.annotations.stuff import ReadyStuff
 from construction_panoptic.annotations.taxonomy import Taxonomy
 
 TAXONOMY = Path(__file__).parents[1] / "conf/base/taxonomy.json"
@@ -142,10 +142,9 @@ def convert(folder: Path, images: int, workers: int = 1) -> Size:
     with size.stage("stuff"):
         ready = ReadyStuff(folder / "stuff", taxonomy)
         things = AnnotatedThings(exports.images, exports.annotations)
-        sizes = zip(exports.images["height"].tolist(), exports.images["width"].tolist(), strict=True)
-        for stuff in ready.label_around(zip(exports.images["key"], sizes, strict=True), things.mask):
-            if stuff.labels is not None:
-                (out / "stuff" / _file_name(stuff.key)).write_bytes(encode_labels(stuff.labels))
+        for stuff in ready.label_around(exports.images["key"], things.of, workers=workers):
+            if isinstance(stuff.labels, bytes):
+                (out / "stuff" / _file_name(stuff.key)).write_bytes(stuff.labels)
         del ready, things
 
     def labels(key: str) -> bytes:
@@ -171,10 +170,10 @@ def convert(folder: Path, images: int, workers: int = 1) -> Size:
         del records
     with size.stage("write"):
         for side in ("train", "val"):
-            panoptic = panoptic_stream(list(_records(out)), split, side, taxonomy, out / "panoptic")
+            panoptic = panoptic_stream(list(_records(out)), split, side, taxonomy, out / "panoptic", workers=workers)
             _write_json(out / f"panoptic_{side}.json", panoptic)
             panoptic = json.loads((out / f"panoptic_{side}.json").read_text(encoding="utf-8"))
-            _write_json(out / f"detection_{side}.json", detection_stream(panoptic, out / "panoptic"))
+            _write_json(out / f"detection_{side}.json", detection_stream(panoptic, out / "panoptic", workers=workers))
     size.peak_mb = peak_memory()
     size.processor = 1000 * (time.process_time() - start) / images
     return size

@@ -138,7 +138,7 @@ def test_detection_files_hold_every_visible_mask(
 ) -> None:
     panoptic = panoptic_json(records, split_table, "val", taxonomy)
     detection = detection_json(panoptic, pngs)
-    assert detection == detection_json(panoptic, pngs, workers=1)
+    assert detection == detection_json(panoptic, pngs, workers=2)
     assert [a["id"] for a in detection["annotations"]] == list(range(1, len(detection["annotations"]) + 1))
     (tmp_path / "detection.json").write_text(json.dumps(detection))
     coco = COCO(tmp_path / "detection.json")
@@ -256,6 +256,7 @@ def test_the_check_finds_what_is_wrong(
     panoptic = panoptic_json(records, split_table, "val", taxonomy)
     check_panoptic(panoptic, pngs)
     assert panoptic_problems(panoptic, pngs) == []
+    check_panoptic(panoptic, pngs, workers=2)
     BREAKERS[message](panoptic, panoptic["annotations"][0]["segments_info"][0])
     with pytest.raises(InputDataError, match=message):
         check_panoptic(panoptic, pngs)

@@ -7,13 +7,14 @@ import pytest
 
 from construction_panoptic.annotations.fringe import (
     AnnotatedThings,
+    OutlinedThings,
     explained_parts,
     fringe_pixels,
     leftover_classes,
 )
 from construction_panoptic.annotations.masks import segmentation_mask
 from construction_panoptic.annotations.panoptic_png import encode_id_map
-from construction_panoptic.annotations.stuff import ReadyStuff
+from construction_panoptic.annotations.stuff import ReadyStuff, decode_labels
 from construction_panoptic.annotations.taxonomy import Taxonomy
 
 TAXONOMY = Taxonomy.from_dict(
@@ -80,8 +81,8 @@ def test_things_are_drawn_together() -> None:
 
 
 @pytest.mark.parametrize("cut_out", [False, True])
-@pytest.mark.parametrize("share", [0.5, 1.0])
-def test_the_rim_of_a_ready_prediction_becomes_void(tmp_path: Path, share: float, cut_out: bool) -> None:
+@pytest.mark.parametrize(("share", "workers"), [(0.5, 1), (0.5, 2), (1.0, 1)])
+def test_the_rim_of_a_ready_prediction_becomes_void(tmp_path: Path, share: float, workers: int, cut_out: bool) -> None:
     truck, person = block(slice(5, 15), slice(5, 15)), block(slice(5, 15), slice(20, 25))
     things = block(slice(6, 14), slice(6, 14))
     id_map = np.where(truck | person, 7, 8).astype(np.uint32)
@@ -100,18 +101,20 @@ def test_the_rim_of_a_ready_prediction_becomes_void(tmp_path: Path, share: float
         "categories": [{"id": 1, "name": "misc"}, {"id": 2, "name": "ground"}],
     }
     (tmp_path / "panoptic.json").write_text(json.dumps(content))
-    images = [("yard/a.jpg", (20, 30)), ("yard/b.jpg", (20, 30))]
+    outlined = OutlinedThings((20, 30), (json.dumps([[6, 6, 14, 6, 14, 14, 6, 14]]),))
+    np.testing.assert_array_equal(outlined.mask(), things)
     found, unknown = ReadyStuff(tmp_path, TAXONOMY).label_around(
-        images, lambda key: things, explained_share=share, fringe_distance=2
+        ["yard/a.jpg", "yard/b.jpg"], lambda key: outlined, explained_share=share, fringe_distance=2, workers=workers
     )
     assert unknown.labels is None
-    assert found.labels is not None
+    assert isinstance(found.labels, bytes)
+    labels = decode_labels(found.labels)
     rim = truck & ~things
     assert found.fringe_before == rim.sum() == 36
     if share == 1.0:
         assert found.fringe_after == 36
         return
     assert found.fringe_after == 0
-    assert not found.labels[truck].any()  # the thing lies over its own part
-    assert (found.labels[person] == 1).all()
-    assert (found.labels[~truck & ~person] == 2).all()
+    assert not labels[truck].any()  # the thing lies over its own part
+    assert (labels[person] == 1).all()
+    assert (labels[~truck & ~person] == 2).all()

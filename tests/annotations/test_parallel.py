@@ -35,6 +35,17 @@ def test_errors_come_back_from_other_processes(kind: type[ImageError]) -> None:
     assert (type(again), again.reason, str(again)) == (kind, "too_large", "a.jpg: too large")
 
 
+def test_processes_have_one_thread_each_and_none_is_a_fork_of_this_one() -> None:
+    with Workers(2) as workers:
+        found = set(workers.map(_threads_and_parent, range(8)))
+    assert {threads for threads, _ in found} == {"1"}
+    assert os.getpid() not in {parent for _, parent in found}
+
+
+def _threads_and_parent(number: int) -> tuple[str | None, int]:  # noqa: ARG001
+    return os.environ.get("OMP_NUM_THREADS"), os.getppid()
+
+
 def test_processes_end_when_the_one_that_started_them_is_killed() -> None:
     code = (
         "import os, time\n"

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from construction_panoptic.annotations.fringe import OutlinedThings
 from construction_panoptic.annotations.panoptic_png import encode_id_map
-from construction_panoptic.annotations.stuff import ReadyStuff, decode_labels, encode_labels, label_none
+from construction_panoptic.annotations.stuff import ReadyStuff, decode_labels, encode_labels
 from construction_panoptic.annotations.taxonomy import Taxonomy
 from construction_panoptic.errors import InputDataError
 
@@ -92,8 +93,8 @@ def test_images_that_are_not_covered_are_listed(tmp_path: Path, taxonomy: Taxono
     stuff = ReadyStuff(write(tmp_path, content), taxonomy)
     keys = ["z/other.jpg", KEY, "crane/no_annotation.jpg"]
     assert stuff.missing(keys) == ["z/other.jpg", "crane/no_annotation.jpg"]
-    labelled = dict(stuff.label((key, (2, 3)) for key in keys))
-    assert {key: labels is None for key, labels in labelled.items()} == {
+    labelled = stuff.label_around(keys, lambda key: OutlinedThings((2, 3), ()))
+    assert {found.key: found.labels is None for found in labelled} == {
         keys[0]: True,
         KEY: False,
         keys[2]: True,
@@ -202,10 +203,6 @@ def test_missing_and_damaged_json_are_named(tmp_path: Path, taxonomy: Taxonomy) 
         (tmp_path / "panoptic.json").write_bytes(content)
         with pytest.raises(InputDataError, match=r"panoptic\.json"):
             ReadyStuff(tmp_path, taxonomy)
-
-
-def test_no_stuff_is_none_for_every_image() -> None:
-    assert list(label_none(["a", "b"])) == [("a", None), ("b", None)]
 
 
 def test_label_maps_survive_their_file() -> None:

@@ -1,12 +1,10 @@
 """COCO panoptic and COCO detection files of the converted data, and a strict check of the former."""
 
-import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,17 +12,17 @@ from numpy.typing import NDArray
 from pycocotools import mask as rle_codec
 
 from construction_panoptic.annotations.panoptic_png import MAX_SEGMENT_ID, decode_id_map
+from construction_panoptic.annotations.parallel import Engine, WorkerCount, Workers
 from construction_panoptic.annotations.records import ConvertedRecord
 from construction_panoptic.annotations.splitting import TRAIN, VAL
 from construction_panoptic.annotations.taxonomy import Taxonomy
 from construction_panoptic.errors import InputDataError, ParameterError
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
+Entry = Mapping[str, Any]
+"""An item of a list of a COCO file."""
 
 ALL = "all"
 _SHOWN_PROBLEMS = 10
-_READ_AHEAD = 64  # images
 
 
 def panoptic_json(
@@ -64,6 +62,9 @@ def panoptic_stream(
     which: str,
     taxonomy: Taxonomy,
     png_folder: Path | str | None,
+    *,
+    workers: WorkerCount = 1,
+    engine: Engine = "local",
 ) -> dict[str, Any]:
     """Give what `panoptic_json` gives, with iterators as lists; each image is checked against its PNG on the way.
 
@@ -73,6 +74,8 @@ def panoptic_stream(
         which: "train", "val", or "all".
         taxonomy: its classes are the categories.
         png_folder: folder of the PNGs; None where they are not to be looked at.
+        workers: processes that look at PNGs, or "auto".
+        engine: what runs them, see `parallel.Workers`.
 
     Raises:
         InputDataError: see `panoptic_json` and `check_panoptic`; some of it while the lists are drawn from.
@@ -82,18 +85,18 @@ def panoptic_stream(
     categories = taxonomy.coco_categories()
     things = {category["id"]: category["isthing"] for category in categories}
 
-    def problems(entry: tuple[dict[str, Any], dict[str, Any]]) -> list[str]:
-        image, annotation = entry
-        return [] if png_folder is None else _png_problems(annotation, image, Path(png_folder), things)
-
     def annotations() -> Iterator[dict[str, Any]]:
         entries = (
-            (_image(image_id, record), _annotation(image_id, record, taxonomy))
+            (_annotation(image_id, record, taxonomy), _image(image_id, record))
             for image_id, record in _chosen(records, split_table, which)
         )
-        for (_, annotation), found in _read_ahead(problems, entries):
-            _refuse(found)
-            yield annotation
+        if png_folder is None:
+            yield from (annotation for annotation, _ in entries)
+            return
+        with Workers(workers, engine) as pool:
+            for annotation, found in pool.map(partial(_checked, Path(png_folder), things), entries):
+                _refuse(found)
+                yield annotation
 
     return {
         "info": _panoptic_info(which),
@@ -141,7 +144,7 @@ def _annotation(image_id: int, record: ConvertedRecord, taxonomy: Taxonomy) -> d
 
 
 def detection_json(
-    panoptic: Mapping[str, Any], png_folder: Path | str, *, workers: int | None = None
+    panoptic: Mapping[str, Any], png_folder: Path | str, *, workers: WorkerCount = 1, engine: Engine = "local"
 ) -> dict[str, Any]:
     """Build the COCO detection file that belongs to a COCO panoptic file: every segment, things and stuff.
 
@@ -151,7 +154,8 @@ def detection_json(
     Args:
         panoptic: content of the COCO panoptic file.
         png_folder: folder of its PNGs.
-        workers: threads that read PNGs; by default one a CPU core, 8 at most.
+        workers: processes that read PNGs, or "auto".
+        engine: what runs them, see `parallel.Workers`.
 
     Returns:
         ``{"info", "images", "annotations", "categories"}``, ready for JSON.
@@ -159,37 +163,28 @@ def detection_json(
     Raises:
         InputDataError: a PNG is missing or damaged, has another size than its image, or lacks a segment.
     """
-    streamed = detection_stream(panoptic, png_folder, workers=workers)
+    streamed = detection_stream(panoptic, png_folder, workers=workers, engine=engine)
     return streamed | {"annotations": list(streamed["annotations"])}
 
 
 def detection_stream(
-    panoptic: Mapping[str, Any], png_folder: Path | str, *, workers: int | None = None
+    panoptic: Mapping[str, Any], png_folder: Path | str, *, workers: WorkerCount = 1, engine: Engine = "local"
 ) -> dict[str, Any]:
     """Give what `detection_json` gives, with an iterator as the list of annotations."""
     sizes = {image["id"]: (image["height"], image["width"]) for image in panoptic["images"]}
 
-    def segments(annotation: Mapping[str, Any]) -> list[dict[str, Any]]:
-        path = Path(png_folder) / annotation["file_name"]
-        return _detections(annotation, path, sizes[annotation["image_id"]])
+    def annotations() -> Iterator[dict[str, Any]]:
+        entries = ((annotation, sizes[annotation["image_id"]]) for annotation in panoptic["annotations"])
+        with Workers(workers, engine) as pool:
+            found = (item for image in pool.map(partial(_detections, Path(png_folder)), entries) for item in image)
+            yield from ({"id": number, **detection} for number, detection in enumerate(found, 1))
 
-    found = (item for _, image in _read_ahead(segments, panoptic["annotations"], workers) for item in image)
     return {
         "info": {"description": "construction_panoptic: visible masks of things and stuff, COCO format"},
         "images": [dict(image) for image in panoptic["images"]],
-        "annotations": ({"id": number, **detection} for number, detection in enumerate(found, 1)),
+        "annotations": annotations(),
         "categories": [dict(category) for category in panoptic["categories"]],
     }
-
-
-def _read_ahead(
-    function: Callable[[Item], Result], items: Iterable[Item], workers: int | None = None
-) -> Iterator[tuple[Item, Result]]:
-    """Give each item and what threads made of it; few are in memory."""
-    remaining = iter(items)
-    with ThreadPoolExecutor(workers or _readers()) as executor:
-        while chunk := list(islice(remaining, _READ_AHEAD)):
-            yield from zip(chunk, executor.map(function, chunk), strict=True)
 
 
 def segment_rles(id_map: NDArray[np.unsignedinteger]) -> dict[int, dict[str, Any]]:
@@ -252,13 +247,13 @@ def segment_extents(id_map: NDArray[np.integer]) -> dict[int, tuple[int, list[in
     return {segment_id: (area, box) for segment_id, area, box in measured if segment_id}
 
 
-def check_panoptic(panoptic: Mapping[str, Any], png_folder: Path | str) -> None:
+def check_panoptic(panoptic: Mapping[str, Any], png_folder: Path | str, *, workers: WorkerCount = 1) -> None:
     """Check a COCO panoptic file against its PNGs, strictly.
 
     Raises:
         InputDataError: names the first problems, of those that `panoptic_problems` finds.
     """
-    _refuse(panoptic_problems(panoptic, png_folder))
+    _refuse(panoptic_problems(panoptic, png_folder, workers=workers))
 
 
 def _refuse(problems: list[str]) -> None:
@@ -271,7 +266,7 @@ def _refuse(problems: list[str]) -> None:
         )
 
 
-def panoptic_problems(panoptic: Mapping[str, Any], png_folder: Path | str) -> list[str]:
+def panoptic_problems(panoptic: Mapping[str, Any], png_folder: Path | str, *, workers: WorkerCount = 1) -> list[str]:
     """List what breaks the COCO panoptic format.
 
     Checked: unique ids and names of images, annotations and categories; one annotation an image; ids in
@@ -294,25 +289,24 @@ def panoptic_problems(panoptic: Mapping[str, Any], png_folder: Path | str) -> li
     annotated = {annotation["image_id"] for annotation in panoptic["annotations"]}
     problems += [f"image {images[i]['file_name']} has no annotation" for i in images if i not in annotated]
 
-    def of_png(annotation: Mapping[str, Any]) -> list[str]:
-        return _png_problems(annotation, images.get(annotation["image_id"]), Path(png_folder), things)
-
-    return problems + [text for _, found in _read_ahead(of_png, panoptic["annotations"]) for text in found]
-
-
-def _readers() -> int:
-    return min(8, os.cpu_count() or 1)
+    entries = ((annotation, images.get(annotation["image_id"])) for annotation in panoptic["annotations"])
+    with Workers(workers) as pool:
+        checked = pool.map(partial(_checked, Path(png_folder), things), entries)
+        return problems + [text for _, found in checked for text in found]
 
 
-def _png_problems(
-    annotation: Mapping[str, Any],
-    image: Mapping[str, Any] | None,
-    png_folder: Path,
-    things: Mapping[int, int],
-) -> list[str]:
-    name = annotation["file_name"]
+def _checked(
+    png_folder: Path, things: Mapping[int, int], entry: tuple[dict[str, Any], Entry | None]
+) -> tuple[dict[str, Any], list[str]]:
+    """Give an annotation back, with what is wrong in its PNG; ``entry`` is the annotation and its image."""
+    annotation, image = entry
     if image is None:
-        return [f"{name}: there is no image {annotation['image_id']}"]
+        return annotation, [f"{annotation['file_name']}: there is no image {annotation['image_id']}"]
+    return annotation, _png_problems(annotation, image, png_folder, things)
+
+
+def _png_problems(annotation: Entry, image: Entry, png_folder: Path, things: Mapping[int, int]) -> list[str]:
+    name = annotation["file_name"]
     try:
         id_map = decode_id_map(png_folder / name)
     except InputDataError as error:
@@ -342,7 +336,10 @@ def _segments_info(record: ConvertedRecord, taxonomy: Taxonomy) -> list[dict[str
     ]
 
 
-def _detections(annotation: Mapping[str, Any], path: Path, size: tuple[int, int]) -> list[dict[str, Any]]:
+def _detections(png_folder: Path, entry: tuple[Entry, tuple[int, int]]) -> list[dict[str, Any]]:
+    """Give the detections of an image, given its panoptic annotation, height and width."""
+    annotation, size = entry
+    path = png_folder / annotation["file_name"]
     id_map = decode_id_map(path)
     if id_map.shape != size:
         raise InputDataError(f"{path}: {_size(id_map.shape)}, but its image is {_size(size)}; convert again.")

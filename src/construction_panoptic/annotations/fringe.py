@@ -24,17 +24,42 @@ class StuffOfImage(NamedTuple):
 
     Attributes:
         key: the image key.
-        labels: uint8 [H, W] of the project's stuff ids, 0 = none; None where nothing is known.
+        labels: uint8 [H, W] of the project's stuff ids, 0 = none, or the file that `stuff.encode_labels` makes of it;
+            None where nothing is known.
         fringe_before: pixels of a leftover class close to a thing, had all segments been used.
         fringe_after: the same in ``labels``.
         digest: of all that it was made from; "" where that is not known.
     """
 
     key: str
-    labels: NDArray[np.uint8] | None
+    labels: NDArray[np.uint8] | bytes | None
     fringe_before: int = 0
     fringe_after: int = 0
     digest: str = ""
+
+
+class OutlinedThings(NamedTuple):
+    """The annotated things of one image.
+
+    Attributes:
+        size: height and width of the image, in pixels.
+        outlines: their COCO segmentations, as JSON.
+    """
+
+    size: tuple[int, int]
+    outlines: tuple[str, ...]
+
+    def mask(self) -> Mask:
+        """Draw the things: bool [H, W], True where any of them is.
+
+        Raises:
+            MaskError: an outline cannot be drawn.
+        """
+        things = np.zeros(self.size, dtype=bool)
+        for outline in self.outlines:
+            window = mask_window(segmentation_rle(json.loads(outline), *self.size))
+            things[window.slices] |= window.pixels
+        return things
 
 
 class AnnotatedThings:
@@ -51,6 +76,15 @@ class AnnotatedThings:
         self._segmentations = annotations["segmentation"]
         self._rows: dict[Any, Any] = dict(annotations.groupby("key", sort=False).indices)
 
+    def of(self, key: str) -> OutlinedThings:
+        """Return the things of an image.
+
+        Raises:
+            KeyError: there is no such image.
+        """
+        rows = self._rows.get(key, np.empty(0, dtype=np.intp))
+        return OutlinedThings(self._size[key], tuple(self._segmentations.iloc[rows]))
+
     def mask(self, key: str) -> Mask:
         """Draw the things of an image: bool [H, W], True where any of them is.
 
@@ -58,12 +92,7 @@ class AnnotatedThings:
             MaskError: an outline cannot be drawn.
             KeyError: there is no such image.
         """
-        height, width = self._size[key]
-        things = np.zeros((height, width), dtype=bool)
-        for row in self._rows.get(key, ()):
-            window = mask_window(segmentation_rle(json.loads(self._segmentations.iloc[row]), height, width))
-            things[window.slices] |= window.pixels
-        return things
+        return self.of(key).mask()
 
 
 def leftover_classes(taxonomy: Taxonomy) -> list[int]:

@@ -17,7 +17,7 @@ from torchvision.transforms.v2 import functional as transforms
 
 from construction_panoptic.annotations.fringe import Mask, StuffOfImage, fringe_pixels, leftover_classes
 from construction_panoptic.annotations.images import read_rgb
-from construction_panoptic.annotations.stuff import Labelled, Labels
+from construction_panoptic.annotations.stuff import Labels
 from construction_panoptic.annotations.taxonomy import LAST_COCO_THING, Taxonomy
 from construction_panoptic.detr.checkpoint import (
     PUBLISHED_WEIGHTS,
@@ -144,7 +144,7 @@ class DetrStuffLabeller:
             raise ValueError(f"an image is uint8 [H, W, 3], not {image.dtype} {image.shape}")
         return self._batch_labels([self._prepare(image, things)])[0][0]
 
-    def label(self, images: Iterable[tuple[str, str | Path]]) -> Iterator[Labelled]:
+    def label(self, images: Iterable[tuple[str, str | Path]]) -> Iterator[tuple[str, Labels]]:
         """Label images one batch at a time, in order, while the next ones are being read.
 
         Args:
@@ -156,8 +156,8 @@ class DetrStuffLabeller:
         Raises:
             ImageError: an image cannot be read.
         """
-        for stuff in self.label_around(images, lambda _: None):
-            yield stuff.key, stuff.labels
+        for key, (labels, _, _) in self._labelled(images, lambda _: None):
+            yield key, labels
 
     def label_around(
         self, images: Iterable[tuple[str, str | Path]], things_of: Callable[[str], Mask | None]
@@ -174,11 +174,16 @@ class DetrStuffLabeller:
         Raises:
             ImageError: an image cannot be read.
         """
+        for key, found in self._labelled(images, things_of):
+            yield StuffOfImage(key, *found)
+
+    def _labelled(
+        self, images: Iterable[tuple[str, str | Path]], things_of: Callable[[str], Mask | None]
+    ) -> Iterator[tuple[str, tuple[Labels, int, int]]]:
         prepared = self._read_ahead(iter(images), things_of)
         while batch := list(islice(prepared, self._batch_size)):
             keys, inputs = zip(*batch, strict=True)
-            for key, (labels, before, after) in zip(keys, self._batch_labels(inputs), strict=True):
-                yield StuffOfImage(key, labels, before, after)
+            yield from zip(keys, self._batch_labels(inputs), strict=True)
 
     def _read_ahead(
         self, images: Iterator[tuple[str, str | Path]], things_of: Callable[[str], Mask | None]

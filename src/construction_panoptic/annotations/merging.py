@@ -13,7 +13,6 @@ from typing import Any, Literal, cast
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from PIL import Image
 
 from construction_panoptic.annotations.coco_files import segment_extents
 from construction_panoptic.annotations.digests import digest_of
@@ -247,7 +246,9 @@ def _stuff_layers(
     if labels.shape != size or labels.dtype != np.uint8:
         found = f"{labels.dtype} {list(labels.shape)}"
         raise InputDataError(f"image {key!r}: its stuff labels are {found}, not uint8 {list(size)}.")
-    class_ids = [label for label, pixels in enumerate(Image.fromarray(labels).histogram()) if label and pixels]
+    flat = labels.ravel()
+    starts = np.flatnonzero(flat[1:] != flat[:-1]) + 1  # labels come in long runs
+    class_ids = sorted({int(flat[0]), *flat[starts].tolist()} - {0})
     unknown = [label for label in class_ids if taxonomy.is_thing.get(label, True)]
     if unknown:
         raise InputDataError(f"image {key!r}: its stuff labels hold {unknown}, which are no stuff classes.")

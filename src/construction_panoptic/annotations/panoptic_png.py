@@ -2,6 +2,7 @@
 
 import struct
 import zlib
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Literal
@@ -33,33 +34,34 @@ def encode_id_map(id_map: NDArray[np.integer]) -> bytes:
         raise ValueError(f"an id map is [H, W] with at least one pixel, not {id_map.shape}")
     if id_map.min() < 0 or id_map.max() > MAX_SEGMENT_ID:
         raise ValueError(f"segment ids must lie in 0…{MAX_SEGMENT_ID}, not {id_map.min()}…{id_map.max()}")
-    height, width = id_map.shape
-    # Little-endian 32-bit ids are R, G, B and a byte that is skipped, in this order.
-    data = np.ascontiguousarray(id_map, dtype="<u4").tobytes()
-    packed = Image.frombytes("RGB", (width, height), data, "raw", "RGBX").tobytes()
-    return encode_png(np.frombuffer(packed, dtype=np.uint8).reshape(height, 3 * width), 3)
+    # Of little-endian integers, the lowest bytes are R, G and B; most images need R alone.
+    octets = np.ascontiguousarray(id_map, dtype="<u4").view(np.uint8).reshape(*id_map.shape, 4)
+    used = max(1, -(-int(id_map.max()).bit_length() // 8))
+    return encode_png([octets[:, :, channel] for channel in range(used)], 3)
 
 
-def encode_png(values: NDArray[np.uint8], channels: Literal[1, 3]) -> bytes:
+def encode_png(planes: Sequence[NDArray[np.uint8]], channels: Literal[1, 3]) -> bytes:
     """Encode a map of labels, which Pillow would do at several times the cost by trying every filter on every row.
 
     Args:
-        values: uint8 [H, W * channels].
+        planes: uint8 [H, W] of each channel; those that are left out are 0.
         channels: 1 (grey) or 3 (RGB).
 
     Returns:
         The content of a PNG file of 8 bits a channel.
     """
-    height, length = values.shape
+    height, width = planes[0].shape
     # On label maps, the difference to the row above is nearly all zeros.
-    rows = np.empty((height, 1 + length), dtype=np.uint8)
+    rows = np.zeros((height, 1 + channels * width), dtype=np.uint8)
     rows[:, 0] = _FILTER_UP
-    rows[0, 1:] = values[0]
-    np.subtract(values[1:], values[:-1], out=rows[1:, 1:])
+    for channel, values in enumerate(planes, start=1):
+        plane = np.ascontiguousarray(values)
+        rows[0, channel::channels] = plane[0]
+        rows[1:, channel::channels] = plane[1:] - plane[:-1]
     packer = zlib.compressobj(level=1, strategy=zlib.Z_RLE)
     pixels = packer.compress(rows.data) + packer.flush()
     colour_type = {1: 0, 3: 2}[channels]
-    header = struct.pack(">IIBBBBB", length // channels, height, 8, colour_type, 0, 0, 0)  # not interlaced
+    header = struct.pack(">IIBBBBB", width, height, 8, colour_type, 0, 0, 0)  # not interlaced
     return _SIGNATURE + _chunk(b"IHDR", header) + _chunk(b"IDAT", pixels) + _chunk(b"IEND", b"")
 
 
@@ -81,7 +83,8 @@ def decode_id_map(png: Path | str | bytes) -> NDArray[np.uint32]:
         with Image.open(BytesIO(png) if isinstance(png, bytes) else png, formats=["PNG"]) as image:
             if image.mode not in ("RGB", "RGBA"):
                 raise InputDataError(f"{name}: expected a 24-bit RGB PNG, not the mode {image.mode}.")
-            data = image.convert("RGB").tobytes("raw", "RGBX")
+            rgb = image if image.mode == "RGB" else image.convert("RGB")  # which copies even what is RGB
+            data = rgb.tobytes("raw", "RGBX")
             width, height = image.size
     except FileNotFoundError:
         raise InputDataError(f"{name}: there is no such file.") from None

@@ -2,12 +2,16 @@
 
 import multiprocessing
 import os
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from functools import partial
+from importlib import import_module
 from itertools import islice
+from multiprocessing import forkserver
+from multiprocessing.context import BaseContext
 from types import TracebackType
 from typing import Literal, Self, TypeVar
 
@@ -20,6 +24,8 @@ Engine = Literal["local", "ray"]
 
 _CHUNK = 4
 _CHUNKS_IN_FLIGHT = 2  # a worker
+_PRELOADED = "construction_panoptic.annotations.preloaded"
+_COMMAND_LINE = "kedro.framework.cli"  # slow to load; each new process runs the main module's imports again
 
 
 def worker_count(workers: WorkerCount) -> int:
@@ -32,7 +38,8 @@ def worker_count(workers: WorkerCount) -> int:
 class Workers:
     """A pool of processes, started when it is first needed; with one worker all runs in this process.
 
-    The processes are new ones (``spawn``): forking a process with threads, as PyTorch has, can hang.
+    The processes are not forks of this one, which can hang where it has threads, as with PyTorch. They are forked
+    from a process without any, which loads our modules once for all pools; where there is no fork, they are new.
 
     Args:
         workers: processes, or "auto".
@@ -47,6 +54,7 @@ class Workers:
         self._ray = RayPool(workers) if engine == "ray" else None
         self.count = worker_count(workers) if self._ray is None else self._ray.count
         self._pool: ProcessPoolExecutor | None = None
+        self._context = None if self._ray or self.count == 1 else _context()
 
     @property
     def inline(self) -> bool:
@@ -90,8 +98,7 @@ class Workers:
 
     def _map(self, function: Callable[[list[Item]], Result], blocks: Iterator[list[Item]]) -> Iterator[Result]:
         if self._pool is None:
-            context = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(self.count, mp_context=context, initializer=_start_worker)
+            self._pool = ProcessPoolExecutor(self.count, mp_context=self._context, initializer=_start_worker)
         waiting: deque[Future[Result]] = deque()
         try:
             while True:
@@ -129,10 +136,18 @@ def _apply(function: Callable[[Item], Result], chunk: list[Item]) -> list[Result
     return results
 
 
+def _context() -> BaseContext:
+    """Say how processes are started; what they are forked from begins to load meanwhile."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([_PRELOADED, *(name for name in [_COMMAND_LINE] if name in sys.modules)])
+    forkserver.ensure_running()
+    return context
+
+
 def _start_worker() -> None:
-    # The processes are the parallelism; threads below them would only wait for each other.
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ[name] = "1"
+    import_module(_PRELOADED)  # done, if this process is a fork
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

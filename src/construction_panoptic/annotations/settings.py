@@ -60,13 +60,13 @@ class SplitSettings(_Settings):
 
 
 class ExecutionSettings(_Settings):
-    """What checks and merges images; the result is the same with any."""
+    """What reads, labels (ready stuff), merges and checks images; the result is the same with any."""
 
     engine: Literal["local", "ray"] = Field(
         default="local", description="Processes of this machine, or tasks of a Ray cluster (RAY_ADDRESS, else local)."
     )
     workers: PositiveInt | Literal["auto"] = Field(
-        default=1, description="Processes or tasks at a time; 'auto': one a CPU core."
+        default="auto", description="Processes or tasks at a time; 'auto': one a CPU core."
     )
 
 

@@ -1,12 +1,12 @@
 """Stuff regions: reading ready predictions, and the 8-bit label maps that every way of labelling gives.
 
-A label map is uint8 [H, W] of the project's stuff ids, 0 = none. Whatever made it, labelling gives an
-iterable of (image key, label map or None); None says that nothing is known about the image, so that all of it
-but the things is void.
+A label map is uint8 [H, W] of the project's stuff ids, 0 = none. Whatever made it, labelling gives an iterable of
+`StuffOfImage`; no label map says that nothing is known about the image, so that all of it but the things is void.
 """
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,19 +17,18 @@ from PIL import Image
 from pydantic import BaseModel, Field, ValidationError
 
 from construction_panoptic.annotations.fringe import (
-    Mask,
+    OutlinedThings,
     StuffOfImage,
     explained_parts,
     fringe_pixels,
     leftover_classes,
 )
 from construction_panoptic.annotations.panoptic_png import MAX_SEGMENT_ID, decode_id_map, encode_png
+from construction_panoptic.annotations.parallel import Engine, WorkerCount, Workers
 from construction_panoptic.annotations.taxonomy import Taxonomy
 from construction_panoptic.errors import InputDataError
 
 Labels = NDArray[np.uint8]
-Labelled = tuple[str, Labels | None]
-"""Image key, and its label map uint8 [H, W] or None."""
 
 
 class _ImageEntry(BaseModel):
@@ -66,6 +65,15 @@ class _Prediction:
     png: Path
     ids: tuple[int, ...]
     stuff_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class _Task:
+    """An image to label."""
+
+    key: str
+    prediction: _Prediction | None
+    things: OutlinedThings
 
 
 class ReadyStuff:
@@ -106,63 +114,42 @@ class ReadyStuff:
                 those of ``segments_info``.
         """
         prediction = self._predictions.get(key)
-        if prediction is None:
-            return None
-        id_map = decode_id_map(prediction.png)
-        if id_map.shape != size:
-            raise InputDataError(
-                f"{prediction.png}: {id_map.shape[1]} x {id_map.shape[0]} pixels, but its image {key!r} is "
-                f"{size[1]} x {size[0]} upright; predict stuff for the image as it is."
-            )
-        return self._stuff_ids(prediction, id_map)
-
-    def label(self, images: Iterable[tuple[str, tuple[int, int]]]) -> Iterator[Labelled]:
-        """Yield (key, `labels`) for each (key, (height, width)), one image in memory at a time."""
-        for key, size in images:
-            yield key, self.labels(key, size)
+        return None if prediction is None else _read_labels(self._file, prediction, key, size)
 
     def label_around(
         self,
-        images: Iterable[tuple[str, tuple[int, int]]],
-        things_of: Callable[[str], Mask],
+        keys: Iterable[str],
+        things_of: Callable[[str], OutlinedThings],
         *,
         explained_share: float = 0.5,
         fringe_distance: int = 10,
+        workers: WorkerCount = 1,
+        engine: Engine = "local",
     ) -> Iterator[StuffOfImage]:
-        """Label images as `label` does; what annotated things explain of a leftover class becomes void.
+        """Label images; what annotated things explain of a leftover class becomes void.
 
         A connected part of a leftover class (see `fringe.leftover_classes`), together with the unlabelled
         things that it touches, of which things cover more than the share is what a COCO model saw of these
         things. What is behind its rim is unknown, so it is void.
 
         Args:
-            images: key and (height, width) in pixels of each.
-            things_of: gives the annotated things of an image key, bool [H, W].
+            keys: the image keys.
+            things_of: gives the annotated things of an image key.
             explained_share: 0…1; 1 keeps all labels.
             fringe_distance: how far from a thing a pixel may be to count as its fringe, in pixels.
+            workers: processes, or "auto"; the result is the same with any number.
+            engine: what runs them, see `parallel.Workers`.
 
         Yields:
-            The stuff of each image, in order.
+            The stuff of each image as a file, in order.
 
         Raises:
             InputDataError: see `labels`.
         """
-        for key, size in images:
-            labels = self.labels(key, size)
-            if labels is None:
-                yield StuffOfImage(key, None)
-                continue
-            things = things_of(key)
-            before = fringe_pixels(labels, things, self._leftover, fringe_distance)
-            cleaned, unlabelled = labels.copy(), things & (labels == 0)
-            for stuff_id in self._leftover:
-                leftover = labels == stuff_id
-                if not leftover.any():
-                    continue
-                # Where predictions leave out what is annotated, the things stand for the part that is missing.
-                region = leftover | unlabelled
-                cleaned[explained_parts(region, things, explained_share)] = 0
-            yield StuffOfImage(key, cleaned, before, fringe_pixels(cleaned, things, self._leftover, fringe_distance))
+        clean = partial(_clean_labels, self._file, self._leftover, explained_share, fringe_distance)
+        tasks = (_Task(key, self._predictions.get(key), things_of(key)) for key in keys)
+        with Workers(workers, engine) as pool:
+            yield from pool.map(clean, tasks)
 
     def _read(self) -> _PanopticFile:
         try:
@@ -228,25 +215,44 @@ class ReadyStuff:
             found[key] = value
         return found
 
-    def _stuff_ids(self, prediction: _Prediction, id_map: NDArray[np.uint32]) -> Labels:
-        # Ids come in long runs, so that few lookups are enough.
-        flat = id_map.ravel()
-        starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
-        found, of_run = np.unique(flat[starts], return_inverse=True)
-        stuff_of = dict(zip(prediction.ids, prediction.stuff_ids, strict=True)) | {0: 0}
-        present = found.tolist()
-        if unknown := [segment_id for segment_id in present if segment_id not in stuff_of]:
-            raise InputDataError(f"{prediction.png}: id {unknown[0]} is not in segments_info of {self._file}.")
-        if missing := stuff_of.keys() - {0, *present}:
-            raise InputDataError(f"{prediction.png}: segment {min(missing)} of {self._file} has no pixel in the PNG.")
-        stuff_ids = np.array([stuff_of[segment_id] for segment_id in present], dtype=np.uint8)
-        return np.repeat(stuff_ids[of_run], np.diff(starts, append=flat.size)).reshape(id_map.shape)
+
+def _clean_labels(file: Path, leftover: list[int], share: float, distance: int, task: _Task) -> StuffOfImage:
+    """Do what `ReadyStuff.label_around` says for one image."""
+    if task.prediction is None:
+        return StuffOfImage(task.key, None)
+    labels = _read_labels(file, task.prediction, task.key, task.things.size)
+    things = task.things.mask()
+    before = fringe_pixels(labels, things, leftover, distance)
+    cleaned, unlabelled = labels.copy(), things & (labels == 0)
+    for stuff_id in leftover:
+        of_class = labels == stuff_id
+        if not of_class.any():
+            continue
+        # Where predictions leave out what is annotated, the things stand for the part that is missing.
+        region = of_class | unlabelled
+        cleaned[explained_parts(region, things, share)] = 0
+    return StuffOfImage(task.key, encode_labels(cleaned), before, fringe_pixels(cleaned, things, leftover, distance))
 
 
-def label_none(keys: Iterable[str]) -> Iterator[Labelled]:
-    """Yield (key, None) for each key: no stuff at all."""
-    for key in keys:
-        yield key, None
+def _read_labels(file: Path, prediction: _Prediction, key: str, size: tuple[int, int]) -> Labels:
+    id_map = decode_id_map(prediction.png)
+    if id_map.shape != size:
+        raise InputDataError(
+            f"{prediction.png}: {id_map.shape[1]} x {id_map.shape[0]} pixels, but its image {key!r} is "
+            f"{size[1]} x {size[0]} upright; predict stuff for the image as it is."
+        )
+    # Ids come in long runs, so that few lookups are enough.
+    flat = id_map.ravel()
+    starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
+    found, of_run = np.unique(flat[starts], return_inverse=True)
+    stuff_of = dict(zip(prediction.ids, prediction.stuff_ids, strict=True)) | {0: 0}
+    present = found.tolist()
+    if unknown := [segment_id for segment_id in present if segment_id not in stuff_of]:
+        raise InputDataError(f"{prediction.png}: id {unknown[0]} is not in segments_info of {file}.")
+    if missing := stuff_of.keys() - {0, *present}:
+        raise InputDataError(f"{prediction.png}: segment {min(missing)} of {file} has no pixel in the PNG.")
+    stuff_ids = np.array([stuff_of[segment_id] for segment_id in present], dtype=np.uint8)
+    return np.repeat(stuff_ids[of_run], np.diff(starts, append=flat.size)).reshape(id_map.shape)
 
 
 def encode_labels(labels: Labels) -> bytes:
@@ -263,7 +269,7 @@ def encode_labels(labels: Labels) -> bytes:
     """
     if labels.ndim != 2 or labels.dtype != np.uint8 or labels.size == 0:
         raise ValueError(f"a label map is uint8 [H, W] with pixels, not {labels.dtype} {labels.shape}")
-    return encode_png(labels, 1)
+    return encode_png([labels], 1)
 
 
 def decode_labels(png: bytes) -> Labels:

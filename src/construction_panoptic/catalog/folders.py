@@ -190,7 +190,8 @@ class StuffLabelsDataset(LocalDataset):
                 files[stuff.key] = None if stuff.labels is None else name
                 if stuff.labels is not None:
                     path = self._filepath / name
-                    write_bytes(path, encode_labels(stuff.labels))
+                    content = stuff.labels if isinstance(stuff.labels, bytes) else encode_labels(stuff.labels)
+                    write_bytes(path, content)
                     journal.add(stuff.key, stuff.digest, [path], [name, *fringe[stuff.key]])
         Journal(self._filepath).keep(files)
         _remove_others(self._filepath, {name for name in files.values() if name})
@@ -292,7 +293,7 @@ def finished_stuff(journal: Journal, key: str, digest: str) -> StuffOfImage | No
     if found is None:
         return None
     name, before, after = found
-    return StuffOfImage(key, decode_labels((journal.entry / name).read_bytes()), before, after, digest)
+    return StuffOfImage(key, (journal.entry / name).read_bytes(), before, after, digest)
 
 
 def finished_record(journal: Journal, key: str, digest: str) -> ConvertedRecord | None:

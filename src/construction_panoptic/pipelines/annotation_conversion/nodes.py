@@ -57,8 +57,7 @@ def read_annotations(
         on_error=settings.on_error,
         boxes_without_polygon=settings.boxes_without_polygon,
         crowds=settings.crowds,
-        workers=settings.execution.workers,
-        engine=settings.execution.engine,
+        **settings.execution.model_dump(),
     )
     logger.info(
         "%d images and %d annotations accepted, %d records rejected, %d repaired",
@@ -88,7 +87,8 @@ def label_stuff(
     Returns:
         The stuff of each image, computed as it is asked for.
     """
-    stuff = parse(ConversionSettings, parameters, "annotation_conversion").stuff
+    settings = parse(ConversionSettings, parameters, "annotation_conversion")
+    stuff = settings.stuff
     classes = Taxonomy.from_dict(taxonomy)
     if stuff.source == "none":
         return (StuffOfImage(key, None) for key in images["key"])
@@ -111,12 +111,12 @@ def label_stuff(
             len(images),
             ", ".join(missing[:5]) + (", …" if len(missing) > 5 else ""),
         )
-    sizes = zip(images["height"].tolist(), images["width"].tolist(), strict=True)
     return ready.label_around(
-        zip(images["key"], sizes, strict=True),
-        things.mask,
+        images["key"],
+        things.of,
         explained_share=stuff.explained_share,
         fringe_distance=stuff.fringe_distance,
+        **settings.execution.model_dump(),
     )
 
 
@@ -142,8 +142,7 @@ def merge_annotations(
         Taxonomy.from_dict(taxonomy),
         settings.overlap,
         finished=partial(finished_record, so_far),
-        workers=settings.execution.workers,
-        engine=settings.execution.engine,
+        **settings.execution.model_dump(),
     )
 
 
@@ -187,21 +186,32 @@ def split_images(converted: ConvertedImages, parameters: dict[str, Any]) -> pd.D
 
 
 def write_panoptic(
-    converted: ConvertedImages, split: pd.DataFrame, taxonomy: dict[str, Any]
+    converted: ConvertedImages, split: pd.DataFrame, taxonomy: dict[str, Any], parameters: dict[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Give both sides as COCO panoptic, checked strictly against the PNGs while they are written."""
+    execution = parse(ConversionSettings, parameters, "annotation_conversion").execution
     classes = Taxonomy.from_dict(taxonomy)
-    train, val = (panoptic_stream(converted, split, side, classes, converted.png_folder) for side in ("train", "val"))
+    train, val = (
+        panoptic_stream(converted, split, side, classes, converted.png_folder, **execution.model_dump())
+        for side in ("train", "val")
+    )
     for panoptic in (train, val):
         panoptic["info"]["split_sha256"] = split_digest(split)
     return train, val
 
 
 def write_detection(
-    panoptic_train: dict[str, Any], panoptic_val: dict[str, Any], converted: ConvertedImages
+    panoptic_train: dict[str, Any],
+    panoptic_val: dict[str, Any],
+    converted: ConvertedImages,
+    parameters: dict[str, Any],
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Give both sides as COCO detection: things and stuff, boxes and masks of what is visible."""
-    train, val = (detection_stream(panoptic, converted.png_folder) for panoptic in (panoptic_train, panoptic_val))
+    execution = parse(ConversionSettings, parameters, "annotation_conversion").execution
+    train, val = (
+        detection_stream(panoptic, converted.png_folder, **execution.model_dump())
+        for panoptic in (panoptic_train, panoptic_val)
+    )
     return train, val
 
 

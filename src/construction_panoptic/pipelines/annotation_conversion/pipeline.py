@@ -64,13 +64,13 @@ def create_pipeline(**_: Any) -> Pipeline:
             ),
             Node(
                 nodes.write_panoptic,
-                inputs=["converted_images", "split", "taxonomy"],
+                inputs=["converted_images", "split", "taxonomy", "params:annotation_conversion"],
                 outputs=["panoptic_train", "panoptic_val"],
                 name="write_coco_panoptic",
             ),
             Node(
                 nodes.write_detection,
-                inputs=["panoptic_train", "panoptic_val", "converted_images"],
+                inputs=["panoptic_train", "panoptic_val", "converted_images", "params:annotation_conversion"],
                 outputs=["detection_train", "detection_val"],
                 name="write_coco_detection",
             ),
