@@ -108,3 +108,46 @@ def test_the_preview_tells_the_epoch_and_no_weights(tmp_path: Path) -> None:
     dataset = CheckpointDataset(filepath=str(tmp_path / "last.pt"))
     dataset.save(checkpoint(7, finished=False))
     assert json.loads(dataset.preview()) == {"epoch": 7, "finished": False, "numbers_in_model": 2}
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut", "names", "weights", "data"])
+def test_damage_is_found_and_the_message_says_what_to_do(tmp_path: Path, damage: str) -> None:
+    """Wherever it is: torch itself reads changed weights without a word."""
+    path = tmp_path / "last.pt"
+    dataset, resume = CheckpointDataset(filepath=str(path)), ResumeDataset(filepath=str(path))
+    dataset.save({**checkpoint(3, finished=False), "model": {"weight": torch.full((5000,), 3.0)}})
+    content = path.read_bytes()
+    weights = content.index(torch.full((5000,), 3.0).numpy().tobytes())
+    places = {"names": len(content) - 60, "weights": weights + 9000, "data": content.index(b"finished")}
+    if damage in places:
+        at = places[damage]
+        path.write_bytes(content[:at] + bytes([content[at] ^ 0xFF]) + content[at + 1 :])
+    else:
+        path.write_bytes(content[: {"empty": 0, "cut": len(content) // 2}[damage]])
+    begin = f"^{re.escape(str(path))} is not a readable checkpoint "
+    with pytest.raises(DatasetError) as caught:
+        resume.load()
+    assert re.match(begin + r".*\. Remove the file to train from the beginning\.$", str(user_error(caught.value)))
+    (tmp_path / "best.pt").write_bytes(content)
+    with pytest.raises(DatasetError) as caught:
+        dataset.load()
+    assert re.match(begin + r".*\. Copy best\.pt over it to go on from the best epoch", str(user_error(caught.value)))
+
+
+def test_any_flipped_byte_is_found_or_makes_no_difference(tmp_path: Path) -> None:
+    path = tmp_path / "last.pt"
+    dataset = CheckpointDataset(filepath=str(path))
+    dataset.save(checkpoint(3, finished=False))
+    content = path.read_bytes()
+    errors, loaded = [], []
+    for at in range(0, len(content), 11):
+        path.write_bytes(content[:at] + bytes([content[at] ^ 0x55]) + content[at + 1 :])
+        try:
+            loaded.append(dataset.load())
+        except DatasetError as error:
+            errors.append(user_error(error))
+    assert len(errors) > 10
+    assert {type(error) for error in errors} == {CheckpointError}
+    assert {(item["epoch"], item["finished"], *item["model"]["weight"].tolist()) for item in loaded} == {
+        (3, False, 3, 3)
+    }

@@ -1,8 +1,8 @@
 """Checkpoints: written whole or not at all, and complete only when their training is."""
 
 import json
+import zipfile
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -40,9 +40,9 @@ class CheckpointDataset(AbstractDataset[Any, Any]):
         """Read the checkpoint onto the CPU; nothing but plain data is unpickled.
 
         Raises:
-            CheckpointError: the file is not a checkpoint of this project.
+            CheckpointError: the file is damaged, or not a checkpoint of this project.
         """
-        return read_checkpoint(self._filepath)
+        return read_checkpoint(self._filepath, checked=True)
 
     def save(self, data: dict[str, Any] | str) -> None:
         """Write the checkpoint; ``UNCHANGED`` leaves the file as it is."""
@@ -84,7 +84,7 @@ class ResumeDataset(AbstractDataset[Any, Any]):
         """Read the checkpoint if its training is unfinished; None when there is nothing to go on from."""
         if not self._filepath.is_file():
             return None
-        checkpoint = read_checkpoint(self._filepath)
+        checkpoint = read_checkpoint(self._filepath, checked=True)
         return None if checkpoint.get("finished") else checkpoint
 
     def preview(self) -> JSONPreview:
@@ -110,19 +110,33 @@ def described(checkpoint: dict[str, Any]) -> dict[str, Any]:
     return {**told, "numbers_in_model": sum(tensor.numel() for tensor in checkpoint.get("model", {}).values())}
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
+def read_checkpoint(path: Path, *, checked: bool = False) -> dict[str, Any]:
     """Read a checkpoint onto the CPU, memory-mapped, with ``weights_only=True``.
+
+    Args:
+        path: the file.
+        checked: also compare all of it with its check sums (CRC-32), which torch does not.
 
     Raises:
         CheckpointError: the file is damaged, or holds anything but plain data.
     """
     try:
+        with zipfile.ZipFile(path) as parts:
+            if checked and (damaged := parts.testzip()) is not None:
+                raise zipfile.BadZipFile(f"{damaged} in it does not have its check sum")
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, UnpicklingError, EOFError, ValueError, KeyError) as error:
-        raise CheckpointError(
-            f"{path} is not a readable checkpoint ({str(error).splitlines()[0]}). "
-            "Remove the file to train from the beginning."
-        ) from error
+    except (FileNotFoundError, PermissionError, MemoryError):
+        raise
+    except Exception as error:  # damage shows in many ways
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"{path} is not a readable checkpoint ({reason}). {_advice(path)}") from error
     if not isinstance(checkpoint, dict):
-        raise CheckpointError(f"{path} holds a {type(checkpoint).__name__}, not a checkpoint.")
+        raise CheckpointError(f"{path} holds a {type(checkpoint).__name__}, not a checkpoint. {_advice(path)}")
     return checkpoint
+
+
+def _advice(path: Path) -> str:
+    best = path.with_name("best.pt")
+    if path.name == "last.pt" and best.is_file():
+        return f"Copy {best.name} over it to go on from the best epoch, or remove it to train from the beginning."
+    return "Remove the file to train from the beginning."
