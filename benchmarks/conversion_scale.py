@@ -1,8 +1,9 @@
-"""The conversion at growing size: peak memory and time an image, ``python -m benchmarks.conversion_scale``.
+"""The conversion at growing size or with more processes: ``python -m benchmarks.conversion_scale``.
 
 Synthetic CVAT exports with ready stuff go through all that the conversion does, from reading the exports to the COCO
-panoptic and detection files. Images are small, so that what grows with their number shows, not their decoding.
-Each size runs in a process of its own.
+panoptic and detection files. Images are small, so that what grows with their number shows, not their decoding;
+``--images 300 --size 1000 740 --workers 1 2`` shows what processes gain on photographs. Each column runs in a process
+of its own, and its time has the start of all other processes in it.
 """
 
 import argparse
@@ -36,7 +37,7 @@ from construction_panoptic.annotations.stuff import ReadyStuff
 from construction_panoptic.annotations.taxonomy import Taxonomy
 
 TAXONOMY = Path(__file__).parents[1] / "conf/base/taxonomy.json"
-WIDTH, HEIGHT = 200, 150
+SMALL = (200, 150)
 THINGS = 10
 IMAGES_OF_EXPORT = 500
 STUFF = (149, 187, 193)  # COCO's road, sky, grass
@@ -79,8 +80,11 @@ class Size:
         self.stages[name] = self.stages.get(name, 0.0) + 1000 * (time.perf_counter() - start) / self.images
 
 
-def write_exports(folder: Path, images: int) -> None:
-    """Write exports of 500 images with ten polygons each, and ready stuff of all images."""
+def write_exports(folder: Path, images: int, pixels: tuple[int, int] = SMALL) -> None:
+    """Write exports of 500 images with ten polygons each, and ready stuff of all images; ``pixels``: width, height."""
+    width, height = pixels
+    bands = np.minimum(np.arange(height, dtype=np.uint32) * 3 // height + 1, 3)[:, None].repeat(width, axis=1)
+    stuff_png = encode_id_map(bands)
     generator = np.random.default_rng(0)
     names = [thing["name"] for thing in json.loads(TAXONOMY.read_text(encoding="utf-8"))["things"]]
     predictions: dict[str, list[dict[str, Any]]] = {"images": [], "annotations": []}
@@ -92,12 +96,21 @@ def write_exports(folder: Path, images: int) -> None:
         document: dict[str, list[dict[str, Any]]] = {"images": [], "annotations": []}
         for number in range(start, min(images, start + IMAGES_OF_EXPORT)):
             name = f"{number:07d}.jpg"
-            (export / "images" / name).write_bytes(_photograph(generator))
-            document["images"].append({"id": number, "file_name": name, "width": WIDTH, "height": HEIGHT})
-            document["annotations"] += [_annotation(generator, number, place, names) for place in range(THINGS)]
+            (export / "images" / name).write_bytes(_photograph(generator, pixels))
+            document["images"].append({"id": number, "file_name": name, "width": width, "height": height})
+            polygons = [_polygon(generator, pixels) for _ in range(THINGS)]
+            document["annotations"] += [
+                {
+                    "id": THINGS * number + place,
+                    "image_id": number,
+                    "category_id": int(generator.integers(len(names))),
+                    "segmentation": [polygon],
+                    "iscrowd": 0,
+                }
+                for place, polygon in enumerate(polygons)
+            ]
             png = f"{number:07d}.png"
-            bands = np.repeat(np.arange(1, 4, dtype=np.uint32), HEIGHT // 3)[:, None].repeat(WIDTH, axis=1)
-            (stuff_folder / png).write_bytes(encode_id_map(bands))
+            (stuff_folder / png).write_bytes(stuff_png)
             predictions["images"].append({"id": number, "file_name": f"{export.name}/{name}"})
             segments = [{"id": place + 1, "category_id": STUFF[place]} for place in range(3)]
             predictions["annotations"].append({"image_id": number, "file_name": png, "segments_info": segments})
@@ -108,24 +121,21 @@ def write_exports(folder: Path, images: int) -> None:
     (folder / "stuff" / "panoptic.json").write_text(json.dumps(predictions | {"categories": categories}))
 
 
-def _photograph(generator: np.random.Generator) -> bytes:
+def _photograph(generator: np.random.Generator, pixels: tuple[int, int]) -> bytes:
     coarse = generator.integers(0, 256, (6, 8, 3), dtype=np.uint8)
     stream = BytesIO()
-    Image.fromarray(coarse).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC).save(stream, format="JPEG")
+    Image.fromarray(coarse).resize(pixels, Image.Resampling.BICUBIC).save(stream, format="JPEG")
     return stream.getvalue()
 
 
-def _annotation(generator: np.random.Generator, image: int, place: int, names: list[str]) -> dict[str, Any]:
+def _polygon(generator: np.random.Generator, pixels: tuple[int, int]) -> list[float]:
     angles = np.linspace(0, 2 * np.pi, 20, endpoint=False)
-    middle = generator.uniform((20, 20), (WIDTH - 20, HEIGHT - 20))
-    points = middle + generator.uniform(5, 18, (20, 1)) * np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    return {
-        "id": THINGS * image + place,
-        "image_id": image,
-        "category_id": int(generator.integers(len(names))),
-        "segmentation": [points.round(2).ravel().tolist()],
-        "iscrowd": 0,
-    }
+    unit = min(pixels) / 7.5
+    middle = generator.uniform((unit, unit), np.array(pixels) - unit)
+    points = middle + generator.uniform(unit / 4, unit * 0.9, (20, 1)) * np.stack(
+        [np.cos(angles), np.sin(angles)], axis=1
+    )
+    return [float(value) for value in points.round(2).ravel()]
 
 
 def convert(folder: Path, images: int, workers: int = 1) -> Size:
@@ -194,42 +204,45 @@ def _file_name(key: str) -> str:
     return f"{Path(key).stem}.png"
 
 
-def run(images: int, workers: int) -> Size:
+def run(images: int, workers: int, pixels: tuple[int, int]) -> Size:
     """Write the input and convert it in a new process."""
     with (
         tempfile.TemporaryDirectory(prefix="conversion_scale_") as folder,
         ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool,
     ):
-        write_exports(Path(folder), images)
+        write_exports(Path(folder), images, pixels)
         return pool.submit(convert, Path(folder), images, workers).result()
 
 
 def table(sizes: list[Size]) -> str:
     """The sizes beside each other."""
-    stages = list(sizes[0].stages)
+    first = sizes[0]
     rows = [
         ["images", *(f"{size.images:,}" for size in sizes)],
         ["annotations", *(f"{size.annotations:,}" for size in sizes)],
-        *([f"{stage}, ms an image", *(f"{size.stages[stage]:.2f}" for size in sizes)] for stage in stages),
+        ["workers", *(str(size.workers) for size in sizes)],
+        *([f"{stage}, ms an image", *(f"{size.stages[stage]:.2f}" for size in sizes)] for stage in first.stages),
         ["all, ms an image", *(f"{size.total:.2f}" for size in sizes)],
-        ["compared with the first", *(f"{100 * (size.total / sizes[0].total - 1):+.0f} %" for size in sizes)],
-        ["processor, ms an image", *(f"{size.processor:.2f}" for size in sizes)],
-        ["compared with the first", *(f"{100 * (size.processor / sizes[0].processor - 1):+.0f} %" for size in sizes)],
-        ["peak memory, MiB", *(f"{size.peak_mb:.0f}" for size in sizes)],
+        ["the first takes", *(f"{first.total / size.total:.2f} x" for size in sizes)],
+        ["main processor, ms an image", *(f"{size.processor:.2f}" for size in sizes)],
+        ["the first takes", *(f"{first.processor / size.processor:.2f} x" for size in sizes)],
+        ["main peak memory, MiB", *(f"{size.peak_mb:.0f}" for size in sizes)],
         ["of that at the start", *(f"{size.base_mb:.0f}" for size in sizes)],
     ]
-    lines = ["  ".join([row[0].ljust(26), *(cell.rjust(10) for cell in row[1:])]) for row in rows]
+    lines = ["  ".join([row[0].ljust(28), *(cell.rjust(10) for cell in row[1:])]) for row in rows]
     curves = [f"{size.images:,}: " + " ".join(f"{value:.1f}" for value in size.curve) for size in sizes]
     return "\n".join([*lines, "", "merging, ms an image, by tenths of the images", *curves])
 
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description="Peak memory and time an image of the conversion, by size.")
-    arguments.add_argument("--images", type=int, nargs="+", default=[1000, 10_000], help="the sizes")
-    arguments.add_argument("--workers", type=int, default=1, help="processes of the conversion")
+    arguments.add_argument("--images", type=int, nargs="+", default=[1000, 10_000], help="the numbers of images")
+    arguments.add_argument("--workers", type=int, nargs="+", default=[1], help="the numbers of processes")
+    arguments.add_argument("--size", type=int, nargs=2, default=SMALL, help="width and height of the images, pixels")
     arguments.add_argument("--json", action="store_true", help="print JSON in place of a table")
     chosen = arguments.parse_args()
-    sizes = [run(images, chosen.workers) for images in chosen.images]
+    pixels = (chosen.size[0], chosen.size[1])
+    sizes = [run(images, workers, pixels) for images in chosen.images for workers in chosen.workers]
     print(json.dumps([asdict(size) for size in sizes]) if chosen.json else table(sizes))
 
 

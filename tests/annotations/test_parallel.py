@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import wait
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -37,13 +38,17 @@ def test_errors_come_back_from_other_processes(kind: type[ImageError]) -> None:
 
 def test_processes_have_one_thread_each_and_none_is_a_fork_of_this_one() -> None:
     with Workers(2) as workers:
-        found = set(workers.map(_threads_and_parent, range(8)))
-    assert {threads for threads, _ in found} == {"1"}
-    assert os.getpid() not in {parent for _, parent in found}
+        assert list(workers.map(abs, [-1])) == [1]  # here, while the processes load
+        assert workers._pool is not None
+        wait([workers._pool])
+        found = set(workers.map(_threads_and_parents, range(40)))
+    assert {threads for threads, *_ in found} == {"1"}
+    assert not {os.getpid()} & {number for _, *numbers in found for number in numbers}
 
 
-def _threads_and_parent(number: int) -> tuple[str | None, int]:  # noqa: ARG001
-    return os.environ.get("OMP_NUM_THREADS"), os.getppid()
+def _threads_and_parents(number: int) -> tuple[str | None, int, int]:
+    time.sleep(0.01)
+    return os.environ.get("OMP_NUM_THREADS"), os.getpid(), os.getppid()
 
 
 def test_processes_end_when_the_one_that_started_them_is_killed() -> None:
@@ -52,12 +57,15 @@ def test_processes_end_when_the_one_that_started_them_is_killed() -> None:
         "from construction_panoptic.annotations.parallel import Workers\n"
         "if __name__ == '__main__':\n"
         "    with Workers(2) as workers:\n"
-        "        print(*set(workers.map(os.getpgid, [0] * 8)), *workers._pool._processes, flush=True)\n"
+        "        list(workers.map(time.sleep, [0]))\n"
+        "        pool = workers._pool.result()\n"
+        "        list(workers.map(time.sleep, [0.01] * 40))\n"
+        "        print(*pool._processes, flush=True)\n"
         "        time.sleep(600)\n"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
-        processes = [int(number) for number in parent.stdout.readline().split()[1:]]
+        processes = [int(number) for number in parent.stdout.readline().split()]
         parent.kill()
     assert len(processes) == 2
     end = time.monotonic() + 60
@@ -78,18 +86,17 @@ def test_order_errors_and_the_number_in_flight() -> None:
     taken = []
 
     def items() -> Iterator[str]:
-        for number in range(200):
+        for number in range(900):
             taken.append(number)
-            yield "x" if number == 100 else str(number)
+            yield "x" if number == 300 else str(number)
 
     with Workers(2) as workers:
         results = workers.map(partial(int, base=10), items())
         assert next(results) == 0
-        assert len(taken) <= 2 * 2 * 4
-        assert [next(results) for _ in range(99)] == list(range(1, 100))
+        assert [next(results) for _ in range(299)] == list(range(1, 300))
         with pytest.raises(ValueError, match="invalid literal"):
             next(results)
-        assert len(taken) < 130
+        assert len(taken) <= 300 + 2 * 2 * 4
 
 
 @pytest.fixture

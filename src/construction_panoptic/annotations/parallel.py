@@ -6,7 +6,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
 from importlib import import_module
 from itertools import islice
@@ -36,7 +36,7 @@ def worker_count(workers: WorkerCount) -> int:
 
 
 class Workers:
-    """A pool of processes, started when it is first needed; with one worker all runs in this process.
+    """A pool of processes, started when it is first needed; with one worker, and until they run, all is done here.
 
     The processes are not forks of this one, which can hang where it has threads, as with PyTorch. They are forked
     from a process without any, which loads our modules once for all pools; where there is no fork, they are new.
@@ -53,7 +53,8 @@ class Workers:
     def __init__(self, workers: WorkerCount = 1, engine: Engine = "local") -> None:
         self._ray = RayPool(workers) if engine == "ray" else None
         self.count = worker_count(workers) if self._ray is None else self._ray.count
-        self._pool: ProcessPoolExecutor | None = None
+        self._pool: Future[ProcessPoolExecutor] | None = None
+        self._starter = ThreadPoolExecutor(1)
         self._context = None if self._ray or self.count == 1 else _context()
 
     @property
@@ -70,8 +71,9 @@ class Workers:
         if self._ray is not None:
             self._ray.shutdown()
         if self._pool is not None:
-            self._pool.shutdown(wait=True, cancel_futures=True)
+            self._pool.add_done_callback(_end_pool)  # at once, or when it has started in vain
             self._pool = None
+        self._starter.shutdown(wait=False)
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         """Apply a function to each item.
@@ -98,12 +100,14 @@ class Workers:
 
     def _map(self, function: Callable[[list[Item]], Result], blocks: Iterator[list[Item]]) -> Iterator[Result]:
         if self._pool is None:
-            self._pool = ProcessPoolExecutor(self.count, mp_context=self._context, initializer=_start_worker)
+            self._pool = self._starter.submit(_start_pool, self.count, self._context)
+        while not self._pool.done() and (block := next(blocks, None)) is not None:
+            yield function(block)
         waiting: deque[Future[Result]] = deque()
         try:
             while True:
                 for block in islice(blocks, self.count * _CHUNKS_IN_FLIGHT - len(waiting)):
-                    waiting.append(self._pool.submit(function, block))
+                    waiting.append(self._pool.result().submit(function, block))
                 if not waiting:
                     return
                 yield waiting.popleft().result()
@@ -144,6 +148,18 @@ def _context() -> BaseContext:
     context.set_forkserver_preload([_PRELOADED, *(name for name in [_COMMAND_LINE] if name in sys.modules)])
     forkserver.ensure_running()
     return context
+
+
+def _start_pool(count: int, context: BaseContext | None) -> ProcessPoolExecutor:
+    """Return a pool whose first process runs; processes that have to load can take a second."""
+    pool = ProcessPoolExecutor(count, mp_context=context, initializer=_start_worker)
+    pool.submit(os.getpid).result()
+    return pool
+
+
+def _end_pool(started: Future[ProcessPoolExecutor]) -> None:
+    if started.exception() is None:
+        started.result().shutdown(wait=True, cancel_futures=True)
 
 
 def _start_worker() -> None:
