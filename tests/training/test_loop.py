@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from construction_panoptic.detr.model import DetrPanoptic, build_detr, build_detr_panoptic
-from construction_panoptic.errors import CheckpointError, ParameterError
+from construction_panoptic.errors import CheckpointError, ParameterError, UserError
 from construction_panoptic.interruption import Interrupted, StopRequest
 from construction_panoptic.training import team
 from construction_panoptic.training.loading import Batch, BatchLoader, build_loader
@@ -385,6 +385,22 @@ def test_equal_results_are_saved_as_equal_bytes(kit: Kit) -> None:
     assert as_bytes(resumed[-1].checkpoint) == as_bytes(whole[-1].checkpoint)
     monitored = [result.best for result in whole if result.best]
     assert as_bytes(monitored[-1]) == as_bytes([result.best for result in resumed if result.best][-1])
+
+
+class Greedy(DetectionStage):
+    """Needs more memory than there is."""
+
+    def step(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        torch.empty(2**50)
+        return super().step(batch)
+
+
+def test_too_little_memory_is_an_error_for_people(kit: Kit) -> None:
+    """Also in a process that only sends its parent a message."""
+    settings = kit.small_settings()
+    stage = Greedy(build_detr(**kit.small_model), settings)
+    with pytest.raises(UserError, match=r"Memory has run out\. Give .* smaller batch_size .*--only-missing-outputs"):
+        next(train(stage, kit.loader(settings, "detection"), settings))
 
 
 def test_a_request_to_stop_as_the_last_validation_ends_comes_after_the_epoch(kit: Kit) -> None:

@@ -17,6 +17,9 @@ from construction_panoptic.training.samples import Target
 ASPECT_LIMITS = (0.5, 1.0, 2.0)
 """Widths / heights between which images count as of like aspect."""
 
+LONGEST_LOAD = 900
+"""Seconds that a process may take for a batch; more is a disk or a process that hangs."""
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -221,6 +224,7 @@ def build_loader(
         collate_fn=collate,
         pin_memory=pin_memory,
         persistent_workers=workers > 0,
+        timeout=LONGEST_LOAD if workers else 0,
         multiprocessing_context=start_method if workers else None,
         # A generator of its own: otherwise each pass draws from the global one, which dropout uses.
         generator=torch.Generator().manual_seed(seed),

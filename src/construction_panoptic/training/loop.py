@@ -17,6 +17,7 @@ from torch import nn
 
 from construction_panoptic.errors import CheckpointError, ParameterError
 from construction_panoptic.interruption import StopRequest
+from construction_panoptic.shortage import explained_shortage
 from construction_panoptic.training import team
 from construction_panoptic.training.device import resolve_device
 from construction_panoptic.training.loading import BatchLoader
@@ -119,6 +120,7 @@ def train(
     Raises:
         NonFiniteLossError: a loss or gradient is not finite.
         Interrupted: ``stop`` was set.
+        ShortageError: memory has run out, or a process that loads was killed.
         CheckpointError: ``resume`` does not fit the model.
         ParameterError: the device is not there, or ``monitor`` is no metric of a validated epoch.
     """
@@ -135,7 +137,10 @@ def train(
             yield _again(training, resume)
             return
         logger.info("%s: resumed after %s.", stage.name, _position(training, begun))
-    with Progress(stage.name, epochs=settings.epochs, steps=len(train_loader), done=training.epoch) as progress:
+    with (
+        explained_shortage(),
+        Progress(stage.name, epochs=settings.epochs, steps=len(train_loader), done=training.epoch) as progress,
+    ):
         due = _alarm(settings, clock)
         while training.epoch < settings.epochs:
             with own_randomness(training.randomness):

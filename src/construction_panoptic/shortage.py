@@ -1,0 +1,65 @@
+"""Errors of libraries that mean that memory ran out, or that a helping process was killed, in words for people."""
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from construction_panoptic.errors import UserError
+
+_GO_ON = "Then go on with the same command and --only-missing-outputs."
+_LONGEST = 160  # characters of a library's message
+
+
+class ShortageError(UserError):
+    """Memory has run out, or a helping process was killed, for which this is the usual reason."""
+
+
+def shortage(error: BaseException | None) -> ShortageError | None:
+    """Say what to do about an error that, or whose cause, means that there is too little memory; else None."""
+    while error is not None:
+        advice = _advice(error)
+        if advice is not None:
+            return ShortageError(f"{advice} {_GO_ON} (The error was: {_shortened(error)})")
+        error = error.__cause__ or error.__context__
+    return None
+
+
+@contextmanager
+def explained_shortage() -> Iterator[None]:
+    """Raise `ShortageError` in the place of an error of the block that means that there is too little memory."""
+    try:
+        yield
+    except Exception as error:
+        told = None if isinstance(error, UserError) else shortage(error)
+        if told is None:
+            raise
+        raise told from error
+
+
+def _advice(error: BaseException) -> str | None:
+    name, text = type(error).__name__, str(error)  # by name, so that torch need not be loaded
+    if name == "OutOfMemoryError" or "CUDA out of memory" in text:
+        return (
+            "The device's memory has run out. Give the stage under way a smaller batch_size or smaller "
+            "augmentation.sides and max_side, or end what else uses the device."
+        )
+    no_memory = isinstance(error, OSError) and error.errno == errno.ENOMEM
+    if no_memory or isinstance(error, MemoryError) or "can't allocate memory" in text:
+        return (
+            "Memory has run out. Give the stage under way fewer workers, or a smaller batch_size or cache_mb, or end "
+            "other programs."
+        )
+    if name == "BrokenProcessPool" or "DataLoader worker" in text:
+        return (
+            "A process that loads or converts images was killed; the system does so when memory, or shared memory "
+            "(/dev/shm), runs out. Give the stage under way fewer workers (annotation_conversion.execution.workers, "
+            "detection.workers, …) or more memory."
+        )
+    if "DataLoader timed out" in text:
+        return "A process that loads images has given none for a long time. See whether their disk answers."
+    return None
+
+
+def _shortened(error: BaseException) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
