@@ -173,14 +173,13 @@ def convert(folder: Path, images: int, workers: int = 1) -> Size:
                 size.curve.append(1000 * (now - last) / max(1, images // 10))
                 last = now
     with size.stage("account and split"):
-        records = list(_records(out))
+        records = Records(out / "converted.jsonl")
         check_conservation(exports.inputs, records, all_rejected(exports.rejected, records), exports.images)
-        groups = near_duplicate_groups([r.phash for r in records], [r.key for r in records], 24)
-        split = split_records(records, groups)
-        del records
+        hashes, keys = [record.phash for record in records], [record.key for record in records]
+        split = split_records(records, near_duplicate_groups(hashes, keys, 24))
     with size.stage("write"):
         for side in ("train", "val"):
-            panoptic = panoptic_stream(list(_records(out)), split, side, taxonomy, out / "panoptic", workers=workers)
+            panoptic = panoptic_stream(records, split, side, taxonomy, out / "panoptic", workers=workers)
             _write_json(out / f"panoptic_{side}.json", panoptic)
             panoptic = json.loads((out / f"panoptic_{side}.json").read_text(encoding="utf-8"))
             _write_json(out / f"detection_{side}.json", detection_stream(panoptic, out / "panoptic", workers=workers))
@@ -189,10 +188,16 @@ def convert(folder: Path, images: int, workers: int = 1) -> Size:
     return size
 
 
-def _records(out: Path) -> Iterator[ConvertedRecord]:
-    with (out / "converted.jsonl").open(encoding="utf-8") as index:
-        for line in index:
-            yield ConvertedRecord.from_dict(json.loads(line))
+@dataclass(frozen=True)
+class Records:
+    """The records in the index, read anew each time they are iterated over."""
+
+    index: Path
+
+    def __iter__(self) -> Iterator[ConvertedRecord]:
+        with self.index.open(encoding="utf-8") as lines:
+            for line in lines:
+                yield ConvertedRecord.from_dict(json.loads(line))
 
 
 def _write_json(path: Path, document: dict[str, Any]) -> None:

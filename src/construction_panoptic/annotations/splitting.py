@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,9 +97,9 @@ def split(
 
 
 def split_records(
-    records: Sequence[ConvertedRecord], groups: Sequence[int], *, val_fraction: float = 0.2, seed: int = 0
+    records: Iterable[ConvertedRecord], groups: Sequence[int], *, val_fraction: float = 0.2, seed: int = 0
 ) -> pd.DataFrame:
-    """`split` for converted images, by the classes of their segments."""
+    """`split` for converted images, by the classes of their segments; ``records`` are iterated over twice."""
     classes = [{segment.category_id for segment in record.segments} for record in records]
     return split([record.key for record in records], groups, classes, val_fraction=val_fraction, seed=seed)
 
@@ -110,14 +110,14 @@ def split_digest(table: pd.DataFrame) -> str:
     return hashlib.sha256("".join(f"{key}\t{side}\n" for key, side in rows).encode()).hexdigest()
 
 
-def audit_split(records: Sequence[ConvertedRecord], table: pd.DataFrame, *, max_distance: int) -> SplitAudit:
+def audit_split(records: Iterable[ConvertedRecord], table: pd.DataFrame, *, max_distance: int) -> SplitAudit:
     """Check a split against the images themselves.
 
     The distances across the split are computed anew from the perceptual hashes of all pairs, not taken from
     the grouping.
 
     Args:
-        records: the converted images.
+        records: the converted images; iterated over several times.
         table: the split, as `split` gives it.
         max_distance: images that differ in this many bits or fewer are near-duplicates.
 
@@ -145,12 +145,12 @@ def audit_split(records: Sequence[ConvertedRecord], table: pd.DataFrame, *, max_
     one_side = classes.loc[(classes["groups"] >= 2) & ~classes["on_both_sides"], "class_id"]
     val_images = sum(value == VAL for value in side.values())
     facts = {
-        "images": len(records),
-        "images_train": len(records) - val_images,
+        "images": len(side),
+        "images_train": len(side) - val_images,
         "images_val": val_images,
         "groups": int(table["group"].nunique()),
         "largest_group": int(table["group"].value_counts().max()),
-        "val_fraction": val_images / len(records),
+        "val_fraction": val_images / len(side),
         "shared_groups": 0,
         "near_duplicates_across": across,
         "smallest_distance_across": smallest,
@@ -170,10 +170,11 @@ def _collect_groups(table: pd.DataFrame, classes: Mapping[str, Collection[int]])
     ]
 
 
-def _sides(records: Sequence[ConvertedRecord], table: pd.DataFrame) -> dict[str, str]:
+def _sides(records: Iterable[ConvertedRecord], table: pd.DataFrame) -> dict[str, str]:
     side = dict(zip(table["key"], table["split"], strict=True))
-    keys = {record.key for record in records}
-    if len(side) != len(table) or len(keys) != len(records):
+    listed = [record.key for record in records]
+    keys = set(listed)
+    if len(side) != len(table) or len(keys) != len(listed):
         raise SplitError("an image is listed twice; convert and split again.")
     if unknown := set(side.values()) - {TRAIN, VAL}:
         raise SplitError(f"the split table has {sorted(unknown)[0]!r} for a side; only train and val exist.")
@@ -189,15 +190,16 @@ def _sides(records: Sequence[ConvertedRecord], table: pd.DataFrame) -> dict[str,
 
 
 def _distance_across(
-    records: Sequence[ConvertedRecord], side: Mapping[str, str], max_distance: int
+    records: Iterable[ConvertedRecord], side: Mapping[str, str], max_distance: int
 ) -> tuple[int | None, tuple[str, str], int]:
     """Smallest distance between a train and a val image, that pair, and the count of near-duplicates."""
-    ordered = sorted(records, key=lambda record: record.key)
-    hashes = hash_bytes([record.phash for record in ordered], [record.key for record in ordered])
-    is_val = np.array([side[record.key] == VAL for record in ordered])
+    hash_of = {record.key: record.phash for record in records}
+    keys = sorted(hash_of)
+    hashes = hash_bytes([hash_of[key] for key in keys], keys)
+    is_val = np.array([side[key] == VAL for key in keys])
     few = int(is_val.sum()) * int((~is_val).sum()) <= _ALL_PAIRS
     smallest, (one, other), across = (_all_across if few else _near_across)(hashes, is_val, max_distance)
-    return smallest, (ordered[one].key, ordered[other].key), across
+    return smallest, (keys[one], keys[other]), across
 
 
 def _all_across(
@@ -248,7 +250,7 @@ def _near_across(
 
 
 def _class_table(
-    records: Sequence[ConvertedRecord], side: Mapping[str, str], group_of: Mapping[str, int]
+    records: Iterable[ConvertedRecord], side: Mapping[str, str], group_of: Mapping[str, int]
 ) -> pd.DataFrame:
     groups: dict[int, set[int]] = defaultdict(set)
     images: dict[int, Counter[str]] = defaultdict(Counter)

@@ -1,7 +1,7 @@
 """What the converted data holds: counts per class, and a summary of the whole."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pandas as pd
@@ -97,15 +97,19 @@ def dataset_summary(
     Raises:
         InputDataError: a record is not in the split.
     """
-    placed = list(_with_side(records, split_table))
-    present = {segment.category_id for record, _ in placed for segment in record.segments}
+    sums = {side: _Sums(taxonomy) for side in ("all", TRAIN, VAL)}
+    exports = set()
+    for record, side in _with_side(records, split_table):
+        exports.add(record.source)
+        sums["all"].add(record)
+        if side in sums:
+            sums[side].add(record)
+    present = sums["all"].classes
     kinds = {"thing": [c.id for c in taxonomy.things], "stuff": [c.id for c in taxonomy.stuff]}
     return {
-        "all": _side_summary([record for record, _ in placed], taxonomy),
-        TRAIN: _side_summary([record for record, side in placed if side == TRAIN], taxonomy),
-        VAL: _side_summary([record for record, side in placed if side == VAL], taxonomy),
+        **{side: found.facts() for side, found in sums.items()},
         "groups": int(split_table["group"].nunique()),
-        "exports": len({record.source for record, _ in placed}),
+        "exports": len(exports),
         "classes_present": {kind: len(present.intersection(known)) for kind, known in kinds.items()},
         "classes_absent": {kind: len(set(known) - present) for kind, known in kinds.items()},
         "absent_things": sorted(c.name for c in taxonomy.things if c.id not in present),
@@ -122,24 +126,43 @@ def _with_side(records: Iterable[ConvertedRecord], split_table: pd.DataFrame) ->
         yield record, side[record.key]
 
 
-def _side_summary(records: Sequence[ConvertedRecord], taxonomy: Taxonomy) -> dict[str, Any]:
-    pixels = sum(record.width * record.height for record in records)
-    segments = [segment for record in records for segment in record.segments]
-    things_of = [
-        sum(taxonomy.is_thing.get(segment.category_id, False) for segment in record.segments) for record in records
-    ]
-    stuff_of = [len(record.segments) - things for record, things in zip(records, things_of, strict=True)]
-    return {
-        "images": len(records),
-        "megapixels": round(pixels / 1e6, 3),
-        "segments": len(segments),
-        "thing_segments": sum(things_of),
-        "crowd_segments": sum(segment.iscrowd for segment in segments),
-        "segments_per_image": round(len(segments) / len(records), 3) if records else None,
-        "void_share": round(sum(record.void_pixels for record in records) / pixels, 6) if pixels else None,
-        "images_without_stuff": stuff_of.count(0),
-        "images_without_things": things_of.count(0),
-    }
+class _Sums:
+    """What is added up over the images of one side."""
+
+    def __init__(self, taxonomy: Taxonomy) -> None:
+        self._is_thing = taxonomy.is_thing
+        self._sums: Counter[str] = Counter()
+        self.classes: set[int] = set()
+
+    def add(self, record: ConvertedRecord) -> None:
+        """Add an image."""
+        things = sum(self._is_thing.get(segment.category_id, False) for segment in record.segments)
+        self.classes.update(segment.category_id for segment in record.segments)
+        self._sums.update(
+            images=1,
+            pixels=record.width * record.height,
+            void=record.void_pixels,
+            segments=len(record.segments),
+            things=things,
+            crowds=sum(segment.iscrowd for segment in record.segments),
+            without_stuff=things == len(record.segments),
+            without_things=things == 0,
+        )
+
+    def facts(self) -> dict[str, Any]:
+        """Give the sums and ratios, ready for JSON."""
+        sums = self._sums
+        return {
+            "images": sums["images"],
+            "megapixels": round(sums["pixels"] / 1e6, 3),
+            "segments": sums["segments"],
+            "thing_segments": sums["things"],
+            "crowd_segments": sums["crowds"],
+            "segments_per_image": round(sums["segments"] / sums["images"], 3) if sums["images"] else None,
+            "void_share": round(sums["void"] / sums["pixels"], 6) if sums["pixels"] else None,
+            "images_without_stuff": sums["without_stuff"],
+            "images_without_things": sums["without_things"],
+        }
 
 
 def _records_summary(table: pd.DataFrame | None) -> dict[str, Any]:

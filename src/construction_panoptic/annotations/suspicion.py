@@ -1,7 +1,9 @@
 """Which converted images are worth a look, and how sizes are distributed."""
 
+import heapq
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -16,12 +18,12 @@ _SMALL, _MEDIUM = 32**2, 96**2
 
 
 def suspicious_images(
-    records: Sequence[ConvertedRecord], annotations: pd.DataFrame, rejected: pd.DataFrame, *, each: int = 4
+    records: Iterable[ConvertedRecord], annotations: pd.DataFrame, rejected: pd.DataFrame, *, each: int = 4
 ) -> list[tuple[ConvertedRecord, str]]:
     """Choose images that may be annotated wrongly.
 
     Args:
-        records: the converted images.
+        records: the converted images; iterated over several times.
         annotations: the accepted annotations (columns key and area as in the export, pixels).
         rejected: the rejected records (columns image and annotation_id).
         each: how many of each kind: most rejected annotations, largest void, most overlap (annotated area
@@ -45,15 +47,15 @@ def suspicious_images(
     ]
     chosen: dict[str, tuple[ConvertedRecord, str]] = {}
     for measure, least, text in kinds:
-        ranked = sorted(((measure(record), record) for record in records), key=lambda pair: (-pair[0], pair[1].key))
-        for value, record in ranked[:each]:
-            if value > least:
+        ranked = ((-measure(record), record.key, record) for record in records)
+        for value, _, record in heapq.nsmallest(each, ranked, key=itemgetter(0, 1)):
+            if -value > least:
                 before = f"{chosen[record.key][1]}, " if record.key in chosen else ""
-                chosen[record.key] = (record, before + text(value))
+                chosen[record.key] = (record, before + text(-value))
     return list(chosen.values())
 
 
-def size_distributions(records: Sequence[ConvertedRecord]) -> dict[str, dict[str, int]]:
+def size_distributions(records: Iterable[ConvertedRecord]) -> dict[str, dict[str, int]]:
     """Count images by their number of segments and by size, and things by size.
 
     Returns:
@@ -75,23 +77,26 @@ def size_distributions(records: Sequence[ConvertedRecord]) -> dict[str, dict[str
 
 
 def images_of_classes(
-    records: Sequence[ConvertedRecord], taxonomy: Taxonomy, *, each: int = 2, seed: int = 0
+    records: Iterable[ConvertedRecord], taxonomy: Taxonomy, *, each: int = 2, seed: int = 0
 ) -> dict[str, list[ConvertedRecord]]:
-    """Draw images of every class that occurs, at random.
+    """Draw images of every class that occurs, at random; ``records`` are iterated over twice.
 
     Returns:
         By class name, things first: up to ``each`` images that have a segment of it.
     """
     generator = np.random.default_rng(seed)
-    having: dict[int, list[ConvertedRecord]] = {}
-    for record in sorted(records, key=lambda record: record.key):
+    having: dict[int, list[str]] = {}
+    for record in records:
         for class_id in {segment.category_id for segment in record.segments}:
-            having.setdefault(class_id, []).append(record)
+            having.setdefault(class_id, []).append(record.key)
     order: list[Any] = sorted(having, key=lambda class_id: (not taxonomy.is_thing[class_id], class_id))
-    return {
-        taxonomy.names[class_id]: [having[class_id][i] for i in generator.permutation(len(having[class_id]))[:each]]
-        for class_id in order
-    }
+    chosen: dict[int, list[str]] = {}
+    for class_id in order:
+        keys = sorted(having[class_id])
+        chosen[class_id] = [keys[place] for place in generator.permutation(len(keys))[:each]]
+    wanted = {key for keys in chosen.values() for key in keys}
+    found = {record.key: record for record in records if record.key in wanted}
+    return {taxonomy.names[class_id]: [found[key] for key in keys] for class_id, keys in chosen.items()}
 
 
 def _step(low: int, high: int) -> str:

@@ -22,7 +22,8 @@ from construction_panoptic.annotations.rejected import all_rejected, check_conse
 from construction_panoptic.annotations.relabelling import checkpoint_identity, label_unfinished
 from construction_panoptic.annotations.settings import ConversionSettings, StuffSettings
 from construction_panoptic.annotations.split_options import fold_split, join_groups, listed_split, video_names
-from construction_panoptic.annotations.splitting import audit_split, split_digest, split_records
+from construction_panoptic.annotations.splitting import audit_split, split_digest
+from construction_panoptic.annotations.splitting import split as divide
 from construction_panoptic.annotations.stuff import ReadyStuff
 from construction_panoptic.annotations.summary import class_counts, dataset_summary
 from construction_panoptic.annotations.taxonomy import Taxonomy
@@ -154,10 +155,9 @@ def account_for_records(
     converted: ConvertedImages,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """List everything that was not used, and what was changed, and make sure that nothing was lost."""
-    records = list(converted)
-    rejected = all_rejected(rejected_while_reading, records)
+    rejected = all_rejected(rejected_while_reading, converted)
     inputs = pd.concat([annotations, rejected_while_reading.dropna(subset="annotation_id")], ignore_index=True)
-    check_conservation(inputs, records, rejected, images)
+    check_conservation(inputs, converted, rejected, images)
     repaired = repaired_and_kept(repaired_while_reading, rejected)
     for what, level, table in (("Rejected", logging.WARNING, rejected), ("Repaired", logging.INFO, repaired)):
         for reason, count in table["reason"].value_counts().items():
@@ -168,21 +168,19 @@ def account_for_records(
 def split_images(converted: ConvertedImages, parameters: dict[str, Any]) -> pd.DataFrame:
     """Divide the images into training and validation: look-alikes and videos together, every class on both sides."""
     settings = parse(ConversionSettings, parameters, "annotation_conversion").split
-    records = list(converted)
-    groups = near_duplicate_groups(
-        [record.phash for record in records],
-        [record.key for record in records],
-        settings.near_duplicate_distance,
-    )
-    keys = [record.key for record in records]
+    keys, hashes, classes = [], [], []
+    for record in converted:
+        keys.append(record.key)
+        hashes.append(record.phash)
+        classes.append({segment.category_id for segment in record.segments})
+    groups = near_duplicate_groups(hashes, keys, settings.near_duplicate_distance)
     if settings.video_pattern is not None:
         groups = join_groups(keys, groups, video_names(keys, settings.video_pattern))
     if settings.list is not None:
         return listed_split(settings.list, keys, groups)
     if settings.folds is not None:
-        classes = [{segment.category_id for segment in record.segments} for record in records]
         return fold_split(keys, groups, classes, folds=settings.folds, fold=settings.fold, seed=settings.seed)
-    return split_records(records, groups, val_fraction=settings.validation_share, seed=settings.seed)
+    return divide(keys, groups, classes, val_fraction=settings.validation_share, seed=settings.seed)
 
 
 def write_panoptic(
@@ -229,10 +227,9 @@ def audit_and_count(
     conversion = parse(ConversionSettings, parameters, "annotation_conversion")
     settings = conversion.split
     classes = Taxonomy.from_dict(taxonomy)
-    records = list(converted)
-    audit = audit_split(records, split, max_distance=settings.near_duplicate_distance)
-    counts = class_counts(records, split, classes, rejected, annotations)
-    summary = dataset_summary(records, split, classes, rejected, repaired)
+    audit = audit_split(converted, split, max_distance=settings.near_duplicate_distance)
+    counts = class_counts(converted, split, classes, rejected, annotations)
+    summary = dataset_summary(converted, split, classes, rejected, repaired)
     audited = audit.classes.assign(name=audit.classes["class_id"].map(classes.names))
     summary["fringe"] = {"within_pixels": conversion.stuff.fringe_distance, **stuff_labels.fringe()}
     return audited, counts, {**summary, "split": {**audit.facts, "sha256": split_digest(split)}}

@@ -27,7 +27,6 @@ def report_data(
         An HTML page with its pictures inside.
     """
     classes = Taxonomy.from_dict(taxonomy)
-    records = list(converted)
 
     def picture(record: ConvertedRecord, note: str = "") -> ReportPicture:
         image, annotation = {"file_name": record.image_file}, record.to_dict() | {"file_name": record.png_file}
@@ -38,7 +37,7 @@ def report_data(
     return data_report(
         summary,
         counts,
-        size_distributions(records),
-        [picture(record, note) for record, note in suspicious_images(records, annotations, rejected)],
-        {name: [picture(r) for r in chosen] for name, chosen in images_of_classes(records, classes).items()},
+        size_distributions(converted),
+        [picture(record, note) for record, note in suspicious_images(converted, annotations, rejected)],
+        {name: [picture(r) for r in chosen] for name, chosen in images_of_classes(converted, classes).items()},
     )
