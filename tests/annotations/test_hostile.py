@@ -70,6 +70,20 @@ def test_deep_json_is_read_or_refused(
         assert accepted + len(rejected(exports)) == 1
 
 
+@pytest.mark.parametrize("depth", [900, *range(950, 995)])
+def test_deep_extras_of_a_code_are_left_out(
+    make_export: Make, make_document: Make, site_taxonomy: Taxonomy, depth: int
+) -> None:
+    raw = make_export("bay").parent
+    document = make_document()
+    document["annotations"][0]["segmentation"] = {"size": [30, 40], "counts": [600, 600], "extra": "DEEP"}
+    text = json.dumps(document).replace('"DEEP"', '{"a":' * depth + "1" + "}" * depth)
+    make_export("yard", text.encode())
+    exports = read_exports(raw, site_taxonomy)
+    segmentations = exports.annotations.loc[exports.annotations["source"].eq("yard"), "segmentation"].tolist()
+    assert (segmentations or rejected(exports)) in (['{"size": [30, 40], "counts": [600, 600]}'], ["unreadable_json"])
+
+
 @pytest.mark.parametrize("link", ["coco.json", "images/a.jpg", "images"])
 def test_links_that_lead_out_are_not_followed(
     make_export: Make, site_taxonomy: Taxonomy, tmp_path: Path, link: str

@@ -48,9 +48,10 @@ def turn(pixels: np.ndarray, orientation: int) -> np.ndarray:
     }[orientation]
 
 
+@pytest.mark.parametrize("suffix", ["png", "tif"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation(tmp_path: Path, orientation: int) -> None:
-    path = save(tmp_path / "a.png", Image.fromarray(PIXELS), orientation)
+def test_exif_orientation(tmp_path: Path, orientation: int, suffix: str) -> None:
+    path = save(tmp_path / f"a.{suffix}", Image.fromarray(PIXELS), orientation)
     upright = turn(PIXELS, orientation)
     size = (upright.shape[1], upright.shape[0])
     assert image_size(path) == size
@@ -58,13 +59,15 @@ def test_exif_orientation(tmp_path: Path, orientation: int) -> None:
     assert np.array_equal(read_rgb(path), upright)
     normalised = normalise_image(path)
     assert (normalised.width, normalised.height) == size
-    if orientation == 1:
+    if orientation == 1 and suffix == "png":
         assert normalised.content == path
     else:
         assert isinstance(normalised.content, bytes)
         with Image.open(BytesIO(normalised.content)) as image:
             assert not image.getexif()
-            assert np.array_equal(np.asarray(image), upright)
+            assert image.size == size
+            if suffix == "png":
+                assert np.array_equal(np.asarray(image), upright)
 
 
 @pytest.mark.parametrize(
@@ -225,8 +228,33 @@ def huge_header(path: Path) -> None:
     path.write_bytes(header + b"\1\0\x18\0" + bytes(64))
 
 
+def many_scans(path: Path) -> None:
+    # Each scan goes through all pixels of the image, and takes but a few bytes.
+    Image.new("L", (64, 64)).save(path, progressive=True)
+    content = path.read_bytes()
+    last, end = content.rfind(b"\xff\xda"), content.rfind(b"\xff\xd9")
+    path.write_bytes(content[:end] + content[last:end] * 200 + content[end:])
+
+
 def make_folder(path: Path) -> None:
     path.mkdir()
+
+
+def test_what_follows_a_jpeg_is_not_taken_for_scans(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.jpg", Image.fromarray(PIXELS), progressive=True)
+    path.write_bytes(path.read_bytes() + b"\xff\xda" * 1000)
+    assert check_image(path).width == PIXELS.shape[1]
+
+
+@pytest.mark.parametrize("size", [(70_000, 2), (2, 70_000)])
+def test_what_is_too_long_for_a_jpeg_becomes_a_png(tmp_path: Path, size: tuple[int, int]) -> None:
+    path = save(tmp_path / "strip.tif", Image.new("RGB", size, (9, 99, 199)))
+    normalised = normalise_image(path)
+    assert normalised.suffix == ".png"
+    assert isinstance(normalised.content, bytes)
+    with Image.open(BytesIO(normalised.content)) as image:
+        assert image.size == size
+        assert image.getpixel((1, 1)) == (9, 99, 199)
 
 
 @pytest.mark.parametrize(
@@ -248,6 +276,13 @@ def test_unusable_files(tmp_path: Path, name: str, damage: Damage, reason: str) 
         with pytest.raises(ImageError, match=name) as caught:
             use(path)
         assert caught.value.reason == reason
+
+
+def test_a_jpeg_of_endless_scans_is_refused(tmp_path: Path) -> None:
+    many_scans(tmp_path / "scans.jpg")
+    with pytest.raises(ImageError, match="more than 100 scans") as caught:
+        check_image(tmp_path / "scans.jpg")
+    assert caught.value.reason == "too_large"
 
 
 def test_unsupported_pixels(tmp_path: Path) -> None:

@@ -1,3 +1,4 @@
+import json
 from typing import Any
 
 import numpy as np
@@ -124,6 +125,8 @@ def test_empty_runs_do_not_stretch_the_window() -> None:
         ({"size": [HEIGHT, WIDTH], "counts": "é"}, "bad_rle"),
         ({"size": [HEIGHT, WIDTH], "counts": "oooooooooooooooo0"}, "bad_rle"),
         ({"size": [HEIGHT, WIDTH], "counts": "o"}, "bad_rle"),
+        ({"size": [HEIGHT, WIDTH], "counts": "\ud800"}, "bad_rle"),
+        ({"size": json.loads("[" * 900 + "]" * 900), "counts": [1]}, "bad_rle"),
         ({"size": [HEIGHT, WIDTH], "counts": [1, 2]}, "bad_rle"),
         ({"size": [HEIGHT, WIDTH], "counts": [2**70, 1]}, "bad_rle"),
         ({"size": [HEIGHT, WIDTH], "counts": [-1, HEIGHT * WIDTH + 1]}, "bad_rle"),
@@ -142,6 +145,21 @@ def test_an_outline_without_end_is_refused_before_it_fills_the_memory() -> None:
     with pytest.raises(MaskError) as caught:
         segmentation_rle([zigzag], 3000, 3000)
     assert caught.value.reason == "too_complex"
+
+
+def test_many_outlines_are_one_too_long() -> None:
+    square = [0, 0, 3000, 0, 3000, 3000, 0, 3000]
+    assert segmentation_rle([square] * 300, 3000, 3000)
+    with pytest.raises(MaskError) as caught:
+        segmentation_rle([square] * 400, 3000, 3000)
+    assert caught.value.reason == "too_complex"
+
+
+def test_many_outlines_are_their_union() -> None:
+    corners = np.random.default_rng(0).uniform(-5, 45, (300, 2)).tolist()
+    rings = [[x, y, x + 2, y, x + 2, y + 2] for x, y in corners]
+    expected = coco_mask.merge(coco_mask.frPyObjects(rings, HEIGHT, WIDTH))
+    assert segmentation_rle(rings, HEIGHT, WIDTH) == expected
 
 
 def test_damaged_or_empty_codes_have_no_window() -> None:

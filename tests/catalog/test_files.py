@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 from kedro.io import DatasetError
 from PIL import Image
 
@@ -21,6 +22,17 @@ def test_saving_leaves_the_file_and_nothing_else(tmp_path: Path) -> None:
     assert dataset.exists()
     dataset.invalidate()
     assert not dataset.exists()
+
+
+def test_text_of_records_comes_back_as_it_is(tmp_path: Path, repository: Path) -> None:
+    catalog = yaml.safe_load((repository / "conf" / "base" / "catalog_2_annotations.yml").read_text())
+    texts = ["NA", "null", "nan", "-", "007", " a, b ", 'the "third"\nline', "ü"]
+    rows = {"source": texts, "image": [f"{text}/a.jpg" for text in texts], "annotation_id": ["1"] * 7 + [None]}
+    table = pd.DataFrame(rows, dtype="string")
+    for entry in ("rejected_while_reading", "repaired_while_reading", "rejected_records", "repaired_records"):
+        dataset = CSVDataset(filepath=str(tmp_path / entry), load_args=catalog[entry]["load_args"])
+        dataset.save(table)
+        pd.testing.assert_frame_equal(dataset.load(), table)
 
 
 def test_a_failed_save_leaves_the_old_file(tmp_path: Path) -> None:

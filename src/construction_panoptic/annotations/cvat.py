@@ -28,7 +28,7 @@ from construction_panoptic.annotations.coco_entries import (
 )
 from construction_panoptic.annotations.export_files import Export, find_exports
 from construction_panoptic.annotations.images import ImageError, check_image
-from construction_panoptic.annotations.masks import MaskError, segmentation_rle
+from construction_panoptic.annotations.masks import MaskError, plain_segmentation, segmentation_rle
 from construction_panoptic.annotations.parallel import Engine, WorkerCount, Workers
 from construction_panoptic.annotations.records import rejected_table
 from construction_panoptic.annotations.rejected import RejectedRecords, compare_accounts
@@ -360,7 +360,7 @@ def _annotation_row(
         "key": image.key,
         "annotation_id": checked.id,
         "category_id": class_id,
-        "segmentation": json.dumps(checked.segmentation),
+        "segmentation": json.dumps(plain_segmentation(checked.segmentation)),
         "iscrowd": checked.iscrowd,
         "bbox": None if bbox is None else json.dumps(bbox),
         "area": float("nan") if area is None else area,

@@ -1,6 +1,8 @@
 """Finding CVAT exports, unpacked or as archives, and the files inside them."""
 
+import os
 import re
+import unicodedata
 import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,6 +15,7 @@ from construction_panoptic.errors import InputDataError
 
 _ANNOTATIONS = re.compile(r"(?:coco|annotations/instances_[^/]+)\.json")
 _SKIPPED = ("__MACOSX",)
+_STRAY = (".json", ".xml", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
 _HELP = (
     "Put one folder (or .zip) per CVAT export there, each with `coco.json` or "
     "`annotations/instances_default.json`, and `images/`. "
@@ -72,19 +75,28 @@ def find_exports(raw_data: Path) -> list[Export]:
     if not raw_data.is_dir():
         raise InputDataError(f"{raw_data}: there is no such folder. {_HELP}.")
     exports: list[Export] = []
-    for path in sorted(raw_data.iterdir(), key=lambda p: (p.stem if p.suffix else p.name, p.name)):
+    strays: list[Export] = []
+    try:
+        paths = sorted(raw_data.iterdir(), key=lambda p: (p.stem if p.suffix else p.name, p.name))
+    except OSError as error:
+        raise InputDataError(f"{raw_data}: cannot be read ({error.strerror}).") from None
+    for path in paths:
         if path.name.startswith(".") or path.name in _SKIPPED:
             continue
         try:
             path.name.encode()
         except UnicodeEncodeError:
             raise InputDataError(f"{raw_data}: the name {path.name!r} is not valid text; rename it.") from None
+        if "\r" in path.name:
+            raise InputDataError(f"{raw_data}: the name {path.name!r} holds a carriage return; rename it.")
         if path.is_dir():
             exports.append(FolderExport(path.name, path))
         elif path.suffix.lower() == ".zip":
             exports.append(ZipExport(path.stem, path))
+        elif path.suffix.lower() in _STRAY:
+            strays.append(StrayFile(path.name, path))
     if any(has_annotation_files(export) for export in exports):
-        return exports
+        return exports + strays
     if _files(raw_data):
         raise InputDataError(f"{raw_data} is itself an export; move it into a folder of its own. {_HELP}.")
     raise InputDataError(f"{raw_data}: there is no CVAT export in this folder. {_HELP}.")
@@ -104,7 +116,19 @@ def _select(names: Iterable[str]) -> list[str]:
 
 
 def _candidates(file_name: str, subset: str) -> list[PurePosixPath]:
-    """Return where an image may lie, relative to the export."""
+    """Return where an image may lie, relative to the export.
+
+    Some systems write accented letters as one character, others as two: the name as it is comes first.
+    """
+    if not file_name.isascii() and _is_text(file_name):
+        spellings = dict.fromkeys([file_name, *(unicodedata.normalize(form, file_name) for form in ("NFC", "NFD"))])
+        return [path for spelling in spellings for path in _places(spelling, subset)]
+    return _places(file_name, subset)
+
+
+def _places(file_name: str, subset: str) -> list[PurePosixPath]:
+    if "\r" in file_name:
+        raise ImageError("unsafe_path", f"the file name {file_name!r} holds a carriage return; rename the file")
     path = PurePosixPath(file_name)
     unsafe = path.is_absolute() or ".." in path.parts or "\\" in file_name or "\0" in file_name
     if unsafe or re.match(r"[A-Za-z]:", file_name) or not path.parts or not _is_text(file_name):
@@ -135,14 +159,17 @@ class FolderExport:
     path: Path
 
     @cached_property
-    def _resolved_root(self) -> Path:
-        return self._root.resolve()
+    def _resolved(self) -> Path:
+        return _resolve(self.path)
 
     @cached_property
     def _root(self) -> Path:
         if _files(self.path):
             return self.path
-        inner = [path for path in self.path.iterdir() if path.is_dir() and path.name not in _SKIPPED]
+        try:
+            inner = [path for path in self.path.iterdir() if path.is_dir() and path.name not in _SKIPPED]
+        except OSError as error:
+            raise ImageError("unreadable_archive", f"{self.path}: not readable ({error.strerror})") from None
         return inner[0] if len(inner) == 1 else self.path
 
     def annotation_files(self) -> list[str]:
@@ -151,7 +178,7 @@ class FolderExport:
 
     def read(self, name: str) -> bytes:
         """See `Export`."""
-        if not (self._root / name).resolve().is_relative_to(self._resolved_root):
+        if not _resolve(self._root / name).is_relative_to(self._resolved):
             raise ImageError("unsafe_path", f"{name} is a link that leads out of the export's folder")
         with open_location(self._root / name) as file:
             return file.read()
@@ -163,13 +190,18 @@ class FolderExport:
             try:
                 if not (root / candidate).is_file():
                     continue
-                resolved = (root / candidate).resolve()
+                resolved = _resolve(root / candidate)
             except OSError:
                 continue
-            if not resolved.is_relative_to(self._resolved_root):
+            if not resolved.is_relative_to(self._resolved):
                 raise ImageError("unsafe_path", f"{file_name!r} is a link that leads out of the export's folder")
             return candidate.relative_to("images").as_posix(), str(resolved)
         raise _missing(f"{root / 'images'}", file_name)
+
+
+def _resolve(path: Path) -> Path:
+    """Follow links as ``Path.resolve`` does; of links that go round in a circle that one raises."""
+    return Path(os.path.realpath(path))
 
 
 def _files(root: Path) -> list[str]:
@@ -184,22 +216,34 @@ class ZipExport:
 
     def __init__(self, source: str, path: Path) -> None:
         self.source = source
-        self.path = path.resolve()
-        self._members: frozenset[str] | None = None
+        self.path = _resolve(path)
+        self._members: dict[str, str] | None = None
         self._prefix = ""
 
-    def _names(self) -> frozenset[str]:
+    def _names(self) -> dict[str, str]:
+        """Return the member of each name."""
         if self._members is None:
-            try:
-                with zipfile.ZipFile(self.path) as archive:
-                    names = archive.namelist()
-            except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError) as error:
-                raise ImageError("unreadable_archive", f"{self.path}: not readable ({error})") from None
-            self._members = frozenset(names)
+            members = self._read_directory()
+            names = [_name(member) for member in members]
             tops = {name.split("/", 1)[0] for name in names} - {*_SKIPPED}
             if not _select(names) and len(tops) == 1:
                 self._prefix = f"{tops.pop()}/"
+            documents = _select(name.removeprefix(self._prefix) for name in names)
+            if len(documents) > len(set(documents)):
+                detail = f"{self.path}: it holds a file of annotations twice ({', '.join(documents)}); pack it again"
+                raise ImageError("unreadable_archive", detail)
+            self._members = {name: member.filename for name, member in zip(names, members, strict=True)}
         return self._members
+
+    def _read_directory(self) -> list[zipfile.ZipInfo]:
+        try:
+            if not self.path.is_file():
+                raise OSError("there is no such file, or it is a pipe or device")
+            with zipfile.ZipFile(self.path) as archive:
+                return archive.infolist()
+        except Exception as error:
+            # zipfile raises whatever the damage leads it to (BadZipFile, struct.error, UnicodeDecodeError, …).
+            raise ImageError("unreadable_archive", f"{self.path}: not readable ({error})") from None
 
     def annotation_files(self) -> list[str]:
         """See `Export`."""
@@ -208,13 +252,44 @@ class ZipExport:
 
     def read(self, name: str) -> bytes:
         """See `Export`."""
-        with open_location(zip_location(self.path, self._prefix + name)) as file:
+        with open_location(zip_location(self.path, self._names()[self._prefix + name])) as file:
             return file.read()
 
     def find_image(self, file_name: str, subset: str) -> tuple[str, str]:
         """See `Export`."""
         for candidate in _candidates(file_name, subset):
-            member = self._prefix + candidate.as_posix()
-            if member in self._names():
+            member = self._names().get(self._prefix + candidate.as_posix())
+            if member is not None:
                 return candidate.relative_to("images").as_posix(), zip_location(self.path, member)
         raise _missing(f"{self.path} under {self._prefix}images/", file_name)
+
+
+def _name(member: zipfile.ZipInfo) -> str:
+    """Return a member's name, which many programs write in UTF-8 without saying so."""
+    if member.flag_bits & 0x800:
+        return member.filename
+    try:
+        return member.filename.encode("cp437").decode()
+    except UnicodeError:
+        return member.filename
+
+
+@dataclass(frozen=True)
+class StrayFile:
+    """A file beside the exports that may hold annotations and is not read, which must be said."""
+
+    source: str
+    path: Path
+
+    def annotation_files(self) -> list[str]:
+        """See `Export`."""
+        detail = f"{self.path}: not read; put it and its images into a folder or .zip of their own, or remove it"
+        raise ImageError("stray_file", detail)
+
+    def read(self, name: str) -> bytes:
+        """See `Export`."""
+        raise ImageError("stray_file", name)
+
+    def find_image(self, file_name: str, subset: str) -> tuple[str, str]:  # noqa: ARG002
+        """See `Export`."""
+        raise ImageError("stray_file", file_name)

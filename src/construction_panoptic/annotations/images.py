@@ -31,6 +31,8 @@ MAX_RATIO = 200
 """Larger members of archives that unpack to more than this many times their size are refused as bombs."""
 
 _HARMLESS_BYTES = 16 << 20
+_MAX_SCANS = 100  # of a JPEG, of which progressive ones have about ten; each goes through the whole image again
+_MAX_JPEG_SIDE = 65_500  # pixels
 
 # No format that runs a program or draws text (EPS, WMF): the files come from elsewhere. Pillow reads MPO as JPEG.
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "JPEG2000", "PPM")
@@ -54,7 +56,8 @@ _MODES = {
 }
 _ORIENTATION = 0x0112
 _PHASH_SIDE = 256
-_MEMBER = re.compile(r"(.+?\.zip)::(.+)", re.IGNORECASE | re.DOTALL)
+_MEMBER = re.compile(r"(?<=\.zip)::", re.IGNORECASE)
+_JPEG_MARKER = re.compile(rb"\xff+([^\x00\xd0-\xd7\xff])", re.DOTALL)
 
 
 class ImageError(InputDataError):
@@ -106,8 +109,11 @@ def zip_location(archive: Path, member: str) -> str:
 
 
 def _split(location: str | Path) -> tuple[Path, str | None]:
-    match = None if isinstance(location, Path) else _MEMBER.fullmatch(location)
-    return (Path(match[1]), match[2]) if match else (Path(location), None)
+    text = "" if isinstance(location, Path) else location
+    for place in _MEMBER.finditer(text):
+        if (archive := Path(text[: place.start()])).is_file():
+            return archive, text[place.end() :]
+    return Path(location), None
 
 
 @lru_cache(maxsize=8)
@@ -125,23 +131,33 @@ def open_location(location: str | Path) -> BinaryIO:
     """
     path, member = _split(location)
     try:
-        if member is None:
-            if path.stat().st_size > MAX_FILE_BYTES:
-                raise ImageError("too_large", f"{location}: the file is larger than {MAX_FILE_BYTES} bytes.")
-            return path.open("rb")
-        archive = _archive(path, path.stat().st_mtime_ns, os.getpid())
-        info = archive.getinfo(member)
-        if info.file_size > MAX_FILE_BYTES:
-            raise ImageError("too_large", f"{location}: the member is larger than {MAX_FILE_BYTES} bytes.")
-        if info.file_size > max(_HARMLESS_BYTES, MAX_RATIO * info.compress_size):
-            raise ImageError("too_large", f"{location}: it unpacks to more than {MAX_RATIO} times its packed size.")
-        return BytesIO(archive.read(member))
+        if member is not None:
+            return _open_member(_archive(path, path.stat().st_mtime_ns, os.getpid()), member, location)
+        if path.exists() and not path.is_file():
+            raise ImageError("unreadable_image", f"{location}: it is a folder, pipe or device, not a file.")
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise ImageError("too_large", f"{location}: the file is larger than {MAX_FILE_BYTES} bytes.")
+        return path.open("rb")
+    except ImageError:
+        raise
     except (FileNotFoundError, KeyError):
         raise ImageError("missing_file", f"{location}: there is no such file.") from None
-    except (OSError, ValueError, RuntimeError, NotImplementedError, zipfile.BadZipFile, EOFError) as error:
-        if isinstance(error, ImageError):
-            raise
+    except Exception as error:
+        # Unpacking raises whatever the damage leads it to (BadZipFile, zlib.error, struct.error, …).
         raise ImageError("unreadable_image", f"{location}: cannot be read ({error}).") from None
+
+
+def _open_member(archive: zipfile.ZipFile, member: str, location: str | Path) -> BinaryIO:
+    info = archive.getinfo(member)
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ImageError("unreadable_image", f"{location}: packed by an unusual method; pack it again with Deflate.")
+    if info.file_size > MAX_FILE_BYTES:
+        raise ImageError("too_large", f"{location}: the member is larger than {MAX_FILE_BYTES} bytes.")
+    if info.file_size > max(_HARMLESS_BYTES, MAX_RATIO * info.compress_size):
+        raise ImageError("too_large", f"{location}: it unpacks to more than {MAX_RATIO} times its packed size.")
+    with archive.open(info) as packed:
+        # No more than it should be: a damaged or false size would let everything be unpacked before it is found.
+        return BytesIO(packed.read(info.file_size + 1))
 
 
 @contextmanager
@@ -174,7 +190,8 @@ def image_size(location: str | Path) -> tuple[int, int]:
 
 
 def _upright_size(image: Image.Image) -> tuple[int, int]:
-    turned = image.getexif().get(_ORIENTATION) in (5, 6, 7, 8)
+    # Pillow gives the size of a TIFF as it is shown.
+    turned = image.getexif().get(_ORIENTATION) in (5, 6, 7, 8) and image.format != "TIFF"
     return (image.height, image.width) if turned else image.size
 
 
@@ -189,8 +206,20 @@ def check_image(location: str | Path) -> ImageFacts:
     with open_location(location) as file:
         content = file.read()
     with _opened(location, BytesIO(content)) as image:
+        if image.format in ("JPEG", "MPO") and content.count(b"\xff\xda") > _MAX_SCANS < _scans(content):
+            raise ImageError("too_large", f"{location}: a JPEG of more than {_MAX_SCANS} scans.")
         width, height = _upright_size(image)
         return ImageFacts(width, height, hashlib.sha256(content).hexdigest(), _phash(image))
+
+
+def _scans(jpeg: bytes) -> int:
+    """Count the scans of a JPEG up to its end; what other programs append may look like more of them."""
+    found = place = 0
+    while (marker := _JPEG_MARKER.search(jpeg, place)) and marker[1] != b"\xd9":
+        found += marker[1] == b"\xda"
+        has_length = marker[1] not in b"\x01\xd8"
+        place = marker.end() + (int.from_bytes(jpeg[marker.end() : marker.end() + 2]) if has_length else 0)
+    return found
 
 
 def perceptual_hash(location: str | Path) -> str:
@@ -228,8 +257,8 @@ def normalise_image(location: str | Path) -> NormalisedImage:
     """Return an image in the form in which every COCO tool reads the same pixels.
 
     An upright 8-bit RGB JPEG or PNG is handed on unchanged (its path, or a zip member's bytes). Any other is
-    written anew, upright and as 8-bit RGB: PNG stays PNG, all else becomes JPEG (quality 95, 4:4:4). An alpha
-    channel is dropped, 16-bit values lose their low byte.
+    written anew, upright and as 8-bit RGB: PNG stays PNG, all else becomes JPEG (quality 95, 4:4:4), or PNG if a
+    side is too long for a JPEG. An alpha channel is dropped, 16-bit values lose their low byte.
 
     Raises:
         ImageError: see `check_image`.
@@ -239,7 +268,7 @@ def normalise_image(location: str | Path) -> NormalisedImage:
     with open_location(location) as stream, _opened(location, stream) as image:
         eight_bit_rgb = _is_eight_bit_rgb(image)
         width, height = _upright_size(image)
-        kind = "PNG" if image.format == "PNG" else "JPEG"
+        kind = "PNG" if image.format == "PNG" or max(image.size) > _MAX_JPEG_SIDE else "JPEG"
         suffixes = _SUFFIXES[kind]
         if eight_bit_rgb and _usable_unchanged(image):
             suffix = name.suffix.lower() if name.suffix.lower() in suffixes else suffixes[0]

@@ -4,6 +4,7 @@ Run lengths go down the columns, first of background. Everything is checked befo
 which trusts its input and can read or write out of bounds where that is damaged.
 """
 
+import reprlib
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -16,6 +17,7 @@ from construction_panoptic.errors import InputDataError
 # pycocotools walks along each outline in steps of a fifth of a pixel and holds all of them in memory.
 _MAX_OUTLINE_STEPS = 20_000_000
 _FARTHEST = 100_000  # px
+_MERGED_AT_ONCE = 8
 
 
 class MaskError(InputDataError):
@@ -84,12 +86,20 @@ def segmentation_rle(segmentation: Any, height: int, width: int) -> dict[str, An
     elif isinstance(segmentation, list):
         rings = [_checked_ring(ring, height, width) for ring in segmentation]
         _check_position(rings, height, width)
-        rle = coco_mask.merge(coco_mask.frPyObjects(rings, height, width))
+        _check_length(rings)
+        rle = _union(coco_mask.frPyObjects(rings, height, width))
     else:
         raise MaskError("bad_polygon", "its segmentation is neither a list of polygons nor a run-length code")
     if coco_mask.area(rle) == 0:
         raise MaskError("zero_area", "its outline covers no pixel of the image")
     return rle
+
+
+def plain_segmentation(segmentation: Any) -> Any:
+    """Return a segmentation that `segmentation_rle` can draw without what else a run-length code may hold."""
+    if isinstance(segmentation, dict):
+        return {name: segmentation[name] for name in ("size", "counts")}
+    return segmentation
 
 
 def segmentation_mask(segmentation: Any, height: int, width: int) -> NDArray[np.bool_]:
@@ -162,10 +172,23 @@ def _checked_ring(ring: Any, height: int, width: int) -> NDArray[np.float64]:
         raise MaskError("not_finite", "a polygon has a coordinate that is not a finite number")
     if np.abs(points).max() > max(_FARTHEST, 2 * height, 2 * width):
         raise MaskError("outside_image", "a polygon has a point that is far outside the image")
-    moves = np.abs(np.diff(points.reshape(-1, 2), axis=0, append=points[None, :2])).max(axis=1)
-    if 5 * moves.sum() > _MAX_OUTLINE_STEPS:
-        raise MaskError("too_complex", f"a polygon's outline is {moves.sum():.0f} pixels long")
     return points
+
+
+def _check_length(rings: list[NDArray[np.float64]]) -> None:
+    points = (ring.reshape(-1, 2) for ring in rings)
+    length = sum(np.abs(ring - np.roll(ring, -1, axis=0)).max(axis=1).sum() for ring in points)
+    if 5 * length > _MAX_OUTLINE_STEPS:
+        raise MaskError("too_complex", f"its outline is {length:.0f} pixels long")
+
+
+def _union(codes: list[dict[str, Any]]) -> dict[str, Any]:
+    """Merge a few at a time: pycocotools adds one after the other to all before, so time grows as the square."""
+    while len(codes) > _MERGED_AT_ONCE:
+        starts = range(0, len(codes), _MERGED_AT_ONCE)
+        codes = [coco_mask.merge(codes[start : start + _MERGED_AT_ONCE]) for start in starts]
+    merged: dict[str, Any] = coco_mask.merge(codes)
+    return merged
 
 
 def _check_position(rings: list[NDArray[np.float64]], height: int, width: int) -> None:
@@ -177,8 +200,11 @@ def _check_position(rings: list[NDArray[np.float64]], height: int, width: int) -
 def _checked_rle(code: dict[Any, Any], height: int, width: int) -> dict[str, Any]:
     size, counts = code.get("size"), code.get("counts")
     if size != [height, width]:
-        raise MaskError("bad_rle", f"its run-length code is for [height, width] {size}, not {[height, width]}")
+        stated = reprlib.repr(size)  # which may be anything, of any length and depth
+        raise MaskError("bad_rle", f"its run-length code is for [height, width] {stated}, not {[height, width]}")
     if isinstance(counts, str):
+        if not counts.isascii():
+            raise MaskError("bad_rle", "its compressed run-length code is damaged")
         encoded = counts.encode()
         _check_counts(_decode_counts(encoded), height, width)
         return {"size": [height, width], "counts": encoded}

@@ -1,7 +1,7 @@
 """Keeping account of images and annotations: each is in the output or rejected, never in neither or both."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import pandas as pd
 
@@ -75,8 +75,9 @@ class RejectedRecords:
 
 
 def _clean(text: str) -> str:
+    # A carriage return would end a line of the CSV file.
     text = text if len(text) <= 500 else f"{text[:500]}…"
-    return text.replace("\0", "").encode(errors="replace").decode()
+    return text.replace("\0", "").replace("\r", " ").encode(errors="replace").decode()
 
 
 def all_rejected(read: pd.DataFrame, records: Iterable[ConvertedImage] | Iterable[ConvertedRecord]) -> pd.DataFrame:
@@ -95,7 +96,7 @@ def repaired_and_kept(repaired: pd.DataFrame, rejected: pd.DataFrame) -> pd.Data
 
 def check_conservation(
     inputs: pd.DataFrame,
-    records: Sequence[ConvertedImage] | Sequence[ConvertedRecord],
+    records: Iterable[ConvertedImage] | Iterable[ConvertedRecord],
     rejected: pd.DataFrame,
     images: pd.DataFrame | None = None,
 ) -> None:
@@ -103,7 +104,7 @@ def check_conservation(
 
     Args:
         inputs: columns ``source`` and ``annotation_id``, one row an annotation of the exports.
-        records: the converted images.
+        records: the converted images; iterated over twice.
         rejected: all rejected records, of reading and of merging (see `all_rejected`).
         images: column ``key``, one row an accepted image: each must be in the output once. Not checked if None.
 
