@@ -181,15 +181,14 @@ def test_a_bomb_that_states_a_harmless_size(
     members = {"coco.json": json.dumps(make_document()).encode(), "images/a.jpg": b"x", member: b"[" * (60 << 20)}
     path = raw / "yard.zip"
     with zipfile.ZipFile(path, "w") as archive:
-        for name, content in members.items():
-            archive.writestr(
-                name, content, compress_type=method if name == member else zipfile.ZIP_STORED, compresslevel=1
-            )
-    content = bytearray(path.read_bytes())
-    place = content.rfind(b"PK\1\2", 0, content.rfind(member.encode()))
-    struct.pack_into("<I", content, place + 24, 900)
-    path.write_bytes(content)
-    del members, content
+        for name, text in members.items():
+            packing = method if name == member else zipfile.ZIP_STORED
+            archive.writestr(name, text, compress_type=packing, compresslevel=1)
+    packed = bytearray(path.read_bytes())
+    place = packed.rfind(b"PK\1\2", 0, packed.rfind(member.encode()))
+    struct.pack_into("<I", packed, place + 24, 900)
+    path.write_bytes(packed)
+    del members, text, packed
     tracemalloc.start()
     exports = read_exports(raw, site_taxonomy)
     _, peak = tracemalloc.get_traced_memory()
@@ -204,7 +203,7 @@ def test_a_bomb_that_states_a_harmless_size(
     changes=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=8),
     directory_only=st.booleans(),
     keep=st.sampled_from([1.0, 1.0, 1.0, 0.95, 0.5]),
-    packed=st.booleans(),
+    deflated=st.booleans(),
 )
 def test_no_damage_to_an_archive_stops_the_conversion(
     make_export: Make,
@@ -212,13 +211,13 @@ def test_no_damage_to_an_archive_stops_the_conversion(
     changes: list[tuple[float, int]],
     directory_only: bool,
     keep: float,
-    packed: bool,
+    deflated: bool,
 ) -> None:
     make_export("bay")
     path = make_export(archive=True)
     with zipfile.ZipFile(path) as archive:
         members = {name: archive.read(name) for name in archive.namelist() if not name.endswith("/")}
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED if packed else zipfile.ZIP_STORED) as archive:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED if deflated else zipfile.ZIP_STORED) as archive:
         for name, member in members.items():
             archive.writestr(name, member)
     content = bytearray(path.read_bytes())
