@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Literal, Self, TypeVar
 
 from construction_panoptic.annotations.ray_pool import ITEMS_IN_BLOCK, RayPool
+from construction_panoptic.annotations.reuse import keep_freed_memory
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -56,6 +57,7 @@ class Workers:
         self._pool: Future[ProcessPoolExecutor] | None = None
         self._starter = ThreadPoolExecutor(1)
         self._context = None if self._ray or self.count == 1 else _context()
+        keep_freed_memory()
 
     @property
     def inline(self) -> bool:

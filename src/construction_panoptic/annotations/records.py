@@ -70,7 +70,14 @@ class Segment:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON types."""
-        return asdict(self) | {"bbox": list(self.bbox)}
+        return {
+            "id": self.id,
+            "category_id": self.category_id,
+            "area": self.area,
+            "bbox": list(self.bbox),
+            "iscrowd": self.iscrowd,
+            "annotation_id": self.annotation_id,
+        }
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "Segment":
