@@ -1,3 +1,4 @@
+import errno
 import os
 import subprocess
 import sys
@@ -60,6 +61,13 @@ def test_a_read_only_file_system_is_named_with_what_to_do(small_disk: Path) -> N
     assert isinstance(caught.value, UserError)
     assert target.read_bytes() == b"old"
     assert len(list(target.parent.iterdir())) == 1
+
+
+def test_a_failure_elsewhere_is_not_taken_for_one_of_the_file(tmp_path: Path) -> None:
+    source = tmp_path / "raw" / "image.jpg"
+    with pytest.raises(PermissionError, match=r"image\.jpg") as caught, atomic_path(tmp_path / "made" / "image.jpg"):
+        raise PermissionError(errno.EACCES, "Permission denied", str(source))
+    assert not isinstance(caught.value, StorageError)
 
 
 def test_other_errors_are_left_as_they_are(tmp_path: Path) -> None:

@@ -4,23 +4,26 @@ import errno
 import json
 import os
 import re
+import shutil
 import socket
 import uuid
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from construction_panoptic.errors import StorageError
+from construction_panoptic.errors import StorageError, UserError
 
 # A temporary name tells whose it is: <machine>-<process>-<random>.
 _MACHINE = f"{zlib.crc32(socket.gethostname().encode()):08x}"
 _TEMPORARY = re.compile(rf"\..*\.{_MACHINE}-(\d+)-[0-9a-f]{{8}}\.tmp")
 
-_STORAGE_ADVICE = {
+_FULL = 4096  # bytes left on a disk: none
+
+STORAGE_ADVICE = {
     errno.ENOSPC: "Make room on the disk of {folder}",
     errno.EDQUOT: "Make room within your quota for {folder}",
     errno.EROFS: "Make {folder} writable, or choose another place in the catalog",
@@ -43,34 +46,43 @@ def atomic_path(target: Path | str, *, sync: bool = False) -> Iterator[Path]:
         StorageError: there is no room, or no permission; ``target`` is as it was.
     """
     target = Path(target)
-    try:
-        with _atomic_path(target, sync) as temporary:
-            yield temporary
-    except (OSError, RuntimeError) as error:
-        cause = error if isinstance(error, OSError) else error.__context__  # torch says that it could not write
-        if not isinstance(cause, OSError) or cause.errno not in _STORAGE_ADVICE:
-            raise
-        advice = _STORAGE_ADVICE[cause.errno].format(folder=target.parent)
-        raise StorageError(
-            f"{target} cannot be written: {cause.strerror}. {advice}, then go on with the same command and "
-            "--only-missing-outputs. What was there before is untouched."
-        ) from error
-
-
-@contextmanager
-def _atomic_path(target: Path, sync: bool) -> Iterator[Path]:
-    target.parent.mkdir(parents=True, exist_ok=True)
     owner = f"{_MACHINE}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
     temporary = target.with_name(f".{target.stem[:80]}.{owner}.tmp{target.suffix}")
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         if sync:
             _sync(temporary)
         temporary.replace(target)
         if sync:
             _sync(target.parent)
+    except Exception as error:
+        number = None if isinstance(error, UserError) else _storage_failure(error, target.parent)
+        if number is None:
+            raise
+        advice = STORAGE_ADVICE[number].format(folder=target.parent)
+        raise StorageError(
+            f"{target} cannot be written: {os.strerror(number)}. {advice}, then go on with the same command and "
+            "--only-missing-outputs. What was there before is untouched."
+        ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _storage_failure(failure: BaseException, folder: Path) -> int | None:
+    """The error number of a write to ``folder`` that failed, also where a library says it in words of its own."""
+    error: BaseException | None = failure
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in STORAGE_ADVICE:
+            elsewhere = isinstance(error.filename, str) and Path(error.filename).parent not in (folder, *folder.parents)
+            return None if elsewhere else error.errno
+        error = error.__cause__ or error.__context__
+    try:
+        free = shutil.disk_usage(folder).free
+    except OSError:
+        return None
+    return errno.ENOSPC if free < _FULL else None
 
 
 def _sync(path: Path) -> None:

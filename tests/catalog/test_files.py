@@ -1,16 +1,32 @@
 import base64
+import contextlib
 import io
 import json
+import re
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
 from kedro.io import DatasetError
+from matplotlib.figure import Figure
 from PIL import Image
+from plotly import graph_objects
 
-from construction_panoptic.catalog import CSVDataset, JSONDataset, PictureDataset
+from construction_panoptic.catalog import (
+    CSVDataset,
+    FigureDataset,
+    HTMLTextDataset,
+    JSONDataset,
+    ParquetDataset,
+    PictureDataset,
+    PlotlyDataset,
+)
 from construction_panoptic.catalog.files import shortened
+from construction_panoptic.cli import user_error
+from construction_panoptic.errors import StorageError
 
 
 def test_saving_leaves_the_file_and_nothing_else(tmp_path: Path) -> None:
@@ -42,6 +58,44 @@ def test_a_failed_save_leaves_the_old_file(tmp_path: Path) -> None:
         dataset.save({"pq": object()})
     assert dataset.load() == {"pq": 0.5}
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def every_kind() -> dict[str, tuple[type, Any]]:
+    """Data that need more than 8 KiB, for each dataset."""
+    noise = np.random.default_rng(0).integers(0, 256, (200, 200), dtype=np.uint8)
+    table = pd.DataFrame(noise)
+    figure = Figure()
+    figure.subplots().imshow(noise)
+    return {
+        "picture.png": (PictureDataset, Image.fromarray(noise)),
+        "figure.png": (FigureDataset, figure),
+        "table.csv": (CSVDataset, table),
+        "table.parquet": (ParquetDataset, table.rename(columns=str)),
+        "document.json": (JSONDataset, noise.tolist()),
+        "chart.json": (PlotlyDataset, graph_objects.Figure(graph_objects.Scatter(y=noise.ravel().tolist()))),
+        "page.html": (HTMLTextDataset, "text " * 20_000),
+    }
+
+
+@pytest.mark.parametrize("name", list(every_kind()))
+def test_a_full_disk_is_named_whatever_is_written(small_disk: Path, name: str) -> None:
+    """Libraries say it in their own ways, Pillow only that an encoder failed."""
+    make, data = every_kind()[name]
+    dataset = make(filepath=str(small_disk / name))
+    (small_disk / name).write_bytes(b"old")
+    filler = small_disk / "filler"
+    filler.write_bytes(b"")
+    with contextlib.suppress(OSError):
+        while True:
+            filler.write_bytes(filler.read_bytes() + bytes(4096))
+    filler.write_bytes(filler.read_bytes()[:-8192])
+    with pytest.raises(DatasetError) as caught:
+        dataset.save(data)
+    error = user_error(caught.value)
+    assert isinstance(error, StorageError)
+    assert re.search(rf"{re.escape(name)} cannot be written: No space left .*Make room on the disk of", str(error))
+    assert (small_disk / name).read_bytes() == b"old"
+    assert {path.name for path in small_disk.iterdir()} == {name, "filler"}
 
 
 def test_the_preview_of_a_picture_is_a_small_png(tmp_path: Path) -> None:
