@@ -181,3 +181,24 @@ def test_other_values_of_on_error(make_export: Make, read: Make) -> None:
     make_export("yard")
     with pytest.raises(ParameterError, match="'ignore'"):
         read(on_error="ignore")
+
+
+@pytest.mark.parametrize("archive", [False, True])
+def test_the_order_of_lists_does_not_matter(make_export: Make, make_document: Make, read: Make, archive: bool) -> None:
+    document = make_document()
+    make_export("yard", {name: document[name] for name in ("annotations", "images", "categories")}, archive=archive)
+    make_export("zone", document, archive=archive)
+    exports = read()
+    first, second = exports.annotations.to_dict("records")
+    same = ("annotation_id", "category", "segmentation", "bbox", "area", "order")
+    assert [first[name] for name in same] == [second[name] for name in same]
+
+
+@pytest.mark.parametrize("name", ["images", "annotations", "categories"])
+def test_a_list_that_is_there_twice(make_export: Make, make_document: Make, read: Make, name: str) -> None:
+    make_export("bay")
+    content = json.dumps(make_document())
+    make_export("yard", f'{content[:-1]}, "{name}": []}}'.encode())
+    rejected = read().rejected
+    assert rejected["reason"].tolist() == ["unreadable_json"]
+    assert f"`{name}` twice" in rejected["detail"].item()

@@ -1,11 +1,12 @@
 """Checking the JSON of a COCO annotation file entry by entry, whatever it holds."""
 
-import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
+from construction_panoptic.annotations.images import ImageError
+from construction_panoptic.annotations.json_stream import json_members
 from construction_panoptic.annotations.taxonomy import Taxonomy
 from construction_panoptic.errors import InputDataError
 
@@ -53,35 +54,71 @@ class AnnotationEntry:
 
 @dataclass(frozen=True)
 class Document:
-    """The lists of an annotation file, entries not yet checked; None: there is no such list.
+    """What an annotation file holds, entries not yet checked; its annotations stay in the file.
 
-    ``categories`` maps id to name.
+    Attributes:
+        images: the list; None where there is none.
+        categories: the name of each id.
+        category_ids: those that annotations name; None where there is no list of annotations.
+        open: opens the file.
     """
 
     images: list[Any] | None
-    annotations: list[Any] | None
     categories: dict[int, str]
+    category_ids: set[int] | None
+    open: Callable[[], BinaryIO]
+
+    def annotations(self) -> Iterator[Any]:
+        """Give the entries of the list of annotations, one in memory at a time.
+
+        Raises:
+            InputDataError: the file is not what it was when it was parsed.
+        """
+        try:
+            with self.open() as file:
+                for name, value in json_members(file):
+                    if name == "annotations" and isinstance(value, Iterator):
+                        yield from value
+        except (ValueError, RecursionError) as error:
+            raise InputDataError(f"an annotation file changed while it was read ({error}); convert again.") from None
 
 
-def parse_document(content: bytes) -> Document:
-    """Parse an annotation file.
+def parse_document(open_file: Callable[[], BinaryIO]) -> Document:
+    """Parse an annotation file from beginning to end.
+
+    Args:
+        open_file: opens it; whatever that raises comes through.
 
     Raises:
-        EntryError: ``unreadable_json``: no JSON, or not an object with a list of images or of annotations.
+        EntryError: ``unreadable_json``: no JSON, not an object with a list of images or of annotations, or one that
+            has one of the lists twice.
     """
+    lists: dict[str, list[Any]] = {}
+    category_ids: set[int] | None = None
+    seen = set()
     try:
-        data = json.loads(content)
-    except (ValueError, RecursionError, MemoryError) as error:
+        with open_file() as file:
+            for name, value in json_members(file):
+                if name in seen and name in ("images", "annotations", "categories"):
+                    raise EntryError("unreadable_json", f"it has `{name}` twice; export it from CVAT again")
+                seen.add(name)
+                if name == "annotations" and isinstance(value, Iterator):
+                    category_ids = _category_ids(value)
+                elif name in ("images", "categories") and isinstance(value, Iterator):
+                    lists[name] = list(value)
+    except (EntryError, ImageError):
+        raise
+    except Exception as error:
+        # Beside what JSON leads to, an archive's damage may be found only when it is unpacked so far.
         raise EntryError("unreadable_json", f"not readable as JSON ({error}); export it from CVAT again") from None
-    images, annotations = (_list(data, name) for name in ("images", "annotations"))
-    if images is None and annotations is None:
+    if "images" not in lists and category_ids is None:
         raise EntryError("unreadable_json", "not a COCO file: it has no lists `images` and `annotations`")
-    return Document(images, annotations, _categories(data.get("categories")))
+    return Document(lists.get("images"), _categories(lists.get("categories")), category_ids, open_file)
 
 
-def _list(data: Any, name: str) -> list[Any] | None:
-    value = data.get(name) if isinstance(data, dict) else None
-    return value if isinstance(value, list) else None
+def _category_ids(entries: Iterator[Any]) -> set[int]:
+    ids = {as_id(entry.get("category_id")) for entry in entries if isinstance(entry, dict)}
+    return {category_id for category_id in ids if category_id is not None}
 
 
 def _categories(entries: Any) -> dict[int, str]:
@@ -179,9 +216,7 @@ Category = tuple[int, str | None]
 
 def used_categories(document: Document) -> set[Category]:
     """Return the categories that the annotations of a document use."""
-    entries = document.annotations or []
-    ids = {as_id(entry.get("category_id")) for entry in entries if isinstance(entry, dict)}
-    return {(category_id, document.categories.get(category_id)) for category_id in ids if category_id is not None}
+    return {(category_id, document.categories.get(category_id)) for category_id in document.category_ids or ()}
 
 
 def resolve_classes(used: set[Category], source: str, taxonomy: Taxonomy) -> Mapping[Category, int | EntryError]:

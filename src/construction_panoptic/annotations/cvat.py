@@ -33,6 +33,7 @@ from construction_panoptic.annotations.parallel import Engine, WorkerCount, Work
 from construction_panoptic.annotations.records import rejected_table
 from construction_panoptic.annotations.rejected import RejectedRecords, compare_accounts
 from construction_panoptic.annotations.repairs import Repair, box_outline, find_repairs
+from construction_panoptic.annotations.tables import TableBuilder
 from construction_panoptic.annotations.taxonomy import Taxonomy
 from construction_panoptic.errors import InputDataError, ParameterError
 
@@ -169,8 +170,8 @@ class _Reader:
         self._repaired = RejectedRecords(fail=False)
         self._options = options
         self._images: dict[str, dict[str, Any]] = {}
-        self._annotations: list[dict[str, Any]] = []
-        self._inputs: list[tuple[str, str]] = []
+        self._annotations = TableBuilder(_ANNOTATION_COLUMNS)
+        self._inputs = TableBuilder({"source": "string", "annotation_id": "string"})
         self._listed_images: dict[tuple[str, str], bool] = {}
 
     def exports(self, raw_data: Path) -> Exports:
@@ -178,24 +179,25 @@ class _Reader:
         if not self._images:
             examples = "; ".join(f"{r.source} {r.image}: {r.detail} ({r.reason})" for r in rejected[:5])
             raise InputDataError(f"{raw_data}: not one image can be used. {examples}.")
-        self._annotations.sort(key=lambda row: (row["key"], row["order"]))
-        self._list_bare_images()
-        inputs = pd.DataFrame(self._inputs, columns=["source", "annotation_id"], dtype="string")
+        annotations = self._annotations.table().sort_values(["key", "order"], ignore_index=True)
+        self._list_bare_images(set(annotations["key"].unique()))
+        images = TableBuilder(_IMAGE_COLUMNS)
+        for key in sorted(self._images):
+            images.add(self._images[key])
         exports = Exports(
-            _table([self._images[key] for key in sorted(self._images)], _IMAGE_COLUMNS),
-            _table(self._annotations, _ANNOTATION_COLUMNS),
+            images.table(),
+            annotations,
             rejected_table(rejected),
             rejected_table(self._repaired.records),
-            inputs,
+            self._inputs.table(),
         )
-        accepted = ((row["source"], str(row["annotation_id"])) for row in self._annotations)
-        compare_accounts(inputs, accepted, exports.rejected)
+        compare_accounts(exports.inputs, annotations, exports.rejected)
         self._rejected.check_images(listed for listed, accepted in self._listed_images.items() if not accepted)
         return exports
 
-    def _list_bare_images(self) -> None:
+    def _list_bare_images(self, annotated: set[str]) -> None:
         rejected = Counter(record.image for record in self._rejected.records if record.annotation_id is not None)
-        for key in sorted(self._images.keys() - {row["key"] for row in self._annotations}):
+        for key in sorted(self._images.keys() - annotated):
             why = f"all of its {rejected[key]} annotations are rejected" if rejected[key] else "it has no annotation"
             detail = f"{why}; kept as an image of stuff alone"
             self._repaired.add(self._images[key]["source"], key, None, "image_without_annotations", detail)
@@ -209,9 +211,9 @@ class _Reader:
         for file in files:
             images = self._read_images(export, file)
             ids: set[int | str] = set()
-            for entry in file.document.annotations or []:
+            for entry in file.document.annotations():
                 label = annotation_label(entry, order)
-                self._inputs.append((export.source, str(label)))
+                self._inputs.add({"source": export.source, "annotation_id": str(label)})
                 image = _image_of(entry, images)
                 try:
                     if label in ids:
@@ -222,7 +224,7 @@ class _Reader:
                     self._rejected.add(export.source, name, label, error.reason, str(error))
                 else:
                     names = {"source": export.source, "category": self._taxonomy.names[row["category_id"]]}
-                    self._annotations.append(row | names | {"order": order})
+                    self._annotations.add(row | names | {"order": order})
                     for reason, detail in repairs:
                         self._repaired.add(export.source, row["key"], label, reason, detail)
                 ids.add(label)
@@ -240,7 +242,7 @@ class _Reader:
         files = []
         for name in names:
             try:
-                document = parse_document(export.read(name))
+                document = parse_document(partial(export.open, name))
             except (EntryError, ImageError) as error:
                 self._rejected.add(export.source, "", None, "unreadable_json", f"{name}: {error}")
                 continue
@@ -294,7 +296,7 @@ def _why_unused(name: str, names: list[str], document: Document, repeated: bool)
         return EntryError("duplicate_export", "a folder or archive of the same name was read already; remove one")
     if names[0] == "coco.json" and name != "coco.json":
         return EntryError("second_annotation_file", f"{name} is not used beside coco.json; remove one of them")
-    if document.annotations is None:
+    if document.category_ids is None:
         return EntryError("no_annotations", f"{name} has no list `annotations`; export it from CVAT again")
     return None
 
@@ -366,7 +368,3 @@ def _annotation_row(
         "area": float("nan") if area is None else area,
     }
     return row, repairs
-
-
-def _table(rows: list[dict[str, Any]], columns: dict[str, str]) -> pd.DataFrame:
-    return pd.DataFrame(rows, columns=list(columns)).astype(columns)

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 from construction_panoptic.annotations.images import ImageError, open_location, zip_location
 from construction_panoptic.errors import InputDataError
@@ -45,8 +45,8 @@ class Export(Protocol):
         """
         ...
 
-    def read(self, name: str) -> bytes:
-        """Return the content of one of `annotation_files`.
+    def open(self, name: str) -> BinaryIO:
+        """Open one of `annotation_files`, to be read once from beginning to end.
 
         Raises:
             ImageError: it cannot be read.
@@ -176,12 +176,11 @@ class FolderExport:
         """See `Export`."""
         return _files(self._root)
 
-    def read(self, name: str) -> bytes:
+    def open(self, name: str) -> BinaryIO:
         """See `Export`."""
         if not _resolve(self._root / name).is_relative_to(self._resolved):
             raise ImageError("unsafe_path", f"{name} is a link that leads out of the export's folder")
-        with open_location(self._root / name) as file:
-            return file.read()
+        return open_location(self._root / name, streamed=True)
 
     def find_image(self, file_name: str, subset: str) -> tuple[str, str]:
         """See `Export`."""
@@ -250,10 +249,9 @@ class ZipExport:
         names = self._names()
         return _select(name.removeprefix(self._prefix) for name in names if name.startswith(self._prefix))
 
-    def read(self, name: str) -> bytes:
+    def open(self, name: str) -> BinaryIO:
         """See `Export`."""
-        with open_location(zip_location(self.path, self._names()[self._prefix + name])) as file:
-            return file.read()
+        return open_location(zip_location(self.path, self._names()[self._prefix + name]), streamed=True)
 
     def find_image(self, file_name: str, subset: str) -> tuple[str, str]:
         """See `Export`."""
@@ -286,7 +284,7 @@ class StrayFile:
         detail = f"{self.path}: not read; put it and its images into a folder or .zip of their own, or remove it"
         raise ImageError("stray_file", detail)
 
-    def read(self, name: str) -> bytes:
+    def open(self, name: str) -> BinaryIO:
         """See `Export`."""
         raise ImageError("stray_file", name)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO, Self
+from typing import BinaryIO, Self, cast
 
 import imagehash
 import numpy as np
@@ -122,8 +122,13 @@ def _archive(path: Path, _modified: int, _process: int) -> zipfile.ZipFile:
     return zipfile.ZipFile(path)
 
 
-def open_location(location: str | Path) -> BinaryIO:
+def open_location(location: str | Path, *, streamed: bool = False) -> BinaryIO:
     """Open a location for reading; the caller closes it. Nothing is unpacked to disk.
+
+    Args:
+        location: of the file or member.
+        streamed: it is read once, from beginning to end, and may have any size. What damage there is to a member is
+            found then, with whatever exception that leads to.
 
     Raises:
         ImageError: the file or member is missing (``missing_file``), cannot be read (``unreadable_image``)
@@ -132,10 +137,11 @@ def open_location(location: str | Path) -> BinaryIO:
     path, member = _split(location)
     try:
         if member is not None:
-            return _open_member(_archive(path, path.stat().st_mtime_ns, os.getpid()), member, location)
+            archive = _archive(path, path.stat().st_mtime_ns, os.getpid())
+            return _open_member(archive, member, location, streamed)
         if path.exists() and not path.is_file():
             raise ImageError("unreadable_image", f"{location}: it is a folder, pipe or device, not a file.")
-        if path.stat().st_size > MAX_FILE_BYTES:
+        if not streamed and path.stat().st_size > MAX_FILE_BYTES:
             raise ImageError("too_large", f"{location}: the file is larger than {MAX_FILE_BYTES} bytes.")
         return path.open("rb")
     except ImageError:
@@ -147,14 +153,16 @@ def open_location(location: str | Path) -> BinaryIO:
         raise ImageError("unreadable_image", f"{location}: cannot be read ({error}).") from None
 
 
-def _open_member(archive: zipfile.ZipFile, member: str, location: str | Path) -> BinaryIO:
+def _open_member(archive: zipfile.ZipFile, member: str, location: str | Path, streamed: bool) -> BinaryIO:
     info = archive.getinfo(member)
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise ImageError("unreadable_image", f"{location}: packed by an unusual method; pack it again with Deflate.")
-    if info.file_size > MAX_FILE_BYTES:
+    if not streamed and info.file_size > MAX_FILE_BYTES:
         raise ImageError("too_large", f"{location}: the member is larger than {MAX_FILE_BYTES} bytes.")
     if info.file_size > max(_HARMLESS_BYTES, MAX_RATIO * info.compress_size):
         raise ImageError("too_large", f"{location}: it unpacks to more than {MAX_RATIO} times its packed size.")
+    if streamed:
+        return cast("BinaryIO", archive.open(info))
     with archive.open(info) as packed:
         # No more than it should be: a damaged or false size would let everything be unpacked before it is found.
         return BytesIO(packed.read(info.file_size + 1))

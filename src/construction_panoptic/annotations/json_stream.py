@@ -2,7 +2,13 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any
+from io import BufferedReader, TextIOWrapper
+from json.decoder import WHITESPACE, JSONDecodeError, JSONDecoder  # type: ignore[attr-defined]
+from typing import Any, BinaryIO
+
+_CHUNK = 1 << 20  # characters
+_LONGEST_VALUE = 1 << 28
+_NUMBER_REST = 3  # a number may go on after this many characters that are none by themselves: 1e+5
 
 
 def json_parts(document: Mapping[str, Any]) -> Iterator[str]:
@@ -26,3 +32,126 @@ def json_parts(document: Mapping[str, Any]) -> Iterator[str]:
         else:
             yield json.dumps(value, allow_nan=False)
     yield "{}" if before == "{" else "}"
+
+
+def json_members(file: BinaryIO) -> Iterator[tuple[str, Any]]:
+    """Give name and value of each member of the JSON object in a file, as ``json.load`` reads them.
+
+    Args:
+        file: UTF-8, -16 or -32, at its beginning.
+
+    Yields:
+        Names as often as they come. A value that is a list is an iterator over its items, to be used before the next
+        member is asked for; only an item at a time is in memory. Nothing where the document is no object.
+
+    Raises:
+        ValueError: the text is no JSON, or one value is longer than 2^28 characters.
+        RecursionError: a value is too deep.
+    """
+    text = _Text(file)
+    if text.next_character() != "{":
+        text.value()
+        text.end()
+        return
+    text.skip()
+    if text.next_character() != "}":
+        yield from text.members()
+    text.skip()
+    text.end()
+
+
+class _Text:
+    """The part of a text that is being parsed."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        buffered = BufferedReader(file)  # type: ignore[type-var]
+        encoding = json.detect_encoding(buffered.peek(4))
+        self._file = TextIOWrapper(buffered, encoding, "surrogatepass", newline="")
+        self._text = ""
+        self._place = 0
+        self._before = 0  # characters of the file that are no longer here
+        self._ended = False
+        self._decoder = JSONDecoder()
+
+    def next_character(self) -> str:
+        """Return the next character that is no white space; "" at the end."""
+        while True:
+            self._place = WHITESPACE.match(self._text, self._place).end()
+            if self._place < len(self._text):
+                return self._text[self._place]
+            if not self._read_on():
+                return ""
+
+    def skip(self) -> None:
+        self._place += 1
+
+    def value(self) -> Any:
+        """Return the value that begins here."""
+        self.next_character()
+        while True:
+            try:
+                value, end = self._decoder.raw_decode(self._text, self._place)
+            except JSONDecodeError as error:
+                if not self._read_on():
+                    raise self._error(error.msg, error.pos) from None
+                continue
+            length = end - self._place
+            if end + _NUMBER_REST <= len(self._text) or not self._read_on():
+                self._place += length
+                return value
+
+    def members(self) -> Iterator[tuple[str, Any]]:
+        """Give the members from here to the brace."""
+        while True:
+            if self.next_character() != '"':
+                raise self._error("Expecting property name enclosed in double quotes", self._place)
+            name = self.value()
+            if self.next_character() != ":":
+                raise self._error("Expecting ':' delimiter", self._place)
+            self.skip()
+            if self.next_character() == "[":
+                items = self._items()
+                yield name, items
+                for _ in items:
+                    pass
+            else:
+                yield name, self.value()
+            if not self._goes_on("}"):
+                return
+
+    def _items(self) -> Iterator[Any]:
+        self.skip()
+        if self.next_character() != "]":
+            yield self.value()
+            while self._goes_on("]"):
+                yield self.value()
+        self.skip()
+
+    def _goes_on(self, bracket: str) -> bool:
+        found = self.next_character()
+        if found not in (",", bracket):
+            raise self._error("Expecting ',' delimiter", self._place)
+        if found == ",":
+            self.skip()
+        return found == ","
+
+    def end(self) -> None:
+        """Check that nothing follows."""
+        if self.next_character():
+            raise self._error("Extra data", self._place)
+
+    def _read_on(self) -> bool:
+        """Read more, at least as much as there is, so that long values take no longer than they must."""
+        if self._ended:
+            return False
+        rest = self._text[self._place :]
+        if len(rest) > _LONGEST_VALUE:
+            raise self._error(f"a value is longer than {_LONGEST_VALUE} characters", self._place)
+        more = self._file.read(max(_CHUNK, len(rest)))
+        self._ended = not more
+        self._before += self._place
+        self._text, self._place = rest + more, 0
+        return not self._ended
+
+    def _error(self, message: str, place: int) -> ValueError:
+        return ValueError(f"{message}: character {self._before + place}")

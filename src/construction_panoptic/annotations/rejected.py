@@ -12,7 +12,10 @@ from construction_panoptic.annotations.records import (
     Rejected,
     rejected_table,
 )
+from construction_panoptic.annotations.tables import TableBuilder
 from construction_panoptic.errors import InputDataError
+
+_NAMES = ["source", "annotation_id"]
 
 
 class RejectionError(InputDataError):
@@ -116,35 +119,37 @@ def check_conservation(
         accepted, converted = Counter(images["key"]), Counter(record.key for record in records)
         if changed := [*(accepted - converted), *(converted - accepted)]:
             raise ConservationError(f"{len(changed)} images were lost or converted twice ({changed[:5]})")
-    output = (
-        (record.key.split("/", 1)[0], str(segment.annotation_id))
-        for record in records
-        for segment in record.segments
-        if segment.annotation_id is not None
-    )
-    compare_accounts(inputs, output, rejected)
+    output = TableBuilder({"source": "string", "annotation_id": "string"})
+    for record in records:
+        for segment in record.segments:
+            if segment.annotation_id is not None:
+                output.add({"source": record.key.split("/", 1)[0], "annotation_id": str(segment.annotation_id)})
+    compare_accounts(inputs, output.table(), rejected)
 
 
-def compare_accounts(inputs: pd.DataFrame, output: Iterable[tuple[str, str]], rejected: pd.DataFrame) -> None:
-    """Do what `check_conservation` does for an output given as pairs of source and annotation id.
+def compare_accounts(inputs: pd.DataFrame, output: pd.DataFrame, rejected: pd.DataFrame) -> None:
+    """Do what `check_conservation` does for an output given as a table with the same columns as ``inputs``.
 
     Raises:
         ConservationError: see `check_conservation`.
     """
-    expected = Counter(zip(inputs["source"], inputs["annotation_id"].astype(str), strict=True))
     of_annotations = rejected[rejected["annotation_id"].notna()]
-    found = Counter(zip(of_annotations["source"], of_annotations["annotation_id"].astype(str), strict=True))
-    found.update(output)
+    sides = [_named(inputs, 1), _named(output, -1), _named(of_annotations, -1)]
+    left = pd.concat(sides, ignore_index=True).groupby(_NAMES, sort=False, dropna=False)["count"].sum()
     problems = [
-        *(_problem("neither in the output nor rejected", expected - found)),
-        *(_problem("counted twice, or not in the input", found - expected)),
+        *(_problem("neither in the output nor rejected", left[left > 0])),
+        *(_problem("counted twice, or not in the input", -left[left < 0])),
     ]
     if problems:
         raise ConservationError("; ".join(problems))
 
 
-def _problem(what: str, annotations: Counter[tuple[str, str]]) -> list[str]:
-    if not annotations:
+def _named(table: pd.DataFrame, count: int) -> pd.DataFrame:
+    return table[_NAMES].astype("string").assign(count=count)
+
+
+def _problem(what: str, annotations: pd.Series) -> list[str]:
+    if annotations.empty:
         return []
-    names = ", ".join(f"{source}: {annotation_id}" for source, annotation_id in list(annotations)[:5])
-    return [f"{annotations.total()} annotations are {what} ({names})"]
+    names = ", ".join(f"{source}: {annotation_id}" for source, annotation_id in annotations.index[:5])
+    return [f"{annotations.sum()} annotations are {what} ({names})"]

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from construction_panoptic.annotations.coco_entries import AnnotationEntry
+from construction_panoptic.annotations.masks import following_points
 
 Repair = tuple[str, str]
 """Reason code, and a sentence for the reader."""
@@ -84,9 +85,9 @@ def _box_fits(bbox: list[float], boxes: list[NDArray[np.float64]]) -> bool:
 
 
 def _area(ring: NDArray[np.float64]) -> float:
-    x, y = ring.T
-    return abs(float(x @ np.roll(y, -1) - np.roll(x, -1) @ y)) / 2
+    (x, y), (next_x, next_y) = ring.T, following_points(ring).T
+    return abs(float(x @ next_y - next_x @ y)) / 2
 
 
 def _perimeter(ring: NDArray[np.float64]) -> float:
-    return float(np.hypot(*(ring - np.roll(ring, -1, axis=0)).T).sum())
+    return float(np.hypot(*(ring - following_points(ring)).T).sum())
