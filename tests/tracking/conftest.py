@@ -4,8 +4,8 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from kedro.io import DataCatalog
-from kedro.pipeline import Node
+from kedro.io import DataCatalog, MemoryDataset
+from kedro.pipeline import Node, Pipeline
 
 from construction_panoptic.catalog import CheckpointDataset, CSVDataset, JSONDataset, PictureDataset
 from construction_panoptic.tracking.hook import TrackingHook
@@ -30,6 +30,7 @@ def catalog(tmp_path: Path) -> DataCatalog:
             ),
             "quality": table("quality", rows={"name": "name", "values": ["pq"]}, table="tables/quality.json"),
             "data": JSONDataset(filepath=str(tmp_path / "data.json"), metadata={"mlflow": {"input": "training"}}),
+            "params:detection": MemoryDataset({"optimizer": {"lr": 0.1}}),
             "plain": JSONDataset(filepath=str(tmp_path / "plain.json")),
         }
     )
@@ -41,7 +42,11 @@ class Run:
     def __init__(self, project: Path, catalog: DataCatalog) -> None:
         self.hook, self.catalog = TrackingHook(), catalog
         self.hook._project = project
-        self.hook.before_pipeline_run(catalog)
+        outputs = ["best", "history", "timings", "progress", "last"]
+        self.node = Node(
+            lambda data, parameters: None, inputs=["data", "params:detection"], outputs=outputs, name="train"
+        )
+        self.hook.before_pipeline_run(Pipeline([self.node]), catalog)
 
     def save(self, name: str, data: Any) -> None:
         self.catalog.save(name, data)
@@ -49,9 +54,7 @@ class Run:
 
     def train(self) -> None:
         """Begin the training."""
-        outputs = ["best", "history", "timings", "progress", "last"]
-        node = Node(lambda data: None, inputs="data", outputs=outputs, name="train")
-        self.hook.before_node_run(node, {"params:detection": {"optimizer": {"lr": 0.1}}})
+        self.hook.before_node_run(self.node, {"params:detection": {"optimizer": {"lr": 0.1}}})
 
     def epoch(self, *losses: float) -> None:
         """Save what an epoch gives: of all epochs done, the losses; the lowest is the best."""

@@ -6,8 +6,10 @@ from pathlib import Path
 import mlflow
 import pandas as pd
 import pytest
+import torch
 from kedro.io import DataCatalog
 from mlflow import entities
+from PIL import Image
 
 from tests.tracking.conftest import Run
 
@@ -118,3 +120,31 @@ def test_where_its_run_is_lost_a_new_one_has_everything_and_says_what_it_continu
     assert new.info.run_id != old
     assert steps(new) == [(1, 3.0), (2, 2.0)]
     assert new.data.tags["continues"] == old
+
+
+def test_a_training_whose_run_was_killed_after_its_last_epoch_is_completed(
+    begin: Callable[[], Run], tmp_path: Path, catalog: DataCatalog, experiment: str
+) -> None:
+    """It is not run again, so nothing else would close its run, nor send its models and its last times."""
+    first = begin()
+    first.epoch(3.0)
+    catalog.save("best", {"epoch": 2, "finished": True, "model": {"weight": torch.zeros(2)}})
+    catalog.save("history", pd.DataFrame({"epoch": [1, 2], "train/loss": [3.0, 2.0], "val/ap": [1 / 3, 0.5]}))
+    catalog.save("timings", pd.DataFrame({"epoch": [1, 2], "time/epoch_seconds": [1.0, 2.0]}))
+    catalog.save("progress", Image.new("RGB", (8, 8)))
+    catalog.save("last", {"epoch": 2, "finished": True, "model": {"weight": torch.ones(2)}})
+    mlflow.end_run("KILLED")
+    with mlflow.start_run(experiment_id=experiment) as active:
+        Run(tmp_path, catalog)
+        (training,) = trainings(experiment)
+        assert training.info.status == "FINISHED"
+        assert steps(training) == [(1, 3.0), (2, 2.0)]
+        assert steps(training, "time/epoch_seconds") == [(1, 1.0), (2, 2.0)]
+        models = mlflow.MlflowClient().search_logged_models([experiment])
+        assert {model.name: model.params for model in models} == {
+            "detection-best": {"epoch": "2"},
+            "detection-last": {"epoch": "2"},
+        }
+        assert mlflow.get_run(active.info.run_id).data.metrics["detection/best/ap"] == 0.5
+        Run(tmp_path, catalog)
+    assert len(trainings(experiment)) == 1

@@ -33,6 +33,7 @@ import mlflow
 from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
 from kedro.io import CatalogProtocol
+from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
 from mlflow.data.dataset_source_registry import resolve_dataset_source
 from mlflow.data.meta_dataset import MetaDataset
@@ -79,7 +80,7 @@ class TrackingHook:
         outbox.install(self._project / OUTBOX, self._rename_run)
 
     @hook_impl
-    def before_pipeline_run(self, catalog: CatalogProtocol) -> None:
+    def before_pipeline_run(self, pipeline: Pipeline, catalog: CatalogProtocol) -> None:
         """Tag the run with what it takes to repeat it, and bring in order what earlier runs have left."""
         self._catalog, self._inputs, self._pending, self._stage = catalog, {}, {}, None
         run = mlflow.active_run()
@@ -90,6 +91,8 @@ class TrackingHook:
         self._tags = {**git_tags(self._project), "device": device_name(), **process_tags()}
         name = {"mlflow.runName": "main_job"} if run.info.run_name == "__default__" else {}
         self._send(mlflow.set_tags, self._tags | name)
+        for node in pipeline.nodes:
+            self._complete_training(node, catalog)
 
     @hook_impl
     def after_dataset_loaded(self, dataset_name: str) -> None:
@@ -102,11 +105,8 @@ class TrackingHook:
     def before_node_run(self, node: Node, inputs: dict[str, Any]) -> None:
         """Finish with the node before, a training perhaps, and open the run of a training."""
         self._end_node("FINISHED")
-        for name in node.outputs:
-            stage = self._wanted(name).get("history")
-            if stage is not None:
-                self._send(self._open_stage, stage, name, node, inputs)
-                break
+        for name in self._histories(node)[:1]:
+            self._send(self._open_stage, self._wanted(name)["history"], name, node, inputs)
 
     @hook_impl
     def after_dataset_saved(self, dataset_name: str, data: Any) -> None:
@@ -114,8 +114,7 @@ class TrackingHook:
         wanted = self._wanted(dataset_name)
         if "history" in wanted and self._stage is not None:
             self._send(self._stage.send_history, dataset_name, data)
-        if "checkpoint" in wanted:
-            self._checkpoints[dataset_name] = wanted["checkpoint"]
+        self._note_checkpoint(dataset_name)
         if "epochs" in wanted and not isinstance(data, str):
             self._send_epoch_picture(dataset_name, wanted["epochs"])
         if "rows" in wanted:
@@ -160,6 +159,30 @@ class TrackingHook:
     def _send_file(self, kind: str, path: Path, run_id: str, **more: Any) -> None:
         task = {"kind": kind, "path": str(path), "run_id": run_id, **more}
         self._send(outbox.send, task, mlflow.get_tracking_uri())
+
+    def _histories(self, node: Node) -> list[str]:
+        return [name for name in node.outputs if "history" in self._wanted(name)]
+
+    def _complete_training(self, node: Node, catalog: CatalogProtocol) -> None:
+        """Send the rest of a training that was finished when its run was killed; nothing trains it again."""
+        histories = self._histories(node)
+        path = self._path(histories[0]) if histories else None
+        known = None if path is None else remembered_run(self._project / TRAININGS, self._training_of(path))
+        if known is None or known["finished"] or known["tracking_uri"] != mlflow.get_tracking_uri():
+            return
+        if not all(catalog.exists(name) for name in node.outputs):
+            return
+        inputs = {name: catalog.load(name) for name in node.inputs if name.startswith("params:")}
+        self._send(self._open_stage, known["stage"], histories[0], node, inputs)
+        for name in node.outputs:
+            self._note_checkpoint(name)
+            if name in histories and self._stage is not None:
+                self._send(self._stage.send_history, name, catalog.load(name))
+        self._end_node("FINISHED")
+
+    def _note_checkpoint(self, name: str) -> None:
+        if which := self._wanted(name).get("checkpoint"):
+            self._checkpoints[name] = which
 
     def _open_stage(self, stage: str, history: str, node: Node, inputs: dict[str, Any]) -> None:
         run, path = mlflow.active_run(), self._path(history)
