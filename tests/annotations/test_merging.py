@@ -126,6 +126,33 @@ def test_overlap_is_refused_when_asked_to(merge: Callable[..., ConvertedImage]) 
     ]
 
 
+def test_crowds_of_a_class_are_one(merge: Callable[..., ConvertedImage]) -> None:
+    things = [
+        thing(1, rectangle(2, 2, 5, 5), iscrowd=1),
+        thing(2, rectangle(12, 2, 5, 5), iscrowd=1),
+        thing(3, rectangle(22, 2, 5, 5), iscrowd=1, category_id=9),
+        thing(4, rectangle(30, 2, 5, 5)),
+        thing(5, rectangle(2, 12, 3, 3), iscrowd=1),
+        thing(6, rectangle(1, 11, 6, 6)),
+    ]
+    converted = merge(things)
+    found = [(s.annotation_id, s.category_id, s.iscrowd, s.area, s.bbox) for s in converted.segments]
+    assert found == [
+        (1, 8, 1, 50, (2, 2, 15, 5)),
+        (3, 9, 1, 25, (22, 2, 5, 5)),
+        (4, 8, 0, 25, (30, 2, 5, 5)),
+        (6, 8, 0, 36, (1, 11, 6, 6)),
+    ]
+    assert [(r.annotation_id, r.reason) for r in converted.rejected] == [(2, "joined_crowd"), (5, "joined_crowd")]
+
+
+def test_hidden_crowds_are_not_joined(merge: Callable[..., ConvertedImage]) -> None:
+    crowds = [thing(number, rectangle(10 * number, 2, 5, 5), iscrowd=1) for number in (1, 2)]
+    converted = merge([*crowds, thing(3, rectangle(0, 0, WIDTH, HEIGHT))])
+    assert [s.annotation_id for s in converted.segments] == [3]
+    assert {(r.annotation_id, r.reason) for r in converted.rejected} == {(1, "fully_hidden"), (2, "fully_hidden")}
+
+
 def test_crowds_stay_crowds(merge: Callable[..., ConvertedImage]) -> None:
     counts = {"size": [HEIGHT, WIDTH], "counts": [HEIGHT, 2 * HEIGHT, (WIDTH - 3) * HEIGHT]}
     converted = merge([thing(1, iscrowd=1, segmentation=json.dumps(counts)), thing(2, rectangle(9, 9, 5, 5))])

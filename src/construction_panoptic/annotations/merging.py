@@ -185,7 +185,8 @@ def merge_image(
 
     Returns:
         The converted image; an annotation that others cover completely is in ``rejected`` as
-        ``fully_hidden``, and one that cannot be drawn under its reason in `masks.MaskError`.
+        ``fully_hidden``, a crowd that became part of another of its class as ``joined_crowd``, and one that cannot
+        be drawn under its reason in `masks.MaskError`.
 
     Raises:
         InputDataError: stuff labels of another size or of unknown classes, a class that is not a thing, two
@@ -201,6 +202,7 @@ def merge_image(
     if overlap == "smallest_on_top":
         instances.sort(key=lambda instance: (-instance.area, instance.order))
     _paint(layers, instances, len(stuff_ids), key, may_overlap=overlap != "fail")
+    joined = _join_crowds(layers, instances, len(stuff_ids))
 
     source = str(image["source"])
     ids, areas, boxes = _number_segments(layers, len(stuff_ids) + len(instances), key)
@@ -214,6 +216,10 @@ def merge_image(
         if ids[layer]:
             box = boxes[layer]
             segments.append(Segment(ids[layer], instance.category_id, areas[layer], box, instance.iscrowd, number))
+        elif ids[joined.get(layer, layer)]:
+            crowd = instances[joined[layer] - len(stuff_ids) - 1].annotation_id
+            detail = f"its pixels are in the crowd of annotation {crowd}; an image has one crowd of a class"
+            rejected.append(Rejected(source, key, number, "joined_crowd", detail))
         else:
             detail = "annotations above it cover all of its pixels"
             rejected.append(Rejected(source, key, number, "fully_hidden", detail))
@@ -292,6 +298,22 @@ def _paint(layers: NDArray[np.int32], instances: list[_Instance], below: int, ke
                     "them in CVAT, or choose the overlap 'last_on_top' or 'smallest_on_top'."
                 )
         view[pixels] = layer
+
+
+def _join_crowds(layers: NDArray[np.int32], instances: list[_Instance], below: int) -> dict[int, int]:
+    """Make the crowds of each class one, as COCO has it: panopticapi counts all but one of them as wrong.
+
+    Returns:
+        For each layer that is no more, the one that has its pixels.
+    """
+    first: dict[int, int] = {}
+    joined = {}
+    for layer, instance in enumerate(instances, start=below + 1):
+        if instance.iscrowd and first.setdefault(instance.category_id, layer) != layer:
+            joined[layer] = first[instance.category_id]
+    if joined:
+        layers[...] = np.array([joined.get(layer, layer) for layer in range(below + len(instances) + 1)])[layers]
+    return joined
 
 
 def _number_segments(
