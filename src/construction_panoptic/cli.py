@@ -16,7 +16,7 @@ from construction_panoptic.catalog.files import local_path, shown_path
 from construction_panoptic.errors import UserError
 from construction_panoptic.interruption import Interrupted, interruptible
 from construction_panoptic.shortage import shortage
-from construction_panoptic.tracking import mark_run_killed
+from construction_panoptic.tracking import database_error, mark_run_killed
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ def _run(**options: Any) -> Any:
         click.echo(str(interruption), err=True)
         raise SystemExit(interruption.exit_code) from interruption
     except Exception as error:
-        cause = user_error(error) or shortage(error)
+        cause = user_error(error) or shortage(error) or database_error(error)
         if cause is None:
             raise
         logger.debug("The error with its traceback", exc_info=error)
