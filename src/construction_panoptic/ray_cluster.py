@@ -17,6 +17,10 @@ _AT_HOME = {
     "RAY_USAGE_STATS_ENABLED": "0",
     # Despite its name it holds on Linux too: nodes have the address 127.0.0.1, and nobody else can connect.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    # 15 otherwise: next to programs of others, workers would stand still.
+    "RAY_worker_niceness": "0",
+    # Seconds that helpers of Ray outlive the one that started it, should that be killed; 60 otherwise.
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "20",
     # In the home folder's ~/.ray/auth_token otherwise.
     "RAY_AUTH_MODE": "token",
     "RAY_AUTH_TOKEN": secrets.token_hex(32),

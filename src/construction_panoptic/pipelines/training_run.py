@@ -11,13 +11,35 @@ from PIL import Image
 from torch import Tensor
 
 from construction_panoptic.catalog.checkpoints import UNCHANGED
+from construction_panoptic.interruption import deferred_interruption
 from construction_panoptic.pipelines.pictures import ProgressSheet
 from construction_panoptic.training.loading import BatchLoader, build_loader
 from construction_panoptic.training.loop import EpochResult
+from construction_panoptic.training.messages import Work
+from construction_panoptic.training.processes import in_processes
+from construction_panoptic.training.ray_processes import in_ray
 from construction_panoptic.training.samples import DetectionSamples, PanopticSamples
 from construction_panoptic.training.settings import ModelSettings, StageSettings
 
 TrainingOutputs = tuple[dict[str, Any] | str, pd.DataFrame, pd.DataFrame, Image.Image | str, dict[str, Any]]
+
+
+def run_training(work: Work, arguments: tuple[Any, ...], settings: StageSettings) -> Iterator[TrainingOutputs]:
+    """Run what each process of a training does in as many as the settings ask for, where they ask for.
+
+    Args:
+        work: called as ``work(*arguments, stop=…)``; see `in_processes`.
+        arguments: what pickle can take.
+        settings: those of the stage.
+
+    Yields:
+        What the first process yields.
+    """
+    with deferred_interruption() as stop:
+        if settings.execution.engine == "ray":
+            yield from in_ray(work, arguments, settings.devices, settings.device, stop)
+        else:
+            yield from in_processes(work, arguments, settings.processes, stop)
 
 
 def outputs_of(epochs: Iterator[EpochResult], progress: ProgressSheet) -> Iterator[TrainingOutputs]:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from construction_panoptic.errors import ParameterError
+from construction_panoptic.training import team
 from construction_panoptic.training.device import process_count
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -142,6 +143,15 @@ class MatchSettings(_Settings):
         return self
 
 
+class ExecutionSettings(_Settings):
+    """What runs the processes that train together; the result is the same with any."""
+
+    engine: Literal["local", "ray"] = Field(
+        default="local",
+        description="Processes of this machine, or of a Ray cluster by Ray Train (RAY_ADDRESS, else a local one).",
+    )
+
+
 class StageSettings(_Settings):
     """One stage of training; the defaults are those of the detection stage."""
 
@@ -172,8 +182,11 @@ class StageSettings(_Settings):
     )
     devices: PositiveInt | Literal["auto"] = Field(
         default=1,
-        description="Devices of this machine that train together, a process each; 'auto' takes all CUDA devices. With "
-        "device cpu they are processes that share the cores.",
+        description="Devices of this machine, or of the Ray cluster, that train together, a process each; 'auto' takes "
+        "all CUDA devices. With device cpu they are processes that share the cores.",
+    )
+    execution: ExecutionSettings = Field(
+        default_factory=ExecutionSettings, description="What runs the processes that train together."
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto",
@@ -216,11 +229,13 @@ class StageSettings(_Settings):
 
     @property
     def processes(self) -> int:
-        """The number of processes that train together.
+        """The number of processes that train together; with Ray and ``auto``, only these processes know it.
 
         Raises:
             ParameterError: there are not so many CUDA devices.
         """
+        if self.execution.engine == "ray":
+            return team.size() if self.devices == "auto" else self.devices
         return process_count(self.devices, self.device)
 
     def fingerprint(self) -> dict[str, Any]:
@@ -230,7 +245,14 @@ class StageSettings(_Settings):
         training can be made longer.
         """
         neutral = {"workers", "cache_mb", "device", "validation_batch_size", "validate_every"}
-        neutral |= {"on_non_finite", "skip_at_most", "failed_batch", "checkpoint_every_minutes", "progress_images"}
+        neutral |= {
+            "on_non_finite",
+            "skip_at_most",
+            "failed_batch",
+            "checkpoint_every_minutes",
+            "progress_images",
+            "execution",
+        }
         if self.schedule.kind == "step":
             neutral.add("epochs")
         kept = self.model_dump(mode="json", exclude=neutral)

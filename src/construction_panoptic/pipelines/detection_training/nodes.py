@@ -12,7 +12,7 @@ from plotly import graph_objects as go
 from construction_panoptic.catalog.folders import ConvertedImages
 from construction_panoptic.detr import Detr, build_detr, compile_detector, load_weights
 from construction_panoptic.evaluation.validation import detection_validator
-from construction_panoptic.interruption import StopRequest, deferred_interruption
+from construction_panoptic.interruption import StopRequest
 from construction_panoptic.pipelines.pictures import ProgressSheet
 from construction_panoptic.pipelines.training_run import (
     TrainingOutputs,
@@ -20,9 +20,9 @@ from construction_panoptic.pipelines.training_run import (
     fingerprint_of,
     loader_of,
     outputs_of,
+    run_training,
 )
 from construction_panoptic.training.loop import train
-from construction_panoptic.training.processes import in_processes
 from construction_panoptic.training.samples import DetectionSamples
 from construction_panoptic.training.settings import ModelSettings, StageSettings, parse
 from construction_panoptic.training.stages import DetectionStage
@@ -50,8 +50,7 @@ def train_detector(
     architecture = parse(ModelSettings, model_parameters, "model")
     settings = parse(StageSettings, parameters, "detection")
     arguments = (detection_train, detection_val, converted, architecture, settings, resume_from)
-    with deferred_interruption() as stop:
-        yield from in_processes(_train, arguments, settings.processes, stop)
+    yield from run_training(_train, arguments, settings)
 
 
 def _train(

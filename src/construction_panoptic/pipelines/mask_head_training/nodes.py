@@ -13,7 +13,7 @@ from construction_panoptic.catalog.folders import ConvertedImages
 from construction_panoptic.detr import DetrPanoptic, build_detr_panoptic, compile_detector, load_weights
 from construction_panoptic.evaluation.settings import EvaluationSettings
 from construction_panoptic.evaluation.validation import panoptic_validator
-from construction_panoptic.interruption import StopRequest, deferred_interruption
+from construction_panoptic.interruption import StopRequest
 from construction_panoptic.pipelines.pictures import ProgressSheet
 from construction_panoptic.pipelines.training_run import (
     TrainingOutputs,
@@ -21,10 +21,10 @@ from construction_panoptic.pipelines.training_run import (
     fingerprint_of,
     loader_of,
     outputs_of,
+    run_training,
 )
 from construction_panoptic.training.feature_cache import open_cache
 from construction_panoptic.training.loop import train
-from construction_panoptic.training.processes import in_processes
 from construction_panoptic.training.samples import PanopticSamples
 from construction_panoptic.training.settings import MaskHeadSettings, ModelSettings, parse
 from construction_panoptic.training.stages import MaskHeadStage
@@ -54,8 +54,7 @@ def train_mask_head(
     threshold = parse(EvaluationSettings, evaluation, "panoptic_evaluation").threshold
     weights = detector["model"]
     arguments = (panoptic_train, panoptic_val, converted, weights, architecture, settings, threshold, resume_from)
-    with deferred_interruption() as stop:
-        yield from in_processes(_train, arguments, settings.processes, stop)
+    yield from run_training(_train, arguments, settings)
 
 
 def _train(
