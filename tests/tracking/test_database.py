@@ -3,7 +3,7 @@
 import sqlite3
 from pathlib import Path
 
-import mlflow
+import mlflow.store.db.utils
 import pytest
 
 from construction_panoptic.tracking import database_error
@@ -28,7 +28,8 @@ def test_a_damaged_database(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("experiment")
-def test_a_database_that_cannot_be_opened(tmp_path: Path) -> None:
+def test_a_database_that_cannot_be_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mlflow.store.db.utils, "MAX_RETRY_COUNT", 1)  # MLflow tries for more than a minute
     path = tmp_path / "folder.db"
     path.mkdir()
     assert "Make it and its folder writable" in told(path)
