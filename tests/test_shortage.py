@@ -4,6 +4,7 @@ import errno
 import os
 import signal
 import time
+from pathlib import Path
 from typing import Any
 
 import click
@@ -14,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from construction_panoptic import cli
 from construction_panoptic.annotations.parallel import Workers
+from construction_panoptic.catalog.journal import appending
 from construction_panoptic.shortage import ShortageError, shortage
 from construction_panoptic.training import loading
 
@@ -60,6 +62,18 @@ def test_too_little_memory_of_a_real_device() -> None:
     assert "The device's memory has run out" in told
 
 
+def test_no_room_for_the_journal_of_a_folder(small_disk: Path) -> None:
+    """It is appended to, and not under a temporary name as other files are."""
+    (small_disk / "filler").write_bytes(bytes(500 * 1024))
+
+    def note() -> None:
+        with appending(small_disk / "labels") as journal:
+            for number in range(1000):
+                journal.add(f"image {number}", "digest", [], "x" * 100)
+
+    assert "There is no room for a file" in str(shortage(error_of(note)))
+
+
 def test_a_killed_process_of_the_conversion() -> None:
     with Workers(2) as workers:
         list(workers.map(abs, [1]))
@@ -96,7 +110,7 @@ def test_the_cause_counts_and_other_errors_are_none_of_it() -> None:
     wrapped.__cause__ = MemoryError()
     assert isinstance(shortage(wrapped), ShortageError)
     assert shortage(RuntimeError("shape mismatch")) is None
-    assert shortage(OSError(errno.ENOSPC, "No space left on device")) is None
+    assert shortage(OSError(errno.ENOENT, "No such file or directory")) is None
     assert shortage(None) is None
 
 

@@ -1,6 +1,7 @@
-"""Errors of libraries that mean that memory ran out, or that a helping process was killed, in words for people."""
+"""Errors of libraries that mean that memory or room ran out or a helping process was killed, in words for people."""
 
 import errno
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -11,11 +12,11 @@ _LONGEST = 160  # characters of a library's message
 
 
 class ShortageError(UserError):
-    """Memory has run out, or a helping process was killed, for which this is the usual reason."""
+    """Memory or room has run out, or a helping process was killed, for which this is the usual reason."""
 
 
 def shortage(error: BaseException | None) -> ShortageError | None:
-    """Say what to do about an error that, or whose cause, means that there is too little memory; else None."""
+    """Say what to do about an error that, or whose cause, means that there is too little memory or room; else None."""
     while error is not None:
         advice = _advice(error)
         if advice is not None:
@@ -49,6 +50,8 @@ def _advice(error: BaseException) -> str | None:
             "Memory has run out. Give the stage under way fewer workers, or a smaller batch_size or cache_mb, or end "
             "other programs."
         )
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"There is no room for a file. Make some on the project's disk and in {tempfile.gettempdir()}."
     if name == "BrokenProcessPool" or "DataLoader worker" in text:
         return (
             "A process that loads or converts images was killed; the system does so when memory, or shared memory "
