@@ -8,6 +8,8 @@ from typing import Any
 import imagehash
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from construction_panoptic.annotations.images import (
@@ -298,3 +300,57 @@ def test_every_promised_format_is_read(tmp_path: Path, suffix: str) -> None:
     pixels = read_rgb(path)
     assert pixels.shape == (30, 40, 3)
     assert np.abs(pixels.astype(int) - (200, 100, 50)).max() <= 12
+
+
+ODD_FORMATS = [
+    ("JPEG", "CMYK"),
+    ("JPEG", "L"),
+    ("PNG", "P"),
+    ("PNG", "RGB"),
+    ("TIFF", "RGB"),
+    ("TIFF", "1"),
+    ("GIF", "P"),
+    ("WEBP", "RGB"),
+]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    kind=st.sampled_from(ODD_FORMATS),
+    orientation=st.sampled_from([1, 3, 6]),
+    # Most damage near the beginning, where sizes and kinds are stated.
+    changes=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=6),
+    reach=st.sampled_from([40, 200, 10_000]),
+    keep=st.sampled_from([1.0, 1.0, 0.9]),
+)
+def test_damaged_images_are_refused_at_once_or_usable(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: tuple[str, str],
+    orientation: int,
+    changes: list[tuple[float, int]],
+    reach: int,
+    keep: float,
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    file = BytesIO()
+    Image.fromarray(PIXELS).convert(kind[1]).save(file, format=kind[0], exif=exif)
+    content = bytearray(file.getvalue())
+    for share, value in changes:
+        content[int(share * min(reach, len(content)))] = value
+    path = tmp_path / "a.jpg"
+    path.write_bytes(content[: int(len(content) * keep)])
+    monkeypatch.setattr("construction_panoptic.annotations.images.MAX_PIXELS", 1 << 20)  # for the time that it takes
+    try:
+        facts = check_image(path)
+    except ImageError:
+        return
+    assert read_rgb(path).shape == (facts.height, facts.width, 3)
+    normalised = normalise_image(path)
+    assert (normalised.width, normalised.height) == (facts.width, facts.height)
+    changed = normalised.content if isinstance(normalised.content, bytes) else normalised.content.read_bytes()
+    with Image.open(BytesIO(changed)) as image:
+        image.load()
+        assert (image.size, image.mode) == ((facts.width, facts.height), "RGB")
