@@ -48,15 +48,15 @@ class RayPool:
             The results, in order.
         """
         logging.getLogger("ray.data").setLevel(logging.WARNING)
+        logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # it has none, and says so
         self._data.DataContext.get_current().enable_progress_bars = False
         while window := list(islice(blocks, self.count * _BLOCKS_IN_WINDOW)):
             # Pickled here, for as columns of a table many things would come back as something else.
             rows = [{"items": pickle.dumps(block)} for block in window]
             data = self._data.from_items(rows, override_num_blocks=len(rows))
             data.context.execution_options.preserve_order = True
-            for row in data.map(
-                partial(_call, function), num_cpus=1, concurrency=min(self.count, len(rows))
-            ).iter_rows():
+            tasks = self._data.TaskPoolStrategy(min(self.count, len(rows)))
+            for row in data.map(partial(_call, function), num_cpus=1, compute=tasks).iter_rows():
                 yield pickle.loads(row["results"])
 
     def shutdown(self) -> None:
