@@ -98,6 +98,20 @@ def test_a_server_that_accepts_and_never_answers_holds_nothing_up(
     assert len(entries(folder)) == 22
 
 
+def test_a_server_that_hangs_costs_little_when_it_is_tried_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outbox, "SIGN_OF_LIFE", 1)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        mlflow.set_tracking_uri(uri := f"http://127.0.0.1:{silent.getsockname()[1]}")
+        mlflow.MlflowClient().create_run("0")
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+        began = time.monotonic()
+        outbox.send_rest(uri)
+        assert 1 <= time.monotonic() - began < 10
+    assert [entry["api"] for entry in entries(folder)[1:]] == ["CreateRun"]
+
+
 def test_a_file_is_kept_as_it_was(nowhere: str, folder: Path, tmp_path: Path) -> None:
     file = tmp_path / "best.pt"
     file.write_text("first")

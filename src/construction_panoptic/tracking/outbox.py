@@ -27,6 +27,7 @@ from mlflow.store.tracking.rest_store import RestStore
 from mlflow.tracking._tracking_service.utils import _tracking_store_registry
 from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.proto_json_utils import parse_dict
+from mlflow.utils.rest_utils import http_request
 
 from construction_panoptic.errors import UserError
 from construction_panoptic.tracking.delivery import Task, perform
@@ -34,6 +35,7 @@ from construction_panoptic.tracking.delivery import Task, perform
 logger = logging.getLogger(__name__)
 
 FIRST_WAIT, LONGEST_WAIT = 60.0, 600.0  # seconds between two attempts to reach a server
+SIGN_OF_LIFE = 5  # seconds for an answer from one that was away
 # Requests that can be sent later: they say what is so, and ask nothing.
 KEPT = {
     *("CreateRun", "UpdateRun", "LogBatch", "LogMetric", "LogParam", "SetTag", "LogInputs", "LogOutputs"),
@@ -136,6 +138,7 @@ class Outbox:
         return not self.waiting
 
     def _deliver_all(self, store: "KeptStore") -> None:
+        store.ask_whether_it_answers()
         count = len(self.waiting)
         while self.waiting:
             entry = json.loads(self.translated(json.dumps(self.waiting[0])))
@@ -190,6 +193,17 @@ class KeptStore(RestStore):
     def request(self, api: Any, body: str | None, *args: Any, **kwargs: Any) -> Any:
         """Ask the server itself."""
         return super()._call_endpoint(api, body, *args, **kwargs)
+
+    def ask_whether_it_answers(self) -> None:
+        """Ask the server for a sign of life: one that hangs then costs seconds, and not a minute each time.
+
+        Raises:
+            MlflowException: there is no answer.
+            OSError: as above.
+        """
+        http_request(
+            self.get_host_creds(), "/health", "GET", max_retries=0, timeout=SIGN_OF_LIFE, raise_on_status=False
+        )
 
     def _call_endpoint(self, api: Any, json_body: str | None = None, *args: Any, **kwargs: Any) -> Any:
         name = api.DESCRIPTOR.name
