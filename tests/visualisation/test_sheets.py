@@ -103,6 +103,13 @@ def test_a_mosaic_of_one_takes_the_whole_width_and_shortens_its_title() -> None:
     assert not ink[:, 500 - MARGIN + 1 :].any()
 
 
+@pytest.mark.parametrize("name", ["a\nb.jpg", "a\x0b\x0c\x85\u2028b.jpg", "\u2029", "\u202egpj.exe", "\ud800.jpg"])
+def test_any_name_can_be_a_title(name: str) -> None:
+    plain = "".join(character if character.isprintable() else " " for character in name)
+    pictures = [solid(RED)]
+    assert np.array_equal(np.asarray(mosaic(pictures, [name])), np.asarray(mosaic(pictures, [plain])))
+
+
 def test_nothing_to_show_is_an_error() -> None:
     with pytest.raises(InputDataError, match="at least one"):
         example_sheet([])

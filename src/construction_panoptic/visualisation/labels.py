@@ -75,7 +75,11 @@ def _balanced(words: list[str], count: int) -> str:
 
 
 def shorten_text(text: str, measure: Callable[[str], float], width: float) -> str:
-    """Cut the middle out of ``text`` until ``measure``, e.g. ``font.getlength``, gives ``width`` at most."""
+    """Cut the middle out of ``text`` until ``measure``, e.g. ``font.getlength``, gives ``width`` at most.
+
+    What cannot be printed, such as the line break that a file name may have, becomes a space.
+    """
+    text = "".join(character if character.isprintable() else " " for character in text)
     if measure(text) <= width:
         return text
     for kept in range(len(text) - 1, 1, -1):
