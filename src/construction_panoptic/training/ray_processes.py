@@ -23,7 +23,7 @@ from construction_panoptic.training.messages import BACKENDS, PATIENCE, Message,
 
 logger = logging.getLogger(__name__)
 
-_LAST_WORDS = 3.0  # seconds until a failure ends the other processes
+_LAST_WORDS = 3.0  # seconds until a failure, or the driver's end, ends other processes; Ray Train looks every 2
 
 
 def in_ray(
@@ -104,7 +104,10 @@ class _RayProcesses:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End what still runs: without their queues, processes have nobody to work for."""
+        """End what does not end by itself: without their queues, processes have nobody to work for."""
+        deadline = time.monotonic() + _LAST_WORDS
+        while self.running() and time.monotonic() < deadline:
+            list(self.messages(timeout=0.2))
         for queue in (self._inbox, self._signals):
             queue.shutdown(force=True)
         self._fitting.join(timeout=self.last_words)
