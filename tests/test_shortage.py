@@ -3,6 +3,7 @@
 import errno
 import os
 import signal
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,15 @@ def test_no_room_for_the_journal_of_a_folder(small_disk: Path) -> None:
                 journal.add(f"image {number}", "digest", [], "x" * 100)
 
     assert "There is no room for a file" in str(shortage(error_of(note)))
+
+
+def test_an_entry_that_cannot_be_removed(small_disk: Path) -> None:
+    entry = small_disk / "made" / "index.json"
+    entry.parent.mkdir()
+    entry.write_text("{}")
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    told = str(shortage(error_of(entry.unlink)))
+    assert f"{entry}: Read-only file system. Make it and its folder writable." in told
 
 
 def test_a_killed_process_of_the_conversion() -> None:

@@ -16,7 +16,7 @@ class ShortageError(UserError):
 
 
 def shortage(error: BaseException | None) -> ShortageError | None:
-    """Say what to do about an error that, or whose cause, means that there is too little memory or room; else None."""
+    """Say what to do about an error that, or whose cause, means too little memory, room or permission; else None."""
     while error is not None:
         advice = _advice(error)
         if advice is not None:
@@ -50,8 +50,6 @@ def _advice(error: BaseException) -> str | None:
             "Memory has run out. Give the stage under way fewer workers, or a smaller batch_size or cache_mb, or end "
             "other programs."
         )
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"There is no room for a file. Make some on the project's disk and in {tempfile.gettempdir()}."
     if name == "BrokenProcessPool" or "DataLoader worker" in text:
         return (
             "A process that loads or converts images was killed; the system does so when memory, or shared memory "
@@ -60,6 +58,14 @@ def _advice(error: BaseException) -> str | None:
         )
     if "DataLoader timed out" in text:
         return "A process that loads images has given none for a long time. See whether their disk answers."
+    return _storage_advice(error) if isinstance(error, OSError) else None
+
+
+def _storage_advice(error: OSError) -> str | None:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"There is no room for a file. Make some on the project's disk and in {tempfile.gettempdir()}."
+    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM) and error.filename:
+        return f"{error.filename}: {error.strerror}. Make it and its folder writable."
     return None
 
 

@@ -2,6 +2,7 @@ import argparse
 import hashlib
 import io
 import pickle
+import socket
 import urllib.error
 from collections.abc import Callable
 from dataclasses import replace
@@ -335,6 +336,17 @@ def test_published_weights_are_downloaded_once_and_checked(published_here: Path,
     path.write_bytes(b"damaged")
     with pytest.raises(CheckpointError, match=rf"{path.name}: its SHA-256 does not begin with .* Delete it"):
         fetch_weights("detr-r50")
+
+
+@pytest.mark.usefixtures("published_here")
+def test_a_server_that_never_answers_is_not_waited_for(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint_module, "LONGEST_SILENCE", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setattr(checkpoint_module, "_URL", f"http://127.0.0.1:{silent.getsockname()[1]}/")
+        with pytest.raises(CheckpointError, match=r"cannot download http.*timed out.*put it at"):
+            fetch_weights("detr-r50")
+    assert socket.getdefaulttimeout() is None
+    assert list(hub.iterdir()) == []
 
 
 def test_a_download_with_another_hash_is_refused(published_here: Path, hub: Path) -> None:

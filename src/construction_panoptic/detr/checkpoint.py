@@ -6,6 +6,7 @@ Files are read with ``weights_only=True`` always, so that a checkpoint cannot ru
 import argparse
 import hashlib
 import logging
+import socket
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from construction_panoptic.detr.model import Detr, DetrPanoptic
 from construction_panoptic.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
+
+LONGEST_SILENCE = 60.0  # seconds that a server may take to go on with a download
 
 _URL = "https://dl.fbaipublicfiles.com/detr/"
 _DETECTOR_PREFIX = "detr."
@@ -165,6 +168,8 @@ def fetch_weights(name_or_path: str | Path) -> Path:
 def _download(name: str, weights: PublishedWeights, path: Path) -> None:
     logger.info("Downloading %s to %s", weights.url, path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    limit = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(LONGEST_SILENCE)  # torch sets none, and would wait for ever
     try:
         torch.hub.download_url_to_file(
             weights.url, str(path), hash_prefix=weights.sha256_prefix, progress=sys.stderr.isatty()
@@ -175,6 +180,8 @@ def _download(name: str, weights: PublishedWeights, path: Path) -> None:
             f"weights {name}: cannot download {weights.url} ({error}). Without network, download that file "
             f"elsewhere and put it at {path}, or give the path of a weights file instead of the name."
         ) from error
+    finally:
+        socket.setdefaulttimeout(limit)
 
 
 def _has_hash(path: Path, sha256_prefix: str) -> bool:

@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from construction_panoptic.catalog.checkpoints import UNCHANGED
+from construction_panoptic.detr import fetch_weights
 from construction_panoptic.interruption import deferred_interruption
 from construction_panoptic.pipelines.pictures import ProgressSheet
 from construction_panoptic.training.loading import BatchLoader, build_loader
@@ -35,6 +36,8 @@ def run_training(work: Work, arguments: tuple[Any, ...], settings: StageSettings
     Yields:
         What the first process yields.
     """
+    if settings.weights is not None:
+        fetch_weights(settings.weights)  # once for all processes, and a signal ends it at once
     with deferred_interruption() as stop:
         if settings.execution.engine == "ray":
             yield from in_ray(work, arguments, settings.devices, settings.device, stop)
