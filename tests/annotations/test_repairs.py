@@ -154,3 +154,13 @@ def test_what_was_rejected_later_is_not_repaired() -> None:
     kept = repaired_and_kept(repaired, rejected)
     assert kept["image"].tolist() == ["yard/b.jpg", "yard/a.jpg"]
     assert repaired_and_kept(repaired.iloc[:0], rejected.iloc[:0]).empty
+
+
+def test_a_second_annotation_of_an_id_does_not_hide_the_repair_of_the_first(
+    make_export: Make, make_document: Make, read: Make
+) -> None:
+    [usual] = make_document()["annotations"]
+    make_export(document=make_document(annotations=[usual | {"area": 5000}, usual]))
+    exports = read()
+    assert exports.rejected["reason"].tolist() == ["duplicate_annotation_id"]
+    assert repaired_and_kept(exports.repaired, exports.rejected)["reason"].tolist() == ["area_recomputed"]

@@ -9,6 +9,7 @@ from hashlib import sha256
 from itertools import islice
 from pathlib import PurePosixPath
 from typing import Any, Literal, cast
+from unicodedata import normalize
 
 import numpy as np
 import pandas as pd
@@ -346,14 +347,16 @@ def _box(box: list[int]) -> tuple[int, int, int, int]:
 def unique_stems(keys: Sequence[str]) -> dict[str, str]:
     """Return a file name stem for each image key: the key without suffix, ``/`` as ``__``.
 
-    Keys whose stems would be the same, on file systems that ignore case too, or too long get a part of the
-    key's SHA-256 appended. A stem depends on such clashes alone, not on the order of the keys.
+    Keys whose stems would be the same, on file systems that ignore case or how accented letters are written too, or
+    too long get a part of the key's SHA-256 appended. A stem depends on such clashes alone, not on the order of the
+    keys.
     """
-    plain = {key: str(PurePosixPath(key).with_suffix("")).replace("/", "__") for key in keys}
-    counts = Counter(stem.casefold() for stem in plain.values())
+    plain = {key: key.removesuffix(PurePosixPath(key).suffix).replace("/", "__") for key in keys}
+    alike = {stem: normalize("NFC", stem).casefold() for stem in plain.values()}
+    counts = Counter(alike[stem] for stem in plain.values())
     stems = {}
     for key, stem in plain.items():
         start = stem.encode()[:_LONGEST_STEM].decode(errors="ignore")
-        clear = counts[stem.casefold()] == 1 and start == stem
+        clear = counts[alike[stem]] == 1 and start == stem
         stems[key] = stem if clear else f"{start}__{sha256(key.encode()).hexdigest()[:12]}"
     return stems

@@ -93,7 +93,9 @@ def all_rejected(read: pd.DataFrame, records: Iterable[ConvertedImage] | Iterabl
 def repaired_and_kept(repaired: pd.DataFrame, rejected: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of ``repaired`` without the annotations that were rejected later (fully hidden ones)."""
     names = ["source", "image", "annotation_id"]
-    gone = pd.MultiIndex.from_frame(rejected.dropna(subset="annotation_id")[names])
+    # The first of several annotations with one id is kept; the others are no later rejection of it.
+    later = rejected[rejected["annotation_id"].notna() & (rejected["reason"] != "duplicate_annotation_id")]
+    gone = pd.MultiIndex.from_frame(later[names])
     return repaired[~pd.MultiIndex.from_frame(repaired[names]).isin(gone)].reset_index(drop=True)
 
 
