@@ -20,6 +20,7 @@ def test_a_cluster_of_this_machine_is_private_and_leaves_nothing(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home = tmp_path_factory.mktemp("home")
+    others = set(psutil.Process().children(recursive=True))
     before = set(Path(tempfile.gettempdir()).glob("ray*"))
     monkeypatch.setenv("HOME", str(home))
     handler = signal.getsignal(signal.SIGTERM)
@@ -27,11 +28,13 @@ def test_a_cluster_of_this_machine_is_private_and_leaves_nothing(
         with joined_ray(7) as same:
             assert same.cluster_resources()["CPU"] == 2  # it is one and the same, until all have left
         assert ray.get(ray.remote(process).remote()) != process()
-        processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
-        listening = {c.laddr.ip for p in processes for c in p.net_connections("inet") if c.status == psutil.CONN_LISTEN}
+        processes = set(psutil.Process().children(recursive=True)) - others
+        ours = {process(), *(child.pid for child in processes)}
+        connections = [connection for connection in psutil.net_connections("inet") if connection.pid in ours]
+    listening = {connection.laddr.ip for connection in connections if connection.status == psutil.CONN_LISTEN}
     assert listening
     assert {address.removeprefix("::ffff:") for address in listening} == {"127.0.0.1"}
     assert signal.getsignal(signal.SIGTERM) is handler
-    assert not psutil.wait_procs(processes[1:], timeout=10)[1]
+    assert not psutil.wait_procs(processes, timeout=10)[1]
     assert not list(home.iterdir())
     assert set(Path(tempfile.gettempdir()).glob("ray*")) == before
