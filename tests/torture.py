@@ -1,7 +1,8 @@
 """Kills the main job at random moments, lets it go on each time, and compares what it made with an undisturbed run.
 
 ``python -m tests.torture --kills 20 --seed 1``: every artefact must be the same, byte for byte, except for the tables
-of timings, and the journals of the conversion, which hold when files were written.
+of timings, and the journals of the conversion, which hold when files were written; and MLflow must have each number of
+the trainings once.
 """
 
 import argparse
@@ -11,11 +12,14 @@ import random
 import re
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +37,7 @@ ROUND = 8
 LIMIT = 1200.0
 """Seconds for anything waited for; more is a hang."""
 TIMED = ("timings.csv", ".journal.jsonl")
+TIMED_METRICS = ("/time/", "images_per_second", "data_wait_share")
 STARTED = "Using synchronous mode"
 TRAININGS = {"detection.train_detector": "detection", "mask_head.train_mask_head": "mask_head"}
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
@@ -105,7 +110,8 @@ def torture(folder: Path, choose: Callable[[list[Step]], list[list[Kill]]]) -> l
         logger.info("job %d: left to finish", number)
         project.run("--only-missing-outputs", params=PARAMS)
         disturbed = place.rename(folder / f"disturbed_{number}")
-        differences += [f"job {number}: {what}" for what in compare(undisturbed, disturbed)]
+        found = compare(undisturbed, disturbed) + compare_metrics(undisturbed, disturbed)
+        differences += [f"job {number}: {what}" for what in found]
     return differences
 
 
@@ -238,6 +244,23 @@ def compare(expected: Path, found: Path) -> list[str]:
         for name in sorted(one.keys() | other.keys())
         if one.get(name) != other.get(name)
     ]
+
+
+def compare_metrics(expected: Path, found: Path) -> list[str]:
+    """Name the numbers of the trainings that MLflow lacks, has more than once, or has with another value."""
+    one, other = metrics(expected), metrics(found)
+    wrong = [("missing", item) for item in one - other] + [("left over", item) for item in other - one]
+    return [f"MLflow: {key} {value} of epoch {step}: {what}" for what, (key, step, value) in sorted(wrong)]
+
+
+def metrics(project: Path) -> Counter[tuple[str, int, float]]:
+    """Count the numbers of the trainings in MLflow, by name, epoch and value; times are left out."""
+    query = (
+        "select metrics.key, step, metrics.value from metrics join tags using (run_uuid) "
+        "where tags.key = 'stage' and metrics.key like tags.value || '/%'"
+    )
+    with closing(sqlite3.connect(project / "mlflow.db")) as database:
+        return Counter(row for row in database.execute(query) if not any(name in row[0] for name in TIMED_METRICS))
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from kedro.io import DataCatalog
 from mlflow import entities
+from mlflow.exceptions import MlflowException
 from PIL import Image
 
 from tests.tracking.conftest import Run
@@ -148,3 +149,24 @@ def test_a_training_whose_run_was_killed_after_its_last_epoch_is_completed(
         assert mlflow.get_run(active.info.run_id).data.metrics["detection/best/ap"] == 0.5
         Run(tmp_path, catalog)
     assert len(trainings(experiment)) == 1
+
+
+def test_epochs_that_mlflow_did_not_take_are_sent_again_at_the_end(
+    begin: Callable[[], Run], experiment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where another program held the database for the last of them."""
+    run = begin()
+    run.epoch(3.0)
+
+    def locked(*_: object, **__: object) -> None:
+        raise MlflowException("(sqlite3.OperationalError) database is locked")
+
+    with monkeypatch.context() as held:
+        held.setattr(mlflow.MlflowClient, "log_batch", locked)
+        run.epoch(3.0, 2.0)
+    (training,) = trainings(experiment)
+    assert steps(training) == [(1, 3.0)]
+    run.hook.after_pipeline_run()
+    assert steps(training) == [(1, 3.0), (2, 2.0)]
+    assert steps(training, "time/epoch_seconds") == [(1, 1.0), (2, 2.0)]
+    assert trainings(experiment)[0].info.status == "FINISHED"

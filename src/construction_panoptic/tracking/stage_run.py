@@ -58,6 +58,7 @@ class StageRun:
         self.epoch = 0
         self.metrics: dict[int, list[Metric]] = {}
         self._sent: dict[str, set[int]] = {}
+        self._tables: dict[str, pd.DataFrame] = {}
         self._client = mlflow.MlflowClient()
         self._parent = parent
         self._parameters = flat_parameters(parameters)
@@ -79,6 +80,7 @@ class StageRun:
         rows = {int(row["epoch"]): self._epoch_metrics(row) for row in history.to_dict("records")}
         if not rows:
             return
+        self._tables[entry] = history
         if self.run_id is None:
             self._continue_or_create(rows)
         if entry not in self._sent:
@@ -90,7 +92,9 @@ class StageRun:
         self.epoch = max(rows)
 
     def end(self, status: str) -> None:
-        """Close the run; one that is FINISHED is not continued."""
+        """Send what MLflow did not take before, and close the run; one that is FINISHED is not continued."""
+        for entry, history in self._tables.items():
+            self.send_history(entry, history)
         if self.run_id is None:
             return
         self._client.set_terminated(self.run_id, status)
