@@ -31,7 +31,9 @@ def test_a_cluster_of_this_machine_is_private_and_leaves_nothing(
         processes = set(psutil.Process().children(recursive=True)) - others
         ours = {process(), *(child.pid for child in processes)}
         connections = [connection for connection in psutil.net_connections("inet") if connection.pid in ours]
-    listening = {connection.laddr.ip for connection in connections if connection.status == psutil.CONN_LISTEN}
+    listening = {
+        connection.laddr.ip for connection in connections if connection.laddr and connection.status == "LISTEN"
+    }
     assert listening
     assert {address.removeprefix("::ffff:") for address in listening} == {"127.0.0.1"}
     assert signal.getsignal(signal.SIGTERM) is handler
