@@ -85,6 +85,27 @@ def test_a_training_in_two_processes_resumes_within_an_epoch_bit_for_bit(
 
 
 @pytest.mark.slow
+def test_a_checkpoint_within_an_epoch_of_two_processes_changes_nothing(
+    scenes: Scene, small_model: dict[str, Any], small_settings: Callable[..., StageSettings]
+) -> None:
+    """Running statistics, of which each process has its own until the end of the epoch, are in play."""
+    assert small_model["norm"] == "batch"
+    whole = results(teamwork.train_detection, (scenes, small_model, small_settings(epochs=2), None), 2)
+    often = small_settings(epochs=2, checkpoint_every_minutes=1e-9)
+    watched = results(teamwork.train_detection, (scenes, small_model, often, None), 2)
+    [within, *_] = [result for result in watched if not result.complete and result.checkpoint["under_way"]["step"] == 1]
+    stream = io.BytesIO()
+    torch.save(within.checkpoint, stream)
+    stream.seek(0)
+    saved = torch.load(stream, weights_only=True)
+    resumed = results(teamwork.train_detection, (scenes, small_model, small_settings(epochs=2), saved), 2)
+    for run in (watched, resumed):
+        assert run[-1].history == whole[-1].history
+        for name, value in whole[-1].checkpoint["model"].items():
+            assert torch.equal(run[-1].checkpoint["model"][name], value), name
+
+
+@pytest.mark.slow
 def test_two_processes_leave_a_validation_together_and_do_it_again(
     scenes: Scene, small_model: dict[str, Any], small_settings: Callable[..., StageSettings]
 ) -> None:

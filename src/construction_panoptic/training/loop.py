@@ -211,6 +211,7 @@ def _restore(training: Training, resume: Mapping[str, Any]) -> Mapping[str, Any]
     if team.rank():
         own = resume["others"][team.rank() - 1]
         training.randomness, under_way = own["rng"], own["under_way"]
+        training.stage.model.load_state_dict(own["statistics"], strict=False)
     training.epoch = resume["epoch"]
     training.history = [dict(entry) for entry in resume["history"]]
     training.timings = [dict(entry) for entry in resume.get("timings", [])]
@@ -231,10 +232,10 @@ def _go_on(
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Go on to the epoch's end, and give its metrics and timings; none if it was left before."""
     training.stage.model.train()
-    begun_at = steps.step
     all_done = steps.run(progress, lambda: any(team.largest([training.stop.number or 0, due()])))
-    if steps.step > begun_at:  # the mean of equal numbers can be off by a rounding
+    if all_done and not steps.averaged:  # once: the mean of equal numbers can be off by a rounding
         team.average_statistics(training.stage.model)
+        steps.averaged = True
     training.randomness = random_state()
     if not all_done:
         return {}, {}
@@ -296,7 +297,9 @@ def _result(training: Training, *, is_best: bool = False, complete: bool = True)
 def _checkpoint(training: Training) -> Checkpoint:
     finished = training.epoch == training.settings.epochs
     under_way = None if training.steps is None else training.steps.state()
-    processes = team.gathered({"rng": training.randomness, "under_way": under_way})
+    # At the end of an epoch, statistics are the same in all processes.
+    statistics = {} if under_way is None else snapshot(team.running_statistics(training.stage.model))
+    processes = team.gathered({"rng": training.randomness, "under_way": under_way, "statistics": statistics})
     state = {
         "format_version": FORMAT_VERSION,
         "stage": training.stage.name,

@@ -67,10 +67,12 @@ class EpochSteps:
         self._skipped = 0
         self._images = 0
         self.step = 0
+        self.averaged = False  # the running statistics, over the processes
         self.seconds = 0.0
         self._waited = 0.0
         if begun is not None:
             self.step, self._images, self._skipped = begun["step"], begun["images"], begun["skipped"]
+            self.averaged = begun["averaged"]
             self.seconds, self._waited = begun["seconds"], begun["waited"]
             self._watch.restore(begun["losses"])
             self._rates = dict(begun["rates"])
@@ -105,6 +107,7 @@ class EpochSteps:
             "skipped": self._skipped,
             "losses": self._watch.state(),
             "rates": self._rates,
+            "averaged": self.averaged,
             "seconds": self.seconds,
             "waited": self._waited,
         }

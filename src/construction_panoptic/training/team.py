@@ -111,8 +111,20 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
 def average_statistics(model: nn.Module) -> None:
     """Give running statistics of batch normalisation their mean over the processes."""
     if size() > 1:
-        norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d) and module.training]
-        _average([buffer for norm in norms for buffer in norm.buffers() if buffer.is_floating_point()])
+        _average(list(running_statistics(model).values()))
+
+
+def running_statistics(model: nn.Module) -> dict[str, Tensor]:
+    """Those of batch normalisation that is being trained, by their names in the model; processes have their own."""
+    norms = {
+        name: module for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d) and module.training
+    }
+    return {
+        f"{name}.{key}": buffer
+        for name, norm in norms.items()
+        for key, buffer in norm.named_buffers()
+        if buffer.is_floating_point()
+    }
 
 
 def _average(tensors: Sequence[Tensor]) -> None:
