@@ -35,6 +35,7 @@ Finished = Callable[[str, str], ConvertedRecord | None]
 
 _OVERLAPS = ("last_on_top", "smallest_on_top", "fail")
 _LONGEST_STEM = 150
+_METHOD = 2  # raised when the same input is to give another result, so that nothing finished before is kept
 _ROWS_AT_ONCE = 64
 
 
@@ -122,7 +123,7 @@ def merge_unfinished(
     if overlap not in _OVERLAPS:
         raise ParameterError(f"overlap must be one of {', '.join(_OVERLAPS)}, not {overlap!r}.")
     stems = unique_stems(images["key"].tolist())
-    common = digest_of(taxonomy.model_dump(), overlap)
+    common = digest_of(_METHOD, taxonomy.model_dump(), overlap)
 
     def tasks() -> Iterator[_Task]:
         for image, rows in _rows_by_image(images, annotations):
