@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from construction_panoptic.annotations import parallel
 from construction_panoptic.annotations.coco_entries import EntryError
 from construction_panoptic.annotations.cvat import read_exports
 from construction_panoptic.annotations.images import ImageError
@@ -21,7 +22,7 @@ from construction_panoptic.annotations.masks import MaskError
 from construction_panoptic.annotations.merging import merge_images
 from construction_panoptic.annotations.parallel import Engine, Workers, worker_count
 from construction_panoptic.annotations.taxonomy import Taxonomy
-from construction_panoptic.errors import ParameterError
+from construction_panoptic.errors import ParameterError, UserError
 from construction_panoptic.ray_cluster import joined_ray
 
 
@@ -49,6 +50,16 @@ def test_processes_have_one_thread_each_and_none_is_a_fork_of_this_one() -> None
 def _threads_and_parents(number: int) -> tuple[str | None, int, int]:
     time.sleep(0.01)
     return os.environ.get("OMP_NUM_THREADS"), os.getpid(), os.getppid()
+
+
+def test_a_process_that_hangs_is_waited_for_a_while_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Workers(2) as workers:
+        list(workers.map(abs, [-1]))
+        assert workers._pool is not None
+        wait([workers._pool])
+        monkeypatch.setattr(parallel, "_PATIENCE", 0.5)
+        with pytest.raises(UserError, match=r"given none for .* minutes.*--only-missing-outputs"):
+            list(workers.map(time.sleep, [600] * 20))
 
 
 def test_processes_end_when_the_one_that_started_them_is_killed() -> None:

@@ -17,6 +17,7 @@ from typing import Literal, Self, TypeVar
 
 from construction_panoptic.annotations.ray_pool import ITEMS_IN_BLOCK, RayPool
 from construction_panoptic.annotations.reuse import keep_freed_memory
+from construction_panoptic.errors import UserError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -25,6 +26,7 @@ Engine = Literal["local", "ray"]
 
 _CHUNK = 4
 _CHUNKS_IN_FLIGHT = 2  # a worker
+_PATIENCE = 900.0  # seconds for a chunk
 _PRELOADED = "construction_panoptic.annotations.preloaded"
 _COMMAND_LINE = "kedro.framework.cli"  # slow to load; each new process runs the main module's imports again
 
@@ -89,6 +91,7 @@ class Workers:
 
         Raises:
             Exception: what the function raises, at the place of its item.
+        UserError: a process hangs.
         """
         if self.inline:
             yield from map(function, items)
@@ -112,7 +115,14 @@ class Workers:
                     waiting.append(self._pool.result().submit(function, block))
                 if not waiting:
                     return
-                yield waiting.popleft().result()
+                yield waiting.popleft().result(timeout=_PATIENCE)
+        except TimeoutError:  # of the wait: those of an item come back as failures
+            for process in list(self._pool.result()._processes.values()):
+                process.kill()
+            raise UserError(
+                f"A process that converts images has given none for {_PATIENCE / 60:.0f} minutes. See whether the "
+                "disk of the images answers, then go on with the same command and --only-missing-outputs."
+            ) from None
         finally:
             for future in waiting:
                 future.cancel()

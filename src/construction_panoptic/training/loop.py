@@ -211,7 +211,7 @@ def _restore(training: Training, resume: Mapping[str, Any]) -> Mapping[str, Any]
     if team.rank():
         own = resume["others"][team.rank() - 1]
         training.randomness, under_way = own["rng"], own["under_way"]
-        training.stage.model.load_state_dict(own["statistics"], strict=False)
+        training.stage.model.load_state_dict(own.get("statistics", {}), strict=False)
     training.epoch = resume["epoch"]
     training.history = [dict(entry) for entry in resume["history"]]
     training.timings = [dict(entry) for entry in resume.get("timings", [])]

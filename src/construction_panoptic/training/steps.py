@@ -72,7 +72,7 @@ class EpochSteps:
         self._waited = 0.0
         if begun is not None:
             self.step, self._images, self._skipped = begun["step"], begun["images"], begun["skipped"]
-            self.averaged = begun["averaged"]
+            self.averaged = begun.get("averaged", False)
             self.seconds, self._waited = begun["seconds"], begun["waited"]
             self._watch.restore(begun["losses"])
             self._rates = dict(begun["rates"])
