@@ -29,7 +29,7 @@ from construction_panoptic.annotations.coco_entries import (
 from construction_panoptic.annotations.export_files import Export, find_exports
 from construction_panoptic.annotations.images import ImageError, check_image
 from construction_panoptic.annotations.masks import MaskError, plain_segmentation, segmentation_rle
-from construction_panoptic.annotations.parallel import Engine, WorkerCount, Workers
+from construction_panoptic.annotations.parallel import Engine, WorkerCount, Workers, blocks_of
 from construction_panoptic.annotations.records import rejected_table
 from construction_panoptic.annotations.rejected import RejectedRecords, compare_accounts
 from construction_panoptic.annotations.repairs import Repair, box_outline, find_repairs
@@ -41,6 +41,7 @@ OnError = Literal["quarantine", "fail"]
 Boxes = Literal["reject", "keep"]
 Crowds = Literal["keep", "single"]
 
+_ENTRIES_AT_ONCE = 16
 _IMAGE_COLUMNS = {
     "key": "string",
     "source": "string",
@@ -109,8 +110,8 @@ def read_exports(
         boxes_without_polygon: ``reject`` an annotation that has a box but no outline, or ``keep`` the box as its
             mask.
         crowds: ``keep`` what has ``iscrowd`` 1 as crowds, or take each as a ``single`` thing.
-        workers: processes that check image files, or "auto" for one a CPU core; 1: threads of this process. The
-            result is the same with any number.
+        workers: processes that check images and annotations, or "auto" for one a CPU core; 1: this process, with
+            threads for the images. The result is the same with any number.
         engine: what runs these processes, see `parallel.Workers`.
 
     Raises:
@@ -162,6 +163,20 @@ class _Image:
     problem: EntryError | ImageError | None = None
 
 
+@dataclass(frozen=True)
+class _Rules:
+    """What decides over the annotations of a file, apart from each itself and its image."""
+
+    unused: EntryError | None
+    categories: Mapping[int, str]
+    classes: Mapping[Category, int | EntryError]
+    options: _Options
+
+
+_Entry = tuple[int | str, Any, _Image | None]
+_Found = tuple[dict[str, Any], list[Repair]] | EntryError | ImageError | MaskError
+
+
 class _Reader:
     def __init__(self, taxonomy: Taxonomy, rejected: RejectedRecords, workers: Workers, options: _Options) -> None:
         self._workers = workers
@@ -210,25 +225,29 @@ class _Reader:
         order = 0
         for file in files:
             images = self._read_images(export, file)
+            rules = _Rules(file.unused, file.document.categories, classes, self._options)
+            entries = (
+                (annotation_label(entry, place), entry, _image_of(entry, images))
+                for place, entry in enumerate(file.document.annotations(), order)
+            )
             ids: set[int | str] = set()
-            for entry in file.document.annotations():
-                label = annotation_label(entry, order)
-                self._inputs.add({"source": export.source, "annotation_id": str(label)})
-                image = _image_of(entry, images)
-                try:
-                    if label in ids:
-                        raise EntryError("duplicate_annotation_id", "an annotation before it has the same id")
-                    row, repairs = _annotation_row(entry, file, image, classes, self._options)
-                except (EntryError, ImageError, MaskError) as error:
-                    name = "" if image is None else image.key
-                    self._rejected.add(export.source, name, label, error.reason, str(error))
-                else:
-                    names = {"source": export.source, "category": self._taxonomy.names[row["category_id"]]}
-                    self._annotations.add(row | names | {"order": order})
-                    for reason, detail in repairs:
-                        self._repaired.add(export.source, row["key"], label, reason, detail)
-                ids.add(label)
-                order += 1
+            for checked in self._workers.map(partial(_check_annotations, rules), blocks_of(entries, _ENTRIES_AT_ONCE)):
+                for label, name, found in checked:
+                    self._take(export.source, order, label, name, _repeated() if label in ids else found)
+                    ids.add(label)
+                    order += 1
+
+    def _take(self, source: str, order: int, label: int | str, name: str, found: _Found) -> None:
+        """Put an annotation and what was changed in it into the tables, or among the rejected."""
+        self._inputs.add({"source": source, "annotation_id": str(label)})
+        if isinstance(found, Exception):
+            self._rejected.add(source, name, label, found.reason, str(found))
+            return
+        row, repairs = found
+        names = {"source": source, "category": self._taxonomy.names[row["category_id"]]}
+        self._annotations.add(row | names | {"order": order})
+        for reason, detail in repairs:
+            self._repaired.add(source, row["key"], label, reason, detail)
 
     def _open_files(self, export: Export, repeated: bool) -> list[_File]:
         try:
@@ -322,20 +341,32 @@ def _image_of(entry: Any, images: dict[int, _Image]) -> _Image | None:
     return None if number is None else images.get(number)
 
 
-def _annotation_row(
-    entry: Any,
-    file: _File,
-    image: _Image | None,
-    classes: Mapping[Category, int | EntryError],
-    options: _Options,
-) -> tuple[dict[str, Any], list[Repair]]:
+def _repeated() -> EntryError:
+    return EntryError("duplicate_annotation_id", "an annotation before it has the same id")
+
+
+def _check_annotations(rules: _Rules, block: list[_Entry]) -> list[tuple[int | str, str, _Found]]:
+    """Return for each annotation its label, its image and its row or why it has none. Runs in processes."""
+    checked: list[tuple[int | str, str, _Found]] = []
+    for label, entry, image in block:
+        found: _Found
+        try:
+            found = _annotation_row(entry, image, rules)
+        except (EntryError, ImageError, MaskError) as error:
+            found = error
+        checked.append((label, "" if image is None else image.key, found))
+    return checked
+
+
+def _annotation_row(entry: Any, image: _Image | None, rules: _Rules) -> tuple[dict[str, Any], list[Repair]]:
     """Return an annotation's row, without source, category name and order, and what was changed in it.
 
     Raises:
         EntryError, ImageError, MaskError: it cannot be used; the error's ``reason`` is the code.
     """
-    if file.unused is not None:
-        raise file.unused
+    options = rules.options
+    if rules.unused is not None:
+        raise rules.unused
     checked = check_annotation_entry(entry)
     if image is None:
         raise EntryError("annotation_without_image", f"there is no image with its image_id {checked.image_id}")
@@ -343,7 +374,7 @@ def _annotation_row(
         raise image.problem
     if checked.category_id is None:
         raise EntryError("unknown_class", "its category_id is missing or not a whole number")
-    class_id = classes[checked.category_id, file.document.categories.get(checked.category_id)]
+    class_id = rules.classes[checked.category_id, rules.categories.get(checked.category_id)]
     if isinstance(class_id, EntryError):
         raise class_id
     repairs = []

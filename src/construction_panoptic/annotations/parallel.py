@@ -97,7 +97,7 @@ class Workers:
             yield from map(function, items)
             return
         size, mapping = (_CHUNK, self._map) if self._ray is None else (ITEMS_IN_BLOCK, self._ray.map)
-        for results in mapping(partial(_apply, function), _blocks(items, size)):
+        for results in mapping(partial(_apply, function), blocks_of(items, size)):
             for result in results:
                 if isinstance(result, _Failure):
                     raise result.error
@@ -128,7 +128,8 @@ class Workers:
                 future.cancel()
 
 
-def _blocks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+def blocks_of(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Give the items in lists of ``size``, the last one shorter; taken as they are needed."""
     remaining = iter(items)
     while block := list(islice(remaining, size)):
         yield block
