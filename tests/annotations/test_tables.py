@@ -1,8 +1,9 @@
+import numpy as np
 import pandas as pd
 import pytest
 
 from construction_panoptic.annotations import tables
-from construction_panoptic.annotations.tables import TableBuilder
+from construction_panoptic.annotations.tables import TableBuilder, rows_at
 
 COLUMNS = {"key": "string", "order": "int64", "area": "float64"}
 
@@ -16,3 +17,12 @@ def test_parts_make_one_table(monkeypatch: pytest.MonkeyPatch, rows: int) -> Non
         builder.add(row)
     expected = pd.DataFrame(added, columns=list(COLUMNS)).astype(COLUMNS)
     pd.testing.assert_frame_equal(builder.table(), expected)
+
+
+@pytest.mark.parametrize("places", [[], [3], [2, 3, 4], [4, 3, 2], [0, 2], [1, 1]])
+def test_rows_are_those_at_the_places(places: list[int]) -> None:
+    table = pd.concat([pd.DataFrame({"a": [n, n + 1], "b": [str(n), None]}) for n in (0, 2, 4)], ignore_index=True)
+    table = table.astype({"b": "string"})
+    found = rows_at(table, np.array(places, dtype=np.intp))
+    pd.testing.assert_frame_equal(found, table.iloc[places])
+    pd.testing.assert_series_equal(rows_at(table["b"], np.array(places, dtype=np.intp)), table["b"].iloc[places])

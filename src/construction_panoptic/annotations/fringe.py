@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from construction_panoptic.annotations.masks import mask_window, segmentation_rle
+from construction_panoptic.annotations.tables import rows_at
 from construction_panoptic.annotations.taxonomy import LAST_COCO_THING, Taxonomy
 
 Mask = NDArray[np.bool_]
@@ -83,7 +84,7 @@ class AnnotatedThings:
             KeyError: there is no such image.
         """
         rows = self._rows.get(key, np.empty(0, dtype=np.intp))
-        return OutlinedThings(self._size[key], tuple(self._segmentations.iloc[rows]))
+        return OutlinedThings(self._size[key], tuple(rows_at(self._segmentations, rows)))
 
     def mask(self, key: str) -> Mask:
         """Draw the things of an image: bool [H, W], True where any of them is.

@@ -23,6 +23,7 @@ from construction_panoptic.annotations.panoptic_png import MAX_SEGMENT_ID, encod
 from construction_panoptic.annotations.parallel import Engine, WorkerCount, Workers
 from construction_panoptic.annotations.records import ConvertedImage, ConvertedRecord, Rejected, Segment
 from construction_panoptic.annotations.stuff import decode_labels
+from construction_panoptic.annotations.tables import rows_at
 from construction_panoptic.annotations.taxonomy import Taxonomy
 from construction_panoptic.errors import InputDataError, ParameterError
 
@@ -155,7 +156,7 @@ def _rows_by_image(
     for start in range(0, len(order), _ROWS_AT_ONCE):
         chosen = cast("list[dict[str, Any]]", images.iloc[order[start : start + _ROWS_AT_ONCE]].to_dict("records"))
         of_image = [indices.get(image["key"], np.empty(0, dtype=np.intp)) for image in chosen]
-        rows = iter(cast("list[dict[str, Any]]", annotations.iloc[np.concatenate(of_image)].to_dict("records")))
+        rows = iter(cast("list[dict[str, Any]]", rows_at(annotations, np.concatenate(of_image)).to_dict("records")))
         for image, places in zip(chosen, of_image, strict=True):
             yield image, list(islice(rows, len(places)))
 

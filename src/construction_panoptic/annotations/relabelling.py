@@ -4,10 +4,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from construction_panoptic.annotations.digests import digest_of
 from construction_panoptic.annotations.fringe import AnnotatedThings, StuffOfImage
+from construction_panoptic.annotations.tables import rows_at
 
 if TYPE_CHECKING:  # a run that finds all done needs no torch
     from construction_panoptic.annotations.labelling import DetrStuffLabeller
@@ -58,9 +60,9 @@ def label_unfinished(
 def image_digests(images: pd.DataFrame, annotations: pd.DataFrame, common: str) -> Iterator[str]:
     """Give for each row of ``images`` the digest of what its labels depend on."""
     indices: dict[Any, Any] = dict(annotations.groupby("key", sort=False).indices)
-    outlines = annotations[["order", "segmentation"]]
+    outlines, nothing = annotations[["order", "segmentation"]], np.empty(0, dtype=np.intp)
     for key, *facts in images[["key", "sha256", "width", "height"]].itertuples(index=False, name=None):
-        yield digest_of(common, key, *facts, outlines.iloc[indices.get(key, [])].to_numpy().tolist())
+        yield digest_of(common, key, *facts, rows_at(outlines, indices.get(key, nothing)).to_numpy().tolist())
 
 
 def checkpoint_identity(weights: str) -> list[Any]:

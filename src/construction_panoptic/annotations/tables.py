@@ -1,8 +1,12 @@
-"""Tables that grow row by row."""
+"""Tables that grow row by row, and are read a few rows at a time."""
 
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
+
+Rows = TypeVar("Rows", pd.DataFrame, pd.Series)
 
 _ROWS_AT_ONCE = 10_000
 
@@ -35,3 +39,14 @@ class TableBuilder:
     def _pack(self) -> None:
         self._parts.append(pd.DataFrame(self._rows, columns=list(self._columns)).astype(self._columns))
         self._rows = []
+
+
+def rows_at(table: Rows, places: NDArray[np.intp]) -> Rows:
+    """Return the rows of a table, or of a column, at positions.
+
+    Those side by side are a slice, which copies nothing: to take rows one by one, Arrow first copies a column that is
+    in several chunks as a whole.
+    """
+    if len(places) and places[-1] - places[0] + 1 == len(places) and (np.diff(places) == 1).all():
+        return table.iloc[places[0] : places[-1] + 1]
+    return table.iloc[places]
