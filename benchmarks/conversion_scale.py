@@ -181,8 +181,8 @@ def convert(folder: Path, images: int, workers: int = 1) -> Size:
         for side in ("train", "val"):
             panoptic = panoptic_stream(records, split, side, taxonomy, out / "panoptic", workers=workers)
             _write_json(out / f"panoptic_{side}.json", panoptic)
-            panoptic = json.loads((out / f"panoptic_{side}.json").read_text(encoding="utf-8"))
-            _write_json(out / f"detection_{side}.json", detection_stream(panoptic, out / "panoptic", workers=workers))
+            detection = detection_stream(records, split, side, taxonomy, out / "panoptic", workers=workers)
+            _write_json(out / f"detection_{side}.json", detection)
     size.peak_mb = peak_memory()
     size.processor = 1000 * (time.process_time() - start) / images
     return size

@@ -7,11 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
-from pycocotools import mask as rle_codec
 from pycocotools.coco import COCO
 
 from construction_panoptic.annotations.coco_files import (
@@ -21,8 +17,6 @@ from construction_panoptic.annotations.coco_files import (
     panoptic_json,
     panoptic_problems,
     panoptic_stream,
-    segment_extents,
-    segment_rles,
 )
 from construction_panoptic.annotations.cvat import read_exports
 from construction_panoptic.annotations.grouping import near_duplicate_groups
@@ -156,40 +150,6 @@ def test_detection_files_hold_every_visible_mask(
             assert annotation["bbox"] == list(segment.bbox)
             assert annotation["area"] == segment.area
             assert (annotation["category_id"], annotation["iscrowd"]) == (segment.category_id, 0)
-
-
-@settings(max_examples=80, deadline=None)
-@given(
-    arrays.arrays(
-        np.uint32,
-        arrays.array_shapes(min_dims=2, max_dims=2, max_side=9),
-        elements=st.sampled_from([0, 1, 2, 99]),
-    )
-)
-def test_run_lengths_equal_pycocotools(id_map: NDArray[np.uint32]) -> None:
-    codes = segment_rles(id_map)
-    assert set(codes) == set(id_map.ravel().tolist()) - {0}
-    for segment_id, code in codes.items():
-        expected = rle_codec.encode(np.asfortranarray(id_map == segment_id))
-        assert code == {"size": list(id_map.shape), "counts": expected["counts"].decode()}
-
-
-@settings(max_examples=80, deadline=None)
-@given(
-    arrays.arrays(
-        np.uint32,
-        arrays.array_shapes(min_dims=2, max_dims=2, max_side=9),
-        elements=st.sampled_from([0, 2, 16777215]),
-    )
-)
-def test_areas_and_boxes_equal_those_of_the_pixels(id_map: NDArray[np.uint32]) -> None:
-    extents = segment_extents(id_map)
-    assert set(extents) == set(id_map.ravel().tolist()) - {0}
-    for segment_id, (area, box) in extents.items():
-        rows, columns = np.nonzero(id_map == segment_id)
-        x, y = columns.min(), rows.min()
-        assert area == len(rows)
-        assert box == [x, y, columns.max() - x + 1, rows.max() - y + 1]
 
 
 def test_detection_files_refuse_pngs_that_do_not_fit(
@@ -338,11 +298,15 @@ def test_streams_give_what_the_documents_hold(
         text = "".join(json_parts(panoptic_stream(ordered, split_table, side, taxonomy, pngs)))
         assert text == json.dumps(panoptic)
         detection = detection_json(panoptic, pngs)
-        assert "".join(json_parts(detection_stream(panoptic, pngs))) == json.dumps(detection)
+        streamed = detection_stream(ordered, split_table[::-1], side, taxonomy, pngs)
+        assert "".join(json_parts(streamed)) == json.dumps(detection)
     with pytest.raises(InputDataError, match="out of order"):
         list(panoptic_stream([*ordered, ordered[0]], split_table, "all", taxonomy, pngs)["images"])
-    with pytest.raises(ParameterError, match="'test'"):
-        panoptic_stream(ordered, split_table, "test", taxonomy, pngs)
+    for stream in (panoptic_stream, detection_stream):
+        with pytest.raises(ParameterError, match="'test'"):
+            stream(ordered, split_table, "test", taxonomy, pngs)
+        with pytest.raises(InputDataError, match=r"'b/2\.png' is not in the split"):
+            list(stream(ordered, split_table.drop(index=1), "all", taxonomy, pngs)["annotations"])
 
 
 def test_a_stream_checks_each_png(

@@ -1,5 +1,6 @@
 """COCO panoptic and COCO detection files of the converted data, and a strict check of the former."""
 
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -14,6 +15,7 @@ from pycocotools import mask as rle_codec
 from construction_panoptic.annotations.panoptic_png import MAX_SEGMENT_ID, decode_id_map
 from construction_panoptic.annotations.parallel import Engine, WorkerCount, Workers
 from construction_panoptic.annotations.records import ConvertedRecord
+from construction_panoptic.annotations.segment_shapes import segment_extents, segment_rles
 from construction_panoptic.annotations.splitting import TRAIN, VAL
 from construction_panoptic.annotations.taxonomy import Taxonomy
 from construction_panoptic.errors import InputDataError, ParameterError
@@ -23,6 +25,7 @@ Entry = Mapping[str, Any]
 
 ALL = "all"
 _SHOWN_PROBLEMS = 10
+_LAST_KEY = chr(sys.maxunicode)  # after all keys
 
 
 def panoptic_json(
@@ -119,15 +122,19 @@ def _chosen(
     records: Iterable[ConvertedRecord], split_table: pd.DataFrame, which: str
 ) -> Iterator[tuple[int, ConvertedRecord]]:
     """Give image id and record of the images of one side; ids number the records of both sides."""
-    side = dict(zip(split_table["key"], split_table["split"], strict=True))
-    before = ""
+    # Both sides in the order of their keys: to look each key up would need all of them in memory.
+    table = split_table.sort_values("key")
+    listed = zip(table["key"], table["split"], strict=True)
+    key, side, before = "", "", ""
     for image_id, record in enumerate(records, 1):
-        if record.key not in side:
-            raise InputDataError(f"image {record.key!r} is not in the split; split again.")
         if record.key <= before:
             raise InputDataError(f"image {record.key!r} comes twice or out of order; convert again.")
         before = record.key
-        if which in (ALL, side[record.key]):
+        while key < record.key:
+            key, side = next(listed, (_LAST_KEY, ""))
+        if key != record.key:
+            raise InputDataError(f"image {record.key!r} is not in the split; split again.")
+        if which in (ALL, side):
             yield image_id, record
 
 
@@ -163,88 +170,58 @@ def detection_json(
     Raises:
         InputDataError: a PNG is missing or damaged, has another size than its image, or lacks a segment.
     """
-    streamed = detection_stream(panoptic, png_folder, workers=workers, engine=engine)
-    return streamed | {"annotations": list(streamed["annotations"])}
+    sizes = {image["id"]: (image["height"], image["width"]) for image in panoptic["images"]}
+    entries = ((annotation, sizes[annotation["image_id"]]) for annotation in panoptic["annotations"])
+    images, categories = ([dict(item) for item in panoptic[name]] for name in ("images", "categories"))
+    return _detection_document(images, list(_numbered(entries, png_folder, workers, engine)), categories)
 
 
 def detection_stream(
-    panoptic: Mapping[str, Any], png_folder: Path | str, *, workers: WorkerCount = 1, engine: Engine = "local"
+    records: Iterable[ConvertedRecord],
+    split_table: pd.DataFrame,
+    which: str,
+    taxonomy: Taxonomy,
+    png_folder: Path | str,
+    *,
+    workers: WorkerCount = 1,
+    engine: Engine = "local",
 ) -> dict[str, Any]:
-    """Give what `detection_json` gives, with an iterator as the list of annotations."""
-    sizes = {image["id"]: (image["height"], image["width"]) for image in panoptic["images"]}
-
-    def annotations() -> Iterator[dict[str, Any]]:
-        entries = ((annotation, sizes[annotation["image_id"]]) for annotation in panoptic["annotations"])
-        with Workers(workers, engine) as pool:
-            found = (item for image in pool.map(partial(_detections, Path(png_folder)), entries) for item in image)
-            yield from ({"id": number, **detection} for number, detection in enumerate(found, 1))
-
-    return {
-        "info": {"description": "construction_panoptic: visible masks of things and stuff, COCO format"},
-        "images": [dict(image) for image in panoptic["images"]],
-        "annotations": annotations(),
-        "categories": [dict(category) for category in panoptic["categories"]],
-    }
-
-
-def segment_rles(id_map: NDArray[np.unsignedinteger]) -> dict[int, dict[str, Any]]:
-    """Encode the mask of every id in one pass over the map.
+    """Give what `detection_json` gives for the file of `panoptic_stream`, with iterators as lists.
 
     Args:
-        id_map: [H, W], 0 = void.
+        records: all converted images in the order of their keys; iterated over several times.
+        split_table: columns key and split, with a row for each record.
+        which: "train", "val", or "all".
+        taxonomy: its classes are the categories.
+        png_folder: folder of the PNGs.
+        workers: processes that read PNGs, or "auto".
+        engine: what runs them, see `parallel.Workers`.
 
-    Returns:
-        For each id but 0, ``{"size": [H, W], "counts": str}`` as pycocotools gives it: runs down columns.
+    Raises:
+        InputDataError: see `panoptic_json` and `detection_json`; while the lists are drawn from.
+        ParameterError: ``which`` is something else.
     """
-    height, width = id_map.shape
-    flat = id_map.ravel(order="F")
-    starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
-    ends = np.append(starts[1:], flat.size)
-    order = np.argsort(flat[starts], kind="stable")
-    ids, first = np.unique(flat[starts][order], return_index=True)
-    bounds = np.append(first, len(order))
-    codes: dict[int, dict[str, Any]] = {}
-    for position, segment_id in enumerate(ids.tolist()):
-        if segment_id == 0:
-            continue
-        runs = order[bounds[position] : bounds[position + 1]]
-        # Counts alternate between pixels outside and inside: differences of the run borders in turn.
-        borders = np.stack([starts[runs], ends[runs]], axis=1).ravel()
-        counts = np.diff(borders, prepend=0, append=flat.size)
-        if counts[-1] == 0:
-            counts = counts[:-1]
-        code = rle_codec.frPyObjects({"size": [height, width], "counts": counts.tolist()}, height, width)
-        codes[segment_id] = {"size": [height, width], "counts": code["counts"].decode("ascii")}
-    return codes
+    _check_side(which)
+    entries = (
+        (_annotation(image_id, record, taxonomy), (record.height, record.width))
+        for image_id, record in _chosen(records, split_table, which)
+    )
+    images = (_image(image_id, record) for image_id, record in _chosen(records, split_table, which))
+    annotations = _numbered(entries, png_folder, workers, engine)
+    return _detection_document(images, annotations, taxonomy.coco_categories())
 
 
-def segment_extents(id_map: NDArray[np.integer]) -> dict[int, tuple[int, list[int]]]:
-    """Measure every segment in one pass over the map.
+def _detection_document(images: Any, annotations: Any, categories: list[dict[str, Any]]) -> dict[str, Any]:
+    info = {"description": "construction_panoptic: visible masks of things and stuff, COCO format"}
+    return {"info": info, "images": images, "annotations": annotations, "categories": categories}
 
-    Args:
-        id_map: [H, W], 0 = void.
 
-    Returns:
-        For each id but 0 its area in pixels, and its box [x, y, width, height] in pixels.
-    """
-    width = id_map.shape[1]
-    flat = id_map.ravel()
-    borders = np.empty(flat.size, dtype=bool)
-    np.not_equal(flat[1:], flat[:-1], out=borders[1:])
-    borders[::width] = True
-    starts = np.flatnonzero(borders)
-    lengths = np.diff(starts, append=flat.size)
-    order = np.argsort(flat[starts], kind="stable")
-    starts, lengths = starts[order], lengths[order]
-    ids, first = np.unique(flat[starts], return_index=True)
-    rows, columns = np.divmod(starts, width)
-    left, top = np.minimum.reduceat(columns, first), np.minimum.reduceat(rows, first)
-    right = np.maximum.reduceat(columns + lengths, first)
-    bottom = np.maximum.reduceat(rows, first) + 1
-    areas = np.add.reduceat(lengths, first)
-    boxes = np.stack([left, top, right - left, bottom - top], axis=1)
-    measured = zip(ids.tolist(), areas.tolist(), boxes.tolist(), strict=True)
-    return {segment_id: (area, box) for segment_id, area, box in measured if segment_id}
+def _numbered(
+    entries: Iterable[tuple[Entry, tuple[int, int]]], png_folder: Path | str, workers: WorkerCount, engine: Engine
+) -> Iterator[dict[str, Any]]:
+    with Workers(workers, engine) as pool:
+        found = (item for image in pool.map(partial(_detections, Path(png_folder)), entries) for item in image)
+        yield from ({"id": number, **detection} for number, detection in enumerate(found, 1))
 
 
 def check_panoptic(panoptic: Mapping[str, Any], png_folder: Path | str, *, workers: WorkerCount = 1) -> None:

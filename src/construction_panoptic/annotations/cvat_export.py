@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from construction_panoptic.annotations.coco_files import segment_rles
 from construction_panoptic.annotations.masks import run_lengths
 from construction_panoptic.annotations.panoptic_png import decode_id_map
+from construction_panoptic.annotations.segment_shapes import segment_rles
 from construction_panoptic.errors import InputDataError
 
 Shapes = Literal["masks", "polygons"]

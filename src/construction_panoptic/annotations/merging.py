@@ -15,13 +15,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from construction_panoptic.annotations.coco_files import segment_extents
 from construction_panoptic.annotations.digests import digest_of
 from construction_panoptic.annotations.images import normalise_image, perceptual_hash
 from construction_panoptic.annotations.masks import MaskError, MaskWindow, mask_window, segmentation_rle
 from construction_panoptic.annotations.panoptic_png import MAX_SEGMENT_ID, encode_id_map
 from construction_panoptic.annotations.parallel import Engine, WorkerCount, Workers
 from construction_panoptic.annotations.records import ConvertedImage, ConvertedRecord, Rejected, Segment
+from construction_panoptic.annotations.segment_shapes import segment_extents
 from construction_panoptic.annotations.stuff import decode_labels
 from construction_panoptic.annotations.tables import rows_at
 from construction_panoptic.annotations.taxonomy import Taxonomy

@@ -199,16 +199,14 @@ def write_panoptic(
 
 
 def write_detection(
-    panoptic_train: dict[str, Any],
-    panoptic_val: dict[str, Any],
-    converted: ConvertedImages,
-    parameters: dict[str, Any],
+    converted: ConvertedImages, split: pd.DataFrame, taxonomy: dict[str, Any], parameters: dict[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Give both sides as COCO detection: things and stuff, boxes and masks of what is visible."""
     execution = parse(ConversionSettings, parameters, "annotation_conversion").execution
+    classes = Taxonomy.from_dict(taxonomy)
     train, val = (
-        detection_stream(panoptic, converted.png_folder, **execution.model_dump())
-        for panoptic in (panoptic_train, panoptic_val)
+        detection_stream(converted, split, side, classes, converted.png_folder, **execution.model_dump())
+        for side in ("train", "val")
     )
     return train, val
 

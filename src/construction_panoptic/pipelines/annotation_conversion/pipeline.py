@@ -70,7 +70,7 @@ def create_pipeline(**_: Any) -> Pipeline:
             ),
             Node(
                 nodes.write_detection,
-                inputs=["panoptic_train", "panoptic_val", "converted_images", "params:annotation_conversion"],
+                inputs=["converted_images", "split", "taxonomy", "params:annotation_conversion"],
                 outputs=["detection_train", "detection_val"],
                 name="write_coco_detection",
             ),

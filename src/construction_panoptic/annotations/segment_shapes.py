@@ -1,0 +1,67 @@
+"""The shapes of all segments of an id map, each found in one pass over it."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as rle_codec
+
+
+def segment_rles(id_map: NDArray[np.unsignedinteger]) -> dict[int, dict[str, Any]]:
+    """Encode the mask of every id in one pass over the map.
+
+    Args:
+        id_map: [H, W], 0 = void.
+
+    Returns:
+        For each id but 0, ``{"size": [H, W], "counts": str}`` as pycocotools gives it: runs down columns.
+    """
+    height, width = id_map.shape
+    flat = id_map.ravel(order="F")
+    starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
+    ends = np.append(starts[1:], flat.size)
+    order = np.argsort(flat[starts], kind="stable")
+    ids, first = np.unique(flat[starts][order], return_index=True)
+    bounds = np.append(first, len(order))
+    codes: dict[int, dict[str, Any]] = {}
+    for position, segment_id in enumerate(ids.tolist()):
+        if segment_id == 0:
+            continue
+        runs = order[bounds[position] : bounds[position + 1]]
+        # Counts alternate between pixels outside and inside: differences of the run borders in turn.
+        borders = np.stack([starts[runs], ends[runs]], axis=1).ravel()
+        counts = np.diff(borders, prepend=0, append=flat.size)
+        if counts[-1] == 0:
+            counts = counts[:-1]
+        code = rle_codec.frPyObjects({"size": [height, width], "counts": counts.tolist()}, height, width)
+        codes[segment_id] = {"size": [height, width], "counts": code["counts"].decode("ascii")}
+    return codes
+
+
+def segment_extents(id_map: NDArray[np.integer]) -> dict[int, tuple[int, list[int]]]:
+    """Measure every segment in one pass over the map.
+
+    Args:
+        id_map: [H, W], 0 = void.
+
+    Returns:
+        For each id but 0 its area in pixels, and its box [x, y, width, height] in pixels.
+    """
+    width = id_map.shape[1]
+    flat = id_map.ravel()
+    borders = np.empty(flat.size, dtype=bool)
+    np.not_equal(flat[1:], flat[:-1], out=borders[1:])
+    borders[::width] = True
+    starts = np.flatnonzero(borders)
+    lengths = np.diff(starts, append=flat.size)
+    order = np.argsort(flat[starts], kind="stable")
+    starts, lengths = starts[order], lengths[order]
+    ids, first = np.unique(flat[starts], return_index=True)
+    rows, columns = np.divmod(starts, width)
+    left, top = np.minimum.reduceat(columns, first), np.minimum.reduceat(rows, first)
+    right = np.maximum.reduceat(columns + lengths, first)
+    bottom = np.maximum.reduceat(rows, first) + 1
+    areas = np.add.reduceat(lengths, first)
+    boxes = np.stack([left, top, right - left, bottom - top], axis=1)
+    measured = zip(ids.tolist(), areas.tolist(), boxes.tolist(), strict=True)
+    return {segment_id: (area, box) for segment_id, area, box in measured if segment_id}
