@@ -107,7 +107,7 @@ def test_order_errors_and_the_number_in_flight() -> None:
         assert [next(results) for _ in range(299)] == list(range(1, 300))
         with pytest.raises(ValueError, match="invalid literal"):
             next(results)
-        assert len(taken) <= 300 + 2 * 2 * 4
+        assert len(taken) <= 300 + 2 * 2 * parallel._CHUNK
 
 
 @pytest.fixture

@@ -2,18 +2,19 @@
 
 import multiprocessing
 import os
+import pickle
 import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
-from functools import partial
+from functools import lru_cache, partial
 from importlib import import_module
 from itertools import islice
 from multiprocessing import forkserver
 from multiprocessing.context import BaseContext
 from types import TracebackType
-from typing import Literal, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar, cast
 
 from construction_panoptic.annotations.ray_pool import ITEMS_IN_BLOCK, RayPool
 from construction_panoptic.annotations.reuse import keep_freed_memory
@@ -24,7 +25,7 @@ Result = TypeVar("Result")
 WorkerCount = int | Literal["auto"]
 Engine = Literal["local", "ray"]
 
-_CHUNK = 4
+_CHUNK = 8
 _CHUNKS_IN_FLIGHT = 2  # a worker
 _PATIENCE = 900.0  # seconds for a chunk
 _PRELOADED = "construction_panoptic.annotations.preloaded"
@@ -106,13 +107,14 @@ class Workers:
     def _map(self, function: Callable[[list[Item]], Result], blocks: Iterator[list[Item]]) -> Iterator[Result]:
         if self._pool is None:
             self._pool = self._starter.submit(_start_pool, self.count, self._context)
+        packed = pickle.dumps(function)  # once: a taxonomy in it takes longer than the items
         while not self._pool.done() and (block := next(blocks, None)) is not None:
             yield function(block)
         waiting: deque[Future[Result]] = deque()
         try:
             while True:
                 for block in islice(blocks, self.count * _CHUNKS_IN_FLIGHT - len(waiting)):
-                    waiting.append(self._pool.result().submit(function, block))
+                    waiting.append(self._pool.result().submit(_call, packed, block))
                 if not waiting:
                     return
                 yield waiting.popleft().result(timeout=_PATIENCE)
@@ -133,6 +135,15 @@ def blocks_of(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
     remaining = iter(items)
     while block := list(islice(remaining, size)):
         yield block
+
+
+def _call(packed: bytes, block: list[Any]) -> Any:
+    return _unpacked(packed)(block)
+
+
+@lru_cache(maxsize=1)
+def _unpacked(packed: bytes) -> Callable[[list[Any]], Any]:
+    return cast("Callable[[list[Any]], Any]", pickle.loads(packed))
 
 
 class _Failure:
