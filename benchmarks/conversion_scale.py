@@ -179,10 +179,9 @@ def convert(folder: Path, images: int, workers: int = 1) -> Size:
         split = split_records(records, near_duplicate_groups(hashes, keys, 24))
     with size.stage("write"):
         for side in ("train", "val"):
-            panoptic = panoptic_stream(records, split, side, taxonomy, out / "panoptic", workers=workers)
-            _write_json(out / f"panoptic_{side}.json", panoptic)
             detection = detection_stream(records, split, side, taxonomy, out / "panoptic", workers=workers)
             _write_json(out / f"detection_{side}.json", detection)
+            _write_json(out / f"panoptic_{side}.json", panoptic_stream(records, split, side, taxonomy))
     size.peak_mb = peak_memory()
     size.processor = 1000 * (time.process_time() - start) / images
     return size

@@ -116,7 +116,7 @@ def write_coco(folder: Path, images: int) -> None:
     """Write the COCO panoptic files of both sides, item by item; PNGs are not looked at."""
     table, taxonomy = pd.read_parquet(folder / "split.parquet"), Taxonomy.from_dict(json.loads(TAXONOMY.read_text()))
     for side in ("train", "val"):
-        document = panoptic_stream(Index(folder / "index.jsonl"), table, side, taxonomy, None)
+        document = panoptic_stream(Index(folder / "index.jsonl"), table, side, taxonomy)
         with atomic_path(folder / f"panoptic_{side}.json") as path, path.open("w", encoding="utf-8") as file:
             file.writelines(json_parts(document))
     text = sum((folder / f"panoptic_{side}.json").stat().st_size for side in ("train", "val"))

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from pycocotools import mask as rle_codec
 
 from construction_panoptic.annotations.panoptic_png import MAX_SEGMENT_ID, decode_id_map
 from construction_panoptic.annotations.parallel import Engine, WorkerCount, Workers
@@ -64,48 +63,26 @@ def panoptic_stream(
     split_table: pd.DataFrame,
     which: str,
     taxonomy: Taxonomy,
-    png_folder: Path | str | None,
-    *,
-    workers: WorkerCount = 1,
-    engine: Engine = "local",
 ) -> dict[str, Any]:
-    """Give what `panoptic_json` gives, with iterators as lists; each image is checked against its PNG on the way.
+    """Give what `panoptic_json` gives, with iterators as lists.
 
     Args:
         records: all converted images in the order of their keys; iterated over several times.
         split_table: columns key and split, with a row for each record.
         which: "train", "val", or "all".
         taxonomy: its classes are the categories.
-        png_folder: folder of the PNGs; None where they are not to be looked at.
-        workers: processes that look at PNGs, or "auto".
-        engine: what runs them, see `parallel.Workers`.
 
     Raises:
-        InputDataError: see `panoptic_json` and `check_panoptic`; some of it while the lists are drawn from.
+        InputDataError: see `panoptic_json`; while the lists are drawn from.
         ParameterError: ``which`` is something else.
     """
     _check_side(which)
-    categories = taxonomy.coco_categories()
-    things = {category["id"]: category["isthing"] for category in categories}
-
-    def annotations() -> Iterator[dict[str, Any]]:
-        entries = (
-            (_annotation(image_id, record, taxonomy), _image(image_id, record))
-            for image_id, record in _chosen(records, split_table, which)
-        )
-        if png_folder is None:
-            yield from (annotation for annotation, _ in entries)
-            return
-        with Workers(workers, engine) as pool:
-            for annotation, found in pool.map(partial(_checked, Path(png_folder), things), entries):
-                _refuse(found)
-                yield annotation
-
+    chosen = partial(_chosen, records, split_table, which)
     return {
         "info": _panoptic_info(which),
-        "images": (_image(image_id, record) for image_id, record in _chosen(records, split_table, which)),
-        "annotations": annotations(),
-        "categories": categories,
+        "images": (_image(image_id, record) for image_id, record in chosen()),
+        "annotations": (_annotation(image_id, record, taxonomy) for image_id, record in chosen()),
+        "categories": taxonomy.coco_categories(),
     }
 
 
@@ -156,7 +133,8 @@ def detection_json(
     """Build the COCO detection file that belongs to a COCO panoptic file: every segment, things and stuff.
 
     ``bbox`` and ``area`` are those of the visible mask, and ``segmentation`` is that mask as compressed
-    run-length code. Annotation ids count from 1 in the order of the panoptic file.
+    run-length code. Annotation ids count from 1 in the order of the panoptic file. All that this file says of an
+    image is checked against its PNG.
 
     Args:
         panoptic: content of the COCO panoptic file.
@@ -168,12 +146,12 @@ def detection_json(
         ``{"info", "images", "annotations", "categories"}``, ready for JSON.
 
     Raises:
-        InputDataError: a PNG is missing or damaged, has another size than its image, or lacks a segment.
+        InputDataError: a PNG is missing, damaged, or not what the panoptic file says of it (see `panoptic_problems`).
     """
-    sizes = {image["id"]: (image["height"], image["width"]) for image in panoptic["images"]}
-    entries = ((annotation, sizes[annotation["image_id"]]) for annotation in panoptic["annotations"])
+    of_image = {image["id"]: image for image in panoptic["images"]}
+    entries = ((annotation, of_image.get(annotation["image_id"])) for annotation in panoptic["annotations"])
     images, categories = ([dict(item) for item in panoptic[name]] for name in ("images", "categories"))
-    return _detection_document(images, list(_numbered(entries, png_folder, workers, engine)), categories)
+    return _detection_document(images, list(_detections(entries, categories, png_folder, workers, engine)), categories)
 
 
 def detection_stream(
@@ -187,6 +165,8 @@ def detection_stream(
     engine: Engine = "local",
 ) -> dict[str, Any]:
     """Give what `detection_json` gives for the file of `panoptic_stream`, with iterators as lists.
+
+    Each image is checked strictly against its PNG on the way.
 
     Args:
         records: all converted images in the order of their keys; iterated over several times.
@@ -202,13 +182,10 @@ def detection_stream(
         ParameterError: ``which`` is something else.
     """
     _check_side(which)
-    entries = (
-        (_annotation(image_id, record, taxonomy), (record.height, record.width))
-        for image_id, record in _chosen(records, split_table, which)
-    )
-    images = (_image(image_id, record) for image_id, record in _chosen(records, split_table, which))
-    annotations = _numbered(entries, png_folder, workers, engine)
-    return _detection_document(images, annotations, taxonomy.coco_categories())
+    chosen, categories = partial(_chosen, records, split_table, which), taxonomy.coco_categories()
+    entries = ((_annotation(image_id, record, taxonomy), _image(image_id, record)) for image_id, record in chosen())
+    annotations = _detections(entries, categories, png_folder, workers, engine)
+    return _detection_document((_image(image_id, record) for image_id, record in chosen()), annotations, categories)
 
 
 def _detection_document(images: Any, annotations: Any, categories: list[dict[str, Any]]) -> dict[str, Any]:
@@ -216,12 +193,38 @@ def _detection_document(images: Any, annotations: Any, categories: list[dict[str
     return {"info": info, "images": images, "annotations": annotations, "categories": categories}
 
 
-def _numbered(
-    entries: Iterable[tuple[Entry, tuple[int, int]]], png_folder: Path | str, workers: WorkerCount, engine: Engine
+def _detections(
+    entries: Iterable[tuple[Entry, Entry | None]],
+    categories: Iterable[Entry],
+    png_folder: Path | str,
+    workers: WorkerCount,
+    engine: Engine,
 ) -> Iterator[dict[str, Any]]:
+    """Give the numbered detections of images, each a panoptic annotation and its image."""
+    detect = partial(_detections_of_image, Path(png_folder), _things(categories))
     with Workers(workers, engine) as pool:
-        found = (item for image in pool.map(partial(_detections, Path(png_folder)), entries) for item in image)
+        found = (detection for image in pool.map(detect, entries) for detection in image)
         yield from ({"id": number, **detection} for number, detection in enumerate(found, 1))
+
+
+def _detections_of_image(
+    png_folder: Path, things: Mapping[int, int], entry: tuple[Entry, Entry | None]
+) -> list[dict[str, Any]]:
+    annotation, image = entry
+    id_map, problems = _png_and_problems(annotation, image, png_folder, things)
+    _refuse(problems)
+    codes = segment_rles(id_map)
+    return [
+        {
+            "image_id": annotation["image_id"],
+            "category_id": segment["category_id"],
+            "bbox": segment["bbox"],
+            "area": segment["area"],
+            "iscrowd": segment["iscrowd"],
+            "segmentation": codes[segment["id"]],
+        }
+        for segment in annotation["segments_info"]
+    ]
 
 
 def check_panoptic(panoptic: Mapping[str, Any], png_folder: Path | str, *, workers: WorkerCount = 1) -> None:
@@ -254,7 +257,6 @@ def panoptic_problems(panoptic: Mapping[str, Any], png_folder: Path | str, *, wo
         One sentence a problem, with the file and segment; empty if the data is sound.
     """
     images = {image["id"]: image for image in panoptic["images"]}
-    things = {category["id"]: category["isthing"] for category in panoptic["categories"]}
     problems = [
         *_repeated("image id", (image["id"] for image in panoptic["images"])),
         *_repeated("image file", (image["file_name"] for image in panoptic["images"])),
@@ -267,31 +269,34 @@ def panoptic_problems(panoptic: Mapping[str, Any], png_folder: Path | str, *, wo
     problems += [f"image {images[i]['file_name']} has no annotation" for i in images if i not in annotated]
 
     entries = ((annotation, images.get(annotation["image_id"])) for annotation in panoptic["annotations"])
+    check = partial(_problems_of_image, Path(png_folder), _things(panoptic["categories"]))
     with Workers(workers) as pool:
-        checked = pool.map(partial(_checked, Path(png_folder), things), entries)
-        return problems + [text for _, found in checked for text in found]
+        return problems + [text for found in pool.map(check, entries) for text in found]
 
 
-def _checked(
-    png_folder: Path, things: Mapping[int, int], entry: tuple[dict[str, Any], Entry | None]
-) -> tuple[dict[str, Any], list[str]]:
-    """Give an annotation back, with what is wrong in its PNG; ``entry`` is the annotation and its image."""
-    annotation, image = entry
+def _things(categories: Iterable[Entry]) -> dict[int, int]:
+    return {category["id"]: category["isthing"] for category in categories}
+
+
+def _problems_of_image(png_folder: Path, things: Mapping[int, int], entry: tuple[Entry, Entry | None]) -> list[str]:
+    return _png_and_problems(*entry, png_folder, things)[1]
+
+
+def _png_and_problems(
+    annotation: Entry, image: Entry | None, png_folder: Path, things: Mapping[int, int]
+) -> tuple[NDArray[np.uint32], list[str]]:
+    """Give the id map of an annotation, and what the annotation and its image say differently."""
+    name, nothing = annotation["file_name"], np.empty((0, 0), np.uint32)
     if image is None:
-        return annotation, [f"{annotation['file_name']}: there is no image {annotation['image_id']}"]
-    return annotation, _png_problems(annotation, image, png_folder, things)
-
-
-def _png_problems(annotation: Entry, image: Entry, png_folder: Path, things: Mapping[int, int]) -> list[str]:
-    name = annotation["file_name"]
+        return nothing, [f"{name}: there is no image {annotation['image_id']}"]
     try:
         id_map = decode_id_map(png_folder / name)
     except InputDataError as error:
-        return [str(error)]
+        return nothing, [str(error)]
     size = (image["height"], image["width"])
     problems = [f"{_size(id_map.shape)}, its image {_size(size)}"] if id_map.shape != size else []
     problems += _segment_problems(annotation["segments_info"], id_map, things)
-    return [f"{name}: {text}" for text in problems]
+    return id_map, [f"{name}: {text}" for text in problems]
 
 
 def _segments_info(record: ConvertedRecord, taxonomy: Taxonomy) -> list[dict[str, Any]]:
@@ -311,32 +316,6 @@ def _segments_info(record: ConvertedRecord, taxonomy: Taxonomy) -> list[dict[str
         }
         for segment in record.segments
     ]
-
-
-def _detections(png_folder: Path, entry: tuple[Entry, tuple[int, int]]) -> list[dict[str, Any]]:
-    """Give the detections of an image, given its panoptic annotation, height and width."""
-    annotation, size = entry
-    path = png_folder / annotation["file_name"]
-    id_map = decode_id_map(path)
-    if id_map.shape != size:
-        raise InputDataError(f"{path}: {_size(id_map.shape)}, but its image is {_size(size)}; convert again.")
-    codes = segment_rles(id_map)
-    detections = []
-    for segment in annotation["segments_info"]:
-        if segment["id"] not in codes:
-            raise InputDataError(f"{path}: segment {segment['id']} has no pixels; convert again.")
-        code = codes[segment["id"]]
-        detections.append(
-            {
-                "image_id": annotation["image_id"],
-                "category_id": segment["category_id"],
-                "bbox": [int(value) for value in rle_codec.toBbox(code)],
-                "area": int(rle_codec.area(code)),
-                "iscrowd": segment["iscrowd"],
-                "segmentation": code,
-            }
-        )
-    return detections
 
 
 def _segment_problems(

@@ -183,32 +183,21 @@ def split_images(converted: ConvertedImages, parameters: dict[str, Any]) -> pd.D
     return divide(keys, groups, classes, val_fraction=settings.validation_share, seed=settings.seed)
 
 
-def write_panoptic(
+def write_coco(
     converted: ConvertedImages, split: pd.DataFrame, taxonomy: dict[str, Any], parameters: dict[str, Any]
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Give both sides as COCO panoptic, checked strictly against the PNGs while they are written."""
-    execution = parse(ConversionSettings, parameters, "annotation_conversion").execution
-    classes = Taxonomy.from_dict(taxonomy)
-    train, val = (
-        panoptic_stream(converted, split, side, classes, converted.png_folder, **execution.model_dump())
-        for side in ("train", "val")
-    )
-    for panoptic in (train, val):
-        panoptic["info"]["split_sha256"] = split_digest(split)
-    return train, val
+) -> tuple[dict[str, Any], ...]:
+    """Give both sides as COCO detection and as COCO panoptic, the latter when all has been checked against the PNGs.
 
-
-def write_detection(
-    converted: ConvertedImages, split: pd.DataFrame, taxonomy: dict[str, Any], parameters: dict[str, Any]
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Give both sides as COCO detection: things and stuff, boxes and masks of what is visible."""
-    execution = parse(ConversionSettings, parameters, "annotation_conversion").execution
-    classes = Taxonomy.from_dict(taxonomy)
-    train, val = (
-        detection_stream(converted, split, side, classes, converted.png_folder, **execution.model_dump())
-        for side in ("train", "val")
-    )
-    return train, val
+    Returns:
+        Detection of both sides: things and stuff, boxes and masks of what is visible; then panoptic of both sides.
+    """
+    execution = parse(ConversionSettings, parameters, "annotation_conversion").execution.model_dump()
+    classes, sides = Taxonomy.from_dict(taxonomy), ("train", "val")
+    detection = [detection_stream(converted, split, side, classes, converted.png_folder, **execution) for side in sides]
+    panoptic = [panoptic_stream(converted, split, side, classes) for side in sides]
+    for document in panoptic:
+        document["info"]["split_sha256"] = split_digest(split)
+    return *detection, *panoptic
 
 
 def audit_and_count(

@@ -63,16 +63,10 @@ def create_pipeline(**_: Any) -> Pipeline:
                 name="split_by_image_groups",
             ),
             Node(
-                nodes.write_panoptic,
+                nodes.write_coco,
                 inputs=["converted_images", "split", "taxonomy", "params:annotation_conversion"],
-                outputs=["panoptic_train", "panoptic_val"],
-                name="write_coco_panoptic",
-            ),
-            Node(
-                nodes.write_detection,
-                inputs=["converted_images", "split", "taxonomy", "params:annotation_conversion"],
-                outputs=["detection_train", "detection_val"],
-                name="write_coco_detection",
+                outputs=["detection_train", "detection_val", "panoptic_train", "panoptic_val"],
+                name="check_and_write_coco_files",
             ),
             Node(
                 nodes.audit_and_count,
