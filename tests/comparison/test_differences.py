@@ -7,9 +7,9 @@ import pytest
 from construction_panoptic.comparison.differences import (
     ImageCounts,
     image_counts,
-    image_qualities,
     quality_differences,
 )
+from construction_panoptic.evaluation.analysis import image_scores
 
 CLASSES = pd.DataFrame({"name": ["sky", "crane", "pump"], "kind": ["stuff", "thing", "thing"]})
 
@@ -42,7 +42,7 @@ def test_segments_are_counted_as_pq_does() -> None:
     assert counts.iou.tolist() == [[0.8, 0, 0], [0, 0, 0]]
     assert counts.weight.tolist() == [[1, 1, 0.5], [0, 0, 0.5]]
     assert counts.present.tolist() == [[True, True, False], [False, False, True]]
-    assert image_qualities(counts) == pytest.approx([0.8 / 3, 0.0])
+    assert image_scores(table).to_dict() == pytest.approx({7: 0.8 / 3, 9: 0.0})
 
 
 def test_the_means_are_over_the_classes_that_there_are() -> None:

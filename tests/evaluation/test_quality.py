@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from construction_panoptic.annotations.settings import ExecutionSettings
 from construction_panoptic.errors import InputDataError, ParameterError, UserError
+from construction_panoptic.evaluation import quality
 from construction_panoptic.evaluation.quality import (
     merge_counts,
     panoptic_quality,
@@ -306,12 +308,13 @@ def test_reference_engine_that_is_not_installed_says_how_to_install_it(
         panoptic_quality(*random_pair(1).arguments, engine="panopticapi")
 
 
-@pytest.mark.parametrize("of", [2, 3, 7])
-def test_shards_add_up_to_the_whole(tmp_path: Path, of: int) -> None:
-    pairs = [make_random_pair(tmp_path / str(seed), seed) for seed in range(6)]
+@pytest.fixture
+def many(tmp_path: Path) -> tuple[dict[str, Any], str, dict[str, Any], str]:
+    """The images of several pairs in one truth and one file of predictions, with the paths of their PNGs."""
     truth: dict[str, Any] = {"images": [], "annotations": [], "categories": CATEGORIES}
     predictions: dict[str, Any] = {"annotations": []}
-    for number, pair in enumerate(pairs):
+    for number in range(6):
+        pair = make_random_pair(tmp_path / str(number), number)
         for whole, part, folder in (
             (truth, pair.truth, pair.truth_folder),
             (predictions, pair.predictions, pair.prediction_folder),
@@ -322,19 +325,36 @@ def test_shards_add_up_to_the_whole(tmp_path: Path, of: int) -> None:
                     "file_name": str(folder / annotation["file_name"]),
                 }
                 whole["annotations"].append({**annotation, **place})
-    expected = segment_counts(truth, "", predictions, "")
+    return truth, "", predictions, ""
+
+
+@pytest.mark.parametrize("of", [2, 3, 7])
+def test_shards_add_up_to_the_whole(many: tuple[Any, ...], of: int) -> None:
+    truth, *others = many
+    expected = segment_counts(truth, *others)
     assert sum(counts.tp for counts in expected.values()) > 10
 
     parts = [shard(truth, number, of) for number in range(of)]
     assert sum(len(part["annotations"]) for part in parts) == len(truth["annotations"])
-    merged = merge_counts(segment_counts(part, "", predictions, "") for part in parts if part["annotations"])
+    merged = merge_counts(segment_counts(part, *others) for part in parts if part["annotations"])
 
-    assert merged.keys() == expected.keys()
-    for identity, counts in expected.items():
-        assert merged[identity][:3] == counts[:3]
-        assert merged[identity].iou == pytest.approx(counts.iou, rel=1e-13)
-    quality, whole = quality_of_counts(merged, CATEGORIES), panoptic_quality(truth, "", predictions, "")
-    assert quality["All"] == pytest.approx(whole["All"], rel=1e-13)
-    assert {k: row["tp"] for k, row in quality["per_class"].items()} == {
-        k: row["tp"] for k, row in whole["per_class"].items()
-    }
+    assert merged == expected
+    assert quality_of_counts(merged, CATEGORIES) == panoptic_quality(truth, *others)
+
+
+def test_processes_give_the_same_to_the_last_bit(many: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    expected, two = panoptic_quality(*many), ExecutionSettings(workers=2)
+    for images in (1, 3):
+        monkeypatch.setattr(quality, "_IMAGES_IN_BLOCK", images)
+        assert panoptic_quality(*many, execution=two) == expected
+    many[2]["annotations"][-1]["segments_info"][0]["category_id"] = 99
+    with pytest.raises(InputDataError, match=r"the predictions cannot be evaluated .*unknown category_id 99"):
+        panoptic_quality(*many, execution=two)
+
+
+@pytest.mark.slow
+def test_ray_gives_the_same_to_the_last_bit(many: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ray")
+    expected = panoptic_quality(*many)
+    monkeypatch.setattr(quality, "_IMAGES_IN_BLOCK", 9)
+    assert panoptic_quality(*many, execution=ExecutionSettings(engine="ray", workers=2)) == expected

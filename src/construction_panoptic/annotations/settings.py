@@ -60,7 +60,7 @@ class SplitSettings(_Settings):
 
 
 class ExecutionSettings(_Settings):
-    """What reads, labels (ready stuff), merges and checks images; the result is the same with any."""
+    """The processes that do the work; the result is the same with any."""
 
     engine: Literal["local", "ray"] = Field(
         default="local", description="Processes of this machine, or tasks of a Ray cluster (RAY_ADDRESS, else local)."

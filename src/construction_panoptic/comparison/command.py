@@ -9,16 +9,12 @@ import numpy as np
 import pandas as pd
 
 from construction_panoptic.catalog.folders import ConvertedImages
-from construction_panoptic.comparison.differences import (
-    ImageCounts,
-    image_counts,
-    image_qualities,
-    quality_differences,
-)
+from construction_panoptic.comparison.differences import ImageCounts, image_counts, quality_differences
 from construction_panoptic.comparison.pictures import LocalData, pictures_of_differences
 from construction_panoptic.comparison.report import comparison_page
 from construction_panoptic.comparison.runs import ComparedRun, find_run, read_runs
 from construction_panoptic.errors import ParameterError
+from construction_panoptic.evaluation.analysis import image_scores
 from construction_panoptic.files import write_bytes
 
 PICTURED_IMAGES = 8
@@ -66,7 +62,7 @@ def compare_runs(
         }
         parameters = differing_parameters(runs)
         local = LocalData.of(validation_file, converted, runs[0].validation)
-        qualities = [image_qualities(count) for count in counts]
+        qualities = [image_scores(run.segments).reindex(counts[0].images).to_numpy() for run in runs]
         pictures = pictures_of_differences(runs, counts[0].images, qualities, local, PICTURED_IMAGES)
         page = comparison_page(runs, differences, parameters, pictures)
     write_bytes(output / "comparison.html", page.encode())

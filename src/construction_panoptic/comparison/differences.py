@@ -11,6 +11,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from construction_panoptic.evaluation.analysis import class_counts
+
 SAMPLES, CHUNK = 1000, 100  # bootstrap samples, and how many are drawn at a time
 SPLITS = {"All": ("thing", "stuff"), "Things": ("thing",), "Stuff": ("stuff",)}
 
@@ -37,21 +39,20 @@ class ImageCounts:
 def image_counts(segments: pd.DataFrame, categories: Sequence[int]) -> ImageCounts:
     """Count the segments of `evaluation.segments.match_segments` by image and by class; ``categories`` ascend."""
     images = np.unique(segments["image_id"].to_numpy())
-    counted = segments[(segments["outcome"] != "ignored")]
-    matched = (counted["outcome"] == "matched").to_numpy()
-    is_true = (counted["side"] == "true").to_numpy()
+    counts = class_counts(segments, ("image_id", "category_id"))
     place = (
-        np.searchsorted(images, counted["image_id"].to_numpy()),
-        np.searchsorted(np.asarray(categories), counted["category_id"].to_numpy()),
+        np.searchsorted(images, counts.index.get_level_values("image_id").to_numpy()),
+        np.searchsorted(np.asarray(categories), counts.index.get_level_values("category_id").to_numpy()),
     )
-    # A true positive has a row on either side, so each row counts a half.
-    weight = np.zeros((len(images), len(categories)))
-    np.add.at(weight, place, 0.5)
-    iou = np.zeros_like(weight)
-    np.add.at(iou, place, np.where(matched & is_true, counted["iou"].to_numpy(), 0.0))
-    present = np.zeros(weight.shape, dtype=bool)
-    present[place[0][is_true], place[1][is_true]] = True
-    return ImageCounts(images, iou, weight, present)
+    tables = np.zeros((3, len(images), len(categories)))
+    for table, numbers in zip(
+        tables,
+        (counts["iou"], counts["tp"] + counts["fp"] / 2 + counts["fn"] / 2, counts["tp"] + counts["fn"]),
+        strict=True,
+    ):
+        table[place] = numbers
+    iou, weight, true = tables
+    return ImageCounts(images, iou, weight, true > 0)
 
 
 def quality_differences(one: ImageCounts, other: ImageCounts, classes: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
@@ -91,12 +92,6 @@ def quality_differences(one: ImageCounts, other: ImageCounts, classes: pd.DataFr
             "high": high,
         }
     )
-
-
-def image_qualities(counts: ImageCounts) -> Numbers:
-    """PQ of each image: the mean over its classes, in 0…1; NaN for an image without segments."""
-    pq = _ratio(counts.iou, counts.weight)
-    return _mean(pq)
 
 
 def _qualities(counts: ImageCounts, weights: Numbers, kinds: NDArray[np.object_]) -> Numbers:

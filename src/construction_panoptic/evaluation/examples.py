@@ -1,10 +1,7 @@
-"""Choosing images to look at, with the quality of each."""
+"""Choosing images to look at."""
 
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
-
-from construction_panoptic.evaluation.quality import panoptic_quality
 
 
 def choose_images(truth: Mapping[str, Any], count: int) -> list[dict[str, Any]]:
@@ -14,27 +11,9 @@ def choose_images(truth: Mapping[str, Any], count: int) -> list[dict[str, Any]]:
     return [images[(2 * number + 1) * len(images) // (2 * count)] for number in range(count)]
 
 
-def image_quality(
-    truth: Mapping[str, Any],
-    truth_folder: Path,
-    predictions: Mapping[str, Any],
-    prediction_folder: Path,
-    images: list[dict[str, Any]],
-) -> Iterator[tuple[dict[str, Any], dict[str, Any], float | None]]:
-    """Measure PQ image by image.
-
-    Yields:
-        For each image: its annotation in the truth, its annotation in the predictions, and the mean PQ of the classes
-        that occur in either (0…1; None if neither has a segment).
-    """
-    true = {annotation["image_id"]: annotation for annotation in truth["annotations"]}
-    predicted = {annotation["image_id"]: annotation for annotation in predictions["annotations"]}
-    for image in images:
-        identity = image["id"]
-        quality = panoptic_quality(
-            {**truth, "images": [image], "annotations": [true[identity]]},
-            truth_folder,
-            {**predictions, "annotations": [predicted[identity]]},
-            prediction_folder,
-        )
-        yield true[identity], predicted[identity], quality["All"]["pq"]
+def some_images(truth: Mapping[str, Any], count: int) -> dict[str, Any]:
+    """Leave the images of a COCO panoptic file that `choose_images` chooses."""
+    chosen = choose_images(truth, count)
+    known = {image["id"] for image in chosen}
+    annotations = [annotation for annotation in truth["annotations"] if annotation["image_id"] in known]
+    return {**truth, "images": chosen, "annotations": annotations}

@@ -6,28 +6,42 @@ segment of one class match when their IoU is above 0.5; per class, over all imag
 """
 
 import contextlib
-import copy
 import io
 import json
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
+from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
+from construction_panoptic.annotations.parallel import Workers, blocks_of
+from construction_panoptic.annotations.settings import ExecutionSettings
 from construction_panoptic.errors import InputDataError, ParameterError, UserError
 
 QualityEngine = Literal["hotcoco", "panopticapi"]
 
+Annotation = Mapping[str, Any]
+_Counter = Callable[[dict[str, Any], Path, dict[str, Any], Path], Mapping[int, tuple[int, int, int, float]]]
+
+ONE_PROCESS = ExecutionSettings(workers=1)
+_IMAGES_IN_BLOCK = 256  # about a quarter of a second
+_UNITS = 2**53
+
 
 class SegmentCounts(NamedTuple):
-    """Segments of one class: true positives, false positives, false negatives, and the sum of the matches' IoU."""
+    """Segments of one class: true positives, false positives, false negatives, and the sum of the matches' IoU.
+
+    The sum is exact, so that counts add up to the same in any order.
+    """
 
     tp: int
     fp: int
     fn: int
-    iou: float
+    iou: Fraction
 
 
-_NONE = SegmentCounts(0, 0, 0, 0.0)
+_NONE = SegmentCounts(0, 0, 0, Fraction(0))
 
 
 def panoptic_quality(
@@ -37,6 +51,7 @@ def panoptic_quality(
     prediction_folder: Path | str,
     *,
     engine: QualityEngine = "hotcoco",
+    execution: ExecutionSettings = ONE_PROCESS,
 ) -> dict[str, Any]:
     """Evaluate panoptic predictions; the numbers are those of panopticapi on the same files.
 
@@ -52,6 +67,7 @@ def panoptic_quality(
         predictions: COCO panoptic results: ``{"annotations": [{image_id, file_name, segments_info}]}``.
         prediction_folder: folder of the predictions' PNGs.
         engine: ``hotcoco``, or ``panopticapi`` (the reference, slower; needs the extra ``reference``).
+        execution: the processes that count segments; the numbers are the same to the last bit with any.
 
     Returns:
         panopticapi's layout, fractions in 0…1: ``{"All": {"pq", "sq", "rq", "n"}, "Things": …, "Stuff": …,
@@ -63,12 +79,18 @@ def panoptic_quality(
     Raises:
         InputDataError: a file is missing or malformed, an image has no prediction, a PNG and its
             ``segments_info`` differ, a predicted category is unknown, or the sizes of two PNGs differ.
-        ParameterError: an unknown engine.
+        ParameterError: an unknown engine, or Ray is asked for and not installed.
         UserError: ``panopticapi`` is asked for and not installed.
     """
     truth_data = load_json(truth)
     counts = segment_counts(
-        truth_data, truth_folder, predictions, prediction_folder, engine=engine, truth_name=_name(truth, "the truth")
+        truth_data,
+        truth_folder,
+        predictions,
+        prediction_folder,
+        engine=engine,
+        execution=execution,
+        truth_name=_name(truth, "the truth"),
     )
     return quality_of_counts(counts, truth_data["categories"])
 
@@ -80,11 +102,13 @@ def segment_counts(
     prediction_folder: Path | str,
     *,
     engine: QualityEngine = "hotcoco",
+    execution: ExecutionSettings = ONE_PROCESS,
     truth_name: str | None = None,
 ) -> dict[int, SegmentCounts]:
     """Count the segments from which panoptic quality follows, by category id; see `panoptic_quality`.
 
-    Counts of disjoint sets of images add up (`merge_counts`): a large evaluation can be done in shards, see `shard`.
+    Counts of disjoint sets of images add up (`merge_counts`), so that blocks of images go to processes, and a large
+    evaluation to several machines, see `shard`.
     """
     if engine not in get_args(QualityEngine):
         raise ParameterError(f"engine must be one of {', '.join(get_args(QualityEngine))}; it is {engine!r}.")
@@ -93,19 +117,23 @@ def segment_counts(
     prediction_data = load_json(predictions)
     _check_truth(truth_data, truth_name)
     _check_coverage(truth_data, prediction_data, truth_name, prediction_name)
-    count = _count_with_hotcoco if engine == "hotcoco" else _reference_counter()
-    try:
-        return count(truth_data, Path(truth_folder), prediction_data, Path(prediction_folder))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
-        raise InputDataError(f"{prediction_name} cannot be evaluated against {truth_name}: {reason}") from error
+    predicted = {annotation["image_id"]: annotation for annotation in prediction_data["annotations"]}
+    pairs = [(annotation, predicted[annotation["image_id"]]) for annotation in truth_data["annotations"]]
+    count = partial(
+        _count_block,
+        engine,
+        (Path(truth_folder), Path(prediction_folder)),
+        frozenset(category["id"] for category in truth_data["categories"]),
+        f"{prediction_name} cannot be evaluated against {truth_name}",
+    )
+    if len(pairs) <= _IMAGES_IN_BLOCK:
+        execution = ONE_PROCESS
+    with Workers(**execution.model_dump()) as workers:
+        return merge_counts(workers.map(count, blocks_of(pairs, _IMAGES_IN_BLOCK)))
 
 
 def merge_counts(parts: Iterable[Mapping[int, SegmentCounts]]) -> dict[int, SegmentCounts]:
-    """Add up the counts of disjoint sets of images, in memory that does not grow with their number.
-
-    Numbers of segments are exact; sums of IoU are those of the whole but for the rounding of float64 sums.
-    """
+    """Add up the counts of disjoint sets of images, exactly, in memory that does not grow with their number."""
     total: dict[int, SegmentCounts] = {}
     for part in parts:
         for identity, (tp, fp, fn, iou) in part.items():
@@ -180,18 +208,63 @@ def _check_coverage(truth: dict[str, Any], predictions: Any, truth_name: str, pr
         )
 
 
+def _count_block(
+    engine: QualityEngine,
+    folders: tuple[Path, Path],
+    classes: frozenset[int],
+    failure: str,
+    pairs: list[tuple[Annotation, Annotation]],
+) -> dict[int, SegmentCounts]:
+    """Count the segments of some images.
+
+    To the engine, the classes of an image are classes of their own: what it adds up in floating point is then of one
+    image, and does not depend on which images are in the block.
+    """
+    numbers: dict[tuple[int, int], int] = {}
+    try:
+        true, predicted = ([_by_image(side, numbers, classes) for side in sides] for sides in zip(*pairs, strict=True))
+        # Number 0 has no segments, but there is one class at least.
+        categories = [{"id": number, "name": str(number), "isthing": 1} for number in range(len(numbers) + 1)]
+        truth = {"images": [], "annotations": true, "categories": categories}
+        count = _count_with_hotcoco if engine == "hotcoco" else _reference_counter()
+        found = count(truth, folders[0], {"annotations": predicted}, folders[1])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+        raise InputDataError(f"{failure}: {reason}") from error
+    totals: dict[int, list[int]] = defaultdict(lambda: [0, 0, 0, 0])
+    for (_, category), number in numbers.items():
+        *counts, iou = found[number]
+        # Each IoU is above 1/2, so in float64 it is a whole number of units, and so is what they add up to.
+        totals[category] = [a + b for a, b in zip(totals[category], (*counts, int(iou * _UNITS)), strict=True)]
+    return {
+        category: SegmentCounts(tp, fp, fn, Fraction(iou, _UNITS)) for category, (tp, fp, fn, iou) in totals.items()
+    }
+
+
+def _by_image(annotation: Annotation, numbers: dict[tuple[int, int], int], classes: frozenset[int]) -> dict[str, Any]:
+    """Give an annotation whose classes are numbered by image and class; new ones are added to ``numbers``."""
+    image, segments = annotation["image_id"], []
+    for segment in annotation["segments_info"]:
+        category = segment["category_id"]
+        if category not in classes:
+            raise ValueError(f"segment {segment['id']} of image {image} has the unknown category_id {category}")
+        number = numbers.setdefault((image, category), len(numbers) + 1)
+        segments.append({"iscrowd": 0, **segment, "category_id": number})
+    return {"image_id": image, "file_name": annotation["file_name"], "segments_info": segments}
+
+
 def _count_with_hotcoco(
     truth: dict[str, Any], truth_folder: Path, predictions: dict[str, Any], prediction_folder: Path
-) -> dict[int, SegmentCounts]:
+) -> dict[int, tuple[int, int, int, float]]:
     from hotcoco.panoptic import PanopticEval
 
     evaluator = PanopticEval(truth, predictions, gt_folder=truth_folder, pred_folder=prediction_folder)
     evaluator.evaluate()
     per_class = evaluator.results()["per_class"]
-    return {identity: SegmentCounts(row["tp"], row["fp"], row["fn"], row["iou"]) for identity, row in per_class.items()}
+    return {identity: (row["tp"], row["fp"], row["fn"], row["iou"]) for identity, row in per_class.items()}
 
 
-def _reference_counter() -> Callable[[dict[str, Any], Path, dict[str, Any], Path], dict[int, SegmentCounts]]:
+def _reference_counter() -> _Counter:
     """Give panopticapi's counting of segments.
 
     Its ``pq_compute`` starts a pool of processes, prints, and divides by zero where a data set has no thing
@@ -207,32 +280,22 @@ def _reference_counter() -> Callable[[dict[str, Any], Path, dict[str, Any], Path
 
     def count(
         truth: dict[str, Any], truth_folder: Path, predictions: dict[str, Any], prediction_folder: Path
-    ) -> dict[int, SegmentCounts]:
-        by_image = {annotation["image_id"]: annotation for annotation in predictions["annotations"]}
-        pairs = [
-            # A copy, because panopticapi writes areas into what it is given.
-            (_with_crowd_flags(annotation), copy.deepcopy(by_image[annotation["image_id"]]))
-            for annotation in truth["annotations"]
-        ]
+    ) -> dict[int, tuple[int, int, int, float]]:
+        pairs = list(zip(truth["annotations"], predictions["annotations"], strict=True))
         categories = {category["id"]: category for category in truth["categories"]}
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             statistics = pq_compute_single_core(0, pairs, truth_folder, prediction_folder, categories)
         rows = ((identity, statistics[identity]) for identity in categories)
-        return {identity: SegmentCounts(row.tp, row.fp, row.fn, float(row.iou)) for identity, row in rows}
+        return {identity: (row.tp, row.fp, row.fn, float(row.iou)) for identity, row in rows}
 
     return count
-
-
-def _with_crowd_flags(annotation: dict[str, Any]) -> dict[str, Any]:
-    segments = [{"iscrowd": 0, **segment} for segment in annotation["segments_info"]]
-    return {**annotation, "segments_info": segments}
 
 
 def _summarise(counts: Mapping[int, SegmentCounts], is_thing: Mapping[int, bool]) -> dict[str, Any]:
     per_class: dict[int, dict[str, Any]] = {}
     for identity, thing in is_thing.items():
         tp, fp, fn, iou = counts[identity]
-        pq, sq, rq = _scores(tp, fp, fn, iou)
+        pq, sq, rq = _scores(tp, fp, fn, float(iou))
         counted = {"tp": tp, "fp": fp, "fn": fn}
         per_class[identity] = {
             **{"pq": pq, "sq": sq, "rq": rq},

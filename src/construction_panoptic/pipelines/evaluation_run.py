@@ -46,7 +46,30 @@ def read_results(predictions: Path) -> dict[str, Any]:
     return results
 
 
-def example_of(
+def examples_of(
+    qualities: Mapping[int, float | None], truth: Mapping[str, Any], converted: ConvertedImages, predictions: Path
+) -> list[Example]:
+    """Draw images, their ground truth and their predictions.
+
+    Args:
+        qualities: PQ (0…1) of each image that is wanted, by its id, in the order that is wanted; None: it has none.
+        truth: COCO panoptic file.
+        converted: its images and PNGs.
+        predictions: the folder of predictions.
+    """
+    classes = ClassTable.from_categories(truth["categories"])
+    images = {image["id"]: image for image in truth["images"]}
+    true, predicted = (
+        {annotation["image_id"]: annotation for annotation in side["annotations"]}
+        for side in (truth, read_results(predictions))
+    )
+    return [
+        _example(images[i], true[i], predicted[i], quality, (converted, predictions), classes)
+        for i, quality in qualities.items()
+    ]
+
+
+def _example(
     image: Mapping[str, Any],
     true: Mapping[str, Any],
     predicted: Mapping[str, Any],
@@ -54,16 +77,6 @@ def example_of(
     folders: tuple[ConvertedImages, Path],
     classes: ClassTable,
 ) -> Example:
-    """Draw an image, its ground truth and its prediction.
-
-    Args:
-        image: its entry in the COCO panoptic file.
-        true: its annotation there.
-        predicted: its annotation in the results.
-        quality: its PQ, 0…1.
-        folders: the converted images, and the folder of predictions.
-        classes: names and colours.
-    """
     converted, predictions = folders
     photograph, truth = overlay_of(converted.image_folder, converted.png_folder, image, true, classes)
     _, prediction = overlay_of(converted.image_folder, predictions, image, predicted, classes)

@@ -10,13 +10,12 @@ from plotly import graph_objects as go
 from construction_panoptic.catalog.folders import ConvertedImages
 from construction_panoptic.evaluation.analysis import confusion_matrix, image_scores, loss_budget, size_quality
 from construction_panoptic.evaluation.calibration import box_analysis, calibration_table
-from construction_panoptic.evaluation.examples import choose_images
+from construction_panoptic.evaluation.examples import some_images
 from construction_panoptic.evaluation.segments import match_segments
 from construction_panoptic.evaluation.settings import EvaluationSettings
 from construction_panoptic.evaluation.thresholds import THRESHOLDS, threshold_curve
-from construction_panoptic.pipelines.evaluation_run import example_of, model_and_images, read_results
+from construction_panoptic.pipelines.evaluation_run import examples_of, model_and_images, read_results
 from construction_panoptic.training.settings import parse
-from construction_panoptic.visualisation.classes import ClassTable
 from construction_panoptic.visualisation.error_charts import (
     calibration_chart,
     confusion_chart,
@@ -60,7 +59,7 @@ def try_thresholds(
 ) -> pd.DataFrame:
     """Measure PQ of some training images at several score thresholds."""
     settings = parse(EvaluationSettings, parameters, "panoptic_evaluation")
-    truth = _some_images(panoptic_train, settings.threshold_images)
+    truth = some_images(panoptic_train, settings.threshold_images)
     model, loader, device = model_and_images(
         checkpoint, truth, converted, model_parameters, mask_head_parameters, settings
     )
@@ -139,23 +138,8 @@ def report_evaluation(
     )
 
 
-def _some_images(truth: dict[str, Any], count: int) -> dict[str, Any]:
-    """Leave ``count`` images of a COCO panoptic file, spread evenly over their names."""
-    chosen = choose_images(truth, count)
-    known = {image["id"] for image in chosen}
-    annotations = [annotation for annotation in truth["annotations"] if annotation["image_id"] in known]
-    return {**truth, "images": chosen, "annotations": annotations}
-
-
 def _worst(
     segments: pd.DataFrame, truth: dict[str, Any], converted: ConvertedImages, predictions: Path, count: int
 ) -> list[Example]:
     """Draw the images with the lowest PQ."""
-    classes = ClassTable.from_categories(truth["categories"])
-    images = {image["id"]: image for image in truth["images"]}
-    true = {annotation["image_id"]: annotation for annotation in truth["annotations"]}
-    predicted = {annotation["image_id"]: annotation for annotation in read_results(predictions)["annotations"]}
-    return [
-        example_of(images[i], true[i], predicted[i], float(quality), (converted, predictions), classes)
-        for i, quality in image_scores(segments).head(count).items()
-    ]
+    return examples_of(dict(image_scores(segments).head(count)), truth, converted, predictions)

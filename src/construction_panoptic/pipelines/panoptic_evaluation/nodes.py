@@ -10,13 +10,15 @@ from PIL import Image
 from plotly import graph_objects as go
 
 from construction_panoptic.catalog.folders import ConvertedImages
-from construction_panoptic.evaluation.examples import choose_images, image_quality
+from construction_panoptic.evaluation.analysis import image_scores
+from construction_panoptic.evaluation.examples import some_images
 from construction_panoptic.evaluation.precision import average_precision
 from construction_panoptic.evaluation.predicting import PREDICTIONS_FILE, ImagePrediction, predict_images, read_boxes
 from construction_panoptic.evaluation.quality import panoptic_quality
+from construction_panoptic.evaluation.segments import match_segments
 from construction_panoptic.evaluation.settings import EvaluationSettings
 from construction_panoptic.evaluation.tables import precision_table, quality_table, summary_table
-from construction_panoptic.pipelines.evaluation_run import example_of, model_and_images, read_results
+from construction_panoptic.pipelines.evaluation_run import examples_of, model_and_images, read_results
 from construction_panoptic.training.settings import parse
 from construction_panoptic.visualisation.charts import pq_chart
 from construction_panoptic.visualisation.classes import ClassTable
@@ -67,6 +69,7 @@ def measure_quality(
         predictions / PREDICTIONS_FILE,
         predictions,
         engine=settings.quality_engine,
+        execution=settings.execution,
     )
     names = ClassTable.from_categories(panoptic_val["categories"]).names
     summary = summary_table(quality).rename(columns={"split": "name"}).drop(columns="n")
@@ -94,9 +97,8 @@ def draw_examples(
 ) -> Image.Image:
     """Set image, ground truth and prediction of some validation images side by side."""
     settings = parse(EvaluationSettings, parameters, "panoptic_evaluation")
-    classes = ClassTable.from_categories(panoptic_val["categories"])
-    images = choose_images(panoptic_val, settings.examples)
-    rows = image_quality(panoptic_val, converted.png_folder, read_results(predictions), predictions, images)
-    return example_sheet(
-        [example_of(image, *row, (converted, predictions), classes) for image, row in zip(images, rows, strict=True)]
-    )
+    chosen = some_images(panoptic_val, settings.examples)
+    segments = match_segments(chosen, converted.png_folder, read_results(predictions), predictions)
+    scores = image_scores(segments)
+    qualities = {image["id"]: scores.get(image["id"]) for image in chosen["images"]}
+    return example_sheet(examples_of(qualities, chosen, converted, predictions))
