@@ -1,14 +1,19 @@
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import pandas as pd
 import pytest
 import torch
 from kedro.io import DataCatalog, MemoryDataset
 from kedro.pipeline import Node, Pipeline
+from mlflow.tracking._tracking_service.utils import _tracking_store_registry
 
 from construction_panoptic.catalog import CheckpointDataset, CSVDataset, JSONDataset, PictureDataset
+from construction_panoptic.tracking import outbox
 from construction_panoptic.tracking.hook import TrackingHook
+from construction_panoptic.tracking.stage_run import _open_runs
 
 
 @pytest.fixture
@@ -34,6 +39,40 @@ def catalog(tmp_path: Path) -> DataCatalog:
             "plain": JSONDataset(filepath=str(tmp_path / "plain.json")),
         }
     )
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An outbox between this process and any server, as a ``kedro run`` has it."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+    before = dict(_tracking_store_registry._registry)
+    outbox.install(tmp_path / "outbox", ignore)
+    yield tmp_path / "outbox"
+    while mlflow.active_run() is not None:
+        mlflow.end_run()
+    forget_process()
+    _tracking_store_registry._registry.update(before)
+    _open_runs.clear()
+    mlflow.set_tracking_uri(None)  # type: ignore[arg-type]  # that is how to unset it
+
+
+def forget_process() -> None:
+    """Forget what a process knows of servers, as if it had ended."""
+    for store in outbox._stores.values():
+        with store.outbox._changed:
+            store.outbox._stopped = True
+            store.outbox._changed.notify_all()
+            while store.outbox._sending:
+                store.outbox._changed.wait(30)
+            if store.outbox._entries._file is not None:
+                store.outbox._entries._file.close()
+    outbox._stores.clear()
+    _tracking_store_registry._get_store_with_resolved_uri.cache_clear()
+
+
+def ignore(stand_in: str, real: str) -> None:
+    pass
 
 
 class Run:

@@ -1,46 +1,19 @@
 import json
 import socket
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import mlflow
 import pytest
 from kedro.io import DataCatalog
 from mlflow import entities
-from mlflow.tracking._tracking_service.utils import _tracking_store_registry
 from PIL import Image
 
 from construction_panoptic.errors import UserError
 from construction_panoptic.tracking import outbox
-from construction_panoptic.tracking.stage_run import _open_runs
-from tests.tracking.conftest import Run
+from construction_panoptic.tracking.waiting import WaitingEntries
+from tests.tracking.conftest import Run, forget_process
 from tests.tracking.server import TrackingServer
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An outbox between this process and any server, as a ``kedro run`` has it."""
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
-    before = dict(_tracking_store_registry._registry)
-    outbox.install(tmp_path / "outbox", ignore)
-    yield tmp_path / "outbox"
-    while mlflow.active_run() is not None:
-        mlflow.end_run()
-    forget_process()
-    _tracking_store_registry._registry.update(before)
-    _open_runs.clear()
-    mlflow.set_tracking_uri(None)  # type: ignore[arg-type]  # that is how to unset it
-
-
-def forget_process() -> None:
-    """Forget what a process knows of servers, as if it had ended."""
-    for store in outbox._stores.values():
-        if store.outbox._file is not None:
-            store.outbox._file.close()
-    outbox._stores.clear()
-    _tracking_store_registry._get_store_with_resolved_uri.cache_clear()
 
 
 @pytest.fixture
@@ -51,10 +24,6 @@ def nowhere(folder: Path) -> str:
         uri = f"http://127.0.0.1:{free.getsockname()[1]}"
     mlflow.set_tracking_uri(uri)
     return uri
-
-
-def ignore(stand_in: str, real: str) -> None:
-    pass
 
 
 def entries(folder: Path) -> list[dict[str, str]]:
@@ -126,12 +95,9 @@ def test_a_file_is_kept_as_it_was(nowhere: str, folder: Path, tmp_path: Path) ->
 
 def test_the_outbox_of_a_process_that_lives_is_left_alone(nowhere: str, folder: Path) -> None:
     mlflow.MlflowClient().create_run("0")
-    (path,) = folder.glob("*.jsonl")
-    assert outbox.Outbox.of_former_run(path, ignore) is None
+    assert WaitingEntries(folder, nowhere).count == 0
     forget_process()
-    former = outbox.Outbox.of_former_run(path, ignore)
-    assert former is not None
-    assert len(former.waiting) == 1
+    assert WaitingEntries(folder, nowhere).count == 1
 
 
 def test_half_a_line_of_a_killed_process_is_no_hindrance(nowhere: str, folder: Path) -> None:
@@ -140,9 +106,17 @@ def test_half_a_line_of_a_killed_process_is_no_hindrance(nowhere: str, folder: P
     (path,) = folder.glob("*.jsonl")
     with path.open("a") as file:
         file.write('{"api": "LogB')
-    former = outbox.Outbox.of_former_run(path, ignore)
-    assert former is not None
-    assert [entry["api"] for entry in former.waiting] == ["CreateRun"]
+    former = WaitingEntries(folder, nowhere)
+    former.append({"api": "SetTag"})
+    assert apis(former) == ["CreateRun", "SetTag"]
+
+
+def apis(waiting: WaitingEntries) -> list[str]:
+    found = []
+    while (entry := waiting.first()) is not None:
+        found.append(entry["api"])
+        waiting.done()
+    return found
 
 
 @pytest.mark.slow
@@ -177,7 +151,7 @@ def test_nothing_is_lost_while_the_server_is_away(
         server.start()
         outbox.install(folder, run.hook._rename_run)
         mlflow.MlflowClient().search_experiments()
-        outbox.send_former(folder, server.uri)
+        outbox.send_rest(server.uri)
         check(experiment)
         assert "standin" not in remembered.read_text()
         assert list(folder.iterdir()) == []

@@ -42,7 +42,6 @@ from mlflow.exceptions import MlflowException
 
 from construction_panoptic.catalog.checkpoints import read_checkpoint
 from construction_panoptic.catalog.files import local_path
-from construction_panoptic.files import write_bytes
 from construction_panoptic.tracking import outbox
 from construction_panoptic.tracking.facts import (
     close_abandoned_runs,
@@ -52,12 +51,13 @@ from construction_panoptic.tracking.facts import (
     process_tags,
     row_metrics,
 )
-from construction_panoptic.tracking.stage_run import StageRun, close_stage_runs, remembered_run
+from construction_panoptic.tracking.stage_run import StageRun, close_stage_runs, remembered_run, rename_run
 
 logger = logging.getLogger(__name__)
 
 TRAININGS = Path(".mlflow", "trainings.json")
 OUTBOX = Path(".mlflow", "outbox")
+LAST_SECONDS = 5.0  # for a server to take what waits when the run was stopped by a signal
 
 
 class TrackingHook:
@@ -86,7 +86,6 @@ class TrackingHook:
         run = mlflow.active_run()
         if run is None:
             return
-        self._send(outbox.send_former, self._project / OUTBOX, mlflow.get_tracking_uri())
         self._send(close_abandoned_runs, run.info.experiment_id)
         self._tags = {**git_tags(self._project), "device": device_name(), **process_tags()}
         name = {"mlflow.runName": "main_job"} if run.info.run_name == "__default__" else {}
@@ -135,12 +134,12 @@ class TrackingHook:
 
     @hook_impl(specname="after_pipeline_run", trylast=True)
     def after_closed_run(self) -> None:
-        """Try once more to reach a server that was away."""
+        """Send a server what it has not taken yet."""
         self._send(outbox.send_rest, mlflow.get_tracking_uri())
 
     @hook_impl(specname="on_pipeline_error", trylast=True)
     def after_failed_run(self) -> None:
-        """Try once more to reach a server that was away."""
+        """Send a server what it has not taken yet."""
         self._send(outbox.send_rest, mlflow.get_tracking_uri())
 
     def _wanted(self, name: str) -> dict[str, Any]:
@@ -242,9 +241,7 @@ class TrackingHook:
             self._send_file("image", path, self._stage.run_id, key=key, step=self._stage.epoch, timestamp=now)
 
     def _rename_run(self, stand_in: str, real: str) -> None:
-        path = self._project / TRAININGS
-        if path.is_file():
-            write_bytes(path, path.read_bytes().replace(stand_in.encode(), real.encode()))
+        rename_run(self._project / TRAININGS, stand_in, real)
 
     def _training_of(self, path: Path) -> str:
         """What a training is remembered by: the folder of its checkpoints."""
@@ -285,6 +282,6 @@ def mark_run_killed() -> None:
         close_stage_runs("KILLED")
         while mlflow.active_run() is not None:
             mlflow.end_run("KILLED")
-        outbox.send_rest(mlflow.get_tracking_uri())
+        outbox.send_rest(mlflow.get_tracking_uri(), LAST_SECONDS, abrupt=True)
     except (MlflowException, OSError) as error:
         logger.warning("MLflow did not take the end of the run: %s", outbox.first_line(error))

@@ -7,6 +7,7 @@ Otherwise a new run gets the whole history, with a tag ``continues`` if the trai
 
 import json
 import logging
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,13 +18,14 @@ import pandas as pd
 from mlflow.entities import DatasetInput, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 
-from construction_panoptic.files import write_json
+from construction_panoptic.files import write_bytes, write_json
 from construction_panoptic.tracking.facts import flat_parameters, is_number
-from construction_panoptic.tracking.outbox import first_line
+from construction_panoptic.tracking.outbox import first_line, known_by_server
 
 logger = logging.getLogger(__name__)
 
 _open_runs: set[str] = set()
+_remembering = threading.Lock()  # the thread that sends to a server renames runs
 
 
 class StageRun:
@@ -171,9 +173,11 @@ class StageRun:
         return set(times)
 
     def _remember(self, *, finished: bool) -> None:
-        known = {"run_id": self.run_id, "tracking_uri": mlflow.get_tracking_uri(), "stage": self.stage}
-        others = _read(self._remembered)
-        write_json(self._remembered, {**others, self._training: {**known, "finished": finished}}, indent=2)
+        uri = mlflow.get_tracking_uri()
+        with _remembering:
+            run_id = known_by_server(self._known_id, uri)
+            known = {"run_id": run_id, "tracking_uri": uri, "stage": self.stage, "finished": finished}
+            write_json(self._remembered, {**_read(self._remembered), self._training: known}, indent=2)
 
 
 def close_stage_runs(status: str) -> None:
@@ -185,6 +189,13 @@ def close_stage_runs(status: str) -> None:
 def remembered_run(remembered: Path, training: str) -> dict[str, Any] | None:
     """Give ``run_id``, ``tracking_uri``, ``stage`` and ``finished`` of a training's run; None if it is not known."""
     return _read(remembered).get(training)
+
+
+def rename_run(remembered: Path, stand_in: str, real: str) -> None:
+    """Put the id that a server has given to a run in the place of the one that it had while the server was away."""
+    with _remembering:
+        if remembered.is_file():
+            write_bytes(remembered, remembered.read_bytes().replace(stand_in.encode(), real.encode()))
 
 
 def _read(path: Path) -> dict[str, dict[str, Any]]:
