@@ -1,6 +1,7 @@
 """Every tensor is made on the device of the inputs: tensors without content stand for those of a GPU."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -46,8 +47,8 @@ def test_model_and_losses_stay_on_the_device_of_their_inputs(
 
     # The assignment itself runs on the host and needs numbers.
     monkeypatch.setattr(losses, "match_layers", lambda logits, *_: [MATCHES] * len(logits))
-    outputs = {"pred_logits": features.pred_logits, "pred_boxes": features.pred_boxes}
-    outputs |= {"aux_outputs": features.aux_outputs} if features.aux_outputs else {}
+    outputs: dict[str, Any] = {"pred_logits": features.pred_logits, "pred_boxes": features.pred_boxes}
+    outputs["aux_outputs"] = features.aux_outputs
     found = detection_losses(outputs, targets, num_classes=6)
     masks = model.masks(features, *(torch.zeros(3, dtype=torch.int64) for _ in range(2)))
     found |= mask_losses(masks, matched_target_masks(targets, MATCHES, (64, 96)), 3.0)
