@@ -67,7 +67,7 @@ class Site:
             mlflow.log_metric("pq/All", quality["All"]["pq"])
             mlflow.log_artifacts(str(folder))
             archive = {"kind": "archive", "path": str(self.folder / "panoptic_predictions"), "target": "results"}
-            perform({**archive, "run_id": run.info.run_id})
+            perform({**archive, "run_id": run.info.run_id}, mlflow.get_tracking_uri())
             data = Dataset("panoptic_val", digest or file_digest(self.file), "local", "{}")
             mlflow.MlflowClient().log_inputs(run.info.run_id, [DatasetInput(data)])
         (self.folder / "panoptic_predictions").rename(self.folder / name)
