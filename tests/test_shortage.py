@@ -52,7 +52,7 @@ def test_too_little_memory() -> None:
 
 def test_too_little_memory_of_a_device() -> None:
     told = str(shortage(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB. " + "GPU 0 " * 99)))
-    assert "smaller batch_size" in told
+    assert "a larger accumulate" in told
     assert "Tried to allocate 20.00 MiB" in told
     assert len(told) < 600
 

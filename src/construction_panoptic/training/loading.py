@@ -30,12 +30,14 @@ class Batch:
         padding_mask: bool [B, H, W], True in the padding; None when no image has any.
         targets: one dict of tensors an image, see `DetectionSamples` and `PanopticSamples`.
         file_names: name of each image.
+        totals: what the losses of a step are divided by (see `Stage.size`), where the batch is only a part of it.
     """
 
     images: Tensor
     padding_mask: Tensor | None
     targets: list[dict[str, Tensor]]
     file_names: list[str]
+    totals: tuple[float, float] | None = None
 
     def __len__(self) -> int:
         return len(self.file_names)
@@ -50,13 +52,12 @@ class Batch:
 
     def select(self, index: int) -> "Batch":
         """The batch of one of its images, with the padding that it has here."""
-        rows = slice(index, index + 1)
-        return Batch(
-            self.images[rows],
-            None if self.padding_mask is None else self.padding_mask[rows],
-            self.targets[rows],
-            self.file_names[rows],
-        )
+        return self._rows(slice(index, index + 1))
+
+    def parts(self, count: int) -> list["Batch"]:
+        """The batch in so many parts, or as many as it has images, with the padding that they have here."""
+        size = -(-len(self) // count)
+        return [self._rows(slice(start, start + size)) for start in range(0, len(self), size)]
 
     def padded(self, height: int, width: int) -> "Batch":
         """The batch with more padding, to at least its own size; `padding_mask` is there if any is added."""
@@ -68,6 +69,14 @@ class Batch:
             mask = torch.zeros(len(self), *self.images.shape[-2:], dtype=torch.bool)
         more = (0, right, 0, bottom)
         return replace(self, images=pad(self.images, more), padding_mask=pad(mask, more, value=True))
+
+    def _rows(self, rows: slice) -> "Batch":
+        return Batch(
+            self.images[rows],
+            None if self.padding_mask is None else self.padding_mask[rows],
+            self.targets[rows],
+            self.file_names[rows],
+        )
 
     def _map(self, function: Any) -> "Batch":
         return replace(

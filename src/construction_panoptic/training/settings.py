@@ -157,6 +157,11 @@ class StageSettings(_Settings):
 
     epochs: PositiveInt = Field(default=200, description="Passes over the training images.")
     batch_size: PositiveInt = Field(default=4, description="Images a step, on each device.")
+    accumulate: PositiveInt = Field(
+        default=1,
+        description="Parts that a batch is computed in, one after the other: the same step in less memory. A training "
+        "can go on with another number.",
+    )
     validation_batch_size: PositiveInt = Field(default=4, description="Images a forward pass in validation.")
     validate_every: PositiveInt = Field(
         default=1, description="Epochs between two validations; the last one always has one."
@@ -220,11 +225,13 @@ class StageSettings(_Settings):
     matching: MatchSettings = Field(default_factory=MatchSettings)
 
     @model_validator(mode="after")
-    def _check_devices(self) -> Self:
+    def _check_steps(self) -> Self:
         if self.devices != 1 and self.device.startswith("cuda:"):
             raise ValueError(f"device {self.device} is one device; set device: cuda or devices: 1")
         if self.devices != 1 and self.on_non_finite == "skip":
             raise ValueError("on_non_finite: skip needs devices: 1")
+        if self.accumulate > self.batch_size:
+            raise ValueError(f"accumulate ({self.accumulate}) is above batch_size ({self.batch_size})")
         return self
 
     @property
@@ -244,7 +251,7 @@ class StageSettings(_Settings):
         Left out are where and how fast it runs and, for the step schedule, the number of epochs, so that a
         training can be made longer.
         """
-        neutral = {"workers", "cache_mb", "device", "validation_batch_size", "validate_every"}
+        neutral = {"accumulate", "workers", "cache_mb", "device", "validation_batch_size", "validate_every"}
         neutral |= {
             "on_non_finite",
             "skip_at_most",

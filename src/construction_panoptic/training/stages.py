@@ -31,7 +31,15 @@ class Stage(Protocol):
     model: nn.Module
 
     def step(self, batch: Batch) -> StepResult:
-        """Loss of a batch (scalar with gradient) and the terms to log (scalars without)."""
+        """Loss of a batch (scalar with gradient) and the terms to log (scalars without).
+
+        With ``batch.totals``, losses are such that those of the parts of a step add up to the step's, and their mean
+        over the processes of a team is that of all.
+        """
+        ...
+
+    def size(self, batch: Batch) -> tuple[float, float]:
+        """What the losses of a batch are divided by: the targets, and the weights of the queries' classes."""
         ...
 
 
@@ -48,6 +56,7 @@ class DetectionStage:
     def __init__(self, model: Detr, settings: StageSettings) -> None:
         self.model: nn.Module = model
         self.num_classes = model.num_classes
+        self.num_queries = model.num_queries
         self.costs = match_costs(settings.matching)
         self.weights = loss_weights(settings.losses)
         self.no_object_weight = settings.losses.no_object
@@ -67,12 +76,14 @@ class DetectionStage:
             no_object_weight=self.no_object_weight,
             costs=self.costs,
         )
-        counts = [len(target["labels"]) for target in batch.targets]
-        queries = outputs["pred_logits"].shape[1]
-        matched = sum(min(count, queries) for count in counts)
-        weight = matched + self.no_object_weight * (queries * len(counts) - matched)
-        losses = _fair(losses, sum(counts), weight, self.model.training)
+        losses = _shared(losses, self.size(batch), batch.totals)
         return total_loss(losses, self.weights), _terms(losses)
+
+    def size(self, batch: Batch) -> tuple[float, float]:
+        """The number of targets, and the sum of the weights that the queries have in the cross-entropy."""
+        counts = [len(target["labels"]) for target in batch.targets]
+        matched = sum(min(count, self.num_queries) for count in counts)
+        return sum(counts), matched + self.no_object_weight * (self.num_queries * len(counts) - matched)
 
 
 class MaskHeadStage:
@@ -114,10 +125,13 @@ class MaskHeadStage:
         query_index = torch.cat([queries for queries, _ in matched]).to(device)
         truth = matched_target_masks(batch.targets, matched, batch.images.shape[-2:])
         masks = self._panoptic.masks(features, batch_index, query_index)
-        num_boxes = float(sum(len(target["labels"]) for target in batch.targets))
-        losses = mask_losses(masks, truth, num_boxes)
-        losses = _fair(losses, num_boxes, 1.0, self.model.training)
+        size = self.size(batch)
+        losses = _shared(mask_losses(masks, truth, size[0]), size, batch.totals)
         return total_loss(losses, self.weights), _terms(losses)
+
+    def size(self, batch: Batch) -> tuple[float, float]:
+        """The number of targets; masks have no classes."""
+        return float(sum(len(target["labels"]) for target in batch.targets)), 0.0
 
     def _detect(self, batch: Batch) -> tuple[PanopticFeatures, Matches]:
         features = self._panoptic.features(batch.images, batch.padding_mask)
@@ -178,17 +192,18 @@ def loss_weights(settings: LossSettings) -> LossWeights:
     return LossWeights(ce=settings.ce, bbox=settings.bbox, giou=settings.giou, mask=settings.mask, dice=settings.dice)
 
 
-def _fair(losses: dict[str, Tensor], num_boxes: float, class_weight: float, training: bool) -> dict[str, Tensor]:
-    """The losses such that their mean over the processes of a team is the loss of all their batches as one.
+def _shared(
+    losses: dict[str, Tensor], size: tuple[float, float], totals: tuple[float, float] | None
+) -> dict[str, Tensor]:
+    """The losses of a part of a step, such that those of all parts, and processes, make up the step's.
 
     Each loss is a sum divided by the number of targets, the cross-entropy by the sum of the queries' weights; a
-    process knows those of its own batch. (DETR shares the number of targets in the same way, not the weights.)
+    part knows its own. (DETR shares the number of targets in the same way, not the weights.)
     """
-    if not training or team.size() == 1:
+    if totals is None:
         return losses
-    own = max(num_boxes, 1.0)
-    all_boxes, all_weights = team.totals([num_boxes, class_weight])
-    boxes, classes = team.size() * own / max(all_boxes, 1.0), team.size() * class_weight / all_weights
+    boxes = team.size() * max(size[0], 1.0) / max(totals[0], 1.0)
+    classes = team.size() * size[1] / totals[1] if totals[1] else 1.0
 
     def factor(name: str) -> float:
         return 1.0 if not name.startswith("loss_") else classes if name.startswith("loss_ce") else boxes

@@ -4,7 +4,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -175,23 +175,38 @@ class EpochSteps:
     def _step(self, batch: Batch) -> dict[str, Tensor]:
         """One step of the optimiser; gives the loss, its terms and the norm of the gradient before clipping."""
         training = self._training
-        try:
-            with autocast(training.device, training.settings.precision):
-                loss, terms = training.stage.step(batch)
-        except FloatingPointError as error:
-            raise self._watch.failed_step(batch.file_names, str(error)) from error
-        if team.size() > 1 and training.careful and not bool(loss.isfinite()):
-            # Before all processes' gradients are mixed, and none knows whose images they were.
-            raise self._watch.failed_step(batch.file_names, f"loss {float(loss):.4g}")
         training.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        values = self._gradients(batch)
+        if team.size() > 1 and training.careful and not bool(values["loss"].isfinite()):
+            # Before all processes' gradients are mixed, and none knows whose images they were.
+            raise self._watch.failed_step(batch.file_names, f"loss {float(values['loss']):.4g}")
         parameters = [item for group in training.optimizer.param_groups for item in group["params"]]
         team.average_gradients(parameters)
         max_norm = training.settings.optimizer.clip_max_norm or math.inf
-        gradient_norm = nn.utils.clip_grad_norm_(parameters, max_norm)
-        values = {"loss": loss.detach(), **terms, "gradient_norm": gradient_norm}
+        values["gradient_norm"] = nn.utils.clip_grad_norm_(parameters, max_norm)
         if not training.careful or all(bool(value.isfinite()) for value in values.values()):
             training.optimizer.step()
+        return values
+
+    def _gradients(self, batch: Batch) -> dict[str, Tensor]:
+        """Compute the batch's gradients, part by part; gives the loss and its terms."""
+        training = self._training
+        parts = batch.parts(training.settings.accumulate)
+        if len(parts) > 1 or team.size() > 1:
+            boxes, weights = team.totals(training.stage.size(batch))
+            parts = [replace(part, totals=(boxes, weights)) for part in parts]
+        values: dict[str, Tensor] = {}
+        for part in parts:
+            try:
+                with autocast(training.device, training.settings.precision):
+                    loss, terms = training.stage.step(part)
+            except FloatingPointError as error:
+                raise self._watch.failed_step(batch.file_names, str(error)) from error
+            loss.backward()
+            for name, value in {"loss": loss.detach(), **terms}.items():
+                # Losses add up; of errors and the like, the mean over the images is shown.
+                share = value if name.startswith("loss") else value * (len(part) / len(batch))
+                values[name] = values[name] + share if name in values else share
         return values
 
     def _saved(self, error: NonFiniteLossError) -> NonFiniteLossError:
