@@ -34,6 +34,7 @@ from construction_panoptic.annotations.records import ConvertedRecord
 from construction_panoptic.annotations.rejected import all_rejected, check_conservation
 from construction_panoptic.annotations.splitting import split_records
 from construction_panoptic.annotations.stuff import ReadyStuff
+from construction_panoptic.annotations.tables import StoredTable
 from construction_panoptic.annotations.taxonomy import Taxonomy
 
 TAXONOMY = Path(__file__).parents[1] / "conf/base/taxonomy.json"
@@ -148,10 +149,12 @@ def convert(folder: Path, images: int, workers: int = 1) -> Size:
         (out / name).mkdir(parents=True)
     with size.stage("read"):
         exports = read_exports(folder / "raw", taxonomy, workers=workers)
-    size.annotations = len(exports.annotations)
+        exports.accepted.copy_to(out / "annotations.parquet")
+        annotations = StoredTable(out / "annotations.parquet")
+    size.annotations = len(annotations)
     with size.stage("stuff"):
         ready = ReadyStuff(folder / "stuff", taxonomy)
-        things = AnnotatedThings(exports.images, exports.annotations)
+        things = AnnotatedThings(exports.images, annotations)
         for stuff in ready.label_around(exports.images["key"], things.of, workers=workers):
             if isinstance(stuff.labels, bytes):
                 (out / "stuff" / _file_name(stuff.key)).write_bytes(stuff.labels)
@@ -162,7 +165,7 @@ def convert(folder: Path, images: int, workers: int = 1) -> Size:
 
     with size.stage("merge"), (out / "converted.jsonl").open("w", encoding="utf-8") as index:
         last = time.perf_counter()
-        merged = merge_images(exports.images, exports.annotations, labels, taxonomy, workers=workers)
+        merged = merge_images(exports.images, annotations, labels, taxonomy, workers=workers)
         for number, image in enumerate(merged, start=1):
             content = image.image if isinstance(image.image, bytes) else image.image.read_bytes()
             (out / "images" / image.image_file).write_bytes(content)
@@ -174,7 +177,7 @@ def convert(folder: Path, images: int, workers: int = 1) -> Size:
                 last = now
     with size.stage("account and split"):
         records = Records(out / "converted.jsonl")
-        check_conservation(exports.inputs, records, all_rejected(exports.rejected, records), exports.images)
+        check_conservation(exports.listed, records, all_rejected(exports.rejected, records), exports.images)
         hashes, keys = [record.phash for record in records], [record.key for record in records]
         split = split_records(records, near_duplicate_groups(hashes, keys, 24))
     with size.stage("write"):

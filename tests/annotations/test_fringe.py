@@ -75,9 +75,9 @@ def test_things_are_drawn_together() -> None:
     annotations = pd.DataFrame({"key": ["a", "a"], "segmentation": [json.dumps(polygon), json.dumps(rle)]})
     things = AnnotatedThings(images, annotations)
     expected = segmentation_mask(polygon, 20, 30) | segmentation_mask(rle, 20, 30)
-    np.testing.assert_array_equal(things.mask("a"), expected)
-    assert things.mask("b").shape == (4, 5)
-    assert not things.mask("b").any()
+    np.testing.assert_array_equal(things.of("a").mask(), expected)
+    assert things.of("b").mask().shape == (4, 5)
+    assert not things.of("b").mask().any()
 
 
 @pytest.mark.parametrize("cut_out", [False, True])

@@ -1,28 +1,74 @@
-import numpy as np
+import random
+from pathlib import Path
+from typing import Any
+
 import pandas as pd
 import pytest
 
 from construction_panoptic.annotations import tables
-from construction_panoptic.annotations.tables import TableBuilder, rows_at
+from construction_panoptic.annotations.tables import RowsOfKeys, StoredTable, Table, TableBuilder, TableWriter, blocks
 
 COLUMNS = {"key": "string", "order": "int64", "area": "float64"}
 
 
+def table_of(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
+
+
+def stored(*parts: pd.DataFrame) -> StoredTable:
+    writer = TableWriter(COLUMNS)
+    for part in parts:
+        writer.append(part)
+    return writer.table()
+
+
 @pytest.mark.parametrize("rows", [0, 1, 9, 10, 11, 35])
-def test_parts_make_one_table(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
+def test_parts_make_one_table(monkeypatch: pytest.MonkeyPatch, rows: int, tmp_path: Path) -> None:
     monkeypatch.setattr(tables, "_ROWS_AT_ONCE", 10)
+    monkeypatch.setattr(tables, "_ROWS_OF_BLOCK", 3)
     added = [{"key": None if number % 7 == 3 else f"é{number}", "order": number, "area": 0.5} for number in range(rows)]
     builder = TableBuilder(COLUMNS)
     for row in added:
         builder.add(row)
-    expected = pd.DataFrame(added, columns=list(COLUMNS)).astype(COLUMNS)
+    expected = table_of(added)
     pd.testing.assert_frame_equal(builder.table(), expected)
 
+    in_file = stored(expected[:4], expected[4:])
+    in_file.copy_to(tmp_path / "table.parquet")
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "table.parquet"), expected)
+    for found in (in_file, StoredTable(tmp_path / "table.parquet")):
+        assert len(found) == rows
+        pd.testing.assert_frame_equal(found.frame(), expected)
+        pd.testing.assert_frame_equal(found.frame(["area"]), expected[["area"]])
+        parts = list(blocks(found, ["area", "key"]))
+        assert max(map(len, parts), default=0) <= 3
+        pd.testing.assert_frame_equal(
+            pd.concat([expected[:0], *parts], ignore_index=True)[["key", "area"]], expected[["key", "area"]]
+        )
 
-@pytest.mark.parametrize("places", [[], [3], [2, 3, 4], [4, 3, 2], [0, 2], [1, 1]])
-def test_rows_are_those_at_the_places(places: list[int]) -> None:
-    table = pd.concat([pd.DataFrame({"a": [n, n + 1], "b": [str(n), None]}) for n in (0, 2, 4)], ignore_index=True)
-    table = table.astype({"b": "string"})
-    found = rows_at(table, np.array(places, dtype=np.intp))
-    pd.testing.assert_frame_equal(found, table.iloc[places])
-    pd.testing.assert_series_equal(rows_at(table["b"], np.array(places, dtype=np.intp)), table["b"].iloc[places])
+
+def test_a_file_that_is_no_table(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="table"):
+        StoredTable(tmp_path / "table.parquet")
+    (tmp_path / "table.parquet").write_bytes(b"key,order\n" * 9)
+    with pytest.raises(ValueError, match="Parquet"):
+        StoredTable(tmp_path / "table.parquet")
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 100])
+def test_rows_are_those_of_the_key(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    monkeypatch.setattr(tables, "_ROWS_OF_BLOCK", size)
+    counts = {"a": 1, "a b": 3, "a/b": 2, "é": 4, "\U0001f3d7": 1}
+    rows = [{"key": key, "order": n, "area": n / 2} for key, count in counts.items() for n in range(count)]
+    shuffled = random.Random(size).sample(rows, len(rows))
+    asked = ["", *counts, "\U0001f3d8", "a b", "a b", "b", "a"]
+    choices: list[tuple[Table, list[dict[str, Any]]]] = [
+        (stored(table_of(rows)), rows),
+        (table_of(shuffled), shuffled),
+        (table_of([]), []),
+    ]
+    for table, wanted in choices:
+        found, orders = RowsOfKeys(table), RowsOfKeys(table, ["order"])
+        for key in asked:
+            assert found.of(key) == [row for row in wanted if row["key"] == key]
+            assert [row["order"] for row in orders.of(key)] == [row["order"] for row in wanted if row["key"] == key]

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from plotly import graph_objects
 
+from construction_panoptic.annotations.tables import TableWriter
 from construction_panoptic.catalog import (
     CSVDataset,
     FigureDataset,
@@ -25,6 +26,7 @@ from construction_panoptic.catalog import (
     PlotlyDataset,
 )
 from construction_panoptic.catalog.files import shortened
+from construction_panoptic.catalog.streams import StoredTableDataset
 from construction_panoptic.cli import user_error
 from construction_panoptic.errors import StorageError
 
@@ -60,17 +62,33 @@ def test_a_failed_save_leaves_the_old_file(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
 
 
+def test_a_stored_table_comes_back_as_one(tmp_path: Path) -> None:
+    dataset = StoredTableDataset(filepath=str(tmp_path / "new" / "table.parquet"))
+    assert not dataset.exists()
+    with pytest.raises(DatasetError, match=r"table\.parquet"):
+        dataset.load()
+    writer = TableWriter({"key": "string"})
+    writer.append(pd.DataFrame({"key": ["a", "b"]}, dtype="string"))
+    dataset.save(writer.table())
+    assert dataset.load().frame()["key"].tolist() == ["a", "b"]
+    dataset.invalidate()
+    assert not dataset.exists()
+
+
 def every_kind() -> dict[str, tuple[type, Any]]:
     """Data that need more than 8 KiB, for each dataset."""
     noise = np.random.default_rng(0).integers(0, 256, (200, 200), dtype=np.uint8)
     table = pd.DataFrame(noise)
     figure = Figure()
     figure.subplots().imshow(noise)
+    writer = TableWriter({"key": "string"})
+    writer.append(pd.DataFrame({"key": noise.astype(str).ravel()}, dtype="string"))
     return {
         "picture.png": (PictureDataset, Image.fromarray(noise)),
         "figure.png": (FigureDataset, figure),
         "table.csv": (CSVDataset, table),
         "table.parquet": (ParquetDataset, table.rename(columns=str)),
+        "stored.parquet": (StoredTableDataset, writer.table()),
         "document.json": (JSONDataset, noise.tolist()),
         "chart.json": (PlotlyDataset, graph_objects.Figure(graph_objects.Scatter(y=noise.ravel().tolist()))),
         "page.html": (HTMLTextDataset, "text " * 20_000),

@@ -6,7 +6,7 @@ around every thing. A COCO segment that annotated things explain is therefore no
 """
 
 import json
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from construction_panoptic.annotations.masks import mask_window, segmentation_rle
-from construction_panoptic.annotations.tables import rows_at
+from construction_panoptic.annotations.tables import RowsOfKeys, Table
 from construction_panoptic.annotations.taxonomy import LAST_COCO_THING, Taxonomy
 
 Mask = NDArray[np.bool_]
@@ -71,29 +71,18 @@ class AnnotatedThings:
         annotations: the table of accepted annotations, see `cvat.Exports`.
     """
 
-    def __init__(self, images: pd.DataFrame, annotations: pd.DataFrame) -> None:
+    def __init__(self, images: pd.DataFrame, annotations: Table) -> None:
         sizes = zip(images["height"].tolist(), images["width"].tolist(), strict=True)
         self._size = dict(zip(images["key"], sizes, strict=True))
-        self._segmentations = annotations["segmentation"]
-        self._rows: dict[Any, Any] = dict(annotations.groupby("key", sort=False).indices)
+        self._rows = RowsOfKeys(annotations, ["segmentation"])
 
     def of(self, key: str) -> OutlinedThings:
-        """Return the things of an image.
+        """Return the things of an image; it is quick for images in the order of their keys.
 
         Raises:
             KeyError: there is no such image.
         """
-        rows = self._rows.get(key, np.empty(0, dtype=np.intp))
-        return OutlinedThings(self._size[key], tuple(rows_at(self._segmentations, rows)))
-
-    def mask(self, key: str) -> Mask:
-        """Draw the things of an image: bool [H, W], True where any of them is.
-
-        Raises:
-            MaskError: an outline cannot be drawn.
-            KeyError: there is no such image.
-        """
-        return self.of(key).mask()
+        return OutlinedThings(self._size[key], tuple(row["segmentation"] for row in self._rows.of(key)))
 
 
 def leftover_classes(taxonomy: Taxonomy) -> list[int]:

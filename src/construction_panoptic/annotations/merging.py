@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
-from itertools import islice
 from pathlib import PurePosixPath
 from typing import Any, Literal, cast
 from unicodedata import normalize
@@ -23,7 +22,7 @@ from construction_panoptic.annotations.parallel import Engine, WorkerCount, Work
 from construction_panoptic.annotations.records import ConvertedImage, ConvertedRecord, Rejected, Segment
 from construction_panoptic.annotations.segment_shapes import segment_extents
 from construction_panoptic.annotations.stuff import decode_labels
-from construction_panoptic.annotations.tables import rows_at
+from construction_panoptic.annotations.tables import RowsOfKeys, Table
 from construction_panoptic.annotations.taxonomy import Taxonomy
 from construction_panoptic.errors import InputDataError, ParameterError
 
@@ -69,7 +68,7 @@ class _Task:
 
 def merge_images(
     images: pd.DataFrame,
-    annotations: pd.DataFrame,
+    annotations: Table,
     stuff_reader: StuffReader,
     taxonomy: Taxonomy,
     overlap: Overlap = "last_on_top",
@@ -104,7 +103,7 @@ def _nothing(key: str, digest: str) -> None:  # noqa: ARG001
 
 def merge_unfinished(
     images: pd.DataFrame,
-    annotations: pd.DataFrame,
+    annotations: Table,
     stuff_reader: StuffReader,
     taxonomy: Taxonomy,
     overlap: Overlap = "last_on_top",
@@ -146,19 +145,15 @@ def _merge_task(taxonomy: Taxonomy, overlap: Overlap, task: _Task) -> ConvertedI
     return replace(merged, digest=task.digest)
 
 
-def _rows_by_image(
-    images: pd.DataFrame, annotations: pd.DataFrame
-) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
+def _rows_by_image(images: pd.DataFrame, annotations: Table) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
     """Give each image's row and those of its annotations, in the order of the keys."""
-    indices = annotations.groupby("key", sort=False).indices
+    rows = RowsOfKeys(annotations)
     order = images["key"].argsort().to_numpy()
     # Many rows at once: taking them one by one would cost more than drawing them.
     for start in range(0, len(order), _ROWS_AT_ONCE):
         chosen = cast("list[dict[str, Any]]", images.iloc[order[start : start + _ROWS_AT_ONCE]].to_dict("records"))
-        of_image = [indices.get(image["key"], np.empty(0, dtype=np.intp)) for image in chosen]
-        rows = iter(cast("list[dict[str, Any]]", rows_at(annotations, np.concatenate(of_image)).to_dict("records")))
-        for image, places in zip(chosen, of_image, strict=True):
-            yield image, list(islice(rows, len(places)))
+        for image in chosen:
+            yield image, rows.of(image["key"])
 
 
 def merge_image(

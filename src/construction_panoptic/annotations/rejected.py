@@ -1,7 +1,7 @@
 """Keeping account of images and annotations: each is in the output or rejected, never in neither or both."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import pandas as pd
 
@@ -12,7 +12,7 @@ from construction_panoptic.annotations.records import (
     Rejected,
     rejected_table,
 )
-from construction_panoptic.annotations.tables import TableBuilder
+from construction_panoptic.annotations.tables import Table, TableBuilder, blocks
 from construction_panoptic.errors import InputDataError
 
 _NAMES = ["source", "annotation_id"]
@@ -36,6 +36,7 @@ class RejectedRecords:
     def __init__(self, *, fail: bool) -> None:
         self._fail = fail
         self._records: list[Rejected] = []
+        self._images: set[tuple[str, str]] = set()
 
     def add(self, source: str, image: str, annotation_id: int | str | None, reason: str, detail: str) -> None:
         """Add one; text from the input is made valid UTF-8 and kept short.
@@ -53,6 +54,8 @@ class RejectedRecords:
             advice = "Put it right in CVAT and export again, or set on_error to 'quarantine'."
             raise RejectionError(f"{place}: {record.detail} ({reason}). {advice}")
         self._records.append(record)
+        if annotation_id is None:
+            self._images.add((source, record.image))
 
     @property
     def records(self) -> list[Rejected]:
@@ -68,8 +71,7 @@ class RejectedRecords:
         Raises:
             ConservationError: names some that have none.
         """
-        recorded = {(record.source, record.image) for record in self._records if record.annotation_id is None}
-        lost = [image for source, image in unused if (source, _clean(image)) not in recorded]
+        lost = [image for source, image in unused if (source, _clean(image)) not in self._images]
         if lost:
             raise ConservationError(f"{len(lost)} images are neither in the output nor rejected ({lost[:5]})")
 
@@ -100,54 +102,78 @@ def repaired_and_kept(repaired: pd.DataFrame, rejected: pd.DataFrame) -> pd.Data
 
 
 def check_conservation(
-    inputs: pd.DataFrame,
+    inputs: Table,
     records: Iterable[ConvertedImage] | Iterable[ConvertedRecord],
     rejected: pd.DataFrame,
     images: pd.DataFrame | None = None,
 ) -> None:
     """Check that every input annotation is either in the output or rejected, exactly once.
 
+    Sums of hashes are compared, so that nothing is held; names are looked for where they differ.
+
     Args:
         inputs: columns ``source`` and ``annotation_id``, one row an annotation of the exports.
-        records: the converted images; iterated over twice.
-        rejected: all rejected records, of reading and of merging (see `all_rejected`).
+        records: the converted images; iterated over several times.
+        rejected: all records rejected of ``inputs``.
         images: column ``key``, one row an accepted image: each must be in the output once. Not checked if None.
 
     Raises:
         ConservationError: an annotation is in neither or in both, or turned up from nowhere, or an image did;
             names some.
     """
-    if images is not None:
-        accepted, converted = Counter(images["key"]), Counter(record.key for record in records)
-        if changed := [*(accepted - converted), *(converted - accepted)]:
-            raise ConservationError(f"{len(changed)} images were lost or converted twice ({changed[:5]})")
-    output = TableBuilder({"source": "string", "annotation_id": "string"})
+    keys = segments = 0
     for record in records:
-        for segment in record.segments:
-            if segment.annotation_id is not None:
-                output.add({"source": record.key.split("/", 1)[0], "annotation_id": str(segment.annotation_id)})
-    compare_accounts(inputs, output.table(), rejected)
+        keys += hash(record.key)
+        segments += sum(map(hash, _names_of_segments(record)))
+    if images is not None and keys != sum(map(hash, images["key"])):
+        accepted, converted = Counter(images["key"]), Counter(record.key for record in records)
+        changed = [*(accepted - converted), *(converted - accepted)]
+        raise ConservationError(f"{len(changed)} images were lost or converted twice ({changed[:5]})")
+    if _sum(inputs) != segments + _sum(_of_annotations(rejected)):
+        output = TableBuilder(dict.fromkeys(_NAMES, "string"))
+        for name in (name for record in records for name in _names_of_segments(record)):
+            output.add(dict(zip(_NAMES, name, strict=True)))
+        _name_differences(inputs, output.table(), rejected)
 
 
-def compare_accounts(inputs: pd.DataFrame, output: pd.DataFrame, rejected: pd.DataFrame) -> None:
+def compare_accounts(inputs: Table, output: Table, rejected: pd.DataFrame) -> None:
     """Do what `check_conservation` does for an output given as a table with the same columns as ``inputs``.
 
     Raises:
         ConservationError: see `check_conservation`.
     """
-    of_annotations = rejected[rejected["annotation_id"].notna()]
-    sides = [_named(inputs, 1), _named(output, -1), _named(of_annotations, -1)]
-    left = pd.concat(sides, ignore_index=True).groupby(_NAMES, sort=False, dropna=False)["count"].sum()
+    if _sum(inputs) != _sum(output) + _sum(_of_annotations(rejected)):
+        _name_differences(inputs, output, rejected)
+
+
+def _names_of_segments(record: ConvertedImage | ConvertedRecord) -> Iterator[tuple[str, str]]:
+    source = record.key.split("/", 1)[0]
+    numbers = (segment.annotation_id for segment in record.segments)
+    return ((source, str(number)) for number in numbers if number is not None)
+
+
+def _of_annotations(rejected: pd.DataFrame) -> pd.DataFrame:
+    return rejected[rejected["annotation_id"].notna()]
+
+
+def _sum(table: Table) -> int:
+    total = 0
+    for block in blocks(table, _NAMES):
+        sources, ids = (block[name].astype("string").tolist() for name in _NAMES)
+        total += sum(map(hash, zip(sources, ids, strict=True)))
+    return total
+
+
+def _name_differences(inputs: Table, output: Table, rejected: pd.DataFrame) -> None:
+    sides = [(inputs, 1), (output, -1), (_of_annotations(rejected), -1)]
+    counted = [block.astype("string").assign(count=count) for side, count in sides for block in blocks(side, _NAMES)]
+    left = pd.concat(counted, ignore_index=True).groupby(_NAMES, sort=False, dropna=False)["count"].sum()
     problems = [
         *(_problem("neither in the output nor rejected", left[left > 0])),
         *(_problem("counted twice, or not in the input", -left[left < 0])),
     ]
     if problems:
         raise ConservationError("; ".join(problems))
-
-
-def _named(table: pd.DataFrame, count: int) -> pd.DataFrame:
-    return table[_NAMES].astype("string").assign(count=count)
 
 
 def _problem(what: str, annotations: pd.Series) -> list[str]:

@@ -4,12 +4,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 
 from construction_panoptic.annotations.digests import digest_of
-from construction_panoptic.annotations.fringe import AnnotatedThings, StuffOfImage
-from construction_panoptic.annotations.tables import rows_at
+from construction_panoptic.annotations.fringe import AnnotatedThings, OutlinedThings, StuffOfImage
+from construction_panoptic.annotations.tables import RowsOfKeys, Table
 
 if TYPE_CHECKING:  # a run that finds all done needs no torch
     from construction_panoptic.annotations.labelling import DetrStuffLabeller
@@ -20,7 +19,7 @@ Finished = Callable[[str, str], StuffOfImage | None]
 
 def label_unfinished(
     images: pd.DataFrame,
-    annotations: pd.DataFrame,
+    annotations: Table,
     finished: Finished,
     labeller: Callable[[], "DetrStuffLabeller"],
     *,
@@ -48,7 +47,7 @@ def label_unfinished(
     batches = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
     done = [all(finished(key, digest) for key, _, digest in batch) for batch in batches]
     pending = [row[:2] for batch, is_done in zip(batches, done, strict=True) if not is_done for row in batch]
-    labelled = labeller().label_around(pending, things.mask) if pending else iter(())
+    labelled = _label_here(pending, things, labeller()) if pending else iter(())
     for batch, is_done in zip(batches, done, strict=True):
         for key, _, digest in batch:
             stuff = finished(key, digest) if is_done else next(labelled)
@@ -57,12 +56,26 @@ def label_unfinished(
             yield stuff._replace(digest=digest)
 
 
-def image_digests(images: pd.DataFrame, annotations: pd.DataFrame, common: str) -> Iterator[str]:
+def _label_here(
+    images: list[tuple[str, str]], things: AnnotatedThings, labeller: "DetrStuffLabeller"
+) -> Iterator[StuffOfImage]:
+    waiting: dict[str, OutlinedThings] = {}
+
+    def with_things() -> Iterator[tuple[str, str]]:
+        # They are read in the order of the keys; the labeller's threads ask for them in any.
+        for key, location in images:
+            waiting[key] = things.of(key)
+            yield key, location
+
+    return labeller.label_around(with_things(), lambda key: waiting.pop(key).mask())
+
+
+def image_digests(images: pd.DataFrame, annotations: Table, common: str) -> Iterator[str]:
     """Give for each row of ``images`` the digest of what its labels depend on."""
-    indices: dict[Any, Any] = dict(annotations.groupby("key", sort=False).indices)
-    outlines, nothing = annotations[["order", "segmentation"]], np.empty(0, dtype=np.intp)
+    things = RowsOfKeys(annotations, ["order", "segmentation"])
     for key, *facts in images[["key", "sha256", "width", "height"]].itertuples(index=False, name=None):
-        yield digest_of(common, key, *facts, rows_at(outlines, indices.get(key, nothing)).to_numpy().tolist())
+        outlines = [[row["order"], row["segmentation"]] for row in things.of(key)]
+        yield digest_of(common, key, *facts, outlines)
 
 
 def checkpoint_identity(weights: str) -> list[Any]:

@@ -8,6 +8,7 @@ import pandas as pd
 
 from construction_panoptic.annotations.records import ConvertedRecord
 from construction_panoptic.annotations.splitting import TRAIN, VAL
+from construction_panoptic.annotations.tables import Table, blocks
 from construction_panoptic.annotations.taxonomy import Taxonomy
 from construction_panoptic.errors import InputDataError
 
@@ -26,7 +27,7 @@ def class_counts(
     split_table: pd.DataFrame,
     taxonomy: Taxonomy,
     rejected: pd.DataFrame | None = None,
-    annotations: pd.DataFrame | None = None,
+    annotations: Table | None = None,
 ) -> pd.DataFrame:
     """Count images, segments and pixels of every class of the taxonomy.
 
@@ -178,21 +179,28 @@ def _records_summary(table: pd.DataFrame | None) -> dict[str, Any]:
     }
 
 
-def _rejected_of_class(
-    rejected: pd.DataFrame | None, annotations: pd.DataFrame | None, taxonomy: Taxonomy
-) -> Counter[int]:
+def _rejected_of_class(rejected: pd.DataFrame | None, annotations: Table | None, taxonomy: Taxonomy) -> Counter[int]:
     found: Counter[int] = Counter()
     if rejected is None:
         return found
-    class_of: dict[tuple[str, str], int] = {}
-    if annotations is not None:
-        names = zip(annotations["source"], map(_id_text, annotations["annotation_id"]), strict=True)
-        class_of = dict(zip(names, annotations["category_id"], strict=True))
     of_annotations = rejected[rejected["annotation_id"].notna()]
-    for source, annotation_id in zip(of_annotations["source"], of_annotations["annotation_id"], strict=True):
-        class_id = class_of.get((source, _id_text(annotation_id)), taxonomy.thing_id(source))
+    ids = map(_id_text, of_annotations["annotation_id"])
+    names = list(zip(of_annotations["source"], ids, strict=True))
+    class_of = {} if annotations is None else _classes_of(set(names), annotations)
+    for name in names:
+        class_id = class_of.get(name, taxonomy.thing_id(name[0]))
         if class_id is not None:
             found[int(class_id)] += 1
+    return found
+
+
+def _classes_of(names: set[tuple[str, str]], annotations: Table) -> dict[tuple[str, str], int]:
+    found: dict[tuple[str, str], int] = {}
+    for block in blocks(annotations, ["source", "annotation_id", "category_id"]) if names else ():
+        rows = zip(block["source"].tolist(), map(_id_text, block["annotation_id"].tolist()), strict=True)
+        found |= {
+            name: class_id for name, class_id in zip(rows, block["category_id"].tolist(), strict=True) if name in names
+        }
     return found
 
 

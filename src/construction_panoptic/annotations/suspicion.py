@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from construction_panoptic.annotations.records import ConvertedRecord
+from construction_panoptic.annotations.tables import RowsOfKeys, Table
 from construction_panoptic.annotations.taxonomy import Taxonomy
 
 _SEGMENT_STEPS = [(0, 0), (1, 2), (3, 5), (6, 10), (11, 20), (21, 50)]
@@ -18,12 +19,12 @@ _SMALL, _MEDIUM = 32**2, 96**2
 
 
 def suspicious_images(
-    records: Iterable[ConvertedRecord], annotations: pd.DataFrame, rejected: pd.DataFrame, *, each: int = 4
+    records: Iterable[ConvertedRecord], annotations: Table, rejected: pd.DataFrame, *, each: int = 4
 ) -> list[tuple[ConvertedRecord, str]]:
     """Choose images that may be annotated wrongly.
 
     Args:
-        records: the converted images; iterated over several times.
+        records: the converted images in the order of their keys; iterated over several times.
         annotations: the accepted annotations (columns key and area as in the export, pixels).
         rejected: the rejected records (columns image and annotation_id).
         each: how many of each kind: most rejected annotations, largest void, most overlap (annotated area
@@ -33,10 +34,10 @@ def suspicious_images(
         Images and what is special about them, no image twice; those with nothing special are left out.
     """
     lost = Counter(rejected.loc[rejected["annotation_id"].notna(), "image"])
-    drawn = annotations.groupby("key")["area"].sum().to_dict()
+    areas = RowsOfKeys(annotations, ["area"])
 
     def overlap(record: ConvertedRecord) -> float:
-        area = float(drawn.get(record.key, 0.0))
+        area = float(np.nansum([row["area"] for row in areas.of(record.key)]))
         visible = sum(segment.area for segment in record.segments if segment.annotation_id is not None)
         return max(0.0, 1 - visible / area) if area > 0 else 0.0
 

@@ -1,14 +1,19 @@
-"""Tables that grow row by row, and are read a few rows at a time."""
+"""Tables that grow row by row, and those in files, of which a part at a time is in memory."""
 
-from typing import Any, TypeVar
+import shutil
+import tempfile
+from collections.abc import Iterator
+from itertools import chain, groupby
+from operator import itemgetter
+from pathlib import Path
+from typing import Any, BinaryIO, cast
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
-
-Rows = TypeVar("Rows", pd.DataFrame, pd.Series)
+import pyarrow as pa
+from pyarrow import parquet
 
 _ROWS_AT_ONCE = 10_000
+_ROWS_OF_BLOCK = 1000
 
 
 class TableBuilder:
@@ -37,16 +42,122 @@ class TableBuilder:
         return table
 
     def _pack(self) -> None:
-        self._parts.append(pd.DataFrame(self._rows, columns=list(self._columns)).astype(self._columns))
+        self._parts.append(_typed(self._rows, self._columns))
         self._rows = []
 
 
-def rows_at(table: Rows, places: NDArray[np.intp]) -> Rows:
-    """Return the rows of a table, or of a column, at positions.
+class StoredTable:
+    """A table in a Parquet file.
 
-    Those side by side are a slice, which copies nothing: to take rows one by one, Arrow first copies a column that is
-    in several chunks as a whole.
+    Args:
+        file: its path, or the open file.
+
+    Raises:
+        OSError, ValueError: there is no such file, or it is not Parquet.
     """
-    if len(places) and places[-1] - places[0] + 1 == len(places) and (np.diff(places) == 1).all():
-        return table.iloc[places[0] : places[-1] + 1]
-    return table.iloc[places]
+
+    def __init__(self, file: Path | BinaryIO) -> None:
+        self._file = file
+        self._length = int(parquet.ParquetFile(file).metadata.num_rows)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def frame(self, columns: list[str] | None = None) -> pd.DataFrame:
+        """Read these columns, or all, of all rows."""
+        return parquet.ParquetFile(self._file).read(columns).to_pandas()
+
+    def blocks(self, columns: list[str] | None = None) -> Iterator[pd.DataFrame]:
+        """Read these columns, or all, a thousand rows at a time."""
+        for batch in parquet.ParquetFile(self._file).iter_batches(_ROWS_OF_BLOCK, columns=columns):
+            yield batch.to_pandas()
+
+    def copy_to(self, path: Path) -> None:
+        """Write the file to another place."""
+        if isinstance(self._file, Path):
+            shutil.copyfile(self._file, path)
+            return
+        self._file.seek(0)
+        with path.open("wb") as copy:
+            shutil.copyfileobj(self._file, copy, 1 << 20)
+
+
+class TableWriter:
+    """Writes a table part by part into a temporary file, which has no name and is gone with the process.
+
+    Args:
+        columns: the type of each column, in order.
+    """
+
+    def __init__(self, columns: dict[str, str]) -> None:
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115  # as long as the table
+        self._writer = parquet.ParquetWriter(self._file, _arrow(_typed([], columns)).schema)
+        self._waiting: list[pd.DataFrame] = []
+
+    def append(self, part: pd.DataFrame) -> None:
+        """Add rows with the columns in their order and types."""
+        self._waiting.append(part)
+        if sum(map(len, self._waiting)) >= _ROWS_AT_ONCE:
+            self._write()
+
+    def table(self) -> StoredTable:
+        """Return all rows in the order in which they were added; nothing can be added then."""
+        self._write()
+        self._writer.close()
+        return StoredTable(self._file)
+
+    def _write(self) -> None:
+        if self._waiting:
+            self._writer.write_table(_arrow(pd.concat(self._waiting)), row_group_size=_ROWS_AT_ONCE)
+        self._waiting = []
+
+
+Table = pd.DataFrame | StoredTable
+
+
+def blocks(table: Table, columns: list[str] | None = None) -> Iterator[pd.DataFrame]:
+    """Give these columns of a table, or all, a thousand rows at a time."""
+    if isinstance(table, StoredTable):
+        yield from table.blocks(columns)
+        return
+    chosen = table if columns is None else table[columns]
+    yield from (chosen.iloc[start : start + _ROWS_OF_BLOCK] for start in range(0, len(chosen), _ROWS_OF_BLOCK))
+
+
+class RowsOfKeys:
+    """The rows of each key, from a table of which a thousand rows are in memory.
+
+    Args:
+        table: has a column ``key``; one in a file is sorted by it.
+        columns: those that are wanted; all by default.
+    """
+
+    def __init__(self, table: Table, columns: list[str] | None = None) -> None:
+        self._table = table if isinstance(table, StoredTable) else table.sort_values("key", kind="stable")
+        self._columns = None if columns is None else ["key", *columns]
+        self._groups: Iterator[tuple[str, list[dict[str, Any]]]] = iter(())
+        self._found: tuple[str, list[dict[str, Any]]] | None = None
+        self._asked: str | None = None
+
+    def of(self, key: str) -> list[dict[str, Any]]:
+        """Return the rows of a key in the order of the table. It is quick when keys are asked for in rising order."""
+        if self._asked is None or key < self._asked:
+            self._groups = self._read()
+            self._found = next(self._groups, None)
+        self._asked = key
+        while self._found is not None and self._found[0] < key:
+            self._found = next(self._groups, None)
+        return self._found[1] if self._found is not None and self._found[0] == key else []
+
+    def _read(self) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+        rows = chain.from_iterable(block.to_dict("records") for block in blocks(self._table, self._columns))
+        for key, group in groupby(cast("Iterator[dict[str, Any]]", rows), itemgetter("key")):
+            yield key, list(group)
+
+
+def _typed(rows: list[dict[str, Any]], columns: dict[str, str]) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=list(columns)).astype(columns)
+
+
+def _arrow(frame: pd.DataFrame) -> pa.Table:
+    return pa.Table.from_pandas(frame, preserve_index=False)

@@ -1,11 +1,13 @@
-"""JSON entries that are written item by item."""
+"""Entries that are written, and read, a part at a time."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from construction_panoptic.annotations.json_stream import json_parts
+from construction_panoptic.annotations.tables import StoredTable
 from construction_panoptic.catalog.files import JSONDataset
+from construction_panoptic.catalog.folders import LocalDataset
 from construction_panoptic.files import atomic_path
 
 
@@ -16,3 +18,23 @@ class StreamedJSONDataset(JSONDataset):
         """Write the document, atomically; lines are not broken."""
         with atomic_path(Path(self._filepath)) as temporary, temporary.open("w", encoding="utf-8") as file:
             file.writelines(json_parts(data))
+
+
+class StoredTableDataset(LocalDataset):
+    """A table in a Parquet file, of which only a part is ever in memory."""
+
+    def load(self) -> StoredTable:
+        """Give a handle that reads columns, or rows by and by."""
+        return StoredTable(self._filepath)
+
+    def save(self, data: StoredTable) -> None:
+        """Copy the table's file, atomically."""
+        with atomic_path(self._filepath) as temporary:
+            data.copy_to(temporary)
+
+    def invalidate(self) -> None:
+        """Remove the file: what it was made from has changed."""
+        self._filepath.unlink(missing_ok=True)
+
+    def _exists(self) -> bool:
+        return self._filepath.is_file()

@@ -26,6 +26,7 @@ from construction_panoptic.annotations.splitting import audit_split, split_diges
 from construction_panoptic.annotations.splitting import split as divide
 from construction_panoptic.annotations.stuff import ReadyStuff
 from construction_panoptic.annotations.summary import class_counts, dataset_summary
+from construction_panoptic.annotations.tables import StoredTable
 from construction_panoptic.annotations.taxonomy import Taxonomy
 from construction_panoptic.catalog.folders import ConvertedImages, StuffLabelFolder, finished_record, finished_stuff
 from construction_panoptic.catalog.journal import Journal
@@ -45,7 +46,7 @@ MOSAIC_PICTURES = 24
 
 def read_annotations(
     raw_data: Any, taxonomy: dict[str, Any], parameters: dict[str, Any]
-) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+) -> tuple[pd.DataFrame, StoredTable, pd.DataFrame, pd.DataFrame]:
     """Read and check every CVAT export.
 
     Returns:
@@ -63,19 +64,19 @@ def read_annotations(
     logger.info(
         "%d images and %d annotations accepted, %d records rejected, %d repaired",
         len(exports.images),
-        len(exports.annotations),
+        len(exports.accepted),
         len(exports.rejected),
         len(exports.repaired),
     )
-    if crowds := int(exports.annotations["iscrowd"].sum()):
+    if crowds := int(exports.accepted.frame(["iscrowd"])["iscrowd"].sum()):
         hint = "CVAT marks masks of the brush so. If they are single things, set annotation_conversion.crowds to single"
         logger.warning("%d annotations are crowds. %s", crowds, hint)
-    return exports.images, exports.annotations, exports.rejected, exports.repaired
+    return exports.images, exports.accepted, exports.rejected, exports.repaired
 
 
 def label_stuff(
     images: pd.DataFrame,
-    annotations: pd.DataFrame,
+    annotations: StoredTable,
     stuff_predictions: Any,
     so_far: Journal,
     taxonomy: dict[str, Any],
@@ -123,7 +124,7 @@ def label_stuff(
 
 def merge_annotations(
     images: pd.DataFrame,
-    annotations: pd.DataFrame,
+    annotations: StoredTable,
     stuff_labels: StuffLabelFolder,
     so_far: Journal,
     taxonomy: dict[str, Any],
@@ -149,15 +150,14 @@ def merge_annotations(
 
 def account_for_records(
     images: pd.DataFrame,
-    annotations: pd.DataFrame,
+    annotations: StoredTable,
     rejected_while_reading: pd.DataFrame,
     repaired_while_reading: pd.DataFrame,
     converted: ConvertedImages,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """List everything that was not used, and what was changed, and make sure that nothing was lost."""
     rejected = all_rejected(rejected_while_reading, converted)
-    inputs = pd.concat([annotations, rejected_while_reading.dropna(subset="annotation_id")], ignore_index=True)
-    check_conservation(inputs, converted, rejected, images)
+    check_conservation(annotations, converted, all_rejected(rejected_while_reading[:0], converted), images)
     repaired = repaired_and_kept(repaired_while_reading, rejected)
     for what, level, table in (("Rejected", logging.WARNING, rejected), ("Repaired", logging.INFO, repaired)):
         for reason, count in table["reason"].value_counts().items():
@@ -203,7 +203,7 @@ def write_coco(
 def audit_and_count(
     converted: ConvertedImages,
     split: pd.DataFrame,
-    annotations: pd.DataFrame,
+    annotations: StoredTable,
     rejected: pd.DataFrame,
     repaired: pd.DataFrame,
     stuff_labels: StuffLabelFolder,

@@ -6,6 +6,7 @@ import pandas as pd
 
 from construction_panoptic.annotations.records import ConvertedRecord
 from construction_panoptic.annotations.suspicion import images_of_classes, size_distributions, suspicious_images
+from construction_panoptic.annotations.tables import StoredTable
 from construction_panoptic.annotations.taxonomy import Taxonomy
 from construction_panoptic.catalog.folders import ConvertedImages
 from construction_panoptic.pipelines.pictures import overlay_of
@@ -15,7 +16,7 @@ from construction_panoptic.visualisation.page import ReportPicture
 
 def report_data(
     converted: ConvertedImages,
-    annotations: pd.DataFrame,
+    annotations: StoredTable,
     rejected: pd.DataFrame,
     counts: pd.DataFrame,
     summary: dict[str, Any],
