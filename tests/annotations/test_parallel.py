@@ -57,7 +57,7 @@ def test_a_process_that_hangs_is_waited_for_a_while_only(monkeypatch: pytest.Mon
         list(workers.map(abs, [-1]))
         assert workers._pool is not None
         wait([workers._pool])
-        monkeypatch.setattr(parallel, "_PATIENCE", 0.5)
+        monkeypatch.setattr(parallel, "PATIENCE", 0.5)
         with pytest.raises(UserError, match=r"given none for .* minutes.*--only-missing-outputs"):
             list(workers.map(time.sleep, [600] * 20))
 

@@ -1,7 +1,8 @@
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,9 +11,13 @@ import torch
 from kedro.io import DatasetError
 from PIL import Image
 
+from construction_panoptic.annotations import relabelling
 from construction_panoptic.annotations.fringe import StuffOfImage
-from construction_panoptic.annotations.labelling import DetrStuffLabeller
+from construction_panoptic.annotations.images import ImageError
+from construction_panoptic.annotations.labelling import DetrStuffLabeller, load_labeller
 from construction_panoptic.annotations.relabelling import checkpoint_identity, image_digests, label_unfinished
+from construction_panoptic.annotations.settings import ExecutionSettings
+from construction_panoptic.annotations.stuff import encode_labels
 from construction_panoptic.annotations.taxonomy import Taxonomy
 from construction_panoptic.catalog.folders import StuffLabelsDataset, finished_stuff
 from construction_panoptic.catalog.journal import Journal
@@ -22,7 +27,8 @@ COUNT, BATCH = 7, 2
 
 
 @pytest.fixture(scope="module")
-def labeller(repository: Path) -> DetrStuffLabeller:
+def make(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], DetrStuffLabeller]:
+    """Loads the labeller of a checkpoint, in other processes too."""
     torch.manual_seed(3)
     model = build_detr_panoptic(
         250,
@@ -36,7 +42,23 @@ def labeller(repository: Path) -> DetrStuffLabeller:
     torch.nn.init.normal_(model.detr.query_embed.weight, std=3)
     torch.nn.init.normal_(model.detr.class_embed.weight, std=2)
     taxonomy = Taxonomy.from_dict(json.loads((repository / "conf/base/taxonomy.json").read_text()))
-    return DetrStuffLabeller(model, taxonomy, threshold=0.1, side=48, max_side=80, batch_size=BATCH)
+    path = tmp_path_factory.mktemp("weights") / "model.pth"
+    torch.save({"model": model.state_dict()}, path)
+    return partial(load_labeller, path, taxonomy, threshold=0.1, side=48, max_side=80, batch_size=BATCH)
+
+
+@pytest.fixture(scope="module")
+def labeller(make: Callable[[], DetrStuffLabeller]) -> DetrStuffLabeller:
+    return make()
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """As many as each of two processes has."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture
@@ -94,6 +116,45 @@ def test_an_interrupted_labelling_goes_on_by_whole_batches(
     assert len(calls) == 4
     assert run("parts", common="other weights").keys() == whole.keys()
     assert len(calls) == 5
+
+
+def labelled(
+    tables: tuple[pd.DataFrame, pd.DataFrame], make: Callable[[], DetrStuffLabeller], **execution: Any
+) -> Iterator[StuffOfImage]:
+    for stuff in label_unfinished(
+        *tables, _nothing, make, batch_size=BATCH, common="x", execution=ExecutionSettings(**execution)
+    ):
+        assert stuff.labels is not None
+        file = stuff.labels if isinstance(stuff.labels, bytes) else encode_labels(stuff.labels)
+        yield stuff._replace(labels=file)
+
+
+def _nothing(_key: str, _digest: str) -> None:
+    return None
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_processes_label_as_one_does_up_to_an_image_that_cannot_be_read(
+    tables: tuple[pd.DataFrame, pd.DataFrame],
+    make: Callable[[], DetrStuffLabeller],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    expected = list(labelled(tables, make, workers=1))
+    monkeypatch.setattr(relabelling, "_IMAGES_IN_BLOCK", 3)
+    Path(tables[0]["location"][COUNT - 1]).write_bytes(b"no image")
+    found = labelled(tables, make, workers=2)
+    assert [next(found) for _ in range(COUNT - 1)] == expected[:-1]
+    with pytest.raises(ImageError, match=rf"{COUNT - 1}\.png"):
+        next(found)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("one_thread")
+def test_ray_labels_as_one_process_does(
+    tables: tuple[pd.DataFrame, pd.DataFrame], make: Callable[[], DetrStuffLabeller]
+) -> None:
+    pytest.importorskip("ray")
+    assert list(labelled(tables, make, engine="ray", workers=2)) == list(labelled(tables, make, workers=1))
 
 
 def test_a_digest_tells_what_labels_depend_on(tables: tuple[pd.DataFrame, pd.DataFrame]) -> None:

@@ -15,9 +15,9 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
-from construction_panoptic.annotations.fringe import Mask, StuffOfImage, fringe_pixels, leftover_classes
+from construction_panoptic.annotations.fringe import Mask, OutlinedThings, StuffOfImage, fringe_pixels, leftover_classes
 from construction_panoptic.annotations.images import read_rgb
-from construction_panoptic.annotations.stuff import Labels
+from construction_panoptic.annotations.stuff import Labels, encode_labels
 from construction_panoptic.annotations.taxonomy import LAST_COCO_THING, Taxonomy
 from construction_panoptic.detr.checkpoint import (
     PUBLISHED_WEIGHTS,
@@ -325,6 +325,16 @@ def load_labeller(
     model = build_detr_panoptic(**architecture, dilation=dilation)
     load_weights(model, path, reset_heads=False)
     return DetrStuffLabeller(model, taxonomy, **settings)
+
+
+def label_block(labeller: DetrStuffLabeller, block: Sequence[tuple[str, str, OutlinedThings]]) -> list[StuffOfImage]:
+    """Label images of which key, location and annotated things are given; the labels come as files.
+
+    A block has whole batches, so that its images are padded as in one process.
+    """
+    images, things = [image[:2] for image in block], {key: outlined for key, _, outlined in block}
+    found = labeller._labelled(images, lambda key: things[key].mask())
+    return [StuffOfImage(key, encode_labels(labels), before, after) for key, (labels, before, after) in found]
 
 
 def panoptic_architecture(state: Mapping[str, Tensor]) -> dict[str, Any]:

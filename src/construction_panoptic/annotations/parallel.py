@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from functools import lru_cache, partial
 from importlib import import_module
-from itertools import islice
+from itertools import chain, islice
 from multiprocessing import forkserver
 from multiprocessing.context import BaseContext
 from types import TracebackType
@@ -25,9 +25,9 @@ Result = TypeVar("Result")
 WorkerCount = int | Literal["auto"]
 Engine = Literal["local", "ray"]
 
+IN_FLIGHT = 2  # chunks a worker
+PATIENCE = 900.0  # seconds for a chunk
 _CHUNK = 8
-_CHUNKS_IN_FLIGHT = 2  # a worker
-_PATIENCE = 900.0  # seconds for a chunk
 _PRELOADED = "construction_panoptic.annotations.preloaded"
 _COMMAND_LINE = "kedro.framework.cli"  # slow to load; each new process runs the main module's imports again
 
@@ -59,7 +59,7 @@ class Workers:
         self.count = worker_count(workers) if self._ray is None else self._ray.count
         self._pool: Future[ProcessPoolExecutor] | None = None
         self._starter = ThreadPoolExecutor(1)
-        self._context = None if self._ray or self.count == 1 else _context()
+        self._context = None if self._ray or self.count == 1 else pool_context()
         keep_freed_memory()
 
     @property
@@ -100,7 +100,7 @@ class Workers:
         size, mapping = (_CHUNK, self._map) if self._ray is None else (ITEMS_IN_BLOCK, self._ray.map)
         for results in mapping(partial(_apply, function), blocks_of(items, size)):
             for result in results:
-                if isinstance(result, _Failure):
+                if isinstance(result, Failure):
                     raise result.error
                 yield result
 
@@ -110,24 +110,43 @@ class Workers:
         packed = pickle.dumps(function)  # once: a taxonomy in it takes longer than the items
         while not self._pool.done() and (block := next(blocks, None)) is not None:
             yield function(block)
-        waiting: deque[Future[Result]] = deque()
-        try:
-            while True:
-                for block in islice(blocks, self.count * _CHUNKS_IN_FLIGHT - len(waiting)):
-                    waiting.append(self._pool.result().submit(_call, packed, block))
-                if not waiting:
-                    return
-                yield waiting.popleft().result(timeout=_PATIENCE)
-        except TimeoutError:  # of the wait: those of an item come back as failures
-            for process in list(self._pool.result()._processes.values()):
-                process.kill()
-            raise UserError(
-                f"A process that converts images has given none for {_PATIENCE / 60:.0f} minutes. See whether the "
-                "disk of the images answers, then go on with the same command and --only-missing-outputs."
-            ) from None
-        finally:
-            for future in waiting:
-                future.cancel()
+        if (block := next(blocks, None)) is not None:
+            rest = chain([block], blocks)
+            yield from in_order(self._pool.result(), partial(_call, packed), rest, self.count * IN_FLIGHT)
+
+
+def in_order(
+    pool: ProcessPoolExecutor, function: Callable[[Item], Result], items: Iterable[Item], limit: int
+) -> Iterator[Result]:
+    """Apply a function to items in the processes of a pool, with at most ``limit`` in flight, and give the results.
+
+    Raises:
+        UserError: a process hangs.
+    """
+    waiting: deque[Future[Result]] = deque()
+    remaining = iter(items)
+    try:
+        while True:
+            for item in islice(remaining, limit - len(waiting)):
+                waiting.append(pool.submit(function, item))
+            if not waiting:
+                return
+            yield waiting.popleft().result(timeout=PATIENCE)
+    except TimeoutError:  # of the wait: those of an item come back as failures
+        for process in list(pool._processes.values()):
+            process.kill()
+        raise hanging() from None
+    finally:
+        for future in waiting:
+            future.cancel()
+
+
+def hanging() -> UserError:
+    """The error of a process that has given nothing for `PATIENCE`."""
+    return UserError(
+        f"A process that works on images has given none for {PATIENCE / 60:.0f} minutes. See whether the "
+        "disk of the images answers, then go on with the same command and --only-missing-outputs."
+    )
 
 
 def blocks_of(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
@@ -146,25 +165,25 @@ def _unpacked(packed: bytes) -> Callable[[list[Any]], Any]:
     return cast("Callable[[list[Any]], Any]", pickle.loads(packed))
 
 
-class _Failure:
+class Failure:
     """What an item led to, in place of a result: the results before it are still good."""
 
     def __init__(self, error: Exception) -> None:
         self.error = error
 
 
-def _apply(function: Callable[[Item], Result], chunk: list[Item]) -> list[Result | _Failure]:
-    results: list[Result | _Failure] = []
+def _apply(function: Callable[[Item], Result], chunk: list[Item]) -> list[Result | Failure]:
+    results: list[Result | Failure] = []
     for item in chunk:
         try:
             results.append(function(item))
         except Exception as error:
-            results.append(_Failure(error))
+            results.append(Failure(error))
             break
     return results
 
 
-def _context() -> BaseContext:
+def pool_context() -> BaseContext:
     """Say how processes are started; what they are forked from begins to load meanwhile."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
@@ -176,7 +195,7 @@ def _context() -> BaseContext:
 
 def _start_pool(count: int, context: BaseContext | None) -> ProcessPoolExecutor:
     """Return a pool whose first process runs; processes that have to load can take a second."""
-    pool = ProcessPoolExecutor(count, mp_context=context, initializer=_start_worker)
+    pool = ProcessPoolExecutor(count, mp_context=context, initializer=start_worker)
     pool.submit(os.getpid).result()
     return pool
 
@@ -186,7 +205,8 @@ def _end_pool(started: Future[ProcessPoolExecutor]) -> None:
         started.result().shutdown(wait=True, cancel_futures=True)
 
 
-def _start_worker() -> None:
+def start_worker() -> None:
+    """Set up a new process of a pool."""
     import_module(_PRELOADED)  # done, if this process is a fork
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

@@ -1,6 +1,7 @@
 """Labelling stuff without doing again what an interrupted run has done."""
 
 from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,10 +9,15 @@ import pandas as pd
 
 from construction_panoptic.annotations.digests import digest_of
 from construction_panoptic.annotations.fringe import AnnotatedThings, OutlinedThings, StuffOfImage
+from construction_panoptic.annotations.model_pool import in_this_process, map_with_model
+from construction_panoptic.annotations.parallel import blocks_of
+from construction_panoptic.annotations.settings import ONE_PROCESS, ExecutionSettings
 from construction_panoptic.annotations.tables import RowsOfKeys, Table
 
 if TYPE_CHECKING:  # a run that finds all done needs no torch
     from construction_panoptic.annotations.labelling import DetrStuffLabeller
+
+_IMAGES_IN_BLOCK = 8  # at least a batch
 
 Finished = Callable[[str, str], StuffOfImage | None]
 """Gives the stuff of an image that is labelled already, by its key and digest; None: it is not."""
@@ -25,6 +31,8 @@ def label_unfinished(
     *,
     batch_size: int,
     common: str,
+    execution: ExecutionSettings = ONE_PROCESS,
+    device: str = "cpu",
 ) -> Iterator[StuffOfImage]:
     """Label the images that are not labelled yet.
 
@@ -35,9 +43,11 @@ def label_unfinished(
         images: the table of accepted images, see `cvat.Exports`.
         annotations: the table of accepted annotations, see `cvat.Exports`.
         finished: gives what an earlier run made of the same input.
-        labeller: makes the labeller; not called if all is finished.
+        labeller: makes the labeller; not called if all is finished. Pickled, where there are more processes than one.
         batch_size: images of a batch of the labeller.
         common: digest of what all labels depend on: weights, settings, classes.
+        execution: the processes that label, see `model_pool.process_count`.
+        device: where labellers run.
 
     Yields:
         The stuff of each image with its digest, in the order of the table.
@@ -47,13 +57,30 @@ def label_unfinished(
     batches = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
     done = [all(finished(key, digest) for key, _, digest in batch) for batch in batches]
     pending = [row[:2] for batch, is_done in zip(batches, done, strict=True) if not is_done for row in batch]
-    labelled = _label_here(pending, things, labeller()) if pending else iter(())
+    labelled = _label(pending, things, labeller, batch_size, execution, device) if pending else iter(())
     for batch, is_done in zip(batches, done, strict=True):
         for key, _, digest in batch:
             stuff = finished(key, digest) if is_done else next(labelled)
             if stuff is None or stuff.key != key:
                 raise RuntimeError(f"the labels of {key!r} were changed while they were in use")
             yield stuff._replace(digest=digest)
+
+
+def _label(
+    images: list[tuple[str, str]],
+    things: AnnotatedThings,
+    labeller: Callable[[], "DetrStuffLabeller"],
+    batch_size: int,
+    execution: ExecutionSettings,
+    device: str,
+) -> Iterator[StuffOfImage]:
+    from construction_panoptic.annotations.labelling import label_block
+
+    if in_this_process(execution, device):
+        return _label_here(images, things, labeller())
+    outlined = ((key, location, things.of(key)) for key, location in images)
+    blocks = blocks_of(outlined, max(1, _IMAGES_IN_BLOCK // batch_size) * batch_size)
+    return chain.from_iterable(map_with_model(labeller, label_block, blocks, execution=execution, device=device))
 
 
 def _label_here(

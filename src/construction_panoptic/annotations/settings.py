@@ -70,6 +70,9 @@ class ExecutionSettings(_Settings):
     )
 
 
+ONE_PROCESS = ExecutionSettings(workers=1)
+
+
 class ConversionSettings(_Settings):
     """The conversion of CVAT exports to COCO panoptic."""
 

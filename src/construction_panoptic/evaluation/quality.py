@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 from construction_panoptic.annotations.parallel import Workers, blocks_of
-from construction_panoptic.annotations.settings import ExecutionSettings
+from construction_panoptic.annotations.settings import ONE_PROCESS, ExecutionSettings
 from construction_panoptic.errors import InputDataError, ParameterError, UserError
 
 QualityEngine = Literal["hotcoco", "panopticapi"]
@@ -24,7 +24,6 @@ QualityEngine = Literal["hotcoco", "panopticapi"]
 Annotation = Mapping[str, Any]
 _Counter = Callable[[dict[str, Any], Path, dict[str, Any], Path], Mapping[int, tuple[int, int, int, float]]]
 
-ONE_PROCESS = ExecutionSettings(workers=1)
 _IMAGES_IN_BLOCK = 256  # about a quarter of a second
 _UNITS = 2**53
 

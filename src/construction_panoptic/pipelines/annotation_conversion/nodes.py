@@ -103,6 +103,8 @@ def label_stuff(
             partial(_labeller, stuff, classes),
             batch_size=stuff.batch_size,
             common=common,
+            execution=settings.execution,
+            device=stuff.device,
         )
     things = AnnotatedThings(images, annotations)
     ready = ReadyStuff(stuff_predictions, classes)
