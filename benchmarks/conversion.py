@@ -17,9 +17,10 @@ from pycocotools import mask as coco_mask
 from benchmarks.inputs import write_exports
 from benchmarks.measuring import Benchmark, Options, Outputs, Step, main
 from construction_panoptic.annotations.coco_files import panoptic_json
+from construction_panoptic.annotations.converting import merge_images
 from construction_panoptic.annotations.cvat import Exports, read_exports
 from construction_panoptic.annotations.images import check_image
-from construction_panoptic.annotations.merging import merge_image, merge_images
+from construction_panoptic.annotations.merging import merge_image
 from construction_panoptic.annotations.records import ConvertedImage
 from construction_panoptic.annotations.stuff import ReadyStuff
 from construction_panoptic.annotations.taxonomy import Taxonomy

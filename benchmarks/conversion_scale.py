@@ -23,12 +23,12 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.memory import peak_memory
+from construction_panoptic.annotations.annotated_things import AnnotatedThings
 from construction_panoptic.annotations.coco_files import detection_stream, panoptic_stream
+from construction_panoptic.annotations.converting import merge_images
 from construction_panoptic.annotations.cvat import read_exports
-from construction_panoptic.annotations.fringe import AnnotatedThings
 from construction_panoptic.annotations.grouping import near_duplicate_groups
 from construction_panoptic.annotations.json_stream import json_parts
-from construction_panoptic.annotations.merging import merge_images
 from construction_panoptic.annotations.panoptic_png import encode_id_map
 from construction_panoptic.annotations.records import ConvertedRecord
 from construction_panoptic.annotations.rejected import all_rejected, check_conservation

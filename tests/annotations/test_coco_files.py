@@ -19,10 +19,10 @@ from construction_panoptic.annotations.coco_files import (
     panoptic_problems,
     panoptic_stream,
 )
+from construction_panoptic.annotations.converting import merge_images
 from construction_panoptic.annotations.cvat import read_exports
 from construction_panoptic.annotations.grouping import near_duplicate_groups
 from construction_panoptic.annotations.json_stream import json_parts
-from construction_panoptic.annotations.merging import merge_images
 from construction_panoptic.annotations.panoptic_png import encode_id_map
 from construction_panoptic.annotations.records import ConvertedRecord, Segment
 from construction_panoptic.annotations.splitting import audit_split, split_records

@@ -12,10 +12,10 @@ from pycocotools import mask
 from scipy import ndimage
 
 from construction_panoptic.annotations.coco_files import panoptic_json
+from construction_panoptic.annotations.converting import merge_images
 from construction_panoptic.annotations.cvat import read_exports
 from construction_panoptic.annotations.cvat_export import ANNOTATIONS_FILE, cvat_files, pixel_outlines
 from construction_panoptic.annotations.masks import run_lengths, segmentation_mask
-from construction_panoptic.annotations.merging import merge_images
 from construction_panoptic.annotations.panoptic_png import decode_id_map
 from construction_panoptic.annotations.records import ConvertedImage
 from construction_panoptic.annotations.splitting import split

@@ -5,8 +5,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from construction_panoptic.annotations.annotated_things import AnnotatedThings
 from construction_panoptic.annotations.fringe import (
-    AnnotatedThings,
     OutlinedThings,
     explained_parts,
     fringe_pixels,

@@ -15,8 +15,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from construction_panoptic.annotations.converting import merge_images
 from construction_panoptic.annotations.cvat import Exports, read_exports
-from construction_panoptic.annotations.merging import merge_images
 from construction_panoptic.annotations.panoptic_png import decode_id_map, encode_id_map
 from construction_panoptic.annotations.rejected import all_rejected, check_conservation
 from construction_panoptic.annotations.stuff import ReadyStuff

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from construction_panoptic.annotations.converting import merge_images
 from construction_panoptic.annotations.cvat import read_exports
-from construction_panoptic.annotations.merging import Overlap, merge_image, merge_images, unique_stems
+from construction_panoptic.annotations.merging import Overlap, merge_image, unique_stems
 from construction_panoptic.annotations.panoptic_png import decode_id_map
 from construction_panoptic.annotations.records import ConvertedImage
 from construction_panoptic.annotations.rejected import all_rejected, check_conservation
@@ -347,26 +348,6 @@ def test_dirty_exports_lose_nothing(
         ["yard", "4", "annotation_without_image"],
     ]
     assert [record.key for record in records] == ["dock/a.jpg", "yard/a.jpg"]
-
-
-def test_images_come_one_at_a_time(
-    make_export: Callable[..., Path],
-    make_document: Callable[..., Any],
-    site_taxonomy: Taxonomy,
-    tmp_path: Path,
-) -> None:
-    images = [{"id": n, "file_name": f"{n}.jpg", "width": WIDTH, "height": HEIGHT} for n in range(3)]
-    make_export("yard", make_document(images=images, annotations=[]), photos=("0.jpg", "1.jpg", "2.jpg"))
-    exports = read_exports(tmp_path / "raw", site_taxonomy)
-    asked: list[str] = []
-    converted = merge_images(exports.images[::-1], exports.annotations, asked.append, site_taxonomy)
-    assert asked == []
-    assert next(converted).key == "yard/0.jpg"
-    assert asked == ["yard/0.jpg"]
-    assert [image.key for image in converted] == ["yard/1.jpg", "yard/2.jpg"]
-    overlap: Any = "none"
-    with pytest.raises(ParameterError, match="'none'"):
-        next(merge_images(exports.images, exports.annotations, asked.append, site_taxonomy, overlap))
 
 
 def test_real_images(real_data: Path, repository: Path) -> None:

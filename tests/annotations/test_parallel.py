@@ -16,10 +16,10 @@ import pytest
 
 from construction_panoptic.annotations import parallel
 from construction_panoptic.annotations.coco_entries import EntryError
+from construction_panoptic.annotations.converting import merge_images
 from construction_panoptic.annotations.cvat import read_exports
 from construction_panoptic.annotations.images import ImageError
 from construction_panoptic.annotations.masks import MaskError
-from construction_panoptic.annotations.merging import merge_images
 from construction_panoptic.annotations.parallel import Engine, Workers, worker_count
 from construction_panoptic.annotations.taxonomy import Taxonomy
 from construction_panoptic.errors import ParameterError, UserError
@@ -50,6 +50,13 @@ def test_processes_have_one_thread_each_and_none_is_a_fork_of_this_one() -> None
 def _threads_and_parents(number: int) -> tuple[str | None, int, int]:
     time.sleep(0.01)
     return os.environ.get("OMP_NUM_THREADS"), os.getpid(), os.getppid()
+
+
+def test_processes_do_not_load_what_images_do_not_need() -> None:
+    code = "import construction_panoptic.annotations.preloaded, sys; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
+    assert "construction_panoptic.annotations.merging" in loaded
+    assert not {"pandas", "pyarrow", "torch", "kedro", "mlflow"} & set(loaded)
 
 
 def test_a_process_that_hangs_is_waited_for_a_while_only(monkeypatch: pytest.MonkeyPatch) -> None:

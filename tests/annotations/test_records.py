@@ -10,7 +10,6 @@ from construction_panoptic.annotations.records import (
     ConvertedRecord,
     Rejected,
     Segment,
-    rejected_table,
 )
 from construction_panoptic.annotations.rejected import (
     ConservationError,
@@ -18,6 +17,7 @@ from construction_panoptic.annotations.rejected import (
     RejectionError,
     all_rejected,
     check_conservation,
+    rejected_table,
 )
 
 SEGMENTS = [Segment(1, 3, 10, (0, 1, 5, 2), 0, None), Segment(2, 17, 4, (3, 3, 2, 2), 1, 12)]

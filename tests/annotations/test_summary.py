@@ -4,7 +4,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from construction_panoptic.annotations.records import ConvertedRecord, Rejected, Segment, rejected_table
+from construction_panoptic.annotations.records import ConvertedRecord, Rejected, Segment
+from construction_panoptic.annotations.rejected import rejected_table
 from construction_panoptic.annotations.summary import CLASS_COUNT_COLUMNS, class_counts, dataset_summary
 from construction_panoptic.annotations.taxonomy import Taxonomy
 from construction_panoptic.errors import InputDataError

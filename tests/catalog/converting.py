@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from construction_panoptic.annotations.converting import merge_unfinished
 from construction_panoptic.annotations.cvat import read_exports
-from construction_panoptic.annotations.merging import merge_unfinished
 from construction_panoptic.annotations.records import ConvertedImage, ConvertedRecord
 from construction_panoptic.annotations.stuff import encode_labels
 from construction_panoptic.annotations.taxonomy import Taxonomy

@@ -1,29 +1,27 @@
 """COCO panoptic and COCO detection files of the converted data, and a strict check of the former."""
 
 import sys
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
-from construction_panoptic.annotations.panoptic_png import MAX_SEGMENT_ID, decode_id_map
+from construction_panoptic.annotations.panoptic_check import (
+    Entry,
+    detections_of_image,
+    problems_of_image,
+    refuse,
+    repeated,
+)
 from construction_panoptic.annotations.parallel import Engine, WorkerCount, Workers
 from construction_panoptic.annotations.records import ConvertedRecord
-from construction_panoptic.annotations.segment_shapes import segment_extents, segment_rles
 from construction_panoptic.annotations.splitting import TRAIN, VAL
 from construction_panoptic.annotations.taxonomy import Taxonomy
 from construction_panoptic.errors import InputDataError, ParameterError
 
-Entry = Mapping[str, Any]
-"""An item of a list of a COCO file."""
-
 ALL = "all"
-_SHOWN_PROBLEMS = 10
 _LAST_KEY = chr(sys.maxunicode)  # after all keys
 
 
@@ -201,30 +199,10 @@ def _detections(
     engine: Engine,
 ) -> Iterator[dict[str, Any]]:
     """Give the numbered detections of images, each a panoptic annotation and its image."""
-    detect = partial(_detections_of_image, Path(png_folder), _things(categories))
+    detect = partial(detections_of_image, Path(png_folder), _things(categories))
     with Workers(workers, engine) as pool:
         found = (detection for image in pool.map(detect, entries) for detection in image)
         yield from ({"id": number, **detection} for number, detection in enumerate(found, 1))
-
-
-def _detections_of_image(
-    png_folder: Path, things: Mapping[int, int], entry: tuple[Entry, Entry | None]
-) -> list[dict[str, Any]]:
-    annotation, image = entry
-    id_map, problems = _png_and_problems(annotation, image, png_folder, things)
-    _refuse(problems)
-    codes = segment_rles(id_map)
-    return [
-        {
-            "image_id": annotation["image_id"],
-            "category_id": segment["category_id"],
-            "bbox": segment["bbox"],
-            "area": segment["area"],
-            "iscrowd": segment["iscrowd"],
-            "segmentation": codes[segment["id"]],
-        }
-        for segment in annotation["segments_info"]
-    ]
 
 
 def check_panoptic(panoptic: Mapping[str, Any], png_folder: Path | str, *, workers: WorkerCount = 1) -> None:
@@ -233,17 +211,7 @@ def check_panoptic(panoptic: Mapping[str, Any], png_folder: Path | str, *, worke
     Raises:
         InputDataError: names the first problems, of those that `panoptic_problems` finds.
     """
-    _refuse(panoptic_problems(panoptic, png_folder, workers=workers))
-
-
-def _refuse(problems: list[str]) -> None:
-    if problems:
-        shown = "\n  ".join(problems[:_SHOWN_PROBLEMS])
-        more = len(problems) - _SHOWN_PROBLEMS
-        raise InputDataError(
-            f"{len(problems)} problem(s) in the COCO panoptic data:\n  {shown}"
-            + (f"\n  … and {more} more" if more > 0 else "")
-        )
+    refuse(panoptic_problems(panoptic, png_folder, workers=workers))
 
 
 def panoptic_problems(panoptic: Mapping[str, Any], png_folder: Path | str, *, workers: WorkerCount = 1) -> list[str]:
@@ -258,45 +226,24 @@ def panoptic_problems(panoptic: Mapping[str, Any], png_folder: Path | str, *, wo
     """
     images = {image["id"]: image for image in panoptic["images"]}
     problems = [
-        *_repeated("image id", (image["id"] for image in panoptic["images"])),
-        *_repeated("image file", (image["file_name"] for image in panoptic["images"])),
-        *_repeated("category id", (category["id"] for category in panoptic["categories"])),
-        *_repeated("category name", (category["name"] for category in panoptic["categories"])),
-        *_repeated("annotation of image", (a["image_id"] for a in panoptic["annotations"])),
-        *_repeated("PNG", (a["file_name"] for a in panoptic["annotations"])),
+        *repeated("image id", (image["id"] for image in panoptic["images"])),
+        *repeated("image file", (image["file_name"] for image in panoptic["images"])),
+        *repeated("category id", (category["id"] for category in panoptic["categories"])),
+        *repeated("category name", (category["name"] for category in panoptic["categories"])),
+        *repeated("annotation of image", (a["image_id"] for a in panoptic["annotations"])),
+        *repeated("PNG", (a["file_name"] for a in panoptic["annotations"])),
     ]
     annotated = {annotation["image_id"] for annotation in panoptic["annotations"]}
     problems += [f"image {images[i]['file_name']} has no annotation" for i in images if i not in annotated]
 
     entries = ((annotation, images.get(annotation["image_id"])) for annotation in panoptic["annotations"])
-    check = partial(_problems_of_image, Path(png_folder), _things(panoptic["categories"]))
+    check = partial(problems_of_image, Path(png_folder), _things(panoptic["categories"]))
     with Workers(workers) as pool:
         return problems + [text for found in pool.map(check, entries) for text in found]
 
 
 def _things(categories: Iterable[Entry]) -> dict[int, int]:
     return {category["id"]: category["isthing"] for category in categories}
-
-
-def _problems_of_image(png_folder: Path, things: Mapping[int, int], entry: tuple[Entry, Entry | None]) -> list[str]:
-    return _png_and_problems(*entry, png_folder, things)[1]
-
-
-def _png_and_problems(
-    annotation: Entry, image: Entry | None, png_folder: Path, things: Mapping[int, int]
-) -> tuple[NDArray[np.uint32], list[str]]:
-    """Give the id map of an annotation, and what the annotation and its image say differently."""
-    name, nothing = annotation["file_name"], np.empty((0, 0), np.uint32)
-    if image is None:
-        return nothing, [f"{name}: there is no image {annotation['image_id']}"]
-    try:
-        id_map = decode_id_map(png_folder / name)
-    except InputDataError as error:
-        return nothing, [str(error)]
-    size = (image["height"], image["width"])
-    problems = [f"{_size(id_map.shape)}, its image {_size(size)}"] if id_map.shape != size else []
-    problems += _segment_problems(annotation["segments_info"], id_map, things)
-    return id_map, [f"{name}: {text}" for text in problems]
 
 
 def _segments_info(record: ConvertedRecord, taxonomy: Taxonomy) -> list[dict[str, Any]]:
@@ -316,37 +263,3 @@ def _segments_info(record: ConvertedRecord, taxonomy: Taxonomy) -> list[dict[str
         }
         for segment in record.segments
     ]
-
-
-def _segment_problems(
-    segments: Sequence[Mapping[str, Any]], id_map: NDArray[np.uint32], things: Mapping[int, int]
-) -> list[str]:
-    in_png = segment_extents(id_map)
-    listed = {segment["id"] for segment in segments}
-    problems = _repeated("segment id", (segment["id"] for segment in segments))
-    problems += [f"id {segment_id} is not in segments_info" for segment_id in in_png if segment_id not in listed]
-    for segment in segments:
-        name = f"segment {segment['id']}"
-        if not 1 <= segment["id"] <= MAX_SEGMENT_ID:
-            problems.append(f"{name} is not in 1…{MAX_SEGMENT_ID}")
-        elif segment["id"] not in in_png:
-            problems.append(f"{name} has no pixels")
-        else:
-            area, box = in_png[segment["id"]]
-            if segment["area"] != area or not isinstance(segment["area"], int):
-                problems.append(f"{name} has area {segment['area']}, its pixels are {area}")
-            if list(segment["bbox"]) != box or not all(isinstance(value, int) for value in segment["bbox"]):
-                problems.append(f"{name} has bbox {list(segment['bbox'])}, its pixels have {box}")
-        if segment["category_id"] not in things:
-            problems.append(f"{name} has the unknown category {segment['category_id']}")
-        if segment["iscrowd"] not in (0, 1) or (segment["iscrowd"] and not things.get(segment["category_id"], 1)):
-            problems.append(f"{name} has iscrowd {segment['iscrowd']}")
-    return problems
-
-
-def _repeated(what: str, values: Iterable[Any]) -> list[str]:
-    return [f"{what} {value} comes {count} times" for value, count in Counter(values).items() if count > 1]
-
-
-def _size(shape: tuple[int, ...]) -> str:
-    return f"{shape[1]} x {shape[0]} pixels"

@@ -3,14 +3,13 @@
 import os
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 import pandas as pd
 
-from construction_panoptic.annotations.annotation_rows import Found, ListedImage, Options, Rules, check_annotations
 from construction_panoptic.annotations.coco_entries import (
     Document,
     EntryError,
@@ -22,11 +21,18 @@ from construction_panoptic.annotations.coco_entries import (
     resolve_classes,
     used_categories,
 )
+from construction_panoptic.annotations.entry_rows import (
+    Found,
+    ListedImage,
+    Options,
+    Rules,
+    check_annotations,
+    image_row,
+)
 from construction_panoptic.annotations.export_files import Export, find_exports
-from construction_panoptic.annotations.images import ImageError, check_image
+from construction_panoptic.annotations.images import ImageError
 from construction_panoptic.annotations.parallel import Engine, WorkerCount, Workers, blocks_of
-from construction_panoptic.annotations.records import rejected_table
-from construction_panoptic.annotations.rejected import RejectedRecords, compare_accounts
+from construction_panoptic.annotations.rejected import RejectedRecords, compare_accounts, rejected_table
 from construction_panoptic.annotations.tables import StoredTable, TableBuilder, TableWriter
 from construction_panoptic.annotations.taxonomy import Taxonomy
 from construction_panoptic.errors import InputDataError, ParameterError
@@ -287,7 +293,7 @@ class _Reader:
                 self._rejected.add(export.source, key, None, "duplicate_image_id", str(problem))
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:
             pool = threads if self._workers.inline else self._workers
-            rows = pool.map(partial(_image_row, export, file.subset), entries.values())
+            rows = pool.map(partial(image_row, export, file.subset), entries.values())
             for entry, row in zip(entries.values(), rows, strict=True):
                 if isinstance(row, dict):
                     self._of_image.setdefault(row["key"], row)
@@ -308,22 +314,6 @@ def _why_unused(name: str, names: list[str], document: Document, repeated: bool)
     if document.category_ids is None:
         return EntryError("no_annotations", f"{name} has no list `annotations`; export it from CVAT again")
     return None
-
-
-def _image_row(export: Export, subset: str, entry: ImageEntry) -> dict[str, Any] | EntryError | ImageError:
-    """Return an image's row of the table, or why it has none. Runs in threads or processes, so it changes nothing."""
-    try:
-        file_name, location = export.find_image(entry.file_name, subset)
-        facts = check_image(location)
-    except ImageError as error:
-        return error
-    if (facts.width, facts.height) != (entry.width, entry.height):
-        turned = (facts.height, facts.width) == (entry.width, entry.height)
-        detail = f"the image is {facts.width} x {facts.height} pixels upright, its annotations are for "
-        detail += f"{entry.width} x {entry.height}" + (", as before its EXIF rotation" if turned else "")
-        return EntryError("size_mismatch", detail)
-    names = {"key": f"{export.source}/{file_name}", "source": export.source, "file_name": file_name}
-    return names | {"location": location} | asdict(facts)
 
 
 def _image_of(entry: Any, images: dict[int, ListedImage]) -> ListedImage | None:

@@ -9,12 +9,10 @@ import json
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from construction_panoptic.annotations.masks import mask_window, segmentation_rle
-from construction_panoptic.annotations.tables import RowsOfKeys, Table
 from construction_panoptic.annotations.taxonomy import LAST_COCO_THING, Taxonomy
 
 Mask = NDArray[np.bool_]
@@ -61,28 +59,6 @@ class OutlinedThings(NamedTuple):
             window = mask_window(segmentation_rle(json.loads(outline), *self.size))
             things[window.slices] |= window.pixels
         return things
-
-
-class AnnotatedThings:
-    """Where the annotated things of each image are.
-
-    Args:
-        images: the table of accepted images, see `cvat.Exports`.
-        annotations: the table of accepted annotations, see `cvat.Exports`.
-    """
-
-    def __init__(self, images: pd.DataFrame, annotations: Table) -> None:
-        sizes = zip(images["height"].tolist(), images["width"].tolist(), strict=True)
-        self._size = dict(zip(images["key"], sizes, strict=True))
-        self._rows = RowsOfKeys(annotations, ["segmentation"])
-
-    def of(self, key: str) -> OutlinedThings:
-        """Return the things of an image; it is quick for images in the order of their keys.
-
-        Raises:
-            KeyError: there is no such image.
-        """
-        return OutlinedThings(self._size[key], tuple(row["segmentation"] for row in self._rows.of(key)))
 
 
 def leftover_classes(taxonomy: Taxonomy) -> list[int]:

@@ -1,42 +1,30 @@
-"""Laying things over stuff: from the tables of the exports to one panoptic segmentation an image."""
+"""Laying the things of an image over its stuff: one panoptic segmentation."""
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from hashlib import sha256
 from pathlib import PurePosixPath
-from typing import Any, Literal, cast
+from typing import Any, Literal
 from unicodedata import normalize
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
-from construction_panoptic.annotations.digests import digest_of
 from construction_panoptic.annotations.images import normalise_image, perceptual_hash
 from construction_panoptic.annotations.masks import MaskError, MaskWindow, mask_window, segmentation_rle
 from construction_panoptic.annotations.panoptic_png import MAX_SEGMENT_ID, encode_id_map
-from construction_panoptic.annotations.parallel import Engine, WorkerCount, Workers
 from construction_panoptic.annotations.records import ConvertedImage, ConvertedRecord, Rejected, Segment
 from construction_panoptic.annotations.segment_shapes import segment_extents
 from construction_panoptic.annotations.stuff import decode_labels
-from construction_panoptic.annotations.tables import RowsOfKeys, Table
 from construction_panoptic.annotations.taxonomy import Taxonomy
 from construction_panoptic.errors import InputDataError, ParameterError
 
 Overlap = Literal["last_on_top", "smallest_on_top", "fail"]
-StuffReader = Callable[[str], NDArray[np.uint8] | bytes | None]
-"""Gives the stuff labels of an image key: uint8 [H, W] or the file that `stuff.encode_labels` made; None: no stuff."""
-
-Finished = Callable[[str, str], ConvertedRecord | None]
-"""Gives the record of an image that is converted already, by its key and digest; None: it is not."""
-
-_OVERLAPS = ("last_on_top", "smallest_on_top", "fail")
+OVERLAPS = ("last_on_top", "smallest_on_top", "fail")
 _LONGEST_STEM = 150
-_METHOD = 2  # raised when the same input is to give another result, so that nothing finished before is kept
-_ROWS_AT_ONCE = 64
+METHOD = 2  # raised when the same input is to give another result, so that nothing finished before is kept
 
 
 @dataclass(frozen=True)
@@ -55,7 +43,7 @@ class _Instance:
 
 
 @dataclass(frozen=True)
-class _Task:
+class MergeTask:
     """An image to convert: its rows of the tables, its stuff, and where the result belongs."""
 
     image: dict[str, Any]
@@ -64,96 +52,6 @@ class _Task:
     stem: str
     digest: str
     finished: ConvertedRecord | None
-
-
-def merge_images(
-    images: pd.DataFrame,
-    annotations: Table,
-    stuff_reader: StuffReader,
-    taxonomy: Taxonomy,
-    overlap: Overlap = "last_on_top",
-    *,
-    workers: WorkerCount = 1,
-    engine: Engine = "local",
-) -> Iterator[ConvertedImage]:
-    """Convert images one at a time, in the order of their keys; only one, or a few a worker, are in memory.
-
-    Args:
-        images: the table of accepted images, see `cvat.Exports`.
-        annotations: the table of accepted annotations, see `cvat.Exports`.
-        stuff_reader: gives the stuff labels of an image key, see `merge_image`; None where it has none.
-        taxonomy: the project's classes.
-        overlap: which thing is on top, see `merge_image`.
-        workers: processes, or "auto" for one a CPU core; the result is the same with any number.
-        engine: what runs them, see `parallel.Workers`.
-
-    Raises:
-        InputDataError: see `merge_image`.
-        ParameterError: ``overlap`` has another value.
-    """
-    converted = merge_unfinished(
-        images, annotations, stuff_reader, taxonomy, overlap, finished=_nothing, workers=workers, engine=engine
-    )
-    return cast("Iterator[ConvertedImage]", converted)
-
-
-def _nothing(key: str, digest: str) -> None:  # noqa: ARG001
-    return None
-
-
-def merge_unfinished(
-    images: pd.DataFrame,
-    annotations: Table,
-    stuff_reader: StuffReader,
-    taxonomy: Taxonomy,
-    overlap: Overlap = "last_on_top",
-    *,
-    finished: Finished,
-    workers: WorkerCount = 1,
-    engine: Engine = "local",
-) -> Iterator[ConvertedImage | ConvertedRecord]:
-    """Do what `merge_images` does, without doing again what is finished.
-
-    Args:
-        finished: gives what an earlier conversion made of the same input.
-
-    Yields:
-        A record in place of an image that is finished.
-    """
-    if overlap not in _OVERLAPS:
-        raise ParameterError(f"overlap must be one of {', '.join(_OVERLAPS)}, not {overlap!r}.")
-    stems = unique_stems(images["key"].tolist())
-    common = digest_of(_METHOD, taxonomy.model_dump(), overlap)
-
-    def tasks() -> Iterator[_Task]:
-        for image, rows in _rows_by_image(images, annotations):
-            key = image["key"]
-            stuff, stem = stuff_reader(key), stems[key]
-            content = stuff.tobytes() if isinstance(stuff, np.ndarray) else stuff or b""
-            digest = digest_of(common, image, rows, stem, content)
-            yield _Task(image, rows, stuff, stem, digest, finished(key, digest))
-
-    with Workers(workers, engine) as pool:
-        yield from pool.map(partial(_merge_task, taxonomy, overlap), tasks())
-
-
-def _merge_task(taxonomy: Taxonomy, overlap: Overlap, task: _Task) -> ConvertedImage | ConvertedRecord:
-    if task.finished is not None:
-        return task.finished
-    stuff = decode_labels(task.stuff) if isinstance(task.stuff, bytes) else task.stuff
-    merged = merge_image(task.image, task.annotations, stuff, taxonomy=taxonomy, overlap=overlap, stem=task.stem)
-    return replace(merged, digest=task.digest)
-
-
-def _rows_by_image(images: pd.DataFrame, annotations: Table) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
-    """Give each image's row and those of its annotations, in the order of the keys."""
-    rows = RowsOfKeys(annotations)
-    order = images["key"].argsort().to_numpy()
-    # Many rows at once: taking them one by one would cost more than drawing them.
-    for start in range(0, len(order), _ROWS_AT_ONCE):
-        chosen = cast("list[dict[str, Any]]", images.iloc[order[start : start + _ROWS_AT_ONCE]].to_dict("records"))
-        for image in chosen:
-            yield image, rows.of(image["key"])
 
 
 def merge_image(
@@ -192,8 +90,8 @@ def merge_image(
             image.
         ParameterError: ``overlap`` has another value.
     """
-    if overlap not in _OVERLAPS:
-        raise ParameterError(f"overlap must be one of {', '.join(_OVERLAPS)}, not {overlap!r}.")
+    if overlap not in OVERLAPS:
+        raise ParameterError(f"overlap must be one of {', '.join(OVERLAPS)}, not {overlap!r}.")
     key, height, width = str(image["key"]), int(image["height"]), int(image["width"])
     stuff_ids, layers = _stuff_layers(stuff_labels, key, (height, width), taxonomy)
     instances, rejected = _draw(image, annotations, taxonomy)
@@ -239,6 +137,15 @@ def merge_image(
         rejected=rejected,
         phash=str(image["phash"]) if image.get("phash") else perceptual_hash(image["location"]),
     )
+
+
+def merge_task(taxonomy: Taxonomy, overlap: Overlap, task: MergeTask) -> ConvertedImage | ConvertedRecord:
+    """Convert one image, unless it is finished. Runs in other processes."""
+    if task.finished is not None:
+        return task.finished
+    stuff = decode_labels(task.stuff) if isinstance(task.stuff, bytes) else task.stuff
+    merged = merge_image(task.image, task.annotations, stuff, taxonomy=taxonomy, overlap=overlap, stem=task.stem)
+    return replace(merged, digest=task.digest)
 
 
 def _stuff_layers(

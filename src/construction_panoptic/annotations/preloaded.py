@@ -10,5 +10,6 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "RAY
     os.environ[_name] = "1"
 
 keep_freed_memory()
-for _name in ("coco_files", "cvat", "merging", "stuff"):
+# None of these needs pandas, which would take longer to load than all of them.
+for _name in ("entry_rows", "merging", "panoptic_check", "stuff"):
     import_module(f"construction_panoptic.annotations.{_name}")

@@ -1,11 +1,8 @@
 """What the conversion hands on: segments, converted images, their records, and what was rejected."""
 
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
-
-import pandas as pd
 
 REJECTED_COLUMNS = ["source", "image", "annotation_id", "reason", "detail"]
 
@@ -37,15 +34,6 @@ class Rejected:
     def from_dict(cls, data: dict[str, Any]) -> "Rejected":
         """Build from what `to_dict` gave."""
         return cls(**data)
-
-
-def rejected_table(rejected: Iterable[Rejected]) -> pd.DataFrame:
-    """Return a table with the columns `REJECTED_COLUMNS`, all of text (a missing annotation id is NA)."""
-    rows = [
-        (r.source, r.image, None if r.annotation_id is None else str(r.annotation_id), r.reason, r.detail)
-        for r in rejected
-    ]
-    return pd.DataFrame(rows, columns=REJECTED_COLUMNS, dtype="string")
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,6 @@ from construction_panoptic.annotations.records import (
     ConvertedImage,
     ConvertedRecord,
     Rejected,
-    rejected_table,
 )
 from construction_panoptic.annotations.tables import Table, TableBuilder, blocks
 from construction_panoptic.errors import InputDataError
@@ -83,6 +82,15 @@ def _clean(text: str) -> str:
     # A carriage return would end a line of the CSV file.
     text = text if len(text) <= 500 else f"{text[:500]}…"
     return text.replace("\0", "").replace("\r", " ").encode(errors="replace").decode()
+
+
+def rejected_table(rejected: Iterable[Rejected]) -> pd.DataFrame:
+    """Return a table with the columns `REJECTED_COLUMNS`, all of text (a missing annotation id is NA)."""
+    rows = [
+        (r.source, r.image, None if r.annotation_id is None else str(r.annotation_id), r.reason, r.detail)
+        for r in rejected
+    ]
+    return pd.DataFrame(rows, columns=REJECTED_COLUMNS, dtype="string")
 
 
 def all_rejected(read: pd.DataFrame, records: Iterable[ConvertedImage] | Iterable[ConvertedRecord]) -> pd.DataFrame:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from construction_panoptic.annotations.annotated_things import AnnotatedThings
 from construction_panoptic.annotations.digests import digest_of
-from construction_panoptic.annotations.fringe import AnnotatedThings, OutlinedThings, StuffOfImage
+from construction_panoptic.annotations.fringe import OutlinedThings, StuffOfImage
 from construction_panoptic.annotations.model_pool import in_this_process, map_with_model
 from construction_panoptic.annotations.parallel import blocks_of
 from construction_panoptic.annotations.settings import ONE_PROCESS, ExecutionSettings

@@ -10,13 +10,14 @@ from matplotlib.figure import Figure
 from PIL import Image
 from plotly import graph_objects as go
 
+from construction_panoptic.annotations.annotated_things import AnnotatedThings
 from construction_panoptic.annotations.coco_files import detection_stream, panoptic_stream
+from construction_panoptic.annotations.converting import merge_unfinished
 from construction_panoptic.annotations.cvat import read_exports
 from construction_panoptic.annotations.digests import digest_of
-from construction_panoptic.annotations.fringe import AnnotatedThings, StuffOfImage
+from construction_panoptic.annotations.fringe import StuffOfImage
 from construction_panoptic.annotations.grouping import near_duplicate_groups
 from construction_panoptic.annotations.labelling import DetrStuffLabeller, load_labeller
-from construction_panoptic.annotations.merging import merge_unfinished
 from construction_panoptic.annotations.records import ConvertedImage, ConvertedRecord
 from construction_panoptic.annotations.rejected import all_rejected, check_conservation, repaired_and_kept
 from construction_panoptic.annotations.relabelling import checkpoint_identity, label_unfinished

@@ -1,14 +1,15 @@
-"""From the entries of `annotations` to rows of the table, each by itself, so that other processes can do it."""
+"""From the entries of an export to rows of the tables, each by itself, so that other processes can do it."""
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from pycocotools import mask as coco_mask
 
-from construction_panoptic.annotations.coco_entries import Category, EntryError, check_annotation_entry
-from construction_panoptic.annotations.images import ImageError
+from construction_panoptic.annotations.coco_entries import Category, EntryError, ImageEntry, check_annotation_entry
+from construction_panoptic.annotations.export_files import Export
+from construction_panoptic.annotations.images import ImageError, check_image
 from construction_panoptic.annotations.masks import MaskError, plain_segmentation, segmentation_rle
 from construction_panoptic.annotations.repairs import Repair, box_outline, find_repairs
 
@@ -46,6 +47,22 @@ Entry = tuple[int | str, Any, ListedImage | None]
 
 Found = tuple[dict[str, Any], list[Repair]] | EntryError | ImageError | MaskError
 """A row of the table and what was changed in it, or why there is none."""
+
+
+def image_row(export: Export, subset: str, entry: ImageEntry) -> dict[str, Any] | EntryError | ImageError:
+    """Return an image's row of the table, or why it has none. Runs in threads or processes, so it changes nothing."""
+    try:
+        file_name, location = export.find_image(entry.file_name, subset)
+        facts = check_image(location)
+    except ImageError as error:
+        return error
+    if (facts.width, facts.height) != (entry.width, entry.height):
+        turned = (facts.height, facts.width) == (entry.width, entry.height)
+        detail = f"the image is {facts.width} x {facts.height} pixels upright, its annotations are for "
+        detail += f"{entry.width} x {entry.height}" + (", as before its EXIF rotation" if turned else "")
+        return EntryError("size_mismatch", detail)
+    names = {"key": f"{export.source}/{file_name}", "source": export.source, "file_name": file_name}
+    return names | {"location": location} | asdict(facts)
 
 
 def check_annotations(rules: Rules, block: list[Entry]) -> list[tuple[int | str, str, Found]]:
