@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ from construction_panoptic.annotations.fringe import (
     fringe_pixels,
     leftover_classes,
 )
+from construction_panoptic.annotations.json_stream import json_members
 from construction_panoptic.annotations.panoptic_png import MAX_SEGMENT_ID, decode_id_map, encode_png
 from construction_panoptic.annotations.parallel import Engine, WorkerCount, Workers
 from construction_panoptic.annotations.taxonomy import Taxonomy
@@ -52,17 +53,26 @@ class _CategoryEntry(BaseModel):
     name: str
 
 
-class _PanopticFile(BaseModel):
-    images: list[_ImageEntry]
-    annotations: list[_AnnotationEntry]
-    categories: list[_CategoryEntry]
+_ENTRIES: dict[str, type[BaseModel]] = {
+    "images": _ImageEntry,
+    "annotations": _AnnotationEntry,
+    "categories": _CategoryEntry,
+}
 
 
-@dataclass(frozen=True)
-class _Prediction:
+class _Annotation(NamedTuple):
+    """What is kept of an annotation: the ids of its segments and their categories, in equal order."""
+
+    image_id: int
+    file_name: str
+    ids: tuple[int, ...]
+    category_ids: tuple[int, ...]
+
+
+class _Prediction(NamedTuple):
     """One image's PNG, its segment ids and their stuff ids, in equal order."""
 
-    png: Path
+    png: str
     ids: tuple[int, ...]
     stuff_ids: tuple[int, ...]
 
@@ -80,7 +90,8 @@ class ReadyStuff:
     """Ready stuff predictions in a folder: ``panoptic.json`` in the COCO panoptic format, ``panoptic/*.png``.
 
     ``images[].file_name`` is the image key, ``<export>/<image name>``. Categories go by their names, which
-    are the project's own stuff names or COCO's 133. The JSON is read at once, each PNG when it is asked for.
+    are the project's own stuff names or COCO's 133. Of the JSON only ids and names are held, each PNG is read when
+    it is asked for.
 
     Args:
         folder: the folder.
@@ -151,60 +162,76 @@ class ReadyStuff:
         with Workers(workers, engine) as pool:
             yield from pool.map(clean, tasks)
 
-    def _read(self) -> _PanopticFile:
+    def _read(self) -> dict[str, list[Any]]:
+        lists: dict[str, list[Any]] = {}
         try:
-            return _PanopticFile.model_validate_json(self._file.read_bytes())
+            with self._file.open("rb") as file:
+                for name, items in json_members(file):
+                    if name in _ENTRIES and isinstance(items, Iterator):
+                        lists[name] = [self._entry(name, place, item) for place, item in enumerate(items)]
         except FileNotFoundError:
             raise InputDataError(
                 f"{self._file}: there is no such file; put ready stuff predictions there, or choose another "
                 "source of stuff."
             ) from None
-        except ValidationError as error:
-            problem = error.errors()[0]
-            where = ".".join(map(str, problem["loc"]))
-            raise InputDataError(f"{self._file}: not COCO panoptic: {where} {problem['msg']}.") from None
         except OSError as error:
             raise InputDataError(f"{self._file}: cannot be read ({error}).") from None
+        except InputDataError:
+            raise
+        except (ValueError, RecursionError) as error:
+            raise InputDataError(f"{self._file}: not readable as JSON ({error}).") from None
+        if missing := [name for name in _ENTRIES if name not in lists]:
+            raise InputDataError(f"{self._file}: not COCO panoptic: it has no list `{missing[0]}`.")
+        return lists
 
-    def _index(self, content: _PanopticFile, taxonomy: Taxonomy) -> dict[str, _Prediction]:
-        stuff_of = self._stuff_of_category(content.categories, taxonomy)
-        key_of = self._unique("image id", {}, ((image.id, image.file_name) for image in content.images))
-        self._unique("image", {}, ((image.file_name, image.id) for image in content.images))
+    def _entry(self, name: str, place: int, item: Any) -> Any:
+        try:
+            entry: Any = _ENTRIES[name].model_validate(item)
+        except ValidationError as error:
+            problem = error.errors()[0]
+            where = ".".join(map(str, (name, place, *problem["loc"])))
+            raise InputDataError(f"{self._file}: not COCO panoptic: {where} {problem['msg']}.") from None
+        if not isinstance(entry, _AnnotationEntry):
+            return tuple(entry.model_dump().values())
+        ids, categories = ([getattr(s, of) for s in entry.segments_info] for of in ("id", "category_id"))
+        return _Annotation(entry.image_id, entry.file_name, tuple(ids), tuple(categories))
+
+    def _index(self, lists: dict[str, list[Any]], taxonomy: Taxonomy) -> dict[str, _Prediction]:
+        stuff_of = self._stuff_of_category(lists["categories"], taxonomy)
+        key_of = self._unique("image id", {}, lists["images"])
+        self._unique("image", {}, ((key, image_id) for image_id, key in lists["images"]))
         predictions: dict[str, _Prediction] = {}
-        for annotation in content.annotations:
-            name, segments = annotation.file_name, annotation.segments_info
-            if annotation.image_id not in key_of:
-                raise InputDataError(f"{self._file}: {name} is for image {annotation.image_id}, which is not listed.")
-            key = key_of[annotation.image_id]
+        for image_id, name, ids, category_ids in lists["annotations"]:
+            if image_id not in key_of:
+                raise InputDataError(f"{self._file}: {name} is for image {image_id}, which is not listed.")
+            key = key_of[image_id]
             if key in predictions:
                 raise InputDataError(f"{self._file}: image {key!r} has two annotations; keep one.")
-            for segment in segments:
-                if segment.category_id not in stuff_of:
+            for segment_id, category_id in zip(ids, category_ids, strict=True):
+                if category_id not in stuff_of:
                     raise InputDataError(
-                        f"{self._file}: {name}, segment {segment.id}: category {segment.category_id} is not listed."
+                        f"{self._file}: {name}, segment {segment_id}: category {category_id} is not listed."
                     )
-            ids = tuple(segment.id for segment in segments)
             self._unique(f"{name}: segment", {}, ((segment_id, None) for segment_id in ids))
-            stuff_ids = tuple(stuff_of[segment.category_id] for segment in segments)
-            predictions[key] = _Prediction(self._png(name), ids, stuff_ids)
+            predictions[key] = _Prediction(self._png(name), ids, tuple(map(stuff_of.__getitem__, category_ids)))
         return predictions
 
-    def _png(self, name: str) -> Path:
+    def _png(self, name: str) -> str:
         folder = self._file.parent / "panoptic"
         if "\0" in name or not (folder / name).resolve().is_relative_to(folder.resolve()):
             raise InputDataError(f"{self._file}: the file name {name!r} does not stay inside {folder}.")
-        return folder / name
+        return str(folder / name)
 
-    def _stuff_of_category(self, categories: Iterable[_CategoryEntry], taxonomy: Taxonomy) -> dict[int, int]:
+    def _stuff_of_category(self, categories: Iterable[tuple[int, str]], taxonomy: Taxonomy) -> dict[int, int]:
         stuff_of: dict[int, int] = {}
-        for category in categories:
-            stuff_id = taxonomy.stuff_id_of_name(category.name)
+        for category_id, name in categories:
+            stuff_id = taxonomy.stuff_id_of_name(name)
             if stuff_id is None:
                 raise InputDataError(
-                    f"{self._file}: category {category.name!r} is neither a stuff class of the taxonomy nor "
+                    f"{self._file}: category {name!r} is neither a stuff class of the taxonomy nor "
                     "one of COCO's 133 classes that it maps; rename it or extend the taxonomy."
                 )
-            self._unique("category id", stuff_of, [(category.id, stuff_id)])
+            self._unique("category id", stuff_of, [(category_id, stuff_id)])
         return stuff_of
 
     def _unique(self, what: str, found: dict[Any, Any], pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
@@ -235,7 +262,7 @@ def _clean_labels(file: Path, leftover: list[int], share: float, distance: int, 
 
 
 def _read_labels(file: Path, prediction: _Prediction, key: str, size: tuple[int, int]) -> Labels:
-    id_map = decode_id_map(prediction.png)
+    id_map = decode_id_map(Path(prediction.png))
     if id_map.shape != size:
         raise InputDataError(
             f"{prediction.png}: {id_map.shape[1]} x {id_map.shape[0]} pixels, but its image {key!r} is "
