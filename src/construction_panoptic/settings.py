@@ -21,6 +21,7 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
 # Nothing is sent to anybody, in a folder without the project's .telemetry file either.
 os.environ.setdefault("KEDRO_DISABLE_TELEMETRY", "1")
 
+from construction_panoptic.catalog.exclusive import ExclusiveHook
 from construction_panoptic.catalog.freshness import FreshnessHook
 from construction_panoptic.configuration import CONFIGURATION_FILES
 from construction_panoptic.reporting import ReportHook
@@ -41,7 +42,7 @@ def mlflow_artifacts() -> str | None:
     return None if os.environ.get("MLFLOW_TRACKING_URI") else f"{project_folder()}/mlartifacts"
 
 
-HOOKS = (CONFIGURATION_FILES, FreshnessHook(), TrackingHook(), ReportHook())
+HOOKS = (CONFIGURATION_FILES, ExclusiveHook(), FreshnessHook(), TrackingHook(), ReportHook())
 
 CONFIG_LOADER_ARGS = {
     "base_env": "base",
