@@ -4,10 +4,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
 from construction_panoptic.annotations.images import read_rgb
 from construction_panoptic.annotations.panoptic_png import decode_id_map
+from construction_panoptic.annotations.settings import ExecutionSettings
 from construction_panoptic.evaluation.predicting import ImageFiles, predict_images
 from construction_panoptic.prediction.models import TrainedModel
 from construction_panoptic.prediction.results import is_complete, write_results
@@ -41,6 +43,20 @@ def test_images_are_predicted_as_in_evaluation(trained: TrainedModel, site: Path
     for item, prediction in zip(items, expected, strict=True):
         assert isinstance(item, PredictedPicture)
         assert item.prediction == prediction
+
+
+@pytest.mark.slow
+def test_processes_predict_as_one_does(trained: TrainedModel, site: Path) -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as many as each of two processes has
+    found = []
+    for count in (1, 2):
+        settings = SETTINGS.model_copy(update={"batch_size": 2, "execution": ExecutionSettings(workers=count)})
+        items = predict_source(trained, find_files(site), settings)
+        found.append([item.prediction if isinstance(item, PredictedPicture) else item for item in items])
+    torch.set_num_threads(threads)
+    assert len(found[0]) == 13
+    assert found[0] == found[1]
 
 
 def test_the_panoptic_files_fit_the_images(out: Path, site: Path) -> None:

@@ -106,7 +106,7 @@ def _by_processes(packed: bytes, items: Iterable[Any], count: int, gpus: list[st
 def _start(packed: bytes, numbers: "SimpleQueue[int]", gpus: list[str], threads: int) -> None:
     start_worker()
     if gpus:
-        os.environ[_VISIBLE] = gpus[numbers.get() % len(gpus)]
+        os.environ[_VISIBLE] = gpus[numbers.get()]
     import_module("torch").set_num_threads(threads)
     _held.append(_Holder(packed))
 

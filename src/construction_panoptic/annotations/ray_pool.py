@@ -1,6 +1,7 @@
 """Mapping by Ray Data, behind the interface of `parallel.Workers`: for more than one machine."""
 
 import logging
+import os
 import pickle
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -65,4 +66,5 @@ class RayPool:
 
 
 def _call(function: Callable[[list[Any]], Any], row: dict[str, Any]) -> dict[str, Any]:
+    os.environ.setdefault("RAYON_NUM_THREADS", "1")  # a task has one core; Ray sees to the threads of OpenMP itself
     return {"results": pickle.dumps(function(pickle.loads(row["items"])))}

@@ -5,39 +5,30 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from construction_panoptic.catalog.folders import ConvertedImages
 from construction_panoptic.detr import DetrPanoptic, build_detr_panoptic
 from construction_panoptic.evaluation.predicting import PREDICTIONS_FILE
-from construction_panoptic.evaluation.settings import EvaluationSettings
 from construction_panoptic.pipelines.pictures import overlay_of
 from construction_panoptic.pipelines.training_run import class_count
-from construction_panoptic.training.device import resolve_device
-from construction_panoptic.training.loading import BatchLoader, build_loader
 from construction_panoptic.training.samples import PanopticSamples
 from construction_panoptic.training.settings import MaskHeadSettings, ModelSettings, parse
 from construction_panoptic.visualisation.classes import ClassTable, legend_entries
 from construction_panoptic.visualisation.sheets import Example
 
 
-def model_and_images(
+def model_and_samples(
     checkpoint: Mapping[str, Any],
     data: dict[str, Any],
     converted: ConvertedImages,
     model_parameters: dict[str, Any],
     mask_head_parameters: dict[str, Any],
-    settings: EvaluationSettings,
-) -> tuple[DetrPanoptic, BatchLoader, torch.device]:
-    """Give the trained model, on its device, and batches of the images of a COCO panoptic file."""
+) -> tuple[DetrPanoptic, PanopticSamples]:
+    """Give the trained model and the images of a COCO panoptic file."""
     architecture = parse(ModelSettings, model_parameters, "model")
     augmentation = parse(MaskHeadSettings, mask_head_parameters, "mask_head").augmentation
     model = build_detr_panoptic(class_count(data), **architecture.model_dump())
     model.load_state_dict(checkpoint["model"])
-    device = resolve_device(settings.device)
-    samples = PanopticSamples(data, converted.image_folder, converted.png_folder, augmentation)
-    loader = build_loader(samples, batch_size=settings.batch_size, shuffle=False, workers=settings.workers)
-    return model.to(device), loader, device
+    return model, PanopticSamples(data, converted.image_folder, converted.png_folder, augmentation)
 
 
 def read_results(predictions: Path) -> dict[str, Any]:

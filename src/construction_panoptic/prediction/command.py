@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -40,7 +41,8 @@ def predict(
     every_nth_frame: int,
 ) -> None:
     """Predict PATH: an image, a video, a folder or a quoted pattern ('site/*.jpg')."""
-    chosen = {"source": path, "threshold": threshold, "batch_size": batch_size, "device": device}
+    chosen: dict[str, Any] = {"source": path, "threshold": threshold, "batch_size": batch_size, "device": device}
+    chosen["execution"] = {"workers": 1}  # more take longer to start than a few images take; see --shard
     try:
         settings = parse(PredictionSettings, {**chosen, "every_nth_frame": every_nth_frame}, "predict")
         click.echo(predict_to_folder(settings, model, Path(out), _part(part)))

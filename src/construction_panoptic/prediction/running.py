@@ -1,9 +1,10 @@
 """Running a model over the files of a source."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from itertools import islice
+from functools import partial
+from itertools import count, tee
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,15 @@ from torch import Tensor
 from tqdm import tqdm
 
 from construction_panoptic.annotations.images import ImageError, read_rgb
+from construction_panoptic.annotations.model_pool import map_with_model
+from construction_panoptic.annotations.parallel import blocks_of
+from construction_panoptic.detr import DetrPanoptic
 from construction_panoptic.evaluation.predicting import ImagePrediction, predict_images
+from construction_panoptic.evaluation.predicting_samples import on_device
 from construction_panoptic.prediction.models import TrainedModel
 from construction_panoptic.prediction.settings import PredictionSettings
 from construction_panoptic.prediction.sources import SourceFile
 from construction_panoptic.prediction.videos import VideoError, frame_count, read_frames
-from construction_panoptic.training.device import resolve_device
 from construction_panoptic.training.loading import collate
 from construction_panoptic.training.samples import Target
 from construction_panoptic.training.settings import AugmentationSettings
@@ -77,35 +81,43 @@ def predict_source(
     Yields:
         A prediction for each image and chosen frame, in order, and a record for each file that cannot be used.
     """
-    device = resolve_device(settings.device)
-    model = trained.model.to(device)
     threshold = trained.threshold if settings.threshold is None else settings.threshold
     every = settings.every_nth_frame
-    pictures = _pictures(files, every)
-    done = 0
+    groups, again = tee(blocks_of(_pictures(files, every), settings.batch_size))
+    found = map_with_model(
+        partial(on_device, trained.model, settings.device),
+        partial(_predict_group, trained.categories, trained.augmentation, threshold, settings.precision),
+        _pixels_of(again),
+        execution=settings.execution,
+        device=settings.device,
+    )
     with tqdm(total=_count(files, every), desc="predicting", unit="image", disable=None) as bar:
-        while group := list(islice(pictures, settings.batch_size)):
-            good = [item for item in group if isinstance(item, Picture)]
-            batches = (
-                [collate([_sample(p.pixels, p.name, done + k, trained.augmentation) for k, p in enumerate(good, 1)])]
-                if good
-                else []
-            )
-            predictions = predict_images(
-                model,
-                batches,
-                categories=trained.categories,
-                threshold=threshold,
-                device=device,
-                precision=settings.precision,
-            )
+        for group, predictions in zip(groups, map(iter, found), strict=True):
             for item in group:
                 bar.update()
                 if isinstance(item, RejectedFile):
                     yield item
                 else:
                     yield PredictedPicture(item, next(predictions), threshold)
-            done += len(good)
+
+
+def _pixels_of(groups: Iterable[list[Picture | RejectedFile]]) -> Iterator[list[tuple[NDArray[np.uint8], str, int]]]:
+    """Pixels, name and number, from 1, of the pictures of each group."""
+    numbers = count(1)
+    for group in groups:
+        yield [(item.pixels, item.name, next(numbers)) for item in group if isinstance(item, Picture)]
+
+
+def _predict_group(
+    categories: Sequence[Mapping[str, Any]],
+    augmentation: AugmentationSettings,
+    threshold: float,
+    precision: str,
+    model: DetrPanoptic,
+    pictures: Sequence[tuple[NDArray[np.uint8], str, int]],
+) -> list[ImagePrediction]:
+    batches = [collate([_sample(*picture, augmentation) for picture in pictures])] if pictures else []
+    return list(predict_images(model, batches, categories=categories, threshold=threshold, precision=precision))
 
 
 def predict_pixels(

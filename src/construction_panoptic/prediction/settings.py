@@ -4,6 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from construction_panoptic.annotations.settings import ExecutionSettings
+
 PositiveInt = Annotated[int, Field(gt=0)]
 
 
@@ -23,6 +25,7 @@ class PredictionSettings(BaseModel):
     device: str = Field(
         default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="'auto' takes CUDA if there is one."
     )
+    execution: ExecutionSettings = ExecutionSettings()
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto", description="Arithmetic; 'auto' is bfloat16 autocast on CUDA, float32 on a CPU."
     )

@@ -11,10 +11,12 @@ from construction_panoptic.catalog.folders import ConvertedImages
 from construction_panoptic.evaluation.analysis import confusion_matrix, image_scores, loss_budget, size_quality
 from construction_panoptic.evaluation.calibration import box_analysis, calibration_table
 from construction_panoptic.evaluation.examples import some_images
+from construction_panoptic.evaluation.predicting_samples import on_device
 from construction_panoptic.evaluation.segments import match_segments
 from construction_panoptic.evaluation.settings import EvaluationSettings
 from construction_panoptic.evaluation.thresholds import THRESHOLDS, threshold_curve
-from construction_panoptic.pipelines.evaluation_run import examples_of, model_and_images, read_results
+from construction_panoptic.pipelines.evaluation_run import examples_of, model_and_samples, read_results
+from construction_panoptic.training.loading import build_loader
 from construction_panoptic.training.settings import parse
 from construction_panoptic.visualisation.error_charts import (
     calibration_chart,
@@ -60,16 +62,13 @@ def try_thresholds(
     """Measure PQ of some training images at several score thresholds."""
     settings = parse(EvaluationSettings, parameters, "panoptic_evaluation")
     truth = some_images(panoptic_train, settings.threshold_images)
-    model, loader, device = model_and_images(
-        checkpoint, truth, converted, model_parameters, mask_head_parameters, settings
-    )
+    model, samples = model_and_samples(checkpoint, truth, converted, model_parameters, mask_head_parameters)
     return threshold_curve(
-        model,
-        loader,
+        on_device(model, settings.device),
+        build_loader(samples, batch_size=settings.batch_size, shuffle=False, workers=settings.workers),
         truth,
         converted.png_folder,
         thresholds=[*THRESHOLDS, settings.threshold],
-        device=device,
         precision=settings.precision,
     )
 

@@ -13,12 +13,13 @@ from construction_panoptic.catalog.folders import ConvertedImages
 from construction_panoptic.evaluation.analysis import image_scores
 from construction_panoptic.evaluation.examples import some_images
 from construction_panoptic.evaluation.precision import average_precision
-from construction_panoptic.evaluation.predicting import PREDICTIONS_FILE, ImagePrediction, predict_images, read_boxes
+from construction_panoptic.evaluation.predicting import PREDICTIONS_FILE, ImagePrediction, read_boxes
+from construction_panoptic.evaluation.predicting_samples import predict_samples
 from construction_panoptic.evaluation.quality import panoptic_quality
 from construction_panoptic.evaluation.segments import match_segments
 from construction_panoptic.evaluation.settings import EvaluationSettings
 from construction_panoptic.evaluation.tables import precision_table, quality_table, summary_table
-from construction_panoptic.pipelines.evaluation_run import examples_of, model_and_images, read_results
+from construction_panoptic.pipelines.evaluation_run import examples_of, model_and_samples, read_results
 from construction_panoptic.training.settings import parse
 from construction_panoptic.visualisation.charts import pq_chart
 from construction_panoptic.visualisation.classes import ClassTable
@@ -40,17 +41,8 @@ def predict_validation(
         A prediction for each image, computed as it is asked for.
     """
     settings = parse(EvaluationSettings, parameters, "panoptic_evaluation")
-    model, loader, device = model_and_images(
-        checkpoint, panoptic_val, converted, model_parameters, mask_head_parameters, settings
-    )
-    return predict_images(
-        model,
-        loader,
-        categories=panoptic_val["categories"],
-        threshold=settings.threshold,
-        device=device,
-        precision=settings.precision,
-    )
+    model, samples = model_and_samples(checkpoint, panoptic_val, converted, model_parameters, mask_head_parameters)
+    return predict_samples(model, samples, settings, panoptic_val["categories"])
 
 
 def collect_boxes(predictions: Path) -> list[dict[str, Any]]:

@@ -1,0 +1,46 @@
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from construction_panoptic.annotations.settings import ExecutionSettings
+from construction_panoptic.detr import DetrPanoptic
+from construction_panoptic.evaluation.predicting import ImagePrediction, predict_images
+from construction_panoptic.evaluation.predicting_samples import predict_samples
+from construction_panoptic.evaluation.settings import EvaluationSettings
+from construction_panoptic.training.samples import PanopticSamples
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """As many as each of two processes has."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def predicted(model: DetrPanoptic, data: Any, **execution: Any) -> list[ImagePrediction]:
+    samples = PanopticSamples(data.panoptic, data.images, data.pngs, data.settings)
+    settings = EvaluationSettings(
+        execution=ExecutionSettings(**execution), batch_size=2, workers=0, device="cpu", threshold=0.2
+    )
+    return list(predict_samples(model, samples, settings, data.panoptic["categories"]))
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_processes_predict_as_one_does(model: DetrPanoptic, small_data: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("construction_panoptic.evaluation.predicting_samples._IMAGES_IN_BLOCK", 2)
+    expected = predicted(model, small_data, workers=1)
+    assert [len(prediction.boxes) > 0 for prediction in expected] == [True] * len(small_data.panoptic["images"])
+    loader = small_data.panoptic_loader(2)
+    assert expected == list(predict_images(model, loader, categories=expected[0].categories, threshold=0.2))
+    assert predicted(model, small_data, workers=2) == expected
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("one_thread")
+def test_ray_predicts_as_one_process_does(model: DetrPanoptic, small_data: Any) -> None:
+    pytest.importorskip("ray")
+    assert predicted(model, small_data, engine="ray", workers=2) == predicted(model, small_data, workers=1)
