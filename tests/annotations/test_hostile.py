@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -122,6 +123,42 @@ def test_a_png_of_three_gigapixels_is_refused() -> None:
     png = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
     with pytest.raises(InputDataError, match="cannot be read"):
         decode_id_map(png)
+
+
+anything = st.sampled_from([None, True, 1, 1.0, 1.5, 2**70, float("nan"), "", "1", "../a.jpg", [], [1], {}, {"a": 1}])
+place = st.tuples(
+    st.sampled_from(["images", "categories", "annotations"]),
+    st.integers(0, 1),
+    st.sampled_from(["id", "image_id", "category_id", "file_name", "width", "name", "segmentation", "iscrowd", "area"]),
+)
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    order=st.permutations(["licenses", "info", "categories", "images", "annotations"]),
+    changes=st.lists(st.tuples(place, anything), max_size=4),
+)
+def test_the_order_of_the_lists_changes_nothing(
+    make_export: Make,
+    make_document: Make,
+    site_taxonomy: Taxonomy,
+    order: list[str],
+    changes: list[tuple[tuple[str, int, str], Any]],
+) -> None:
+    document = make_document()
+    for name in ("images", "categories", "annotations"):
+        document[name].append(document[name][0] | {"id": 2})
+    for (name, index, key), value in changes:
+        document[name][index][key] = value
+    make_export("bay")
+
+    def read(names: list[str]) -> Exports:
+        content = json.dumps({name: document[name] for name in names}).encode()
+        return read_exports(make_export("yard", content).parent, site_taxonomy)
+
+    usual, other = read(list(document)), read(order)
+    for table in ("images", "annotations", "rejected", "repaired", "inputs"):
+        pd.testing.assert_frame_equal(getattr(other, table), getattr(usual, table))
 
 
 number = (
