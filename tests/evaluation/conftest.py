@@ -1,7 +1,8 @@
 """A small data set on disk, with images of different sizes and blocks as segments."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from PIL import Image
 
 from construction_panoptic.annotations.panoptic_png import encode_id_map
+from construction_panoptic.annotations.parallel import Workers
 from construction_panoptic.detr import DetrPanoptic, build_detr_panoptic
 from construction_panoptic.training.loading import BatchLoader, build_loader
 from construction_panoptic.training.samples import DetectionSamples, PanopticSamples
@@ -119,6 +121,21 @@ def model() -> DetrPanoptic:
         model.bbox_attention.q_linear.weight.mul_(10)
         model.mask_head.lay1.weight[:, 32:].mul_(1000)
     return model.train()
+
+
+@pytest.fixture
+def ready_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pools have started when they get work, so that none of it is done in this process."""
+    original = Workers.map
+
+    def started(self: Workers, function: Any, items: Any) -> Iterator[Any]:
+        if not self.inline:
+            list(original(self, abs, [0]))
+            assert self._pool is not None
+            wait([self._pool])
+        yield from original(self, function, items)
+
+    monkeypatch.setattr(Workers, "map", started)
 
 
 @pytest.fixture

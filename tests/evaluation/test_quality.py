@@ -342,6 +342,7 @@ def test_shards_add_up_to_the_whole(many: tuple[Any, ...], of: int) -> None:
     assert quality_of_counts(merged, CATEGORIES) == panoptic_quality(truth, *others)
 
 
+@pytest.mark.usefixtures("ready_processes")
 def test_processes_give_the_same_to_the_last_bit(many: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     expected, two = panoptic_quality(*many), ExecutionSettings(workers=2)
     for images in (1, 3):

@@ -7,7 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from construction_panoptic.annotations.settings import ExecutionSettings
 from construction_panoptic.errors import InputDataError
+from construction_panoptic.evaluation import segments
 from construction_panoptic.evaluation.analysis import class_scores
 from construction_panoptic.evaluation.quality import panoptic_quality
 from construction_panoptic.evaluation.segments import match_image, match_segments, segment_table
@@ -103,6 +105,16 @@ def test_areas_and_ids_are_those_of_the_files(random_pair: Callable[..., Panopti
         found = dict(zip(rows["segment_id"], rows["area"], strict=True))
         assert found == {s["id"]: np.count_nonzero(ids == s["id"]) for s in annotation["segments_info"]}
     assert len(json.loads(table.to_json(orient="records"))) == len(table) > 5
+
+
+@pytest.mark.usefixtures("ready_processes")
+def test_processes_give_the_same_rows(
+    random_pair: Callable[..., PanopticPair], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = random_pair(3)
+    expected = match_segments(*pair.arguments)
+    monkeypatch.setattr(segments, "_FEW", 0)
+    pd.testing.assert_frame_equal(match_segments(*pair.arguments, ExecutionSettings(workers=2)), expected)
 
 
 def test_a_missing_prediction_is_named(random_pair: Callable[..., PanopticPair]) -> None:

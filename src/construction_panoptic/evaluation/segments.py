@@ -6,6 +6,8 @@ of one class is what PQ counts as a true positive, so PQ follows from these rows
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,15 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from construction_panoptic.annotations.panoptic_png import decode_id_map
+from construction_panoptic.annotations.parallel import Workers
+from construction_panoptic.annotations.settings import ONE_PROCESS, ExecutionSettings
 from construction_panoptic.errors import InputDataError
 
 IdMap = NDArray[np.integer[Any]]
 
 NEAR = 0.1  # least IoU of a segment that was found, but outlined badly (TIDE's background limit, Bolya et al. 2020)
+
+_FEW = 64  # images; more processes would take longer to start
 
 COLUMNS = (
     "image_id",
@@ -35,7 +41,11 @@ COLUMNS = (
 
 
 def match_segments(
-    truth: Mapping[str, Any], truth_folder: Path, predictions: Mapping[str, Any], prediction_folder: Path
+    truth: Mapping[str, Any],
+    truth_folder: Path,
+    predictions: Mapping[str, Any],
+    prediction_folder: Path,
+    execution: ExecutionSettings = ONE_PROCESS,
 ) -> pd.DataFrame:
     """Say of every segment of a data set what became of it.
 
@@ -44,6 +54,7 @@ def match_segments(
         truth_folder: folder of its PNGs.
         predictions: COCO panoptic results, loaded, with an annotation for each image of the truth.
         prediction_folder: folder of their PNGs.
+        execution: the processes that match; the rows are the same with any.
 
     Returns:
         A row a segment; crowd segments of the truth have none. Columns ``image_id``; ``side`` (true, predicted);
@@ -61,22 +72,37 @@ def match_segments(
     Raises:
         InputDataError: an image has no prediction, or the sizes of its two PNGs differ.
     """
+    if len(truth["annotations"]) <= _FEW:
+        execution = ONE_PROCESS
+    with Workers(**execution.model_dump()) as workers:
+        matched = workers.map(partial(_match_files, truth_folder, prediction_folder), _pairs(truth, predictions))
+        return segment_table(list(chain.from_iterable(matched)))
+
+
+def _pairs(
+    truth: Mapping[str, Any], predictions: Mapping[str, Any]
+) -> Iterator[tuple[Mapping[str, Any], Mapping[str, Any]]]:
     by_image = {annotation["image_id"]: annotation for annotation in predictions["annotations"]}
-    rows: list[tuple[Any, ...]] = []
     for annotation in truth["annotations"]:
         image_id = annotation["image_id"]
         if image_id not in by_image:
             raise InputDataError(f"image {image_id} ({annotation['file_name']}) has no prediction; predict again.")
-        predicted = by_image[image_id]
-        true_ids = decode_id_map(truth_folder / annotation["file_name"])
-        predicted_ids = decode_id_map(prediction_folder / predicted["file_name"])
-        if true_ids.shape != predicted_ids.shape:
-            raise InputDataError(
-                f"image {image_id}: the truth {annotation['file_name']} is {_size(true_ids)}, the prediction "
-                f"{predicted['file_name']} {_size(predicted_ids)} pixels; predict again."
-            )
-        rows += match_image(image_id, true_ids, annotation["segments_info"], predicted_ids, predicted["segments_info"])
-    return segment_table(rows)
+        yield annotation, by_image[image_id]
+
+
+def _match_files(
+    truth_folder: Path, prediction_folder: Path, pair: tuple[Mapping[str, Any], Mapping[str, Any]]
+) -> list[tuple[Any, ...]]:
+    true, predicted = pair
+    true_ids = decode_id_map(truth_folder / true["file_name"])
+    predicted_ids = decode_id_map(prediction_folder / predicted["file_name"])
+    if true_ids.shape != predicted_ids.shape:
+        raise InputDataError(
+            f"image {true['image_id']}: the truth {true['file_name']} is {_size(true_ids)}, the prediction "
+            f"{predicted['file_name']} {_size(predicted_ids)} pixels; predict again."
+        )
+    segments = true["segments_info"], predicted["segments_info"]
+    return list(match_image(true["image_id"], true_ids, segments[0], predicted_ids, segments[1]))
 
 
 def segment_table(rows: Sequence[tuple[Any, ...]]) -> pd.DataFrame:

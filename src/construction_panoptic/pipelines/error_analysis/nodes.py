@@ -29,9 +29,12 @@ from construction_panoptic.visualisation.page import ReportPicture
 from construction_panoptic.visualisation.sheets import Example, example_sheet
 
 
-def match_all_segments(panoptic_val: dict[str, Any], converted: ConvertedImages, predictions: Path) -> pd.DataFrame:
+def match_all_segments(
+    panoptic_val: dict[str, Any], converted: ConvertedImages, predictions: Path, parameters: dict[str, Any]
+) -> pd.DataFrame:
     """Say of every true and predicted segment of the validation set what became of it."""
-    return match_segments(panoptic_val, converted.png_folder, read_results(predictions), predictions)
+    execution = parse(EvaluationSettings, parameters, "panoptic_evaluation").execution
+    return match_segments(panoptic_val, converted.png_folder, read_results(predictions), predictions, execution)
 
 
 def analyse_segments(

@@ -13,7 +13,7 @@ def create_pipeline(**_: Any) -> Pipeline:
         [
             Node(
                 nodes.match_all_segments,
-                inputs=["panoptic_val", "converted_images", "panoptic_predictions"],
+                inputs=["panoptic_val", "converted_images", "panoptic_predictions", "params:panoptic_evaluation"],
                 outputs="segment_matches",
                 name="match_true_and_predicted_segments",
             ),
