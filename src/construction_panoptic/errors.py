@@ -21,5 +21,9 @@ class CheckpointError(UserError, ValueError):
     """A checkpoint cannot be read or does not fit the model; the message names the file and the keys."""
 
 
+class DamagedFileError(UserError, ValueError):
+    """A file that the project itself has made cannot be read; the message names it."""
+
+
 class StorageError(UserError, OSError):
     """A file cannot be written: the disk is full, or the folder read-only; the message names file and folder."""

@@ -4,7 +4,7 @@ import json
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from kedro.io import CatalogProtocol
+from kedro.io import CatalogProtocol, DatasetError
 from kedro_datasets._typing import HTMLPreview, ImagePreview, JSONPreview
 from kedro_datasets.json import JSONDataset as KedroJSONDataset
 from kedro_datasets.matplotlib import MatplotlibDataset
@@ -16,6 +16,7 @@ from kedro_datasets.text import TextDataset
 from PIL import Image
 
 from construction_panoptic.catalog.previews import picture_preview
+from construction_panoptic.errors import DamagedFileError
 from construction_panoptic.files import atomic_path
 
 PREVIEW_BYTES = 64 * 2**20
@@ -25,10 +26,23 @@ class AtomicSave:
     """Makes a file dataset save to a temporary name beside its file and rename it.
 
     Put it before a dataset of kedro-datasets with a local ``filepath``. A reader, or a run that is killed, never
-    meets half a file.
+    meets half a file. An empty file, as a power cut may leave one, does not exist for Kedro.
     """
 
     _filepath: PurePosixPath
+
+    def load(self) -> Any:
+        """Load through the dataset below.
+
+        Raises:
+            DamagedFileError: what is in the file cannot be read.
+        """
+        try:
+            return super().load()  # type: ignore[misc]
+        except DatasetError as error:
+            if isinstance(error.__cause__, OSError | MemoryError | None):
+                raise
+            raise damaged(Path(self._filepath), error.__cause__) from error
 
     def save(self, data: Any) -> None:
         """Save through the dataset below, atomically."""
@@ -43,6 +57,9 @@ class AtomicSave:
     def invalidate(self) -> None:
         """Remove the file: what it was made from has changed."""
         Path(self._filepath).unlink(missing_ok=True)
+
+    def _exists(self) -> bool:
+        return super()._exists() and Path(self._filepath).stat().st_size > 0  # type: ignore[misc]
 
 
 class CSVDataset(AtomicSave, KedroCSVDataset):
@@ -109,6 +126,15 @@ def shortened(data: Any) -> Any:
     if isinstance(data, str) and len(data) > 200:
         return data[:200] + "…"
     return data
+
+
+def damaged(path: Path, error: BaseException, place: str = "") -> DamagedFileError:
+    """Give the error of a file whose content cannot be read, at a place in it."""
+    reason = (str(error).splitlines() or [""])[0][:160] or type(error).__name__
+    return DamagedFileError(
+        f"{path}{place} is damaged ({reason}). If a run has made it, remove it: with --only-missing-outputs the next "
+        "run makes it anew, and what follows from it."
+    )
 
 
 def local_path(catalog: CatalogProtocol, name: str) -> Path | None:

@@ -16,6 +16,7 @@ from kedro_datasets._typing import ImagePreview, JSONPreview
 from construction_panoptic.annotations.fringe import StuffOfImage
 from construction_panoptic.annotations.records import ConvertedImage, ConvertedRecord
 from construction_panoptic.annotations.stuff import decode_labels, encode_labels
+from construction_panoptic.catalog.files import damaged
 from construction_panoptic.catalog.journal import Journal, appending
 from construction_panoptic.catalog.previews import image_grid
 from construction_panoptic.errors import InputDataError
@@ -220,8 +221,12 @@ class ConvertedImages:
 
     def __iter__(self) -> Iterator[ConvertedRecord]:
         with self.index.open(encoding="utf-8") as lines:
-            for line in lines:
-                yield ConvertedRecord.from_dict(json.loads(line))
+            for number, line in enumerate(lines, 1):
+                try:
+                    record = ConvertedRecord.from_dict(json.loads(line))
+                except (ValueError, KeyError, TypeError) as error:
+                    raise damaged(self.index, error, f", line {number},") from error
+                yield record
 
 
 class ConvertedImagesDataset(LocalDataset):
@@ -278,7 +283,7 @@ class ConvertedImagesDataset(LocalDataset):
         self._filepath.unlink(missing_ok=True)
 
     def _exists(self) -> bool:
-        return self._filepath.is_file()
+        return self._filepath.is_file() and self._filepath.stat().st_size > 0
 
     def _describe(self) -> dict[str, Any]:
         return {"filepath": str(self._filepath), "image_folder": str(self._image_folder)}

@@ -1,0 +1,68 @@
+"""Files that a fault of the disk or a power cut has damaged: named, with what to do, or made anew."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from kedro.io import DatasetError
+
+from construction_panoptic.annotations.records import ConvertedImage, Segment
+from construction_panoptic.catalog import ConvertedImagesDataset, CSVDataset, JSONDataset, ParquetDataset
+from construction_panoptic.cli import user_error
+from construction_panoptic.errors import DamagedFileError
+
+TABLE = pd.DataFrame({"name": ["crane", "excavator"], "count": [1, 2]})
+
+
+@pytest.mark.parametrize(
+    ("kind", "content"), [(JSONDataset, {"images": [1, 2]}), (ParquetDataset, TABLE), (CSVDataset, TABLE)]
+)
+def test_a_damaged_file_is_named(tmp_path: Path, kind: Any, content: Any) -> None:
+    path = tmp_path / "made.file"
+    dataset = kind(filepath=str(path))
+    dataset.save(content)
+    path.write_bytes(b'"' + path.read_bytes()[:-3])
+    with pytest.raises(DatasetError) as caught:
+        dataset.load()
+    told = user_error(caught.value)
+    assert isinstance(told, DamagedFileError)
+    assert str(told).startswith(f"{path} is damaged (")
+    assert "remove it: with --only-missing-outputs the next run makes it anew" in str(told)
+
+
+@pytest.mark.parametrize("kind", [JSONDataset, ParquetDataset, CSVDataset])
+def test_an_empty_file_is_made_anew(tmp_path: Path, kind: Any) -> None:
+    path = tmp_path / "made.file"
+    dataset = kind(filepath=str(path))
+    assert not dataset.exists()
+    dataset.save(TABLE if kind is not JSONDataset else {})
+    assert dataset.exists()
+    path.write_bytes(b"")
+    assert not dataset.exists()
+
+
+def test_a_file_that_is_not_there_is_no_damage(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError) as caught:
+        JSONDataset(filepath=str(tmp_path / "none.json")).load()
+    assert not isinstance(user_error(caught.value), DamagedFileError)
+
+
+def test_a_damaged_record_of_a_converted_image(tmp_path: Path) -> None:
+    images = ConvertedImagesDataset(
+        filepath=str(tmp_path / "images.jsonl"), image_folder="images", png_folder="panoptic"
+    )
+    segments = [Segment(1, 1, 4, (0, 0, 2, 2), 0, None)]
+    images.save(
+        ConvertedImage(f"site/{n}.jpg", str(n), f"{n}.jpg", 2, 2, segments, 0, b"png", b"jpg", [], "00", "0")
+        for n in range(2)
+    )
+    path = tmp_path / "images.jsonl"
+    good, bad = path.read_text().splitlines()
+    for line in (bad[:-20], bad.replace('"key"', '"kez"'), json.dumps([])):
+        path.write_text(f"{good}\n{line}\n")
+        with pytest.raises(DamagedFileError, match=r"images\.jsonl, line 2, is damaged .* remove it"):
+            list(images.load())
+    path.write_bytes(b"")
+    assert not images.exists()
