@@ -1,4 +1,5 @@
 import json
+import os
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -150,11 +151,20 @@ def test_processes_label_as_one_does_up_to_an_image_that_cannot_be_read(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
-def test_ray_labels_as_one_process_does(
-    tables: tuple[pd.DataFrame, pd.DataFrame], make: Callable[[], DetrStuffLabeller]
+def test_ray_labels_as_one_process_does_though_one_of_its_processes_dies(
+    tables: tuple[pd.DataFrame, pd.DataFrame], make: Callable[[], DetrStuffLabeller], tmp_path: Path
 ) -> None:
     pytest.importorskip("ray")
-    assert list(labelled(tables, make, engine="ray", workers=2)) == list(labelled(tables, make, workers=1))
+    dying = partial(_after_a_death, tmp_path / "dead", make)
+    assert list(labelled(tables, dying, engine="ray", workers=2)) == list(labelled(tables, make, workers=1))
+    assert (tmp_path / "dead").exists()
+
+
+def _after_a_death(dead: Path, make: Callable[[], DetrStuffLabeller]) -> DetrStuffLabeller:
+    if not dead.exists():
+        dead.touch()
+        os._exit(9)
+    return make()
 
 
 def test_a_digest_tells_what_labels_depend_on(tables: tuple[pd.DataFrame, pd.DataFrame]) -> None:

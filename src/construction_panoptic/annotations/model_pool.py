@@ -134,6 +134,18 @@ def _apply(item: Any) -> Any:
     return _held[0].apply(item)
 
 
+class _Actor:
+    """Holds a model in a process of Ray; its replacement gets all that it needs with its first item."""
+
+    def __init__(self) -> None:
+        self._holders: list[_Holder] = []
+
+    def apply(self, packed: list[Any], item: Any) -> Any:
+        if not self._holders:
+            self._holders.append(_Holder(import_module("ray").get(packed[0])))
+        return self._holders[0].apply(item)
+
+
 def _by_ray(packed: bytes, items: Iterable[Any], execution: ExecutionSettings, device: str) -> Iterator[Any]:
     """By actors, which keep their models; what tasks of Ray load onto a GPU is gone with the task."""
     with joined_ray(execution.workers) as ray:
@@ -142,16 +154,16 @@ def _by_ray(packed: bytes, items: Iterable[Any], execution: ExecutionSettings, d
         workers = execution.workers if execution.workers != "auto" else gpus or cores
         count = min(workers, gpus) if gpus else workers
         needs = {"num_gpus": 1} if gpus else {"num_cpus": max(1, cores // count)}
-        kind = ray.remote(_Holder).options(**needs, max_restarts=_RESTARTS, max_task_retries=_RESTARTS)
+        kind = ray.remote(_Actor).options(**needs, max_restarts=_RESTARTS, max_task_retries=_RESTARTS)
         shared = ray.put(packed)
-        actors = [kind.remote(shared) for _ in range(count)]
+        actors = [kind.remote() for _ in range(count)]
         waiting: deque[Any] = deque()
         remaining = iter(items)
         number = 0
         try:
             while True:
                 for item in islice(remaining, count * IN_FLIGHT - len(waiting)):
-                    waiting.append(actors[number % count].apply.remote(item))
+                    waiting.append(actors[number % count].apply.remote([shared], item))
                     number += 1
                 if not waiting:
                     return
