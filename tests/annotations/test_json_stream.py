@@ -1,9 +1,11 @@
 """Reading JSON in parts is reading it at once."""
 
 import json
+import pickle
 import tracemalloc
 from collections.abc import Iterator
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from construction_panoptic.annotations import json_stream
-from construction_panoptic.annotations.json_stream import json_members, json_parts
+from construction_panoptic.annotations.json_stream import JSONDocument, LongList, json_members, json_parts
 
 scalar = st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(), max_size=5)
 value = st.recursive(scalar, lambda v: st.lists(v, max_size=3) | st.dictionaries(st.text(max_size=3), v, max_size=3))
@@ -97,6 +99,18 @@ def test_long_lists_take_little_memory() -> None:
     tracemalloc.stop()
     assert count == 100_000
     assert peak < 8 << 20
+
+
+@pytest.mark.parametrize("document", [{}, {"images": [], "b": [1], "annotations": [{"z": 1.5, "a": "é"}, 2], "a": {}}])
+def test_a_document_in_a_file_is_the_one_in_memory(document: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps(document))
+    found = pickle.loads(pickle.dumps(JSONDocument(tmp_path / "a.json")))
+    assert list(found) == list(document)
+    for name, value in document.items():
+        assert isinstance(found[name], LongList) == (name in ("images", "annotations"))
+        assert [*found[name]] == [*found[name]] == [*value], "as often as it is asked for"
+    lists = {name: iter(value) for name, value in found.items() if isinstance(value, LongList)}
+    assert "".join(json_parts({**found, **lists}, sort_keys=True)) == json.dumps(document, sort_keys=True)
 
 
 def test_one_value_without_end_is_not_held(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,9 @@ import pytest
 from kedro.io import DatasetError
 
 from construction_panoptic.annotations.records import ConvertedImage, Segment
+from construction_panoptic.annotations.tables import TableWriter
 from construction_panoptic.catalog import ConvertedImagesDataset, CSVDataset, JSONDataset, ParquetDataset
+from construction_panoptic.catalog.streams import StoredTableDataset, StreamedDocumentDataset
 from construction_panoptic.cli import user_error
 from construction_panoptic.errors import DamagedFileError
 
@@ -17,7 +19,14 @@ TABLE = pd.DataFrame({"name": ["crane", "excavator"], "count": [1, 2]})
 
 
 @pytest.mark.parametrize(
-    ("kind", "content"), [(JSONDataset, {"images": [1, 2]}), (ParquetDataset, TABLE), (CSVDataset, TABLE)]
+    ("kind", "content"),
+    [
+        (JSONDataset, {"images": [1, 2]}),
+        (StreamedDocumentDataset, {"images": [1, 2]}),
+        (ParquetDataset, TABLE),
+        (StoredTableDataset, TableWriter({"name": "string"}).table()),
+        (CSVDataset, TABLE),
+    ],
 )
 def test_a_damaged_file_is_named(tmp_path: Path, kind: Any, content: Any) -> None:
     path = tmp_path / "made.file"

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from plotly import graph_objects
 
+from construction_panoptic.annotations.json_stream import LongList
 from construction_panoptic.annotations.tables import TableWriter
 from construction_panoptic.catalog import (
     CSVDataset,
@@ -26,7 +27,7 @@ from construction_panoptic.catalog import (
     PlotlyDataset,
 )
 from construction_panoptic.catalog.files import shortened
-from construction_panoptic.catalog.streams import StoredTableDataset
+from construction_panoptic.catalog.streams import StoredTableDataset, StreamedDocumentDataset
 from construction_panoptic.cli import user_error
 from construction_panoptic.errors import StorageError
 
@@ -73,6 +74,16 @@ def test_a_stored_table_comes_back_as_one(tmp_path: Path) -> None:
     assert dataset.load().frame()["key"].tolist() == ["a", "b"]
     dataset.invalidate()
     assert not dataset.exists()
+
+
+def test_a_streamed_document_holds_none_of_its_images(tmp_path: Path) -> None:
+    document = {"images": [{"id": number} for number in range(5)], "categories": [{"id": 1}]}
+    dataset = StreamedDocumentDataset(filepath=str(tmp_path / "coco.json"))
+    dataset.save({**document, "images": iter(document["images"])})
+    loaded = dataset.load()
+    assert isinstance(loaded["images"], LongList)
+    assert {name: [*value] for name, value in loaded.items()} == document
+    assert json.loads(dataset.preview())["images"][3:] == ["… 2 more"]
 
 
 def every_kind() -> dict[str, tuple[type, Any]]:

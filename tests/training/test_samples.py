@@ -60,6 +60,24 @@ def test_files_are_read_from_disk_too(scene: Any, tmp_path: Path) -> None:
     assert torch.equal(from_file[1]["id_map"], from_dict[1]["id_map"])
 
 
+@pytest.mark.parametrize("kind", ["panoptic", "detection"])
+def test_samples_of_a_file_in_any_order_are_the_same(scene: Any, tmp_path: Path, kind: str) -> None:
+    data = getattr(scene, kind)
+    turned = {name: value[::-1] if name == "images" else value for name, value in data.items()}
+    # Objects of an image keep their order, images do not.
+    turned["annotations"] = sorted(data["annotations"], key=lambda item: -item["image_id"])
+    (tmp_path / "coco.json").write_text(json.dumps(turned))
+    folders = (scene.images, scene.pngs) if kind == "panoptic" else (scene.images,)
+    make: Any = PanopticSamples if kind == "panoptic" else DetectionSamples
+    usual, other = make(data, *folders), make(tmp_path / "coco.json", *folders)
+    for name in ("image_ids", "sizes", "starts", "boxes", "labels", "segment_ids"):
+        np.testing.assert_array_equal(getattr(other, name), getattr(usual, name), strict=True)
+    assert other.file_names == usual.file_names
+    objects = [item for a in data["annotations"] for item in a.get("segments_info", [a])]
+    x, y, width, height = np.array([item["bbox"] for item in objects], dtype=np.float32).T
+    np.testing.assert_array_equal(usual.boxes, np.stack([x, y, x + width, y + height], axis=1))
+
+
 def test_sample_depends_on_seed_epoch_and_image_alone(scene: Any, small_settings: Any) -> None:
     augmentation = small_settings().augmentation
 

@@ -1,9 +1,12 @@
 """JSON documents with lists that are longer than memory."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
 from io import BufferedReader, TextIOWrapper
 from json.decoder import WHITESPACE, JSONDecodeError, JSONDecoder  # type: ignore[attr-defined]
+from pathlib import Path
 from typing import Any, BinaryIO
 
 _CHUNK = 1 << 20  # characters
@@ -11,26 +14,28 @@ _LONGEST_VALUE = 1 << 28
 _NUMBER_REST = 3  # a number may go on after this many characters that are none by themselves: 1e+5
 
 
-def json_parts(document: Mapping[str, Any]) -> Iterator[str]:
+def json_parts(document: Mapping[str, Any], *, sort_keys: bool = False) -> Iterator[str]:
     """Give the text of a JSON object in parts; together they are what ``json.dumps`` gives.
 
     Args:
         document: its values are JSON types; one that is an iterator becomes a list, item by item.
+        sort_keys: as of ``json.dumps``.
 
     Raises:
         ValueError: NaN or infinity, which JSON does not have.
     """
     before = "{"
-    for name, value in document.items():
+    dumps = partial(json.dumps, allow_nan=False, sort_keys=sort_keys)
+    for name, value in sorted(document.items()) if sort_keys else document.items():
         yield f"{before}{json.dumps(name)}: "
         before = ", "
         if isinstance(value, Iterator):
             yield "["
             for position, item in enumerate(value):
-                yield f"{', ' if position else ''}{json.dumps(item, allow_nan=False)}"
+                yield f"{', ' if position else ''}{dumps(item)}"
             yield "]"
         else:
-            yield json.dumps(value, allow_nan=False)
+            yield dumps(value)
     yield "{}" if before == "{" else "}"
 
 
@@ -58,6 +63,51 @@ def json_members(file: BinaryIO) -> Iterator[tuple[str, Any]]:
         yield from text.members()
     text.skip()
     text.end()
+
+
+class JSONDocument(Mapping[str, Any]):
+    """A JSON object in a file, of which long lists are not held.
+
+    Args:
+        path: the file.
+        long: names of lists. Each is an iterable that reads the file anew whenever it is iterated over.
+
+    Raises:
+        OSError, ValueError: there is no such file, or it is no JSON.
+    """
+
+    def __init__(self, path: Path, long: Collection[str] = ("images", "annotations")) -> None:
+        self._members: dict[str, Any] = {}
+        with path.open("rb") as file:
+            for name, value in json_members(file):
+                if isinstance(value, Iterator):
+                    self._members[name] = LongList(path, name) if name in long else list(value)
+                else:
+                    self._members[name] = value
+
+    def __getitem__(self, name: str) -> Any:
+        return self._members[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._members)
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+
+@dataclass(frozen=True)
+class LongList(Iterable[Any]):
+    """A list in the JSON object in a file."""
+
+    path: Path
+    name: str
+
+    def __iter__(self) -> Iterator[Any]:
+        with self.path.open("rb") as file:
+            for name, value in json_members(file):
+                if name == self.name:
+                    yield from value
+                    return
 
 
 class _Text:

@@ -78,7 +78,7 @@ class JSONDataset(AtomicSave, KedroJSONDataset):
         size = Path(self._filepath).stat().st_size
         if size > PREVIEW_BYTES:
             return JSONPreview(json.dumps({"bytes": size, "preview": "the file is too large to show"}))
-        return JSONPreview(json.dumps(shortened(self.load())))
+        return JSONPreview(json.dumps(shortened(json.loads(Path(self._filepath).read_bytes()))))
 
 
 class PlotlyDataset(AtomicSave, KedroPlotlyDataset):

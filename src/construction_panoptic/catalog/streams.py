@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from construction_panoptic.annotations.json_stream import json_parts
+from construction_panoptic.annotations.json_stream import JSONDocument, json_parts
 from construction_panoptic.annotations.tables import StoredTable
-from construction_panoptic.catalog.files import JSONDataset
+from construction_panoptic.catalog.files import JSONDataset, damaged
 from construction_panoptic.catalog.folders import LocalDataset
 from construction_panoptic.files import atomic_path
 
@@ -20,12 +20,35 @@ class StreamedJSONDataset(JSONDataset):
             file.writelines(json_parts(data))
 
 
+class StreamedDocumentDataset(StreamedJSONDataset):
+    """A COCO file whose images and annotations are written, and read, one at a time."""
+
+    def load(self) -> JSONDocument:
+        """Give the document; of its images and annotations nothing is in memory.
+
+        Raises:
+            DamagedFileError: what is in the file cannot be read.
+        """
+        path = Path(self._filepath)
+        try:
+            return JSONDocument(path)
+        except (ValueError, RecursionError) as error:
+            raise damaged(path, error) from error
+
+
 class StoredTableDataset(LocalDataset):
     """A table in a Parquet file, of which only a part is ever in memory."""
 
     def load(self) -> StoredTable:
-        """Give a handle that reads columns, or rows by and by."""
-        return StoredTable(self._filepath)
+        """Give a handle that reads columns, or rows by and by.
+
+        Raises:
+            DamagedFileError: what is in the file cannot be read.
+        """
+        try:
+            return StoredTable(self._filepath)
+        except ValueError as error:
+            raise damaged(self._filepath, error) from error
 
     def save(self, data: StoredTable) -> None:
         """Copy the table's file, atomically."""
@@ -37,4 +60,4 @@ class StoredTableDataset(LocalDataset):
         self._filepath.unlink(missing_ok=True)
 
     def _exists(self) -> bool:
-        return self._filepath.is_file()
+        return self._filepath.is_file() and self._filepath.stat().st_size > 0

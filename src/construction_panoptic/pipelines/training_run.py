@@ -1,7 +1,6 @@
 """What the nodes of both trainings have in common."""
 
 import hashlib
-import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from construction_panoptic.annotations.json_stream import json_parts
 from construction_panoptic.catalog.checkpoints import UNCHANGED
 from construction_panoptic.detr import fetch_weights
 from construction_panoptic.interruption import deferred_interruption
@@ -104,11 +104,19 @@ def fingerprint_of(
 ) -> dict[str, Any]:
     """Name all that the result of a training depends on: it goes on from a checkpoint only if these are the same."""
     fingerprint = {
-        "data": hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest(),
+        "data": _digest(data),
         "model": model.model_dump(mode="json"),
         "settings": settings.fingerprint(),
     }
     return fingerprint if detector is None else {**fingerprint, "detector": weights_digest(detector)}
+
+
+def _digest(data: Mapping[str, Any]) -> str:
+    digest = hashlib.sha256()
+    lists = {name: iter(data[name]) for name in ("images", "annotations")}
+    for part in json_parts({**data, **lists}, sort_keys=True):
+        digest.update(part.encode())
+    return digest.hexdigest()
 
 
 def weights_digest(state: Mapping[str, Tensor]) -> str:

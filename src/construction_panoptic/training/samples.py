@@ -4,8 +4,9 @@ A sample depends on the seed, the epoch and the image alone: it is the same in w
 whichever other samples, it is made.
 """
 
-import json
-from collections.abc import Mapping
+from array import array
+from collections.abc import Iterator, Mapping
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from construction_panoptic.annotations.json_stream import JSONDocument
 from construction_panoptic.annotations.panoptic_png import decode_id_map
 from construction_panoptic.errors import InputDataError
 from construction_panoptic.training import transforms
@@ -77,13 +79,14 @@ class _Samples(Dataset[tuple[Tensor, Target]]):
         self.training = training
         self.seed = seed
         self._cache = _Cache(cache_mb)
-        images = sorted(self._data["images"], key=lambda image: image["id"])
+        facts = itemgetter("id", "file_name", "height", "width")
+        images = sorted(map(facts, self._data["images"]), key=itemgetter(0))
         if not images:
             raise InputDataError(f"{self._source}: there are no images in it")
-        self.image_ids = np.array([image["id"] for image in images], dtype=np.int64)
-        self.file_names = [str(image["file_name"]) for image in images]
-        self.sizes = np.array([(image["height"], image["width"]) for image in images], dtype=np.int32)
-        self._set_objects(self._objects())
+        self.image_ids = np.array([image[0] for image in images], dtype=np.int64)
+        self.file_names = [str(image[1]) for image in images]
+        self.sizes = np.array([image[2:] for image in images], dtype=np.int32)
+        self._set_objects()
         del self._data  # the arrays hold all that is needed
 
     def __len__(self) -> int:
@@ -161,17 +164,26 @@ class _Samples(Dataset[tuple[Tensor, Target]]):
                 "run the conversion again"
             )
 
-    def _set_objects(self, objects: list[list[dict[str, Any]]]) -> None:
-        flat = [item for image in objects for item in image]
-        self.starts = np.concatenate([[0], np.cumsum([len(image) for image in objects])]).astype(np.int64)
-        boxes = np.array([item["bbox"] for item in flat], dtype=np.float32).reshape(-1, 4)
-        boxes[:, 2:] += boxes[:, :2]
-        limits = np.repeat(self.sizes[:, [1, 0]], np.diff(self.starts), axis=0)
-        self.boxes = np.clip(boxes, 0, np.concatenate([limits, limits], axis=1)).astype(np.float32)
-        self.labels = np.array([item["category_id"] for item in flat], dtype=np.int64)
-        self.segment_ids = np.array([item["id"] for item in flat], dtype=np.int64)
+    def _set_objects(self) -> None:
+        images, labels, ids, boxes = array("q"), array("q"), array("q"), array("d")
+        for image, item in self._objects({number: index for index, number in enumerate(self.image_ids.tolist())}):
+            x, y, width, height = item["bbox"]
+            boxes.extend((x, y, width, height))
+            images.append(image)
+            labels.append(item["category_id"])
+            ids.append(item["id"])
+        order = np.argsort(images, kind="stable")
+        counts = np.bincount(images, minlength=len(self.file_names))
+        self.starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        limits = np.repeat(self.sizes[:, [1, 0]], counts, axis=0)
+        corners = np.array(boxes, dtype=np.float32).reshape(-1, 4)[order]
+        corners[:, 2:] += corners[:, :2]
+        self.boxes = np.clip(corners, 0, np.concatenate([limits, limits], axis=1)).astype(np.float32)
+        self.labels = np.array(labels, dtype=np.int64)[order]
+        self.segment_ids = np.array(ids, dtype=np.int64)[order]
 
-    def _objects(self) -> list[list[dict[str, Any]]]:
+    def _objects(self, places: Mapping[int, int]) -> Iterator[tuple[int, Mapping[str, Any]]]:
+        """Give each object and the place of its image; ``places``: by image id."""
         raise NotImplementedError
 
     def _read_id_map(self, index: int) -> Tensor | None:
@@ -210,17 +222,14 @@ class DetectionSamples(_Samples):
     ) -> None:
         super().__init__(data, image_folder, settings, training=training, seed=seed, cache_mb=cache_mb)
 
-    def _objects(self) -> list[list[dict[str, Any]]]:
-        position = {int(image_id): index for index, image_id in enumerate(self.image_ids)}
-        objects: list[list[dict[str, Any]]] = [[] for _ in position]
+    def _objects(self, places: Mapping[int, int]) -> Iterator[tuple[int, Mapping[str, Any]]]:
         for item in self._data["annotations"]:
-            if item["image_id"] not in position:
+            if item["image_id"] not in places:
                 raise InputDataError(
                     f"{self._source}: annotation {item['id']} is of the unknown image {item['image_id']}"
                 )
             if not item.get("iscrowd", 0):
-                objects[position[item["image_id"]]].append(item)
-        return objects
+                yield places[item["image_id"]], item
 
     def _read_id_map(self, index: int) -> Tensor | None:  # noqa: ARG002
         return None
@@ -261,20 +270,21 @@ class PanopticSamples(_Samples):
         self.png_names: list[str] = []
         super().__init__(data, image_folder, settings, training=training, seed=seed, cache_mb=cache_mb)
 
-    def _objects(self) -> list[list[dict[str, Any]]]:
-        annotations = {item["image_id"]: item for item in self._data["annotations"]}
-        objects = []
-        for image_id, file_name in zip(self.image_ids.tolist(), self.file_names, strict=True):
-            if image_id not in annotations:
-                raise InputDataError(f"{self._source}: image {file_name} (id {image_id}) has no annotation")
-            annotation = annotations[image_id]
-            if "segments_info" not in annotation:
-                raise InputDataError(
-                    f"{self._source}: annotation of {file_name} has no segments_info; is it COCO panoptic?"
-                )
-            self.png_names.append(str(annotation["file_name"]))
-            objects.append([item for item in annotation["segments_info"] if not item.get("iscrowd", 0)])
-        return objects
+    def _objects(self, places: Mapping[int, int]) -> Iterator[tuple[int, Mapping[str, Any]]]:
+        names: dict[int, str] = {}
+        for annotation in self._data["annotations"]:
+            place = places.get(annotation["image_id"])
+            if place is None:
+                continue
+            if "segments_info" not in annotation or place in names:
+                problem = "has no segments_info; is it COCO panoptic?" if place not in names else "comes twice"
+                raise InputDataError(f"{self._source}: annotation of {self.file_names[place]} {problem}")
+            names[place] = str(annotation["file_name"])
+            yield from ((place, item) for item in annotation["segments_info"] if not item.get("iscrowd", 0))
+        for place, (image_id, name) in enumerate(zip(self.image_ids.tolist(), self.file_names, strict=True)):
+            if place not in names:
+                raise InputDataError(f"{self._source}: image {name} (id {image_id}) has no annotation")
+        self.png_names = [names[place] for place in range(len(names))]
 
     def _read_id_map(self, index: int) -> Tensor | None:
         path = self.png_folder / self.png_names[index]
@@ -291,7 +301,7 @@ def _load(data: Mapping[str, Any] | Path | str) -> tuple[str, Mapping[str, Any]]
     else:
         source = str(data)
         try:
-            content = json.loads(Path(data).read_text(encoding="utf-8"))
+            content = JSONDocument(Path(data))
         except FileNotFoundError:
             raise InputDataError(f"{source}: file not found; run the conversion first") from None
         except ValueError as error:

@@ -1,7 +1,7 @@
 """Nodes that turn CVAT exports into COCO panoptic and detection files."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -31,7 +31,7 @@ from construction_panoptic.annotations.tables import StoredTable
 from construction_panoptic.annotations.taxonomy import Taxonomy
 from construction_panoptic.catalog.folders import ConvertedImages, StuffLabelFolder, finished_record, finished_stuff
 from construction_panoptic.catalog.journal import Journal
-from construction_panoptic.evaluation.examples import choose_images
+from construction_panoptic.evaluation.examples import some_images
 from construction_panoptic.pipelines.pictures import overlay_of
 from construction_panoptic.training.device import resolve_device
 from construction_panoptic.training.settings import parse
@@ -231,16 +231,16 @@ def draw_class_balance(counts: pd.DataFrame, taxonomy: dict[str, Any]) -> tuple[
     return class_balance_chart(counts, classes), class_balance_figure(counts, classes)
 
 
-def draw_ground_truth(panoptic_train: dict[str, Any], converted: ConvertedImages) -> Image.Image:
+def draw_ground_truth(panoptic_train: Mapping[str, Any], converted: ConvertedImages) -> Image.Image:
     """Draw the ground truth of images spread over the training set."""
     classes = ClassTable.from_categories(panoptic_train["categories"])
-    annotations = {annotation["image_id"]: annotation for annotation in panoptic_train["annotations"]}
-    chosen = choose_images(panoptic_train, MOSAIC_PICTURES)
+    some = some_images(panoptic_train, MOSAIC_PICTURES)
+    annotations = {annotation["image_id"]: annotation for annotation in some["annotations"]}
     overlays = [
         overlay_of(converted.image_folder, converted.png_folder, image, annotations[image["id"]], classes)[1]
-        for image in chosen
+        for image in some["images"]
     ]
-    return mosaic(overlays, [image["file_name"] for image in chosen], columns=4)
+    return mosaic(overlays, [image["file_name"] for image in some["images"]], columns=4)
 
 
 def _labeller(settings: StuffSettings, taxonomy: Taxonomy) -> DetrStuffLabeller:

@@ -1,6 +1,6 @@
 """Nodes that give ground truth and predictions back to CVAT."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from construction_panoptic.training.settings import parse
 
 
 def export_ground_truth(
-    panoptic_train: dict[str, Any],
+    panoptic_train: Mapping[str, Any],
     panoptic_val: dict[str, Any],
     converted: ConvertedImages,
     parameters: dict[str, Any],

@@ -1,7 +1,7 @@
 """Nodes that train the detector."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 
 def train_detector(
-    detection_train: dict[str, Any],
+    detection_train: Mapping[str, Any],
     detection_val: dict[str, Any],
     converted: ConvertedImages,
     model_parameters: dict[str, Any],
@@ -54,7 +54,7 @@ def train_detector(
 
 
 def _train(
-    detection_train: dict[str, Any],
+    detection_train: Mapping[str, Any],
     detection_val: dict[str, Any],
     converted: ConvertedImages,
     architecture: ModelSettings,

@@ -1,6 +1,6 @@
 """Nodes that train the panoptic mask head."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -34,7 +34,7 @@ from construction_panoptic.visualisation.figures import training_figure
 
 
 def train_mask_head(
-    panoptic_train: dict[str, Any],
+    panoptic_train: Mapping[str, Any],
     panoptic_val: dict[str, Any],
     converted: ConvertedImages,
     detector: dict[str, Any],
@@ -58,7 +58,7 @@ def train_mask_head(
 
 
 def _train(
-    panoptic_train: dict[str, Any],
+    panoptic_train: Mapping[str, Any],
     panoptic_val: dict[str, Any],
     converted: ConvertedImages,
     detector: dict[str, Tensor],
