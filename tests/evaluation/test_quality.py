@@ -346,7 +346,7 @@ def test_shards_add_up_to_the_whole(many: tuple[Any, ...], of: int) -> None:
 def test_processes_give_the_same_to_the_last_bit(many: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     expected, two = panoptic_quality(*many), ExecutionSettings(workers=2)
     for images in (1, 3):
-        monkeypatch.setattr(quality, "_IMAGES_IN_BLOCK", images)
+        monkeypatch.setitem(quality._IMAGES_IN_BLOCK, "local", images)
         assert panoptic_quality(*many, execution=two) == expected
     many[2]["annotations"][-1]["segments_info"][0]["category_id"] = 99
     with pytest.raises(InputDataError, match=r"the predictions cannot be evaluated .*unknown category_id 99"):
@@ -357,5 +357,5 @@ def test_processes_give_the_same_to_the_last_bit(many: tuple[Any, ...], monkeypa
 def test_ray_gives_the_same_to_the_last_bit(many: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("ray")
     expected = panoptic_quality(*many)
-    monkeypatch.setattr(quality, "_IMAGES_IN_BLOCK", 9)
+    monkeypatch.setattr(quality, "_IMAGES_IN_BLOCK", {"local": 9, "ray": 9})
     assert panoptic_quality(*many, execution=ExecutionSettings(engine="ray", workers=2)) == expected
