@@ -202,3 +202,12 @@ def test_a_list_that_is_there_twice(make_export: Make, make_document: Make, read
     rejected = read().rejected
     assert rejected["reason"].tolist() == ["unreadable_json"]
     assert f"`{name}` twice" in rejected["detail"].item()
+
+
+def test_tables_are_sorted_whatever_the_exports_are_called(make_export: Make, read: Make) -> None:
+    for name in ("yard", "yard 2", "yard-2", "Yard", "\u00e9", "yard.b"):
+        make_export(name, photos=("b.jpg", "a.jpg"), archive=name == "yard-2")
+    exports = read()
+    assert exports.images["key"].tolist() == sorted(exports.images["key"])
+    assert exports.annotations["key"].tolist() == sorted(exports.annotations["key"])
+    assert len(exports.annotations) == 6

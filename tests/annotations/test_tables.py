@@ -1,8 +1,10 @@
 import random
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from construction_panoptic.annotations import tables
@@ -72,3 +74,19 @@ def test_rows_are_those_of_the_key(monkeypatch: pytest.MonkeyPatch, size: int) -
         for key in asked:
             assert found.of(key) == [row for row in wanted if row["key"] == key]
             assert [row["order"] for row in orders.of(key)] == [row["order"] for row in wanted if row["key"] == key]
+
+
+def test_rows_of_a_long_table_take_little_memory() -> None:
+    writer = TableWriter({"key": "string", "outline": "string"})
+    for start in range(0, 100_000, 2000):
+        keys = [f"yard/{number // 10:07d}.jpg" for number in range(start, start + 2000)]
+        writer.append(pd.DataFrame({"key": keys, "outline": [f"{key} " * 20 for key in keys]}, dtype="string"))
+    rows = RowsOfKeys(writer.table(), ["outline"])
+    before, peak = pa.total_allocated_bytes(), 0
+    tracemalloc.start()
+    for number in range(10_000):
+        assert len(rows.of(f"yard/{number:07d}.jpg")) == 10
+        peak = max(peak, pa.total_allocated_bytes() - before)
+    peak += tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 16 << 20, "of more than 32 MiB of text"
