@@ -2,6 +2,7 @@
 
 import errno
 import os
+import resource
 import signal
 import subprocess
 import time
@@ -48,6 +49,16 @@ def test_too_little_memory() -> None:
         assert "Memory has run out" in str(told)
         assert GO_ON in str(told)
     assert "Memory has run out" in str(shortage(OSError(errno.ENOMEM, "Cannot allocate memory")))
+
+
+def test_too_many_open_files(tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, before[1]))
+    try:
+        error = error_of(lambda: (tmp_path / "file").open("w"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert "Too many files are open. Allow more (ulimit -n" in str(shortage(error))
 
 
 def test_too_little_memory_of_a_device() -> None:

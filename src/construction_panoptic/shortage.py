@@ -57,6 +57,9 @@ def _advice(error: BaseException) -> str | None:
             "(/dev/shm), runs out. Give the stage under way fewer workers (annotation_conversion.execution.workers, "
             "detection.workers, …) or more memory."
         )
+    too_many = isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)
+    if too_many or "Too many open files" in text:
+        return "Too many files are open. Allow more (ulimit -n 4096), or give the stage under way fewer workers."
     if "DataLoader timed out" in text:
         return "A process that loads images has given none for a long time. See whether their disk answers."
     return _storage_advice(error) if isinstance(error, OSError) else None
