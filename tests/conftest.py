@@ -3,11 +3,13 @@
 import shutil
 import subprocess
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import mlflow
 import pytest
 
+from construction_panoptic.ray_cluster import joined_ray
 from construction_panoptic.tracking.stage_run import _open_runs
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -26,6 +28,20 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip("no real data beside the project")
     return folder
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """A Ray cluster of two cores, which all that asks for Ray joins; to start one takes many seconds."""
+    if find_spec("ray") is None:
+        pytest.skip("Ray is not installed")
+    with joined_ray(2):
+        yield
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put tests of how a cluster starts and ends before those that share one."""
+    items.sort(key=lambda item: item.path.name != "test_ray_cluster.py")
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import wait
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,6 @@ from construction_panoptic.annotations.masks import MaskError
 from construction_panoptic.annotations.parallel import Engine, Workers, worker_count
 from construction_panoptic.annotations.taxonomy import Taxonomy
 from construction_panoptic.errors import ParameterError, UserError
-from construction_panoptic.ray_cluster import joined_ray
 
 
 def test_auto_is_at_least_one() -> None:
@@ -154,22 +152,14 @@ def test_processes_give_the_same_as_one(raw: Path, site_taxonomy: Taxonomy) -> N
     check_same_as_serial(raw, site_taxonomy, "local")
 
 
-@pytest.fixture(scope="module")
-def ray() -> Iterator[None]:
-    if find_spec("ray") is None:
-        pytest.skip("Ray is not installed.")
-    with joined_ray(2):
-        yield
-
-
 @pytest.mark.slow
-@pytest.mark.usefixtures("ray")
+@pytest.mark.usefixtures("ray_cluster")
 def test_ray_gives_the_same_as_one_process(raw: Path, site_taxonomy: Taxonomy) -> None:
     check_same_as_serial(raw, site_taxonomy, "ray")
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("ray")
+@pytest.mark.usefixtures("ray_cluster")
 def test_order_errors_and_the_number_in_flight_with_ray() -> None:
     taken = []
 

@@ -150,11 +150,10 @@ def test_processes_label_as_one_does_up_to_an_image_that_cannot_be_read(
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("one_thread")
+@pytest.mark.usefixtures("one_thread", "ray_cluster")
 def test_ray_labels_as_one_process_does_though_one_of_its_processes_dies(
     tables: tuple[pd.DataFrame, pd.DataFrame], make: Callable[[], DetrStuffLabeller], tmp_path: Path
 ) -> None:
-    pytest.importorskip("ray")
     dying = partial(_after_a_death, tmp_path / "dead", make)
     assert list(labelled(tables, dying, engine="ray", workers=2)) == list(labelled(tables, make, workers=1))
     assert (tmp_path / "dead").exists()

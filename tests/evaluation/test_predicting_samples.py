@@ -40,7 +40,6 @@ def test_processes_predict_as_one_does(model: DetrPanoptic, small_data: Any, mon
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("one_thread")
+@pytest.mark.usefixtures("one_thread", "ray_cluster")
 def test_ray_predicts_as_one_process_does(model: DetrPanoptic, small_data: Any) -> None:
-    pytest.importorskip("ray")
     assert predicted(model, small_data, engine="ray", workers=2) == predicted(model, small_data, workers=1)

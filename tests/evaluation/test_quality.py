@@ -354,8 +354,8 @@ def test_processes_give_the_same_to_the_last_bit(many: tuple[Any, ...], monkeypa
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
 def test_ray_gives_the_same_to_the_last_bit(many: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("ray")
     expected = panoptic_quality(*many)
     monkeypatch.setattr(quality, "_IMAGES_IN_BLOCK", {"local": 9, "ray": 9})
     assert panoptic_quality(*many, execution=ExecutionSettings(engine="ray", workers=2)) == expected

@@ -4,8 +4,7 @@ import io
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
-from importlib.util import find_spec
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ import torch
 
 from construction_panoptic.errors import ParameterError, UserError
 from construction_panoptic.interruption import Interrupted, StopRequest
-from construction_panoptic.ray_cluster import joined_ray
 from construction_panoptic.training.loop import EpochResult
 from construction_panoptic.training.processes import in_processes
 from construction_panoptic.training.ray_processes import in_ray
@@ -23,13 +21,7 @@ from construction_panoptic.training.settings import StageSettings
 from tests.training import teamwork
 from tests.training.conftest import write_scene
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed")]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cluster() -> Iterator[None]:
-    with joined_ray(2):
-        yield
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
 
 
 def saved(result: EpochResult) -> dict[str, Any]:
