@@ -40,7 +40,13 @@ def _run(**options: Any) -> Any:
         if cause is None:
             raise
         logger.debug("The error with its traceback", exc_info=error)
-        raise click.ClickException(str(cause)) from error
+        raise click.ClickException(message(cause)) from error
+
+
+def message(error: UserError) -> str:
+    """Give an error's text, without the traceback that torch adds where a process that loads images has raised it."""
+    text, mark, traceback = str(error).partition("Original Traceback (most recent call last):")
+    return traceback.rpartition(f"{type(error).__name__}: ")[2].strip() if mark else text
 
 
 def user_error(error: BaseException | None) -> UserError | None:
