@@ -1,4 +1,5 @@
 import random
+import tempfile
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 
 from construction_panoptic.annotations import tables
 from construction_panoptic.annotations.tables import RowsOfKeys, StoredTable, Table, TableBuilder, TableWriter, blocks
+from construction_panoptic.shortage import shortage
 
 COLUMNS = {"key": "string", "order": "int64", "area": "float64"}
 
@@ -90,3 +92,15 @@ def test_rows_of_a_long_table_take_little_memory() -> None:
     peak += tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 16 << 20, "of more than 32 MiB of text"
+
+
+def test_no_room_for_annotations_is_said(small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(small_disk))
+    writer = TableWriter({"outline": "string"})
+    noise = random.Random(0)
+    part = pd.DataFrame({"outline": [str(noise.random()) for _ in range(10_000)]}, dtype="string")
+    with pytest.raises(OSError, match="No space") as caught:  # noqa: PT012  # it may be at any of them
+        for _ in range(50):
+            writer.append(part)
+        writer.table()
+    assert "There is no room for a file" in str(shortage(caught.value))

@@ -7,7 +7,7 @@ from typing import Any
 REJECTED_COLUMNS = ["source", "image", "annotation_id", "reason", "detail"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Rejected:
     """Something that the conversion did not use, and why.
 

@@ -3,6 +3,7 @@
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from itertools import chain, groupby
 from operator import itemgetter
 from pathlib import Path
@@ -103,13 +104,25 @@ class TableWriter:
     def table(self) -> StoredTable:
         """Return all rows in the order in which they were added; nothing can be added then."""
         self._write()
-        self._writer.close()
+        with self._closed_if_full():
+            self._writer.close()
+            self._file.flush()
         return StoredTable(self._file)
 
     def _write(self) -> None:
         if self._waiting:
-            self._writer.write_table(_arrow(pd.concat(self._waiting)), row_group_size=_ROWS_AT_ONCE)
+            with self._closed_if_full():
+                self._writer.write_table(_arrow(pd.concat(self._waiting)), row_group_size=_ROWS_AT_ONCE)
         self._waiting = []
+
+    @contextmanager
+    def _closed_if_full(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError:
+            with suppress(OSError):  # what is in its buffer has no room either
+                self._file.close()
+            raise
 
 
 Table = pd.DataFrame | StoredTable
