@@ -43,6 +43,21 @@ def test_what_is_unchanged_is_found(entry: Path) -> None:
     assert journal.find("b", "2") is None
 
 
+def test_a_damaged_line_is_no_item(entry: Path) -> None:
+    path = Journal(entry).path
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x10]) + whole[place + 1 :])
+        journal = Journal(entry)
+        assert (journal.find("a", "1"), journal.find("b", "2")) in (({"x": 1}, None), (None, [2]), (None, None))
+
+
+def test_the_journal_of_an_older_version_counts(entry: Path) -> None:
+    path = Journal(entry).path
+    path.write_text("".join(line.partition("\t")[0] + "\n" for line in path.read_text().splitlines()))
+    assert Journal(entry).find("b", "2") == [2]
+
+
 def test_half_a_line_is_no_item_and_later_ones_count(entry: Path) -> None:
     path = Journal(entry).path
     path.write_bytes(path.read_bytes()[:-3])
@@ -53,7 +68,7 @@ def test_half_a_line_is_no_item_and_later_ones_count(entry: Path) -> None:
     assert Journal(entry).find("a", "3") == "new"
     assert Journal(entry).find("a", "1") is None
     Journal(entry).keep(["a"])
-    assert [json.loads(line)["data"] for line in path.read_text().splitlines()] == ["new"]
+    assert [json.loads(line.partition("\t")[0])["data"] for line in path.read_text().splitlines()] == ["new"]
     path.write_text('7\n{"key": 1}\nnot JSON\n')
     assert Journal(entry).find("a", "3") is None
 

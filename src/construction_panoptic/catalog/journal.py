@@ -6,6 +6,7 @@ changed since, means that the item is made anew.
 
 import json
 import os
+import zlib
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -151,13 +152,17 @@ def _state(path: Path) -> list[int] | None:
 
 
 def _line(entry: Any) -> bytes:
-    return json.dumps(entry, ensure_ascii=False).encode() + b"\n"
+    text = json.dumps(entry, ensure_ascii=False).encode()
+    return b"%s\t%08x\n" % (text, zlib.crc32(text))
 
 
 def _parse(line: bytes) -> Any:
-    """Return a line's entry; None for what a killed process left of one."""
+    """Return a line's entry; None for what a killed process left of one, and for one that is damaged."""
+    text, has_sum, checksum = line.rstrip(b"\n").partition(b"\t")  # none in a journal of an older version
+    if has_sum and checksum != b"%08x" % zlib.crc32(text):
+        return None
     try:
-        entry = json.loads(line)
+        entry = json.loads(text)
     except ValueError:
         return None
     complete = isinstance(entry, dict) and {"key", "digest", "files", "data"} <= entry.keys()
