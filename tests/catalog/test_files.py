@@ -72,6 +72,9 @@ def test_a_stored_table_comes_back_as_one(tmp_path: Path) -> None:
     writer.append(pd.DataFrame({"key": ["a", "b"]}, dtype="string"))
     dataset.save(writer.table())
     assert dataset.load().frame()["key"].tolist() == ["a", "b"]
+    assert dict(dataset.preview()) == {"index": [0, 1], "columns": ["key"], "data": [["a"], ["b"]]}
+    dataset.save(TableWriter({"key": "string"}).table())
+    assert dict(dataset.preview())["data"] == []
     dataset.invalidate()
     assert not dataset.exists()
 

@@ -4,11 +4,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+from kedro_datasets._typing import TablePreview
+
 from construction_panoptic.annotations.json_stream import JSONDocument, json_parts
 from construction_panoptic.annotations.tables import StoredTable
 from construction_panoptic.catalog.files import JSONDataset, damaged
 from construction_panoptic.catalog.folders import LocalDataset
 from construction_panoptic.files import atomic_path
+
+_PREVIEW_ROWS = 5
 
 
 class StreamedJSONDataset(JSONDataset):
@@ -54,6 +59,11 @@ class StoredTableDataset(LocalDataset):
         """Copy the table's file, atomically."""
         with atomic_path(self._filepath) as temporary:
             data.copy_to(temporary)
+
+    def preview(self) -> TablePreview:
+        """Give the first rows."""
+        first = next(self.load().blocks(), pd.DataFrame()).head(_PREVIEW_ROWS)
+        return TablePreview(first.to_dict(orient="split"))
 
     def invalidate(self) -> None:
         """Remove the file: what it was made from has changed."""
