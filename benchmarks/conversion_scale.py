@@ -8,12 +8,12 @@ of its own, on as many cores as it has workers, and its time has the start of al
 
 import argparse
 import json
-import multiprocessing
 import os
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from io import BytesIO
@@ -215,13 +215,21 @@ def _file_name(key: str) -> str:
 
 
 def run(images: int, workers: int, pixels: tuple[int, int]) -> Size:
-    """Write the input and convert it in a new process."""
-    with (
-        tempfile.TemporaryDirectory(prefix="conversion_scale_") as folder,
-        ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool,
-    ):
+    """Write the input and convert it in a new process.
+
+    It has no file as its main module, which each of its own processes would load anew, pandas and all; the command
+    line of Kedro is loaded once.
+    """
+    code = "import sys; from benchmarks.conversion_scale import print_size; print_size(*sys.argv[1:])"
+    with tempfile.TemporaryDirectory(prefix="conversion_scale_") as folder:
         write_exports(Path(folder), images, pixels)
-        return pool.submit(convert, Path(folder), images, workers).result()
+        command = [sys.executable, "-c", code, folder, str(images), str(workers)]
+        return Size(**json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout))
+
+
+def print_size(folder: str, images: str, workers: str) -> None:
+    """Do what `convert` does, and print its result as JSON."""
+    print(json.dumps(asdict(convert(Path(folder), int(images), int(workers)))))
 
 
 def table(sizes: list[Size]) -> str:
