@@ -8,6 +8,7 @@ from pathlib import Path
 
 import mlflow
 import pytest
+import torch
 
 from construction_panoptic.ray_cluster import joined_ray
 from construction_panoptic.tracking.stage_run import _open_runs
@@ -37,6 +38,15 @@ def ray_cluster() -> Iterator[None]:
         pytest.skip("Ray is not installed")
     with joined_ray(2):
         yield
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """As many as each of two processes has."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -12,7 +12,7 @@ import torch
 from kedro.io import DatasetError
 from PIL import Image
 
-from construction_panoptic.annotations import relabelling
+from construction_panoptic.annotations import model_pool
 from construction_panoptic.annotations.fringe import StuffOfImage
 from construction_panoptic.annotations.images import ImageError
 from construction_panoptic.annotations.labelling import DetrStuffLabeller, load_labeller
@@ -51,15 +51,6 @@ def make(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable
 @pytest.fixture(scope="module")
 def labeller(make: Callable[[], DetrStuffLabeller]) -> DetrStuffLabeller:
     return make()
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """As many as each of two processes has."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture
@@ -141,7 +132,7 @@ def test_processes_label_as_one_does_up_to_an_image_that_cannot_be_read(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     expected = list(labelled(tables, make, workers=1))
-    monkeypatch.setattr(relabelling, "_IMAGES_IN_BLOCK", 3)
+    monkeypatch.setattr(model_pool, "IMAGES_IN_BLOCK", 3)
     Path(tables[0]["location"][COUNT - 1]).write_bytes(b"no image")
     found = labelled(tables, make, workers=2)
     assert [next(found) for _ in range(COUNT - 1)] == expected[:-1]

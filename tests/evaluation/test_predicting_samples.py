@@ -1,8 +1,6 @@
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import torch
 
 from construction_panoptic.annotations.settings import ExecutionSettings
 from construction_panoptic.detr import DetrPanoptic
@@ -10,15 +8,6 @@ from construction_panoptic.evaluation.predicting import ImagePrediction, predict
 from construction_panoptic.evaluation.predicting_samples import predict_samples
 from construction_panoptic.evaluation.settings import EvaluationSettings
 from construction_panoptic.training.samples import PanopticSamples
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """As many as each of two processes has."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def predicted(model: DetrPanoptic, data: Any, **execution: Any) -> list[ImagePrediction]:
@@ -31,7 +20,7 @@ def predicted(model: DetrPanoptic, data: Any, **execution: Any) -> list[ImagePre
 
 @pytest.mark.usefixtures("one_thread")
 def test_processes_predict_as_one_does(model: DetrPanoptic, small_data: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("construction_panoptic.evaluation.predicting_samples._IMAGES_IN_BLOCK", 2)
+    monkeypatch.setattr("construction_panoptic.annotations.model_pool.IMAGES_IN_BLOCK", 2)
     expected = predicted(model, small_data, workers=1)
     assert [len(prediction.boxes) > 0 for prediction in expected] == [True] * len(small_data.panoptic["images"])
     loader = small_data.panoptic_loader(2)

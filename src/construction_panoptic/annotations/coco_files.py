@@ -46,14 +46,8 @@ def panoptic_json(
         InputDataError: a record is not in the split table, or a segment's class is not in the taxonomy.
         ParameterError: ``which`` is something else.
     """
-    _check_side(which)
-    chosen = list(_chosen(sorted(records, key=lambda record: record.key), split_table, which))
-    return {
-        "info": _panoptic_info(which),
-        "images": [_image(image_id, record) for image_id, record in chosen],
-        "annotations": [_annotation(image_id, record, taxonomy) for image_id, record in chosen],
-        "categories": taxonomy.coco_categories(),
-    }
+    streamed = panoptic_stream(sorted(records, key=lambda record: record.key), split_table, which, taxonomy)
+    return streamed | {name: list(streamed[name]) for name in ("images", "annotations")}
 
 
 def panoptic_stream(
@@ -77,7 +71,7 @@ def panoptic_stream(
     _check_side(which)
     chosen = partial(_chosen, records, split_table, which)
     return {
-        "info": _panoptic_info(which),
+        "info": {"description": f"construction_panoptic: {which}, COCO panoptic format"},
         "images": (_image(image_id, record) for image_id, record in chosen()),
         "annotations": (_annotation(image_id, record, taxonomy) for image_id, record in chosen()),
         "categories": taxonomy.coco_categories(),
@@ -87,10 +81,6 @@ def panoptic_stream(
 def _check_side(which: str) -> None:
     if which not in (TRAIN, VAL, ALL):
         raise ParameterError(f"which is {which!r}; give 'train', 'val' or 'all'.")
-
-
-def _panoptic_info(which: str) -> dict[str, Any]:
-    return {"description": f"construction_panoptic: {which}, COCO panoptic format"}
 
 
 def _chosen(

@@ -26,6 +26,7 @@ Model = TypeVar("Model")
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+IMAGES_IN_BLOCK = 8  # an item for a process; at least a batch
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
 _RESTARTS = 3  # of an actor of Ray whose machine or process dies; its items are done again
 
@@ -81,6 +82,11 @@ def process_count(execution: ExecutionSettings, device: str) -> int:
     if device.startswith("cuda:"):
         return 1
     return min(workers, gpus) if gpus else workers
+
+
+def batches_in_block(batch_size: int) -> int:
+    """The number of batches that make an item worth sending to another process."""
+    return max(1, IMAGES_IN_BLOCK // batch_size)
 
 
 def in_this_process(execution: ExecutionSettings, device: str) -> bool:

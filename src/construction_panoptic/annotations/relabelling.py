@@ -10,15 +10,13 @@ import pandas as pd
 from construction_panoptic.annotations.annotated_things import AnnotatedThings
 from construction_panoptic.annotations.digests import digest_of
 from construction_panoptic.annotations.fringe import OutlinedThings, StuffOfImage
-from construction_panoptic.annotations.model_pool import in_this_process, map_with_model
+from construction_panoptic.annotations.model_pool import batches_in_block, in_this_process, map_with_model
 from construction_panoptic.annotations.parallel import blocks_of
 from construction_panoptic.annotations.settings import ONE_PROCESS, ExecutionSettings
 from construction_panoptic.annotations.tables import RowsOfKeys, Table
 
 if TYPE_CHECKING:  # a run that finds all done needs no torch
     from construction_panoptic.annotations.labelling import DetrStuffLabeller
-
-_IMAGES_IN_BLOCK = 8  # at least a batch
 
 Finished = Callable[[str, str], StuffOfImage | None]
 """Gives the stuff of an image that is labelled already, by its key and digest; None: it is not."""
@@ -80,7 +78,7 @@ def _label(
     if in_this_process(execution, device):
         return _label_here(images, things, labeller())
     outlined = ((key, location, things.of(key)) for key, location in images)
-    blocks = blocks_of(outlined, max(1, _IMAGES_IN_BLOCK // batch_size) * batch_size)
+    blocks = blocks_of(outlined, batches_in_block(batch_size) * batch_size)
     return chain.from_iterable(map_with_model(labeller, label_block, blocks, execution=execution, device=device))
 
 

@@ -42,6 +42,17 @@ class LocalDataset(AbstractDataset[Any, Any]):
         return {"filepath": str(self._filepath)}
 
 
+class LocalFileDataset(LocalDataset):
+    """An entry whose file says that it is complete. An empty one, as a power cut may leave it, does not exist."""
+
+    def invalidate(self) -> None:
+        """Remove the file: what it was made from has changed."""
+        self._filepath.unlink(missing_ok=True)
+
+    def _exists(self) -> bool:
+        return self._filepath.is_file() and self._filepath.stat().st_size > 0
+
+
 class FolderDataset(LocalDataset):
     """A folder that people fill by hand; loads as its path, whether it exists or not."""
 
@@ -229,7 +240,7 @@ class ConvertedImages:
                 yield record
 
 
-class ConvertedImagesDataset(LocalDataset):
+class ConvertedImagesDataset(LocalFileDataset):
     """Images, panoptic PNGs and one JSON line an image, written image by image; the index is renamed last.
 
     Args:
@@ -277,13 +288,6 @@ class ConvertedImagesDataset(LocalDataset):
             _remove_others(self._image_folder, images)
             _remove_others(self._png_folder, pngs)
         Journal(self._filepath).keep(keys)
-
-    def invalidate(self) -> None:
-        """Remove the index: the files no longer belong to the raw data."""
-        self._filepath.unlink(missing_ok=True)
-
-    def _exists(self) -> bool:
-        return self._filepath.is_file() and self._filepath.stat().st_size > 0
 
     def _describe(self) -> dict[str, Any]:
         return {"filepath": str(self._filepath), "image_folder": str(self._image_folder)}

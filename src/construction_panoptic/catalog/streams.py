@@ -10,7 +10,7 @@ from kedro_datasets._typing import TablePreview
 from construction_panoptic.annotations.json_stream import JSONDocument, json_parts
 from construction_panoptic.annotations.tables import StoredTable
 from construction_panoptic.catalog.files import JSONDataset, damaged
-from construction_panoptic.catalog.folders import LocalDataset
+from construction_panoptic.catalog.folders import LocalFileDataset
 from construction_panoptic.files import atomic_path
 
 _PREVIEW_ROWS = 5
@@ -41,7 +41,7 @@ class StreamedDocumentDataset(StreamedJSONDataset):
             raise damaged(path, error) from error
 
 
-class StoredTableDataset(LocalDataset):
+class StoredTableDataset(LocalFileDataset):
     """A table in a Parquet file, of which only a part is ever in memory."""
 
     def load(self) -> StoredTable:
@@ -64,10 +64,3 @@ class StoredTableDataset(LocalDataset):
         """Give the first rows."""
         first = next(self.load().blocks(), pd.DataFrame()).head(_PREVIEW_ROWS)
         return TablePreview(first.to_dict(orient="split"))
-
-    def invalidate(self) -> None:
-        """Remove the file: what it was made from has changed."""
-        self._filepath.unlink(missing_ok=True)
-
-    def _exists(self) -> bool:
-        return self._filepath.is_file() and self._filepath.stat().st_size > 0

@@ -6,7 +6,7 @@ from functools import partial
 from itertools import chain
 from typing import Any
 
-from construction_panoptic.annotations.model_pool import in_this_process, map_with_model
+from construction_panoptic.annotations.model_pool import batches_in_block, in_this_process, map_with_model
 from construction_panoptic.annotations.parallel import blocks_of
 from construction_panoptic.detr.model import DetrPanoptic
 from construction_panoptic.evaluation.predicting import ImagePrediction, predict_images
@@ -14,8 +14,6 @@ from construction_panoptic.evaluation.settings import EvaluationSettings
 from construction_panoptic.training.device import resolve_device
 from construction_panoptic.training.loading import Batch, build_loader, collate
 from construction_panoptic.training.samples import PanopticSamples
-
-_IMAGES_IN_BLOCK = 8  # at least a batch
 
 
 def predict_samples(
@@ -46,7 +44,7 @@ def predict_samples(
     blocks = map_with_model(
         partial(on_device, model, settings.device),
         partial(_predict_block, samples, predict),
-        blocks_of(batches, max(1, _IMAGES_IN_BLOCK // settings.batch_size)),
+        blocks_of(batches, batches_in_block(settings.batch_size)),
         execution=settings.execution,
         device=settings.device,
     )

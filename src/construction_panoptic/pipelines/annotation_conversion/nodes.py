@@ -19,7 +19,12 @@ from construction_panoptic.annotations.fringe import StuffOfImage
 from construction_panoptic.annotations.grouping import near_duplicate_groups
 from construction_panoptic.annotations.labelling import DetrStuffLabeller, load_labeller
 from construction_panoptic.annotations.records import ConvertedImage, ConvertedRecord
-from construction_panoptic.annotations.rejected import all_rejected, check_conservation, repaired_and_kept
+from construction_panoptic.annotations.rejected import (
+    all_rejected,
+    check_conservation,
+    rejected_table,
+    repaired_and_kept,
+)
 from construction_panoptic.annotations.relabelling import checkpoint_identity, label_unfinished
 from construction_panoptic.annotations.settings import ConversionSettings, StuffSettings
 from construction_panoptic.annotations.split_options import fold_split, join_groups, listed_split, video_names
@@ -159,8 +164,9 @@ def account_for_records(
     converted: ConvertedImages,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """List everything that was not used, and what was changed, and make sure that nothing was lost."""
-    rejected = all_rejected(rejected_while_reading, converted)
-    check_conservation(annotations, converted, all_rejected(rejected_while_reading[:0], converted), images)
+    while_merging = rejected_table(rejected for record in converted for rejected in record.rejected)
+    check_conservation(annotations, converted, while_merging, images)
+    rejected = all_rejected(pd.concat([rejected_while_reading, while_merging]), ())
     repaired = repaired_and_kept(repaired_while_reading, rejected)
     for what, level, table in (("Rejected", logging.WARNING, rejected), ("Repaired", logging.INFO, repaired)):
         for reason, count in table["reason"].value_counts().items():
@@ -198,8 +204,9 @@ def write_coco(
     classes, sides = Taxonomy.from_dict(taxonomy), ("train", "val")
     detection = [detection_stream(converted, split, side, classes, converted.png_folder, **execution) for side in sides]
     panoptic = [panoptic_stream(converted, split, side, classes) for side in sides]
+    digest = split_digest(split)
     for document in panoptic:
-        document["info"]["split_sha256"] = split_digest(split)
+        document["info"]["split_sha256"] = digest
     return *detection, *panoptic
 
 
