@@ -17,12 +17,12 @@ from pycocotools import mask as coco_mask
 from benchmarks.inputs import write_exports
 from benchmarks.measuring import Benchmark, Options, Outputs, Step, main
 from construction_panoptic.annotations.coco_files import panoptic_json
-from construction_panoptic.annotations.converting import merge_images
-from construction_panoptic.annotations.cvat import Exports, read_exports
+from construction_panoptic.annotations.formats.cvat import Exports, read_exports
 from construction_panoptic.annotations.images import check_image
-from construction_panoptic.annotations.merging import merge_image
+from construction_panoptic.annotations.merging.converting import merge_images
+from construction_panoptic.annotations.merging.merging import merge_image
 from construction_panoptic.annotations.records import ConvertedImage
-from construction_panoptic.annotations.stuff import ReadyStuff
+from construction_panoptic.annotations.stuff.ready import ReadyStuff
 from construction_panoptic.annotations.taxonomy import Taxonomy
 
 TAXONOMY = Path(__file__).parents[1] / "conf/base/taxonomy.json"

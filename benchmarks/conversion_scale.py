@@ -24,17 +24,17 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.memory import peak_memory
-from construction_panoptic.annotations.annotated_things import AnnotatedThings
 from construction_panoptic.annotations.coco_files import detection_stream, panoptic_stream
-from construction_panoptic.annotations.converting import merge_images
-from construction_panoptic.annotations.cvat import read_exports
-from construction_panoptic.annotations.grouping import near_duplicate_groups
+from construction_panoptic.annotations.formats.cvat import read_exports
 from construction_panoptic.annotations.json_stream import json_parts
+from construction_panoptic.annotations.merging.converting import merge_images
 from construction_panoptic.annotations.panoptic_png import encode_id_map
 from construction_panoptic.annotations.records import ConvertedRecord
 from construction_panoptic.annotations.rejected import all_rejected, check_conservation
-from construction_panoptic.annotations.splitting import split_records
-from construction_panoptic.annotations.stuff import ReadyStuff
+from construction_panoptic.annotations.split.grouping import near_duplicate_groups
+from construction_panoptic.annotations.split.splitting import split_records
+from construction_panoptic.annotations.stuff.annotated_things import AnnotatedThings
+from construction_panoptic.annotations.stuff.ready import ReadyStuff
 from construction_panoptic.annotations.tables import StoredTable
 from construction_panoptic.annotations.taxonomy import Taxonomy
 

@@ -11,9 +11,9 @@ from torch import Tensor
 from benchmarks import facebook, hf
 from benchmarks.inputs import our_model, peer_model, random_images, random_targets
 from benchmarks.measuring import Benchmark, Options, Outputs, Step, main
+from construction_panoptic.config.training import DetectionSettings, LossSettings
 from construction_panoptic.training.loading import Batch
-from construction_panoptic.training.settings import LossSettings, StageSettings
-from construction_panoptic.training.stages import DetectionStage
+from construction_panoptic.training.tasks.stages import DetectionStage
 
 IMAGES = 2
 TARGETS = 8
@@ -84,7 +84,7 @@ def ours(options: Options) -> Step:
     backbone: Any = model.backbone[0]
     for part in (backbone.body.conv1, backbone.body.layer1):
         part.requires_grad_(False)
-    stage = DetectionStage(model, StageSettings())
+    stage = DetectionStage(model, DetectionSettings())
     batch = Batch(
         random_images(options, IMAGES, *SIZE),
         None,

@@ -12,10 +12,10 @@ from torch import Tensor
 from benchmarks import facebook
 from benchmarks.inputs import our_model, peer_model, random_images, random_targets
 from benchmarks.measuring import Benchmark, Options, Outputs, Step, main
-from construction_panoptic.training.feature_cache import FeatureCache
+from construction_panoptic.config.training import MaskHeadSettings
 from construction_panoptic.training.loading import Batch
-from construction_panoptic.training.settings import MaskHeadSettings
-from construction_panoptic.training.stages import MaskHeadStage
+from construction_panoptic.training.tasks.feature_cache import FeatureCache
+from construction_panoptic.training.tasks.stages import MaskHeadStage
 
 TARGETS = 8
 SIZE = (800, 1066)

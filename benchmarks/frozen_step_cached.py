@@ -6,8 +6,8 @@ The peer is that of `frozen_step`. Ours runs the detector in its first step alon
 from benchmarks.frozen_step import BENCHMARK as FROZEN_STEP
 from benchmarks.frozen_step import our_step
 from benchmarks.measuring import Benchmark, Options, Step, main
-from construction_panoptic.training.feature_cache import open_cache
-from construction_panoptic.training.settings import AugmentationSettings, MaskHeadSettings
+from construction_panoptic.config.training import AugmentationSettings, MaskHeadSettings
+from construction_panoptic.training.tasks.feature_cache import open_cache
 
 
 def ours(options: Options) -> Step:

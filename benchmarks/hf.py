@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from construction_panoptic.detr import Detr, DetrPanoptic
+from construction_panoptic.models.detr import Detr, DetrPanoptic
 
 RESNETS = {
     "resnet18": ("basic", [2, 2, 2, 2], [64, 128, 256, 512]),

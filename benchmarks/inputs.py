@@ -11,8 +11,9 @@ from torch import Tensor
 
 from benchmarks import hf
 from benchmarks.measuring import Options
-from construction_panoptic.detr import DetrPanoptic, build_detr_panoptic, corners_to_centers
-from construction_panoptic.sample import SampleSettings, generate
+from construction_panoptic.config.sample import SampleSettings
+from construction_panoptic.models.detr import DetrPanoptic, build_detr_panoptic, corners_to_centers
+from construction_panoptic.sample import generate
 
 NUM_CLASSES = 65
 
@@ -112,8 +113,8 @@ def write_exports(options: Options) -> None:
         widths=(width,),
         classes=("wheel_loader", "hydra_crane", "transit_mixer"),
         rare_class=None,
-        mixed_share=0.85,
-        near_duplicate_share=0.0,
+        mixed_fraction=0.85,
+        near_duplicate_fraction=0.0,
         things=(3, 7),
         jpeg_quality=92,
     )

@@ -19,9 +19,9 @@ from torch import Tensor
 from benchmarks.conversion import convert_all
 from benchmarks.inputs import write_exports
 from benchmarks.measuring import Benchmark, Options, Outputs, Step, main
+from construction_panoptic.config.training import AugmentationSettings
+from construction_panoptic.training.augmentations import resized_size
 from construction_panoptic.training.samples import PanopticSamples
-from construction_panoptic.training.settings import AugmentationSettings
-from construction_panoptic.training.transforms import resized_size
 
 SEED = 5
 

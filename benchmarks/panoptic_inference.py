@@ -11,7 +11,7 @@ from benchmarks.inputs import image_size, is_thing_of, our_model, peer_model, ra
 from benchmarks.measuring import Benchmark, Options, Outputs, Step, main
 from benchmarks.published import keep, merge_masks, threshold_for
 from construction_panoptic.annotations.panoptic_png import encode_id_map
-from construction_panoptic.detr import segment_images
+from construction_panoptic.models.detr import segment_images
 
 SIZE = (800, 1066)
 

@@ -9,7 +9,7 @@ from benchmarks.inputs import NUM_CLASSES, image_size, is_thing_of
 from benchmarks.measuring import Benchmark, Options, Outputs, Step, main
 from benchmarks.published import merge_masks
 from construction_panoptic.annotations.panoptic_png import encode_id_map
-from construction_panoptic.detr import panoptic_result
+from construction_panoptic.models.detr import panoptic_result
 
 SIZE = (800, 1066)
 # Six queries of stuff and four of things. No stuff class stands twice: there ours keeps pixels that the published code

@@ -21,10 +21,10 @@ import pandas as pd
 
 from benchmarks.memory import peak_memory
 from construction_panoptic.annotations.coco_files import panoptic_stream
-from construction_panoptic.annotations.grouping import near_duplicate_groups
 from construction_panoptic.annotations.json_stream import json_parts
 from construction_panoptic.annotations.records import ConvertedRecord, Segment
-from construction_panoptic.annotations.splitting import split
+from construction_panoptic.annotations.split.grouping import near_duplicate_groups
+from construction_panoptic.annotations.split.splitting import split
 from construction_panoptic.annotations.taxonomy import Taxonomy
 from construction_panoptic.evaluation.quality import SegmentCounts, merge_counts, quality_of_counts
 from construction_panoptic.files import atomic_path

@@ -10,7 +10,7 @@ import mlflow
 import pytest
 import torch
 
-from construction_panoptic.ray_cluster import joined_ray
+from construction_panoptic.parallel.ray_cluster import joined_ray
 from construction_panoptic.tracking.stage_run import _open_runs
 
 REPOSITORY = Path(__file__).resolve().parents[1]

@@ -25,9 +25,9 @@ from pathlib import Path
 
 import torch
 
-from construction_panoptic.detr import build_detr_panoptic
+from construction_panoptic.models.detr import build_detr_panoptic
 from construction_panoptic.training.state import own_randomness
-from tests.pipelines.project import TINY, Project
+from tests.integration.pipelines.project import TINY, Project
 
 logger = logging.getLogger("torture")
 

@@ -14,8 +14,8 @@ from kedro.framework.session import KedroSession
 from construction_panoptic.catalog.checkpoints import read_checkpoint
 from construction_panoptic.catalog.files import local_path, shown_path
 from construction_panoptic.errors import UserError
-from construction_panoptic.interruption import Interrupted, interruptible
 from construction_panoptic.shortage import shortage
+from construction_panoptic.signals import Interrupted, interruptible
 from construction_panoptic.tracking import database_error, mark_run_killed
 
 logger = logging.getLogger(__name__)
@@ -93,7 +93,7 @@ def replay(file: Path, checkpoint: Path | None) -> None:
 @env_option
 def compare(runs: tuple[str, ...], env: str | None) -> None:
     """Compare RUNS, given by MLflow ids or names, with the first of them: PQ by class, parameters, pictures."""
-    from construction_panoptic.comparison import compare_runs
+    from construction_panoptic.tracking.comparison import compare_runs
 
     context = KedroSession.create(env=env).load_context()
     entries = context.catalog

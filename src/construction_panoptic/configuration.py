@@ -8,6 +8,21 @@ from typing import Any
 
 from kedro.framework.hooks import hook_impl
 
+from construction_panoptic.config.parameters import check_parameters
+
+
+class ParametersHook:
+    """Checks all parameters before anything else is looked at, so that a typo costs seconds and no result."""
+
+    @hook_impl(tryfirst=True)
+    def after_context_created(self, context: Any) -> None:
+        """Check conf and ``--params``.
+
+        Raises:
+            ParameterError: all mistakes, a line each.
+        """
+        check_parameters(context.config_loader["parameters"])
+
 
 class ConfigurationFiles:
     """Remembers where a session's configuration comes from; ``${conf_file:…}`` in the catalog asks for a file of it."""

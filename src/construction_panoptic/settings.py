@@ -23,7 +23,7 @@ os.environ.setdefault("KEDRO_DISABLE_TELEMETRY", "1")
 
 from construction_panoptic.catalog.exclusive import ExclusiveHook
 from construction_panoptic.catalog.freshness import FreshnessHook
-from construction_panoptic.configuration import CONFIGURATION_FILES
+from construction_panoptic.configuration import CONFIGURATION_FILES, ParametersHook
 from construction_panoptic.reporting import ReportHook
 from construction_panoptic.tracking import TrackingHook
 
@@ -42,7 +42,7 @@ def mlflow_artifacts() -> str | None:
     return None if os.environ.get("MLFLOW_TRACKING_URI") else f"{project_folder()}/mlartifacts"
 
 
-HOOKS = (CONFIGURATION_FILES, ExclusiveHook(), FreshnessHook(), TrackingHook(), ReportHook())
+HOOKS = (ParametersHook(), CONFIGURATION_FILES, ExclusiveHook(), FreshnessHook(), TrackingHook(), ReportHook())
 
 CONFIG_LOADER_ARGS = {
     "base_env": "base",

@@ -42,14 +42,14 @@ def _advice(error: BaseException) -> str | None:
     if name == "OutOfMemoryError" or "CUDA out of memory" in text:
         return (
             "The device's memory has run out. End what else uses the device; or give the stage under way a larger "
-            "accumulate, up to its batch_size: batches are then computed in that many parts, and training goes on. "
+            "micro_batches, up to its batch_size: batches are then computed in that many parts, and training goes on. "
             "With a smaller batch_size, or smaller augmentation.sides and max_side, it would start over."
         )
     no_memory = isinstance(error, OSError) and error.errno == errno.ENOMEM
     if no_memory or isinstance(error, MemoryError) or "can't allocate memory" in text:
         return (
             "Memory has run out. End other programs; or give the stage under way fewer workers, a smaller cache_mb or, "
-            "in a training, a larger accumulate (the parts that a batch is computed in)."
+            "in a training, a larger micro_batches (the parts that a batch is computed in)."
         )
     if name == "BrokenProcessPool" or "DataLoader worker" in text:
         return (

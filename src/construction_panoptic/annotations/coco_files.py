@@ -8,18 +8,18 @@ from typing import Any
 
 import pandas as pd
 
-from construction_panoptic.annotations.panoptic_check import (
+from construction_panoptic.annotations.merging.panoptic_check import (
     Entry,
     detections_of_image,
     problems_of_image,
     refuse,
     repeated,
 )
-from construction_panoptic.annotations.parallel import Engine, WorkerCount, Workers
 from construction_panoptic.annotations.records import ConvertedRecord
-from construction_panoptic.annotations.splitting import TRAIN, VAL
+from construction_panoptic.annotations.split.splitting import TRAIN, VAL
 from construction_panoptic.annotations.taxonomy import Taxonomy
 from construction_panoptic.errors import InputDataError, ParameterError
+from construction_panoptic.parallel.workers import Engine, WorkerCount, Workers
 
 ALL = "all"
 _LAST_KEY = chr(sys.maxunicode)  # after all keys

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from construction_panoptic.annotations.records import ConvertedRecord
-from construction_panoptic.annotations.splitting import TRAIN, VAL
+from construction_panoptic.annotations.split.splitting import TRAIN, VAL
 from construction_panoptic.annotations.tables import Table, blocks
 from construction_panoptic.annotations.taxonomy import Taxonomy
 from construction_panoptic.errors import InputDataError

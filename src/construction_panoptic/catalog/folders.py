@@ -13,14 +13,14 @@ import numpy as np
 from kedro.io import AbstractDataset
 from kedro_datasets._typing import ImagePreview, JSONPreview
 
-from construction_panoptic.annotations.fringe import StuffOfImage
 from construction_panoptic.annotations.records import ConvertedImage, ConvertedRecord
-from construction_panoptic.annotations.stuff import decode_labels, encode_labels
+from construction_panoptic.annotations.stuff.fringe import StuffOfImage
+from construction_panoptic.annotations.stuff.ready import decode_labels, encode_labels
 from construction_panoptic.catalog.files import damaged
 from construction_panoptic.catalog.journal import Journal, appending
 from construction_panoptic.catalog.previews import image_grid
 from construction_panoptic.errors import InputDataError
-from construction_panoptic.evaluation.predicting import ImagePrediction, write_predictions
+from construction_panoptic.evaluation.predictions import ImagePrediction, write_predictions
 from construction_panoptic.files import atomic_path, write_bytes, write_json
 
 COMPLETE = "complete"

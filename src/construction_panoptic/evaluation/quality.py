@@ -15,9 +15,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
-from construction_panoptic.annotations.parallel import Engine, Workers, blocks_of
-from construction_panoptic.annotations.settings import ONE_PROCESS, ExecutionSettings
+from construction_panoptic.config.base import ONE_PROCESS, Execution
 from construction_panoptic.errors import InputDataError, ParameterError, UserError
+from construction_panoptic.parallel.workers import Engine, Workers, blocks_of
 
 QualityEngine = Literal["hotcoco", "panopticapi"]
 
@@ -50,7 +50,7 @@ def panoptic_quality(
     prediction_folder: Path | str,
     *,
     engine: QualityEngine = "hotcoco",
-    execution: ExecutionSettings = ONE_PROCESS,
+    execution: Execution = ONE_PROCESS,
 ) -> dict[str, Any]:
     """Evaluate panoptic predictions; the numbers are those of panopticapi on the same files.
 
@@ -101,7 +101,7 @@ def segment_counts(
     prediction_folder: Path | str,
     *,
     engine: QualityEngine = "hotcoco",
-    execution: ExecutionSettings = ONE_PROCESS,
+    execution: Execution = ONE_PROCESS,
     truth_name: str | None = None,
 ) -> dict[int, SegmentCounts]:
     """Count the segments from which panoptic quality follows, by category id; see `panoptic_quality`.

@@ -16,9 +16,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from construction_panoptic.annotations.panoptic_png import decode_id_map
-from construction_panoptic.annotations.parallel import Workers
-from construction_panoptic.annotations.settings import ONE_PROCESS, ExecutionSettings
+from construction_panoptic.config.base import ONE_PROCESS, Execution
 from construction_panoptic.errors import InputDataError
+from construction_panoptic.parallel.workers import Workers
 
 IdMap = NDArray[np.integer[Any]]
 
@@ -45,7 +45,7 @@ def match_segments(
     truth_folder: Path,
     predictions: Mapping[str, Any],
     prediction_folder: Path,
-    execution: ExecutionSettings = ONE_PROCESS,
+    execution: Execution = ONE_PROCESS,
 ) -> pd.DataFrame:
     """Say of every segment of a data set what became of it.
 

@@ -9,13 +9,13 @@ import pandas as pd
 import torch
 
 from construction_panoptic.annotations.panoptic_png import decode_id_map
-from construction_panoptic.detr.model import DetrPanoptic
-from construction_panoptic.detr.postprocess import PanopticResult, panoptic_result
-from construction_panoptic.detr.segmenting import QueryMasks, query_masks
 from construction_panoptic.evaluation.analysis import class_scores
-from construction_panoptic.evaluation.predicting import evaluating
+from construction_panoptic.evaluation.predictions import evaluating
 from construction_panoptic.evaluation.segments import match_image, segment_table
-from construction_panoptic.training.device import autocast
+from construction_panoptic.models.detr.model import DetrPanoptic
+from construction_panoptic.models.detr.postprocess import PanopticResult, panoptic_result
+from construction_panoptic.models.detr.segmenting import QueryMasks, query_masks
+from construction_panoptic.parallel.device import autocast
 from construction_panoptic.training.loading import Batch
 
 THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)

@@ -13,10 +13,9 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from construction_panoptic.detr.model import Detr, DetrPanoptic
 from construction_panoptic.errors import InputDataError
 from construction_panoptic.evaluation.precision import PrecisionEngine, average_precision
-from construction_panoptic.evaluation.predicting import (
+from construction_panoptic.evaluation.predictions import (
     PREDICTIONS_FILE,
     THRESHOLD,
     ImagePrediction,
@@ -25,10 +24,11 @@ from construction_panoptic.evaluation.predicting import (
     write_predictions,
 )
 from construction_panoptic.evaluation.quality import QualityEngine, load_json, panoptic_quality
-from construction_panoptic.interruption import StopRequest
-from construction_panoptic.training import team
+from construction_panoptic.models.detr.model import Detr, DetrPanoptic
+from construction_panoptic.parallel import collectives as team
+from construction_panoptic.signals import StopRequest
 from construction_panoptic.training.loading import Batch
-from construction_panoptic.training.stages import Stage, evaluate_losses
+from construction_panoptic.training.tasks.stages import Stage, evaluate_losses
 
 Validator = Callable[[nn.Module, int], dict[str, float]]
 

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from construction_panoptic.annotations.images import MAX_FILE_BYTES, ImageError, read_rgb
+from construction_panoptic.annotations.merging.segment_shapes import segment_rles
 from construction_panoptic.annotations.panoptic_png import decode_id_map
-from construction_panoptic.annotations.segment_shapes import segment_rles
 from construction_panoptic.errors import InputDataError, ParameterError
-from construction_panoptic.evaluation.predicting import ImagePrediction
+from construction_panoptic.evaluation.predictions import ImagePrediction
 from construction_panoptic.prediction.models import TrainedModel
 from construction_panoptic.prediction.running import predict_pixels
 

@@ -6,15 +6,15 @@ from typing import Any
 
 import click
 
+from construction_panoptic.config.base import parse
+from construction_panoptic.config.prediction import PredictionSettings
 from construction_panoptic.errors import InputDataError, ParameterError, UserError
 from construction_panoptic.files import atomic_path
 from construction_panoptic.prediction.models import load_model
 from construction_panoptic.prediction.results import write_results
 from construction_panoptic.prediction.running import predict_source
-from construction_panoptic.prediction.settings import PredictionSettings
 from construction_panoptic.prediction.sources import find_files, shard
 from construction_panoptic.prediction.tables import rejected_table, seen_table
-from construction_panoptic.training.settings import parse
 
 MODEL = "data/06_models/mask_head/best.pt"
 

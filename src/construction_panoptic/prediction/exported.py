@@ -7,11 +7,13 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
-from construction_panoptic.detr.postprocess import TINY_AREA
+from construction_panoptic.config.base import parse
+from construction_panoptic.config.model import DetrSettings
+from construction_panoptic.config.training import AugmentationSettings
 from construction_panoptic.errors import CheckpointError
 from construction_panoptic.files import write_bytes, write_json
+from construction_panoptic.models.detr.postprocess import TINY_AREA
 from construction_panoptic.prediction.models import TrainedModel, assemble
-from construction_panoptic.training.settings import AugmentationSettings, ModelSettings, parse
 
 FORMAT_VERSION = 1
 WEIGHTS = "model.safetensors"
@@ -83,7 +85,7 @@ def load_exported(folder: Path | str) -> TrainedModel:
     return assemble(
         state,
         categories=config["categories"],
-        architecture=parse(ModelSettings, config["architecture"], "architecture"),
+        architecture=parse(DetrSettings, config["architecture"], "architecture"),
         augmentation=parse(AugmentationSettings, config["preprocessing"], "preprocessing"),
         threshold=float(config["threshold"]),
         source=str(folder),

@@ -7,10 +7,12 @@ from typing import Any
 
 import torch
 
-from construction_panoptic.detr import DetrPanoptic, build_detr_panoptic
+from construction_panoptic.config.base import parse
+from construction_panoptic.config.model import DetrSettings
+from construction_panoptic.config.training import AugmentationSettings
 from construction_panoptic.errors import CheckpointError
-from construction_panoptic.evaluation.predicting import THRESHOLD
-from construction_panoptic.training.settings import AugmentationSettings, ModelSettings, parse
+from construction_panoptic.evaluation.predictions import THRESHOLD
+from construction_panoptic.models.detr import DetrPanoptic, build_detr_panoptic
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class TrainedModel:
 
     model: DetrPanoptic
     categories: Sequence[Mapping[str, Any]]
-    architecture: ModelSettings
+    architecture: DetrSettings
     augmentation: AugmentationSettings
     threshold: float = THRESHOLD
 
@@ -64,7 +66,7 @@ def trained_model(checkpoint: Mapping[str, Any], source: str = "the checkpoint")
     return assemble(
         checkpoint["model"],
         categories=extra["categories"],
-        architecture=parse(ModelSettings, architecture, "model"),
+        architecture=parse(DetrSettings, architecture, "model"),
         augmentation=parse(AugmentationSettings, augmentation, "augmentation"),
         threshold=float(extra.get("threshold", THRESHOLD)),
         source=source,
@@ -75,7 +77,7 @@ def assemble(
     state: Mapping[str, torch.Tensor],
     *,
     categories: Sequence[Mapping[str, Any]],
-    architecture: ModelSettings,
+    architecture: DetrSettings,
     augmentation: AugmentationSettings,
     threshold: float,
     source: str,

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from construction_panoptic.detr import DetrPanoptic
 from construction_panoptic.errors import UserError
+from construction_panoptic.models.detr import DetrPanoptic
 from construction_panoptic.prediction.models import TrainedModel
 
 OPSET = 18

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from construction_panoptic.annotations.panoptic_png import decode_id_map
-from construction_panoptic.evaluation.predicting import (
+from construction_panoptic.evaluation.predictions import (
     ImagePrediction,
     png_name,
     read_predictions,

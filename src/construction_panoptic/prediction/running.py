@@ -14,19 +14,19 @@ from torch import Tensor
 from tqdm import tqdm
 
 from construction_panoptic.annotations.images import ImageError, read_rgb
-from construction_panoptic.annotations.model_pool import map_with_model
-from construction_panoptic.annotations.parallel import blocks_of
-from construction_panoptic.detr import DetrPanoptic
-from construction_panoptic.evaluation.predicting import ImagePrediction, predict_images
-from construction_panoptic.evaluation.predicting_samples import on_device
+from construction_panoptic.config.prediction import PredictionSettings
+from construction_panoptic.config.training import AugmentationSettings
+from construction_panoptic.evaluation.inference import on_device
+from construction_panoptic.evaluation.predictions import ImagePrediction, predict_images
+from construction_panoptic.models.detr import DetrPanoptic
+from construction_panoptic.parallel.model_pool import map_with_model
+from construction_panoptic.parallel.workers import blocks_of
 from construction_panoptic.prediction.models import TrainedModel
-from construction_panoptic.prediction.settings import PredictionSettings
 from construction_panoptic.prediction.sources import SourceFile
 from construction_panoptic.prediction.videos import VideoError, frame_count, read_frames
+from construction_panoptic.training.augmentations import evaluation_resize, normalise
 from construction_panoptic.training.loading import collate
 from construction_panoptic.training.samples import Target
-from construction_panoptic.training.settings import AugmentationSettings
-from construction_panoptic.training.transforms import evaluation_resize, normalise
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
 from construction_panoptic.errors import UserError
+from construction_panoptic.parallel.device import resolve_device
 from construction_panoptic.prediction.answering import answer
 from construction_panoptic.prediction.exported import load_exported
 from construction_panoptic.prediction.models import TrainedModel
-from construction_panoptic.training.device import resolve_device
 
 
 class PanopticModel(PythonModel):

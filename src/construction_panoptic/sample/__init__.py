@@ -4,7 +4,7 @@ The scenes are drawings, for trying the whole pipeline in minutes; results on th
 photographs.
 """
 
+from construction_panoptic.config.sample import SampleSettings
 from construction_panoptic.sample.export import generate
-from construction_panoptic.sample.settings import SampleSettings
 
 __all__ = ["SampleSettings", "generate"]

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from construction_panoptic.annotations.panoptic_png import encode_id_map
+from construction_panoptic.config.sample import SampleSettings
 from construction_panoptic.sample.outlines import outline, polygon_area
 from construction_panoptic.sample.scenes import ALTERATIONS, Alteration, Instance, Scene, altered, draw_scene
-from construction_panoptic.sample.settings import SampleSettings
 from construction_panoptic.sample.stuff import coco_categories, predict_stuff
 from construction_panoptic.sample.textures import NoiseBank
 

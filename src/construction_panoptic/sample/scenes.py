@@ -7,9 +7,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from construction_panoptic.config.sample import SampleSettings
 from construction_panoptic.errors import ParameterError
 from construction_panoptic.sample.backdrops import LABELS, LAYOUTS, Backdrop, Layout, draw_backdrop
-from construction_panoptic.sample.settings import SampleSettings
 from construction_panoptic.sample.shapes import DRAWINGS, WORKER, Drawing, Sprite, draw_sprite
 from construction_panoptic.sample.textures import FloatArray, NoiseBank
 
@@ -74,7 +74,7 @@ def draw_scene(
     weights = np.array([layout.weight for layout in fitting])
     layout = fitting[int(rng.choice(len(fitting), p=weights / weights.sum()))]
     stage = _Stage(draw_backdrop(layout, rng, noise, height, width), settings, rng, noise)
-    if layout.outdoors and rng.random() < settings.worker_share:
+    if layout.outdoors and rng.random() < settings.worker_fraction:
         stage.add_workers(int(rng.integers(1, 3)))
     stage.add_things([name for name in names if _fits(DRAWINGS[name], layout)], fewest)
     return Scene(_develop(stage.rgb, rng, noise), stage.labels, tuple(stage.instances))
@@ -128,7 +128,7 @@ class _Stage:
                 coverage = _on_image(sprite, self.labels.shape)
                 if self._accepts(coverage, sprite.alpha, bottom):
                     self._put(sprite, coverage, bottom, shadow=not mounted)
-                    as_seen = bool(rng.random() < self._settings.visible_outline_share)
+                    as_seen = bool(rng.random() < self._settings.visible_outline_fraction)
                     self.instances.append(Instance(name, coverage, coverage, as_seen))
                     break
         if not self.instances:

@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from construction_panoptic.config.sample import SampleSettings
 from construction_panoptic.sample.backdrops import COCO_CATEGORIES, LABELS
 from construction_panoptic.sample.scenes import Scene
-from construction_panoptic.sample.settings import SampleSettings
 from construction_panoptic.sample.shapes import DRAWINGS
 from construction_panoptic.sample.textures import NoiseBank
 
@@ -41,7 +41,7 @@ def predict_stuff(
     Vehicles are COCO trucks, workers are COCO persons; both carry a COCO thing name here.
     """
     shape = scene.labels.shape
-    if rng.random() < settings.without_stuff_share:
+    if rng.random() < settings.without_stuff_fraction:
         return StuffPrediction(np.zeros(shape, np.uint32), [])
     labels = _wobbly(scene.labels, settings.border_wobble, rng, noise)
     taken = np.zeros(shape, bool)
@@ -53,11 +53,11 @@ def predict_stuff(
         if coco is None:
             if rng.random() < 0.5:
                 labels[seen] = 0
-        elif rng.random() < settings.leak_share:
+        elif rng.random() < settings.leak_fraction:
             trucks.append(ndimage.binary_dilation(seen, iterations=2))
         else:
             trucks.append(ndimage.binary_erosion(seen))
-        if rng.random() < settings.fringe_share:
+        if rng.random() < settings.fringe_fraction:
             labels[ndimage.binary_dilation(seen) & ~seen] = 0
     return _segments(labels, trucks, taken)
 

@@ -8,14 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from construction_panoptic.detr.model import build_detr, build_detr_panoptic
+from construction_panoptic.config.base import parse
+from construction_panoptic.config.model import DetrSettings
+from construction_panoptic.config.training import DetectionSettings, MaskHeadSettings
 from construction_panoptic.errors import CheckpointError
 from construction_panoptic.files import atomic_path
-from construction_panoptic.training.device import autocast
+from construction_panoptic.models.detr.model import build_detr, build_detr_panoptic
+from construction_panoptic.parallel.device import autocast
 from construction_panoptic.training.loading import Batch
-from construction_panoptic.training.settings import MaskHeadSettings, ModelSettings, StageSettings, parse
-from construction_panoptic.training.stages import DetectionStage, MaskHeadStage, Stage
 from construction_panoptic.training.state import snapshot
+from construction_panoptic.training.tasks.stages import DetectionStage, MaskHeadStage, Stage
 
 
 def save_batch(path: Path | str, batch: Batch, **known: Any) -> None:
@@ -77,12 +79,12 @@ def replay(saved: Mapping[str, Any], weights: Mapping[str, Tensor] | None = None
 
 
 def _build(saved: Mapping[str, Any]) -> tuple[Stage, str]:
-    architecture = parse(ModelSettings, saved["fingerprint"]["model"], "model").model_dump()
+    architecture = parse(DetrSettings, saved["fingerprint"]["model"], "model").model_dump()
     num_classes = max(category["id"] for category in saved["extra"]["categories"]) + 1
     if saved["stage"] == MaskHeadStage.name:
         mask_head = parse(MaskHeadSettings, saved["settings"], "mask_head")
         return MaskHeadStage(build_detr_panoptic(num_classes, **architecture), mask_head), mask_head.precision
-    detection = parse(StageSettings, saved["settings"], "detection")
+    detection = parse(DetectionSettings, saved["settings"], "detection")
     return DetectionStage(build_detr(num_classes, **architecture), detection), detection.precision
 
 

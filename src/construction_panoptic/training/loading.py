@@ -11,7 +11,7 @@ from torch.nn.functional import pad
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from construction_panoptic.errors import ParameterError
-from construction_panoptic.training import team
+from construction_panoptic.parallel import collectives as team
 from construction_panoptic.training.samples import Target
 
 ASPECT_LIMITS = (0.5, 1.0, 2.0)

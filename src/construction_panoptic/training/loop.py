@@ -15,16 +15,15 @@ from typing import Any
 import torch
 from torch import nn
 
+from construction_panoptic.config.training import DetectionSettings
 from construction_panoptic.errors import CheckpointError, ParameterError
-from construction_panoptic.interruption import StopRequest
+from construction_panoptic.parallel import collectives as team
+from construction_panoptic.parallel.device import resolve_device
 from construction_panoptic.shortage import explained_shortage
-from construction_panoptic.training import team
-from construction_panoptic.training.device import resolve_device
+from construction_panoptic.signals import StopRequest
 from construction_panoptic.training.loading import BatchLoader
 from construction_panoptic.training.optimisation import build_optimizer, build_schedule
 from construction_panoptic.training.progress import Progress
-from construction_panoptic.training.settings import StageSettings
-from construction_panoptic.training.stages import Stage
 from construction_panoptic.training.state import (
     FORMAT_VERSION,
     Checkpoint,
@@ -36,6 +35,7 @@ from construction_panoptic.training.state import (
     snapshot,
 )
 from construction_panoptic.training.steps import EpochSteps, Training
+from construction_panoptic.training.tasks.stages import Stage
 
 Validate = Callable[[nn.Module, int], Mapping[str, float]]
 
@@ -68,7 +68,7 @@ class EpochResult:
 def train(
     stage: Stage,
     train_loader: BatchLoader,
-    settings: StageSettings,
+    settings: DetectionSettings,
     *,
     validate: Validate | None = None,
     monitor: str = "train/loss",
@@ -160,7 +160,7 @@ def train(
             due = _alarm(settings, clock)
 
 
-def _alarm(settings: StageSettings, clock: Callable[[], float]) -> Callable[[], bool]:
+def _alarm(settings: DetectionSettings, clock: Callable[[], float]) -> Callable[[], bool]:
     """Tell, whenever asked, whether the next checkpoint is due."""
     if not settings.checkpoint_every_minutes:
         return lambda: False
@@ -187,7 +187,7 @@ def _check_stop(training: Training) -> None:
     )
 
 
-def _start(stage: Stage, train_loader: BatchLoader, settings: StageSettings) -> Training:
+def _start(stage: Stage, train_loader: BatchLoader, settings: DetectionSettings) -> Training:
     device = resolve_device(settings.device)
     stage.model.to(device)
     optimizer = build_optimizer(stage.model, settings.optimizer)

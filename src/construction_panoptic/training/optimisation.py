@@ -7,7 +7,7 @@ from torch import nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from construction_panoptic.training.settings import OptimizerSettings, ScheduleSettings
+from construction_panoptic.config.training import OptimizerSettings, ScheduleSettings
 
 
 def build_optimizer(model: nn.Module, settings: OptimizerSettings) -> AdamW:
@@ -53,7 +53,7 @@ def rate_factor(settings: ScheduleSettings, *, epochs: int, steps_per_epoch: int
         )
 
     def one_cycle_factor(step: int) -> float:
-        peak = settings.rise_share * (steps - 1)
+        peak = settings.warmup_fraction * (steps - 1)
         if step <= peak:
             return _half_cosine(settings.start_factor, 1.0, _share(step, peak))
         return _half_cosine(1.0, settings.final_factor, _share(step - peak, steps - 1 - peak))

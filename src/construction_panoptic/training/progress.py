@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from tqdm import tqdm
 
-from construction_panoptic.training import team
+from construction_panoptic.parallel import collectives as team
 
 logger = logging.getLogger(__name__)
 

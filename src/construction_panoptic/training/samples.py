@@ -18,10 +18,10 @@ from torch.utils.data import Dataset
 
 from construction_panoptic.annotations.json_stream import JSONDocument
 from construction_panoptic.annotations.panoptic_png import decode_id_map
+from construction_panoptic.config.training import AugmentationSettings
 from construction_panoptic.errors import InputDataError
-from construction_panoptic.training import transforms
-from construction_panoptic.training.settings import AugmentationSettings
-from construction_panoptic.training.transforms import Annotated
+from construction_panoptic.training import augmentations as transforms
+from construction_panoptic.training.augmentations import Annotated
 
 Target = dict[str, Any]
 SampleKey = int | tuple[int, int]  # an index, or (epoch, index)

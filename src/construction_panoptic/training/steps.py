@@ -12,15 +12,15 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from construction_panoptic.interruption import StopRequest
-from construction_panoptic.training import team
-from construction_panoptic.training.device import autocast
+from construction_panoptic.config.training import DetectionSettings
+from construction_panoptic.parallel import collectives as team
+from construction_panoptic.parallel.device import autocast
+from construction_panoptic.signals import StopRequest
 from construction_panoptic.training.faults import save_batch
 from construction_panoptic.training.loading import Batch, BatchLoader
 from construction_panoptic.training.progress import Progress
-from construction_panoptic.training.settings import StageSettings
-from construction_panoptic.training.stages import Stage
 from construction_panoptic.training.state import logger
+from construction_panoptic.training.tasks.stages import Stage
 from construction_panoptic.training.watch import LossWatch, NonFiniteLossError
 
 
@@ -29,7 +29,7 @@ class Training:
     """Everything that changes in the course of a training."""
 
     stage: Stage
-    settings: StageSettings
+    settings: DetectionSettings
     device: torch.device
     optimizer: Optimizer
     schedule: LRScheduler
@@ -161,14 +161,14 @@ class EpochSteps:
         try:
             was_read = self._watch.add(batch.file_names, self._step(batch.to(training.device)))
         except NonFiniteLossError as error:
-            if not skip or training.skipped >= training.settings.skip_at_most:
+            if not skip or training.skipped >= training.settings.max_skipped:
                 raise self._saved(error) from error
             training.skipped += 1
             self._skipped += 1
             for buffer, before in zip(training.stage.model.buffers(), buffers, strict=True):
                 buffer.copy_(before)  # running statistics have seen the batch
             what = str(error).partition(". Look at")[0]
-            logger.warning("%s. Skipped (%d of at most %d).", what, training.skipped, training.settings.skip_at_most)
+            logger.warning("%s. Skipped (%d of at most %d).", what, training.skipped, training.settings.max_skipped)
         training.schedule.step()
         return was_read
 
@@ -191,7 +191,7 @@ class EpochSteps:
     def _gradients(self, batch: Batch) -> dict[str, Tensor]:
         """Compute the batch's gradients, part by part; gives the loss and its terms."""
         training = self._training
-        parts = batch.parts(training.settings.accumulate)
+        parts = batch.parts(training.settings.micro_batches)
         if len(parts) > 1 or team.size() > 1:
             boxes, weights = team.totals(training.stage.size(batch))
             parts = [replace(part, totals=(boxes, weights)) for part in parts]

@@ -10,14 +10,10 @@ from matplotlib.figure import Figure
 from PIL import Image
 from plotly import graph_objects as go
 
-from construction_panoptic.annotations.annotated_things import AnnotatedThings
 from construction_panoptic.annotations.coco_files import detection_stream, panoptic_stream
-from construction_panoptic.annotations.converting import merge_unfinished
-from construction_panoptic.annotations.cvat import read_exports
 from construction_panoptic.annotations.digests import digest_of
-from construction_panoptic.annotations.fringe import StuffOfImage
-from construction_panoptic.annotations.grouping import near_duplicate_groups
-from construction_panoptic.annotations.labelling import DetrStuffLabeller, load_labeller
+from construction_panoptic.annotations.formats.cvat import read_exports
+from construction_panoptic.annotations.merging.converting import merge_unfinished
 from construction_panoptic.annotations.records import ConvertedImage, ConvertedRecord
 from construction_panoptic.annotations.rejected import (
     all_rejected,
@@ -25,24 +21,27 @@ from construction_panoptic.annotations.rejected import (
     rejected_table,
     repaired_and_kept,
 )
-from construction_panoptic.annotations.relabelling import checkpoint_identity, label_unfinished
-from construction_panoptic.annotations.settings import ConversionSettings, StuffSettings
-from construction_panoptic.annotations.split_options import fold_split, join_groups, listed_split, video_names
-from construction_panoptic.annotations.splitting import audit_split, split_digest
-from construction_panoptic.annotations.splitting import split as divide
-from construction_panoptic.annotations.stuff import ReadyStuff
+from construction_panoptic.annotations.split.grouping import near_duplicate_groups
+from construction_panoptic.annotations.split.options import fold_split, join_groups, listed_split, video_names
+from construction_panoptic.annotations.split.splitting import audit_split, split_digest
+from construction_panoptic.annotations.split.splitting import split as divide
+from construction_panoptic.annotations.stuff.annotated_things import AnnotatedThings
+from construction_panoptic.annotations.stuff.detr_labeller import DetrStuffLabeller, load_labeller
+from construction_panoptic.annotations.stuff.fringe import StuffOfImage
+from construction_panoptic.annotations.stuff.ready import ReadyStuff
+from construction_panoptic.annotations.stuff.relabelling import checkpoint_identity, label_unfinished
 from construction_panoptic.annotations.summary import class_counts, dataset_summary
 from construction_panoptic.annotations.tables import StoredTable
 from construction_panoptic.annotations.taxonomy import Taxonomy
 from construction_panoptic.catalog.folders import ConvertedImages, StuffLabelFolder, finished_record, finished_stuff
 from construction_panoptic.catalog.journal import Journal
+from construction_panoptic.config.conversion import ConversionSettings, StuffSettings
 from construction_panoptic.evaluation.examples import some_images
-from construction_panoptic.pipelines.pictures import overlay_of
-from construction_panoptic.training.device import resolve_device
-from construction_panoptic.training.settings import parse
+from construction_panoptic.parallel.device import resolve_device
 from construction_panoptic.visualisation.charts import class_balance_chart
 from construction_panoptic.visualisation.classes import ClassTable
 from construction_panoptic.visualisation.figures import class_balance_figure
+from construction_panoptic.visualisation.progress import overlay_of
 from construction_panoptic.visualisation.sheets import mosaic
 
 logger = logging.getLogger(__name__)
@@ -51,21 +50,20 @@ MOSAIC_PICTURES = 24
 
 
 def read_annotations(
-    raw_data: Any, taxonomy: dict[str, Any], parameters: dict[str, Any]
+    raw_data: Any, taxonomy: dict[str, Any], parameters: ConversionSettings
 ) -> tuple[pd.DataFrame, StoredTable, pd.DataFrame, pd.DataFrame]:
     """Read and check every CVAT export.
 
     Returns:
         Accepted images, accepted annotations, rejected records, repaired records; see `annotations.cvat.Exports`.
     """
-    settings = parse(ConversionSettings, parameters, "annotation_conversion")
     exports = read_exports(
         raw_data,
         Taxonomy.from_dict(taxonomy),
-        on_error=settings.on_error,
-        boxes_without_polygon=settings.boxes_without_polygon,
-        crowds=settings.crowds,
-        **settings.execution.model_dump(),
+        on_error=parameters.on_error,
+        boxes_without_polygon=parameters.boxes_without_polygon,
+        crowds=parameters.crowds,
+        **parameters.execution.model_dump(),
     )
     logger.info(
         "%d images and %d annotations accepted, %d records rejected, %d repaired",
@@ -86,7 +84,7 @@ def label_stuff(
     stuff_predictions: Any,
     so_far: Journal,
     taxonomy: dict[str, Any],
-    parameters: dict[str, Any],
+    parameters: ConversionSettings,
 ) -> Iterable[StuffOfImage]:
     """Find the stuff regions of every image, without what annotated things explain.
 
@@ -95,8 +93,7 @@ def label_stuff(
     Returns:
         The stuff of each image, computed as it is asked for.
     """
-    settings = parse(ConversionSettings, parameters, "annotation_conversion")
-    stuff = settings.stuff
+    stuff = parameters.stuff
     classes = Taxonomy.from_dict(taxonomy)
     if stuff.source == "none":
         return (StuffOfImage(key, None) for key in images["key"])
@@ -109,7 +106,7 @@ def label_stuff(
             partial(_labeller, stuff, classes),
             batch_size=stuff.batch_size,
             common=common,
-            execution=settings.execution,
+            execution=parameters.execution,
             device=stuff.device,
         )
     things = AnnotatedThings(images, annotations)
@@ -124,9 +121,9 @@ def label_stuff(
     return ready.label_around(
         images["key"],
         things.of,
-        explained_share=stuff.explained_share,
+        explained_fraction=stuff.explained_fraction,
         fringe_distance=stuff.fringe_distance,
-        **settings.execution.model_dump(),
+        **parameters.execution.model_dump(),
     )
 
 
@@ -136,7 +133,7 @@ def merge_annotations(
     stuff_labels: StuffLabelFolder,
     so_far: Journal,
     taxonomy: dict[str, Any],
-    parameters: dict[str, Any],
+    parameters: ConversionSettings,
 ) -> Iterable[ConvertedImage | ConvertedRecord]:
     """Lay things over stuff.
 
@@ -144,15 +141,14 @@ def merge_annotations(
         Each image with its panoptic PNG and segments, made as it is asked for; the record alone of an image that
         was converted from the same input before.
     """
-    settings = parse(ConversionSettings, parameters, "annotation_conversion")
     return merge_unfinished(
         images,
         annotations,
         stuff_labels.content,
         Taxonomy.from_dict(taxonomy),
-        settings.overlap,
+        parameters.overlap,
         finished=partial(finished_record, so_far),
-        **settings.execution.model_dump(),
+        **parameters.execution.model_dump(),
     )
 
 
@@ -174,9 +170,9 @@ def account_for_records(
     return rejected, repaired
 
 
-def split_images(converted: ConvertedImages, parameters: dict[str, Any]) -> pd.DataFrame:
+def split_images(converted: ConvertedImages, parameters: ConversionSettings) -> pd.DataFrame:
     """Divide the images into training and validation: look-alikes and videos together, every class on both sides."""
-    settings = parse(ConversionSettings, parameters, "annotation_conversion").split
+    settings = parameters.split
     keys, hashes, classes = [], [], []
     for record in converted:
         keys.append(record.key)
@@ -189,18 +185,18 @@ def split_images(converted: ConvertedImages, parameters: dict[str, Any]) -> pd.D
         return listed_split(settings.list, keys, groups)
     if settings.folds is not None:
         return fold_split(keys, groups, classes, folds=settings.folds, fold=settings.fold, seed=settings.seed)
-    return divide(keys, groups, classes, val_fraction=settings.validation_share, seed=settings.seed)
+    return divide(keys, groups, classes, val_fraction=settings.validation_fraction, seed=settings.seed)
 
 
 def write_coco(
-    converted: ConvertedImages, split: pd.DataFrame, taxonomy: dict[str, Any], parameters: dict[str, Any]
+    converted: ConvertedImages, split: pd.DataFrame, taxonomy: dict[str, Any], parameters: ConversionSettings
 ) -> tuple[dict[str, Any], ...]:
     """Give both sides as COCO detection and as COCO panoptic, the latter when all has been checked against the PNGs.
 
     Returns:
         Detection of both sides: things and stuff, boxes and masks of what is visible; then panoptic of both sides.
     """
-    execution = parse(ConversionSettings, parameters, "annotation_conversion").execution.model_dump()
+    execution = parameters.execution.model_dump()
     classes, sides = Taxonomy.from_dict(taxonomy), ("train", "val")
     detection = [detection_stream(converted, split, side, classes, converted.png_folder, **execution) for side in sides]
     panoptic = [panoptic_stream(converted, split, side, classes) for side in sides]
@@ -218,17 +214,16 @@ def audit_and_count(
     repaired: pd.DataFrame,
     stuff_labels: StuffLabelFolder,
     taxonomy: dict[str, Any],
-    parameters: dict[str, Any],
+    parameters: ConversionSettings,
 ) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, Any]]:
     """Check the split for leaks, count each class on both sides, and sum the data set up."""
-    conversion = parse(ConversionSettings, parameters, "annotation_conversion")
-    settings = conversion.split
+    settings = parameters.split
     classes = Taxonomy.from_dict(taxonomy)
     audit = audit_split(converted, split, max_distance=settings.near_duplicate_distance)
     counts = class_counts(converted, split, classes, rejected, annotations)
     summary = dataset_summary(converted, split, classes, rejected, repaired)
     audited = audit.classes.assign(name=audit.classes["class_id"].map(classes.names))
-    summary["fringe"] = {"within_pixels": conversion.stuff.fringe_distance, **stuff_labels.fringe()}
+    summary["fringe"] = {"within_pixels": parameters.stuff.fringe_distance, **stuff_labels.fringe()}
     return audited, counts, {**summary, "split": {**audit.facts, "sha256": split_digest(split)}}
 
 
@@ -258,7 +253,7 @@ def _labeller(settings: StuffSettings, taxonomy: Taxonomy) -> DetrStuffLabeller:
         side=settings.side,
         max_side=settings.max_side,
         batch_size=settings.batch_size,
-        explained_share=settings.explained_share,
+        explained_fraction=settings.explained_fraction,
         fringe_distance=settings.fringe_distance,
         device=resolve_device(settings.device),
     )

@@ -5,7 +5,7 @@ from typing import Any
 from kedro.pipeline import Node, Pipeline
 
 from construction_panoptic.pipelines.annotation_conversion import nodes
-from construction_panoptic.pipelines.annotation_conversion.report import report_data
+from construction_panoptic.visualisation.conversion_report import report_data
 
 
 def create_pipeline(**_: Any) -> Pipeline:

@@ -5,17 +5,17 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from construction_panoptic.annotations.cvat_export import CvatExportSettings, cvat_files
+from construction_panoptic.annotations.formats.cvat_export import cvat_files
 from construction_panoptic.catalog.folders import ConvertedImages
+from construction_panoptic.config.conversion import CvatExportSettings
 from construction_panoptic.evaluation.quality import load_json
-from construction_panoptic.training.settings import parse
 
 
 def export_ground_truth(
     panoptic_train: Mapping[str, Any],
     panoptic_val: dict[str, Any],
     converted: ConvertedImages,
-    parameters: dict[str, Any],
+    parameters: CvatExportSettings,
 ) -> Iterator[tuple[str, bytes]]:
     """Give the things of both sides of the ground truth as one CVAT export.
 
@@ -24,18 +24,18 @@ def export_ground_truth(
     """
     both = {name: list(chain(panoptic_train[name], panoptic_val[name])) for name in ("images", "annotations")}
     panoptic = {**both, "categories": panoptic_train["categories"]}
-    shapes = parse(CvatExportSettings, parameters, "cvat_export").shapes
+    shapes = parameters.shapes
     return cvat_files(panoptic, converted.png_folder, converted.image_folder, shapes=shapes)
 
 
 def export_predictions(
-    predictions: Path, converted: ConvertedImages, parameters: dict[str, Any]
+    predictions: Path, converted: ConvertedImages, parameters: CvatExportSettings
 ) -> Iterator[tuple[str, bytes]]:
     """Give the predicted things of the validation images as a CVAT export.
 
     Returns:
         (path in the export, content) of each file, made as it is asked for.
     """
-    shapes = parse(CvatExportSettings, parameters, "cvat_export").shapes
+    shapes = parameters.shapes
     results = load_json(predictions / "predictions.json")
     return cvat_files(results, predictions, converted.image_folder, shapes=shapes)

@@ -10,11 +10,13 @@ from matplotlib.figure import Figure
 from plotly import graph_objects as go
 
 from construction_panoptic.catalog.folders import ConvertedImages
-from construction_panoptic.detr import Detr, build_detr, compile_detector, load_weights
+from construction_panoptic.config.model import DetrSettings
+from construction_panoptic.config.training import DetectionSettings
 from construction_panoptic.evaluation.validation import detection_validator
-from construction_panoptic.interruption import StopRequest
-from construction_panoptic.pipelines.pictures import ProgressSheet
-from construction_panoptic.pipelines.training_run import (
+from construction_panoptic.models.detr import Detr, build_detr, compile_detector, load_weights
+from construction_panoptic.signals import StopRequest
+from construction_panoptic.training.loop import train
+from construction_panoptic.training.running import (
     TrainingOutputs,
     class_count,
     fingerprint_of,
@@ -22,13 +24,12 @@ from construction_panoptic.pipelines.training_run import (
     outputs_of,
     run_training,
 )
-from construction_panoptic.training.loop import train
 from construction_panoptic.training.samples import DetectionSamples
-from construction_panoptic.training.settings import ModelSettings, StageSettings, parse
-from construction_panoptic.training.stages import DetectionStage
 from construction_panoptic.training.state import own_randomness
+from construction_panoptic.training.tasks.stages import DetectionStage
 from construction_panoptic.visualisation.charts import training_curves
 from construction_panoptic.visualisation.figures import training_figure
+from construction_panoptic.visualisation.progress import ProgressSheet
 
 logger = logging.getLogger(__name__)
 
@@ -37,8 +38,8 @@ def train_detector(
     detection_train: Mapping[str, Any],
     detection_val: dict[str, Any],
     converted: ConvertedImages,
-    model_parameters: dict[str, Any],
-    parameters: dict[str, Any],
+    model_parameters: DetrSettings,
+    parameters: DetectionSettings,
     resume_from: dict[str, Any] | None,
 ) -> Iterator[TrainingOutputs]:
     """Train DETR on the boxes of things and stuff.
@@ -47,18 +48,16 @@ def train_detector(
         After each epoch: the best checkpoint (or ``UNCHANGED``), history and timings with a row an epoch, a picture
         of what the model sees (or ``UNCHANGED``), the last checkpoint; and within an epoch where a checkpoint is due.
     """
-    architecture = parse(ModelSettings, model_parameters, "model")
-    settings = parse(StageSettings, parameters, "detection")
-    arguments = (detection_train, detection_val, converted, architecture, settings, resume_from)
-    yield from run_training(_train, arguments, settings)
+    arguments = (detection_train, detection_val, converted, model_parameters, parameters, resume_from)
+    yield from run_training(_train, arguments, parameters)
 
 
 def _train(
     detection_train: Mapping[str, Any],
     detection_val: dict[str, Any],
     converted: ConvertedImages,
-    architecture: ModelSettings,
-    settings: StageSettings,
+    architecture: DetrSettings,
+    settings: DetectionSettings,
     resume_from: dict[str, Any] | None,
     *,
     stop: StopRequest,
@@ -88,7 +87,7 @@ def _train(
     yield from outputs_of(epochs, progress)
 
 
-def build_detector(num_classes: int, architecture: ModelSettings, settings: StageSettings) -> Detr:
+def build_detector(num_classes: int, architecture: DetrSettings, settings: DetectionSettings) -> Detr:
     """Build the detector with seeded random weights, or from published ones."""
     with own_randomness(settings.seed):
         model = build_detr(num_classes, **architecture.model_dump())

@@ -8,16 +8,15 @@ from PIL import Image
 from plotly import graph_objects as go
 
 from construction_panoptic.catalog.folders import ConvertedImages
+from construction_panoptic.config.evaluation import EvaluationSettings
 from construction_panoptic.evaluation.analysis import confusion_matrix, image_scores, loss_budget, size_quality
 from construction_panoptic.evaluation.calibration import box_analysis, calibration_table
 from construction_panoptic.evaluation.examples import some_images
-from construction_panoptic.evaluation.predicting_samples import on_device
+from construction_panoptic.evaluation.inference import on_device
+from construction_panoptic.evaluation.running import examples_of, model_and_samples, read_results
 from construction_panoptic.evaluation.segments import match_segments
-from construction_panoptic.evaluation.settings import EvaluationSettings
 from construction_panoptic.evaluation.thresholds import THRESHOLDS, threshold_curve
-from construction_panoptic.pipelines.evaluation_run import examples_of, model_and_samples, read_results
 from construction_panoptic.training.loading import build_loader
-from construction_panoptic.training.settings import parse
 from construction_panoptic.visualisation.error_charts import (
     calibration_chart,
     confusion_chart,
@@ -30,10 +29,10 @@ from construction_panoptic.visualisation.sheets import Example, example_sheet
 
 
 def match_all_segments(
-    panoptic_val: dict[str, Any], converted: ConvertedImages, predictions: Path, parameters: dict[str, Any]
+    panoptic_val: dict[str, Any], converted: ConvertedImages, predictions: Path, parameters: EvaluationSettings
 ) -> pd.DataFrame:
     """Say of every true and predicted segment of the validation set what became of it."""
-    execution = parse(EvaluationSettings, parameters, "panoptic_evaluation").execution
+    execution = parameters.execution
     return match_segments(panoptic_val, converted.png_folder, read_results(predictions), predictions, execution)
 
 
@@ -60,19 +59,18 @@ def try_thresholds(
     converted: ConvertedImages,
     model_parameters: dict[str, Any],
     mask_head_parameters: dict[str, Any],
-    parameters: dict[str, Any],
+    parameters: EvaluationSettings,
 ) -> pd.DataFrame:
     """Measure PQ of some training images at several score thresholds."""
-    settings = parse(EvaluationSettings, parameters, "panoptic_evaluation")
-    truth = some_images(panoptic_train, settings.threshold_images)
+    truth = some_images(panoptic_train, parameters.threshold_images)
     model, samples = model_and_samples(checkpoint, truth, converted, model_parameters, mask_head_parameters)
     return threshold_curve(
-        on_device(model, settings.device),
-        build_loader(samples, batch_size=settings.batch_size, shuffle=False, workers=settings.workers),
+        on_device(model, parameters.device),
+        build_loader(samples, batch_size=parameters.batch_size, shuffle=False, workers=parameters.workers),
         truth,
         converted.png_folder,
-        thresholds=[*THRESHOLDS, settings.threshold],
-        precision=settings.precision,
+        thresholds=[*THRESHOLDS, parameters.threshold],
+        precision=parameters.precision,
     )
 
 
@@ -81,10 +79,10 @@ def draw_errors(
     confusions: pd.DataFrame,
     calibration: pd.DataFrame,
     thresholds: pd.DataFrame,
-    parameters: dict[str, Any],
+    parameters: EvaluationSettings,
 ) -> tuple[go.Figure, go.Figure, go.Figure, go.Figure]:
     """Draw the loss budget, the confusion matrix, the calibration and the effect of the threshold."""
-    threshold = parse(EvaluationSettings, parameters, "panoptic_evaluation").threshold
+    threshold = parameters.threshold
     return (
         loss_budget_chart(budget),
         confusion_chart(confusions),
@@ -98,10 +96,10 @@ def draw_worst_images(
     panoptic_val: dict[str, Any],
     converted: ConvertedImages,
     predictions: Path,
-    parameters: dict[str, Any],
+    parameters: EvaluationSettings,
 ) -> Image.Image:
     """Set image, ground truth and prediction of the images with the lowest PQ side by side, worst first."""
-    count = parse(EvaluationSettings, parameters, "panoptic_evaluation").examples
+    count = parameters.examples
     return example_sheet(_worst(segments, panoptic_val, converted, predictions, count))
 
 
@@ -118,15 +116,14 @@ def report_evaluation(
     panoptic_val: dict[str, Any],
     converted: ConvertedImages,
     predictions: Path,
-    parameters: dict[str, Any],
+    parameters: EvaluationSettings,
 ) -> str:
     """Set the evaluation report.
 
     Returns:
         An HTML page with its charts and pictures inside.
     """
-    settings = parse(EvaluationSettings, parameters, "panoptic_evaluation")
-    worst = _worst(segments, panoptic_val, converted, predictions, settings.examples)
+    worst = _worst(segments, panoptic_val, converted, predictions, parameters.examples)
     pairs = [
         (
             ReportPicture(example.truth, f"{example.title}: ground truth"),
@@ -136,7 +133,7 @@ def report_evaluation(
         if example.truth is not None and example.prediction is not None
     ]
     return evaluation_report(
-        quality, precision, budget, confusions, sizes, calibration, box_errors, thresholds, settings.threshold, pairs
+        quality, precision, budget, confusions, sizes, calibration, box_errors, thresholds, parameters.threshold, pairs
     )
 
 

@@ -10,12 +10,14 @@ from plotly import graph_objects as go
 from torch import Tensor
 
 from construction_panoptic.catalog.folders import ConvertedImages
-from construction_panoptic.detr import DetrPanoptic, build_detr_panoptic, compile_detector, load_weights
-from construction_panoptic.evaluation.settings import EvaluationSettings
+from construction_panoptic.config.evaluation import EvaluationSettings
+from construction_panoptic.config.model import DetrSettings
+from construction_panoptic.config.training import MaskHeadSettings
 from construction_panoptic.evaluation.validation import panoptic_validator
-from construction_panoptic.interruption import StopRequest
-from construction_panoptic.pipelines.pictures import ProgressSheet
-from construction_panoptic.pipelines.training_run import (
+from construction_panoptic.models.detr import DetrPanoptic, build_detr_panoptic, compile_detector, load_weights
+from construction_panoptic.signals import StopRequest
+from construction_panoptic.training.loop import train
+from construction_panoptic.training.running import (
     TrainingOutputs,
     class_count,
     fingerprint_of,
@@ -23,14 +25,13 @@ from construction_panoptic.pipelines.training_run import (
     outputs_of,
     run_training,
 )
-from construction_panoptic.training.feature_cache import open_cache
-from construction_panoptic.training.loop import train
 from construction_panoptic.training.samples import PanopticSamples
-from construction_panoptic.training.settings import MaskHeadSettings, ModelSettings, parse
-from construction_panoptic.training.stages import MaskHeadStage
 from construction_panoptic.training.state import own_randomness
+from construction_panoptic.training.tasks.feature_cache import open_cache
+from construction_panoptic.training.tasks.stages import MaskHeadStage
 from construction_panoptic.visualisation.charts import training_curves
 from construction_panoptic.visualisation.figures import training_figure
+from construction_panoptic.visualisation.progress import ProgressSheet
 
 
 def train_mask_head(
@@ -38,9 +39,9 @@ def train_mask_head(
     panoptic_val: dict[str, Any],
     converted: ConvertedImages,
     detector: dict[str, Any],
-    model_parameters: dict[str, Any],
-    parameters: dict[str, Any],
-    evaluation: dict[str, Any],
+    model_parameters: DetrSettings,
+    parameters: MaskHeadSettings,
+    evaluation: EvaluationSettings,
     resume_from: dict[str, Any] | None,
 ) -> Iterator[TrainingOutputs]:
     """Train the mask head behind the frozen detector.
@@ -49,12 +50,10 @@ def train_mask_head(
         After each epoch: the best checkpoint (or ``UNCHANGED``), history and timings with a row an epoch, a picture
         of what the model sees (or ``UNCHANGED``), the last checkpoint; and within an epoch where a checkpoint is due.
     """
-    architecture = parse(ModelSettings, model_parameters, "model")
-    settings = parse(MaskHeadSettings, parameters, "mask_head")
-    threshold = parse(EvaluationSettings, evaluation, "panoptic_evaluation").threshold
+    threshold = evaluation.threshold
     weights = detector["model"]
-    arguments = (panoptic_train, panoptic_val, converted, weights, architecture, settings, threshold, resume_from)
-    yield from run_training(_train, arguments, settings)
+    arguments = (panoptic_train, panoptic_val, converted, weights, model_parameters, parameters, threshold, resume_from)
+    yield from run_training(_train, arguments, parameters)
 
 
 def _train(
@@ -62,7 +61,7 @@ def _train(
     panoptic_val: dict[str, Any],
     converted: ConvertedImages,
     detector: dict[str, Tensor],
-    architecture: ModelSettings,
+    architecture: DetrSettings,
     settings: MaskHeadSettings,
     threshold: float,
     resume_from: dict[str, Any] | None,
@@ -104,7 +103,7 @@ def _train(
 
 
 def build_panoptic(
-    num_classes: int, architecture: ModelSettings, settings: MaskHeadSettings, detector: dict[str, Tensor]
+    num_classes: int, architecture: DetrSettings, settings: MaskHeadSettings, detector: dict[str, Tensor]
 ) -> DetrPanoptic:
     """Build the panoptic model: the trained detector, and a mask head with seeded random weights or given ones."""
     with own_randomness(settings.seed):

@@ -2,10 +2,9 @@
 
 from typing import Any
 
+from construction_panoptic.config.prediction import ExportSettings
 from construction_panoptic.prediction.models import ModelToServe, TrainedModel, trained_model
 from construction_panoptic.prediction.onnx_export import onnx_model
-from construction_panoptic.prediction.settings import ExportSettings
-from construction_panoptic.training.settings import parse
 
 
 def describe_model(checkpoint: dict[str, Any]) -> TrainedModel:
@@ -18,6 +17,6 @@ def convert_to_onnx(trained: TrainedModel) -> tuple[bytes, dict[str, Any]]:
     return onnx_model(trained)
 
 
-def name_model(trained: TrainedModel, parameters: dict[str, Any]) -> ModelToServe:
+def name_model(trained: TrainedModel, parameters: ExportSettings) -> ModelToServe:
     """Give the exported model its name in the model registry."""
-    return ModelToServe(trained, parse(ExportSettings, parameters, "model_export").registered_name)
+    return ModelToServe(trained, parameters.registered_name)

@@ -10,17 +10,16 @@ from PIL import Image
 from plotly import graph_objects as go
 
 from construction_panoptic.catalog.folders import ConvertedImages
+from construction_panoptic.config.evaluation import EvaluationSettings
 from construction_panoptic.evaluation.analysis import image_scores
 from construction_panoptic.evaluation.examples import some_images
+from construction_panoptic.evaluation.inference import predict_samples
 from construction_panoptic.evaluation.precision import average_precision
-from construction_panoptic.evaluation.predicting import PREDICTIONS_FILE, ImagePrediction, read_boxes
-from construction_panoptic.evaluation.predicting_samples import predict_samples
+from construction_panoptic.evaluation.predictions import PREDICTIONS_FILE, ImagePrediction, read_boxes
 from construction_panoptic.evaluation.quality import panoptic_quality
+from construction_panoptic.evaluation.running import examples_of, model_and_samples, read_results
 from construction_panoptic.evaluation.segments import match_segments
-from construction_panoptic.evaluation.settings import EvaluationSettings
 from construction_panoptic.evaluation.tables import precision_table, quality_table, summary_table
-from construction_panoptic.pipelines.evaluation_run import examples_of, model_and_samples, read_results
-from construction_panoptic.training.settings import parse
 from construction_panoptic.visualisation.charts import pq_chart
 from construction_panoptic.visualisation.classes import ClassTable
 from construction_panoptic.visualisation.figures import pq_figure
@@ -33,16 +32,15 @@ def predict_validation(
     converted: ConvertedImages,
     model_parameters: dict[str, Any],
     mask_head_parameters: dict[str, Any],
-    parameters: dict[str, Any],
+    parameters: EvaluationSettings,
 ) -> Iterable[ImagePrediction]:
     """Segment the validation images with the best model.
 
     Returns:
         A prediction for each image, computed as it is asked for.
     """
-    settings = parse(EvaluationSettings, parameters, "panoptic_evaluation")
     model, samples = model_and_samples(checkpoint, panoptic_val, converted, model_parameters, mask_head_parameters)
-    return predict_samples(model, samples, settings, panoptic_val["categories"])
+    return predict_samples(model, samples, parameters, panoptic_val["categories"])
 
 
 def collect_boxes(predictions: Path) -> list[dict[str, Any]]:
@@ -51,17 +49,16 @@ def collect_boxes(predictions: Path) -> list[dict[str, Any]]:
 
 
 def measure_quality(
-    panoptic_val: dict[str, Any], converted: ConvertedImages, predictions: Path, parameters: dict[str, Any]
+    panoptic_val: dict[str, Any], converted: ConvertedImages, predictions: Path, parameters: EvaluationSettings
 ) -> tuple[dict[str, Any], pd.DataFrame]:
     """Measure PQ, SQ and RQ of all, things, stuff and each class."""
-    settings = parse(EvaluationSettings, parameters, "panoptic_evaluation")
     quality = panoptic_quality(
         panoptic_val,
         converted.png_folder,
         predictions / PREDICTIONS_FILE,
         predictions,
-        engine=settings.quality_engine,
-        execution=settings.execution,
+        engine=parameters.quality_engine,
+        execution=parameters.execution,
     )
     names = ClassTable.from_categories(panoptic_val["categories"]).names
     summary = summary_table(quality).rename(columns={"split": "name"}).drop(columns="n")
@@ -70,11 +67,10 @@ def measure_quality(
 
 
 def measure_precision(
-    detection_val: dict[str, Any], boxes: list[dict[str, Any]], parameters: dict[str, Any]
+    detection_val: dict[str, Any], boxes: list[dict[str, Any]], parameters: EvaluationSettings
 ) -> tuple[dict[str, Any], pd.DataFrame]:
     """Measure COCO's 12 numbers of the boxes."""
-    settings = parse(EvaluationSettings, parameters, "panoptic_evaluation")
-    precision = average_precision(detection_val, boxes, engine=settings.precision_engine)
+    precision = average_precision(detection_val, boxes, engine=parameters.precision_engine)
     return precision, precision_table(precision).rename(columns={"value": "box"})
 
 
@@ -85,11 +81,10 @@ def draw_quality(quality: dict[str, Any], panoptic_val: dict[str, Any]) -> tuple
 
 
 def draw_examples(
-    panoptic_val: dict[str, Any], converted: ConvertedImages, predictions: Path, parameters: dict[str, Any]
+    panoptic_val: dict[str, Any], converted: ConvertedImages, predictions: Path, parameters: EvaluationSettings
 ) -> Image.Image:
     """Set image, ground truth and prediction of some validation images side by side."""
-    settings = parse(EvaluationSettings, parameters, "panoptic_evaluation")
-    chosen = some_images(panoptic_val, settings.examples)
+    chosen = some_images(panoptic_val, parameters.examples)
     segments = match_segments(chosen, converted.png_folder, read_results(predictions), predictions)
     scores = image_scores(segments)
     qualities = {image["id"]: scores.get(image["id"]) for image in chosen["images"]}

@@ -6,32 +6,24 @@ from typing import Any
 
 import pandas as pd
 
+from construction_panoptic.config.prediction import PredictionSettings
 from construction_panoptic.errors import ParameterError
-from construction_panoptic.prediction import (
-    PredictionSettings,
-    find_files,
-    predict_source,
-    rejected_table,
-    seen_table,
-    trained_model,
-)
+from construction_panoptic.prediction import find_files, predict_source, rejected_table, seen_table, trained_model
 from construction_panoptic.prediction.running import PredictedPicture, RejectedFile
-from construction_panoptic.training.settings import parse
 
 
-def predict(checkpoint: dict[str, Any], parameters: dict[str, Any]) -> Iterator[PredictedPicture | RejectedFile]:
+def predict(checkpoint: dict[str, Any], parameters: PredictionSettings) -> Iterator[PredictedPicture | RejectedFile]:
     """Predict the images and videos of ``prediction.source`` with the best model.
 
     Returns:
         What is seen in each image and frame, computed as it is asked for, and the files that cannot be read.
     """
-    settings = parse(PredictionSettings, parameters, "prediction")
-    if settings.source is None:
+    if parameters.source is None:
         raise ParameterError(
             "prediction.source: say what to predict, an image, a video, a folder or a pattern: "
             "kedro run --pipelines prediction --params prediction.source=/path/to/images"
         )
-    return predict_source(trained_model(checkpoint, "mask_head.best"), find_files(settings.source), settings)
+    return predict_source(trained_model(checkpoint, "mask_head.best"), find_files(parameters.source), parameters)
 
 
 def tabulate(results: Path) -> tuple[pd.DataFrame, pd.DataFrame]:

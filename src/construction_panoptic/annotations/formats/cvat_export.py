@@ -1,0 +1,156 @@
+"""Back to CVAT: the things of a COCO panoptic file as an export in CVAT's format *COCO 1.0*."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from construction_panoptic.annotations.merging.masks import run_lengths
+from construction_panoptic.annotations.merging.segment_shapes import segment_rles
+from construction_panoptic.annotations.panoptic_png import decode_id_map
+from construction_panoptic.errors import InputDataError
+
+Shapes = Literal["masks", "polygons"]
+
+ANNOTATIONS_FILE = "annotations/instances_default.json"
+
+
+class CvatExportSettings(BaseModel):
+    """The way back to CVAT."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    shapes: Shapes = Field(
+        default="masks",
+        description="Things as masks, or as polygons along the pixels' edges; crowds and what has holes stay masks.",
+    )
+
+
+def cvat_files(
+    panoptic: Mapping[str, Any], png_folder: Path | str, image_folder: Path | str, *, shapes: Shapes = "masks"
+) -> Iterator[tuple[str, bytes]]:
+    """Give the files of a CVAT export: one image after the other, and the annotations last.
+
+    Each thing is a mask as CVAT writes them, with uncompressed run lengths, or polygons, exact to the pixel. Stuff
+    stays out, since the conversion labels it anew. `cvat.read_exports` reads what this gives.
+
+    Args:
+        panoptic: content of a COCO panoptic file, ground truth or predictions.
+        png_folder: folder of its PNGs.
+        image_folder: folder of its images.
+        shapes: ``masks``, or ``polygons`` for all but crowds and things with holes, which polygons cannot have.
+
+    Yields:
+        Path relative to the export, and content.
+
+    Raises:
+        InputDataError: an image or PNG is missing, or a PNG is damaged or of another size than its image.
+    """
+    things = {category["id"]: category["name"] for category in panoptic["categories"] if category["isthing"]}
+    segments_of = {annotation["image_id"]: annotation for annotation in panoptic["annotations"]}
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for image in panoptic["images"]:
+        path = Path(image_folder) / image["file_name"]
+        try:
+            yield f"images/{image['file_name']}", path.read_bytes()
+        except OSError as error:
+            raise InputDataError(f"{path}: the image cannot be read ({error.strerror}); convert again.") from None
+        images.append({name: image[name] for name in ("id", "file_name", "width", "height")})
+        if image["id"] in segments_of:
+            for thing in _things(segments_of[image["id"]], image, Path(png_folder), things, shapes):
+                annotations.append({"id": len(annotations) + 1, **thing})
+    document = {
+        "licenses": [{"name": "", "id": 0, "url": ""}],
+        "info": {"contributor": "", "date_created": "", "description": "", "url": "", "version": "", "year": ""},
+        "categories": [{"id": number, "name": name, "supercategory": ""} for number, name in things.items()],
+        "images": images,
+        "annotations": annotations,
+    }
+    yield ANNOTATIONS_FILE, json.dumps(document).encode()
+
+
+def _things(
+    annotation: Mapping[str, Any],
+    image: Mapping[str, Any],
+    png_folder: Path,
+    things: Mapping[int, str],
+    shapes: Shapes,
+) -> Iterator[dict[str, Any]]:
+    path = png_folder / annotation["file_name"]
+    id_map = decode_id_map(path)
+    if id_map.shape != (image["height"], image["width"]):
+        raise InputDataError(f"{path}: it has another size than its image {image['file_name']}.")
+    codes = segment_rles(id_map)
+    for segment in annotation["segments_info"]:
+        if segment["category_id"] not in things:
+            continue
+        if segment["id"] not in codes:
+            raise InputDataError(f"{path}: segment {segment['id']} has no pixels.")
+        code = codes[segment["id"]]
+        outline: Any = {"counts": run_lengths(code["counts"].encode()), "size": code["size"]}
+        if shapes == "polygons" and not segment.get("iscrowd", 0):
+            outline = pixel_outlines(id_map == segment["id"]) or outline
+        yield {
+            "image_id": image["id"],
+            "category_id": segment["category_id"],
+            "segmentation": outline,
+            "area": segment["area"],
+            "bbox": list(segment["bbox"]),
+            "iscrowd": segment.get("iscrowd", 0),
+            "attributes": {"occluded": False},
+        }
+
+
+def pixel_outlines(mask: NDArray[np.bool_]) -> list[list[int]] | None:
+    """Draw a mask as polygons along the edges of its pixels, a ring for each part.
+
+    Args:
+        mask: bool [H, W].
+
+    Returns:
+        Rings x, y, x, y, …, which pycocotools draws as the same mask; None if there is a hole, or no pixel.
+    """
+    padded = np.pad(mask, 1)
+    inside = padded[1:-1, 1:-1]
+    # Edges by their beginning, with the mask on the right: along the top, right, bottom and left of pixels.
+    sides = (
+        (padded[:-2, 1:-1], (0, 0), (1, 0)),
+        (padded[1:-1, 2:], (1, 0), (0, 1)),
+        (padded[2:, 1:-1], (1, 1), (-1, 0)),
+        (padded[1:-1, :-2], (0, 1), (0, -1)),
+    )
+    steps: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    for neighbour, (right, down), step in sides:
+        for y, x in np.argwhere(inside & ~neighbour).tolist():
+            steps.setdefault((x + right, y + down), []).append(step)
+    rings = []
+    while steps:
+        ring = _walk(steps)
+        x, y = np.array(ring).T
+        if x @ np.roll(y, -1) < y @ np.roll(x, -1):  # the other way round
+            return None
+        rings.append([value for point in ring for value in point])
+    return rings or None
+
+
+def _walk(steps: dict[tuple[int, int], list[tuple[int, int]]]) -> list[tuple[int, int]]:
+    """Take one ring out of the steps; return its corners."""
+    start = place = next(iter(steps))
+    before = (0, 0)
+    corners: list[tuple[int, int]] = []
+    while not corners or place != start:
+        onward = steps[place]
+        # Where two pixels meet at a corner there are two ways; the right turn stays with the pixel.
+        turn = (-before[1], before[0])
+        step = onward.pop(onward.index(turn) if turn in onward else 0)
+        if not onward:
+            del steps[place]
+        if step != before:
+            corners.append(place)
+        place, before = (place[0] + step[0], place[1] + step[1]), step
+    return corners

@@ -1,0 +1,93 @@
+"""What is changed in an annotation that is kept: cut at the image's edge, box or area recomputed, a box drawn."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+
+from construction_panoptic.annotations.formats.coco_entries import AnnotationEntry
+from construction_panoptic.annotations.merging.masks import following_points
+
+Repair = tuple[str, str]
+"""Reason code, and a sentence for the reader."""
+
+# CVAT states box and area of the outline, other tools those of the pixels. Both are right, and so is all between
+# them; beyond lies the rounding of coordinates, and of how a tool counts the pixels that the outline cuts.
+_EDGE_SLACK = 0.5  # px, of an outline beyond the image
+_BOX_SLACK = 1.0  # px, of each side of a box
+_AREA_SLACK = 0.25  # px² per px of outline
+
+
+def find_repairs(entry: AnnotationEntry, code: dict[str, Any], height: int, width: int) -> Iterator[Repair]:
+    """Compare what an annotation states with its pixels.
+
+    Args:
+        entry: the checked entry; a segmentation that is a list holds polygons that can be drawn.
+        code: the run-length code of its pixels in the image, see `masks.segmentation_rle`.
+        height: of the image, in pixels.
+        width: of the image, in pixels.
+
+    Yields:
+        ``clipped`` (the outline leaves the image), ``bbox_recomputed`` and ``area_recomputed`` (what the export
+        states contradicts both the outline and the pixels).
+    """
+    x, y, w, h = coco_mask.toBbox(code)
+    boxes, areas, slack = [np.array([x, y, x + w, y + h])], [float(coco_mask.area(code))], 1.0
+    if isinstance(entry.segmentation, list):
+        rings = [np.array(ring, dtype=np.float64).reshape(-1, 2) for ring in entry.segmentation]
+        points = np.concatenate(rings)
+        lowest, highest = points.min(axis=0), points.max(axis=0)
+        boxes.append(np.concatenate([lowest, highest]))
+        areas.append(sum(map(_area, rings)))
+        slack += _AREA_SLACK * sum(map(_perimeter, rings))
+        if lowest.min() < -_EDGE_SLACK or (highest > [width + _EDGE_SLACK, height + _EDGE_SLACK]).any():
+            reach = f"x {lowest[0]:.5g}…{highest[0]:.5g}, y {lowest[1]:.5g}…{highest[1]:.5g}"
+            yield "clipped", f"its outline ({reach}) leaves the image of {width} x {height} pixels; cut at the edge"
+    if "bbox" in entry.unusable:
+        yield "bbox_recomputed", "its bbox is not four numbers; it is that of the pixels now"
+    elif entry.bbox is not None and not _box_fits(entry.bbox, boxes):
+        stated = ", ".join(f"{value:.5g}" for value in entry.bbox)
+        yield "bbox_recomputed", f"its bbox [{stated}] contradicts its pixels, [{x:.0f}, {y:.0f}, {w:.0f}, {h:.0f}]"
+    if "area" in entry.unusable:
+        yield "area_recomputed", "its area is not a number; it is that of the pixels now"
+    elif entry.area is not None and not min(areas) - slack <= entry.area <= max(areas) + slack:
+        yield "area_recomputed", f"its area {entry.area:.7g} contradicts its pixels, {areas[0]:.0f}"
+
+
+def box_outline(bbox: list[float], attributes: Any) -> list[list[float]]:
+    """Return a box as a segmentation of one polygon.
+
+    Args:
+        bbox: x, y, width, height in pixels.
+        attributes: of the annotation; CVAT puts a turned rectangle's angle there as ``rotation``, clockwise
+            degrees around the middle of the box.
+    """
+    x, y, width, height = (float(value) for value in bbox)
+    angle = attributes.get("rotation", 0) if isinstance(attributes, dict) else 0
+    usable = isinstance(angle, int | float) and not isinstance(angle, bool) and abs(angle) <= 360
+    if not usable or angle % 360 == 0:
+        return [[x, y, x + width, y, x + width, y + height, x, y + height]]
+    cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
+    corners = [(-width / 2, -height / 2), (width / 2, -height / 2), (width / 2, height / 2), (-width / 2, height / 2)]
+    middle_x, middle_y = x + width / 2, y + height / 2
+    turned = ((middle_x + dx * cos - dy * sin, middle_y + dx * sin + dy * cos) for dx, dy in corners)
+    return [[value for point in turned for value in point]]
+
+
+def _box_fits(bbox: list[float], boxes: list[NDArray[np.float64]]) -> bool:
+    x, y, width, height = (float(value) for value in bbox)
+    edges = np.array([x, y, x + width, y + height])
+    lowest, highest = np.min(boxes, axis=0) - _BOX_SLACK, np.max(boxes, axis=0) + _BOX_SLACK
+    return bool(((lowest <= edges) & (edges <= highest)).all())
+
+
+def _area(ring: NDArray[np.float64]) -> float:
+    (x, y), (next_x, next_y) = ring.T, following_points(ring).T
+    return abs(float(x @ next_y - next_x @ y)) / 2
+
+
+def _perimeter(ring: NDArray[np.float64]) -> float:
+    return float(np.hypot(*(ring - following_points(ring)).T).sum())

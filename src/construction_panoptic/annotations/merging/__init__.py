@@ -1,0 +1,1 @@
+"""Things laid over stuff: masks, segments, and the check of what comes out."""

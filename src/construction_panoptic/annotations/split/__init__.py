@@ -1,0 +1,1 @@
+"""Training and validation images, without near-duplicates across the two."""

@@ -1,0 +1,286 @@
+"""Split images into train and val by groups, so that every class is on both sides and no look-alikes are."""
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from construction_panoptic.annotations.records import ConvertedRecord
+from construction_panoptic.annotations.split.grouping import hash_bytes, near_pairs
+from construction_panoptic.annotations.split.stratification import Group, place_groups
+from construction_panoptic.errors import InputDataError, ParameterError, UserError
+
+TRAIN, VAL = "train", "val"
+_CHUNK = 2048
+_ALL_PAIRS = 2_000_000_000  # train images times val images
+
+
+class SplitError(UserError, ValueError):
+    """A split leaks between train and val or does not fit the images; the message names the images."""
+
+
+@dataclass(frozen=True)
+class SplitAudit:
+    """What `audit_split` found.
+
+    Attributes:
+        classes: one row a class that occurs: class_id, groups, images_train, images_val, segments_train,
+            segments_val, on_both_sides.
+        facts: plain numbers: images, images_train, images_val, groups, val_fraction, shared_groups,
+            near_duplicates_across, smallest_distance_across (bits; None where there are more than 2·10⁹ pairs
+            of train and val images, of which then only near-duplicates are looked for), largest_group, and
+            classes_on_one_side (ids of classes in two or more groups that could not be on both sides).
+    """
+
+    classes: pd.DataFrame
+    facts: dict[str, Any]
+
+
+def split(
+    keys: Sequence[str],
+    groups: Sequence[int],
+    classes: Sequence[Collection[int]],
+    *,
+    val_fraction: float = 0.2,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Divide images into train and val, whole groups at a time, stratified by class.
+
+    Iterative stratification (Sechidis, Tsoumakas, Vlahavas: On the Stratification of Multi-Label Data, ECML
+    PKDD 2011) over groups: the class with the fewest groups left is placed first. Where that leaves a class
+    with two or more groups on one side only, an integer program moves as few images as it can, so that as
+    many classes as possible are on both. A group with a class of its own goes to train unless another class
+    needs it in val, since it makes no sense to evaluate what was never trained on.
+
+    Args:
+        keys: unique image keys.
+        groups: one group number an image; images of a group stay together.
+        classes: the category ids in each image, things and stuff.
+        val_fraction: wanted share of images in val, in (0, 1).
+        seed: decides among equally good places.
+
+    Returns:
+        Table sorted by key with the columns key, group and split ("train" or "val"). It depends on the
+        images and the seed, not on their order.
+
+    Raises:
+        InputDataError: fewer than two groups, or a key comes twice.
+        ParameterError: ``val_fraction`` is not between 0 and 1.
+        ValueError: the arguments differ in length.
+    """
+    if not len(keys) == len(groups) == len(classes):
+        raise ValueError(f"{len(keys)} keys, {len(groups)} groups and {len(classes)} sets of classes")
+    if not 0 < val_fraction < 1:
+        raise ParameterError(f"val_fraction is {val_fraction}; give a share between 0 and 1, such as 0.2.")
+    table = pd.DataFrame({"key": list(keys), "group": list(groups)}).sort_values("key", ignore_index=True)
+    if table["key"].duplicated().any():
+        twice = table.loc[table["key"].duplicated(), "key"].iloc[0]
+        raise InputDataError(f"image {twice!r} is listed twice; every image needs its own key.")
+    members = _collect_groups(table, dict(zip(keys, classes, strict=True)))
+    if len(members) < 2:
+        raise InputDataError(
+            f"a train and a val side need at least two groups of images that do not look alike, but the "
+            f"{len(keys)} accepted image(s) form {len(members)}; add images, "
+            "or lower the near-duplicate distance."
+        )
+    generator = np.random.default_rng(seed)
+    members = [members[position] for position in generator.permutation(len(members))]
+    in_val = place_groups(members, val_fraction)
+    val_groups = {group.number for group, val in zip(members, in_val, strict=True) if val}
+    table["split"] = np.where(table["group"].isin(val_groups), VAL, TRAIN)
+    return table
+
+
+def split_records(
+    records: Iterable[ConvertedRecord], groups: Sequence[int], *, val_fraction: float = 0.2, seed: int = 0
+) -> pd.DataFrame:
+    """`split` for converted images, by the classes of their segments; ``records`` are iterated over twice."""
+    classes = [{segment.category_id for segment in record.segments} for record in records]
+    return split([record.key for record in records], groups, classes, val_fraction=val_fraction, seed=seed)
+
+
+def split_digest(table: pd.DataFrame) -> str:
+    """SHA-256 (hexadecimal) of which image is on which side, whatever the order of the rows."""
+    rows = sorted(zip(table["key"], table["split"], strict=True))
+    return hashlib.sha256("".join(f"{key}\t{side}\n" for key, side in rows).encode()).hexdigest()
+
+
+def audit_split(records: Iterable[ConvertedRecord], table: pd.DataFrame, *, max_distance: int) -> SplitAudit:
+    """Check a split against the images themselves.
+
+    The distances across the split are computed anew from the perceptual hashes of all pairs, not taken from
+    the grouping.
+
+    Args:
+        records: the converted images; iterated over several times.
+        table: the split, as `split` gives it.
+        max_distance: images that differ in this many bits or fewer are near-duplicates.
+
+    Returns:
+        Counts per class and facts about the whole split.
+
+    Raises:
+        SplitError: the table and the records name different images, a side is empty, or a group or
+            near-duplicates are on both sides.
+    """
+    side = _sides(records, table)
+    both = table.groupby("group")["split"].nunique()
+    if (both > 1).any():
+        group = both.index[both > 1][0]
+        some = ", ".join(sorted(table.loc[table["group"] == group, "key"])[:4])
+        raise SplitError(f"group {group} ({some}) is in both train and val; split again.")
+    smallest, pair, across = _distance_across(records, side, max_distance)
+    if across:
+        raise SplitError(
+            f"{across} pair(s) of near-duplicate images are in train and val, such as {pair[0]!r} and "
+            f"{pair[1]!r}, which differ in {smallest} bits (limit {max_distance}); group with the same "
+            "distance, then split again."
+        )
+    classes = _class_table(records, side, dict(zip(table["key"], table["group"], strict=True)))
+    one_side = classes.loc[(classes["groups"] >= 2) & ~classes["on_both_sides"], "class_id"]
+    val_images = sum(value == VAL for value in side.values())
+    facts = {
+        "images": len(side),
+        "images_train": len(side) - val_images,
+        "images_val": val_images,
+        "groups": int(table["group"].nunique()),
+        "largest_group": int(table["group"].value_counts().max()),
+        "val_fraction": val_images / len(side),
+        "shared_groups": 0,
+        "near_duplicates_across": across,
+        "smallest_distance_across": smallest,
+        "classes_on_one_side": [int(class_id) for class_id in one_side],
+    }
+    return SplitAudit(classes, facts)
+
+
+def _collect_groups(table: pd.DataFrame, classes: Mapping[str, Collection[int]]) -> list[Group]:
+    """Groups in the order of their smallest key, whatever their numbers are."""
+    images: dict[int, list[str]] = defaultdict(list)
+    for key, group in zip(table["key"], table["group"], strict=True):
+        images[group].append(key)
+    return [
+        Group(number, len(members), dict(Counter(c for key in members for c in set(classes[key]))))
+        for number, members in images.items()
+    ]
+
+
+def _sides(records: Iterable[ConvertedRecord], table: pd.DataFrame) -> dict[str, str]:
+    side = dict(zip(table["key"], table["split"], strict=True))
+    listed = [record.key for record in records]
+    keys = set(listed)
+    if len(side) != len(table) or len(keys) != len(listed):
+        raise SplitError("an image is listed twice; convert and split again.")
+    if unknown := set(side.values()) - {TRAIN, VAL}:
+        raise SplitError(f"the split table has {sorted(unknown)[0]!r} for a side; only train and val exist.")
+    if missing := keys ^ side.keys():
+        raise SplitError(
+            f"{len(missing)} image(s) are only in the split or only among the converted images, such as "
+            f"{min(missing)!r}; split again."
+        )
+    for name in (TRAIN, VAL):
+        if name not in side.values():
+            raise SplitError(f"the {name} side has no images; split again.")
+    return side
+
+
+def _distance_across(
+    records: Iterable[ConvertedRecord], side: Mapping[str, str], max_distance: int
+) -> tuple[int | None, tuple[str, str], int]:
+    """Smallest distance between a train and a val image, that pair, and the count of near-duplicates."""
+    hash_of = {record.key: record.phash for record in records}
+    keys = sorted(hash_of)
+    hashes = hash_bytes([hash_of[key] for key in keys], keys)
+    is_val = np.array([side[key] == VAL for key in keys])
+    few = int(is_val.sum()) * int((~is_val).sum()) <= _ALL_PAIRS
+    smallest, (one, other), across = (_all_across if few else _near_across)(hashes, is_val, max_distance)
+    return smallest, (keys[one], keys[other]), across
+
+
+def _all_across(
+    hashes: NDArray[np.uint8], is_val: NDArray[np.bool_], max_distance: int
+) -> tuple[int | None, tuple[int, int], int]:
+    # Signs of bits: their product counts equal bits minus different bits. Exact in float32 up to 2^24 bits.
+    signs: NDArray[np.float32] = np.unpackbits(hashes, axis=1).astype(np.float32) * 2 - 1
+    train, val = np.flatnonzero(~is_val), np.flatnonzero(is_val)
+    smallest, pair, across = signs.shape[1] + 1, (0, 0), 0
+    for start in range(0, len(train), _CHUNK):
+        some = train[start : start + _CHUNK]
+        for begin in range(0, len(val), _CHUNK):
+            others = val[begin : begin + _CHUNK]
+            distance = (signs.shape[1] - signs[some] @ signs[others].T) / 2
+            across += int((distance <= max_distance).sum())
+            row, column = divmod(int(distance.argmin()), len(others))
+            if distance[row, column] < smallest:
+                smallest, pair = int(distance[row, column]), (int(some[row]), int(others[column]))
+    return smallest, pair, across
+
+
+def _near_across(
+    hashes: NDArray[np.uint8], is_val: NDArray[np.bool_], max_distance: int
+) -> tuple[int | None, tuple[int, int], int]:
+    """The same from near-duplicates alone: the smallest distance is None where there are none."""
+    unique, inverse = np.unique(hashes, axis=0, return_inverse=True)
+    inverse = inverse.reshape(-1)
+    # An image of each unique hash on each side, and how many there are.
+    member, count = np.zeros((2, len(unique)), dtype=np.int64), np.zeros((2, len(unique)), dtype=np.int64)
+    for here in (0, 1):
+        images = np.flatnonzero(is_val == here)
+        member[here, inverse[images]] = images
+        count[here] = np.bincount(inverse[images], minlength=len(unique))
+    codes = [np.arange(len(unique)) * (len(unique) + 1)]  # a hash with itself
+    for left, right in near_pairs(unique, max_distance):
+        ends = np.concatenate([np.stack([left, right]), np.stack([right, left])], axis=1)
+        ends = ends[:, (count[0, ends[0]] > 0) & (count[1, ends[1]] > 0)]
+        codes.append(ends[0] * len(unique) + ends[1])
+    train, val = np.divmod(np.unique(np.concatenate(codes)), len(unique))
+    pairs = count[0, train] * count[1, val]
+    if not pairs.any():
+        return None, (0, 0), 0
+    train, val = train[pairs > 0], val[pairs > 0]
+    distance = np.bitwise_count(unique[train] ^ unique[val]).sum(axis=1)
+    best = int(distance.argmin())
+    pair = int(member[0, train[best]]), int(member[1, val[best]])
+    return int(distance[best]), pair, int(pairs.sum())
+
+
+def _class_table(
+    records: Iterable[ConvertedRecord], side: Mapping[str, str], group_of: Mapping[str, int]
+) -> pd.DataFrame:
+    groups: dict[int, set[int]] = defaultdict(set)
+    images: dict[int, Counter[str]] = defaultdict(Counter)
+    segments: dict[int, Counter[str]] = defaultdict(Counter)
+    for record in records:
+        here = side[record.key]
+        for class_id, number in Counter(segment.category_id for segment in record.segments).items():
+            groups[class_id].add(group_of[record.key])
+            images[class_id][here] += 1
+            segments[class_id][here] += number
+    rows = [
+        {
+            "class_id": class_id,
+            "groups": len(groups[class_id]),
+            "images_train": images[class_id][TRAIN],
+            "images_val": images[class_id][VAL],
+            "segments_train": segments[class_id][TRAIN],
+            "segments_val": segments[class_id][VAL],
+            "on_both_sides": images[class_id][TRAIN] > 0 and images[class_id][VAL] > 0,
+        }
+        for class_id in sorted(groups)
+    ]
+    columns = [
+        "class_id",
+        "groups",
+        "images_train",
+        "images_val",
+        "segments_train",
+        "segments_val",
+        "on_both_sides",
+    ]
+    table = pd.DataFrame(rows, columns=columns)
+    return table.astype({"on_both_sides": bool})

@@ -1,0 +1,1 @@
+"""Where stuff regions come from, one module each, behind `labeller`."""

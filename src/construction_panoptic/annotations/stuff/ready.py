@@ -1,0 +1,317 @@
+"""Stuff regions: reading ready predictions, and the 8-bit label maps that every way of labelling gives.
+
+A label map is uint8 [H, W] of the project's stuff ids, 0 = none. Whatever made it, labelling gives an iterable of
+`StuffOfImage`; no label map says that nothing is known about the image, so that all of it but the things is void.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import BaseModel, Field, ValidationError
+
+from construction_panoptic.annotations.json_stream import json_members
+from construction_panoptic.annotations.panoptic_png import MAX_SEGMENT_ID, decode_id_map, encode_png
+from construction_panoptic.annotations.stuff.fringe import (
+    OutlinedThings,
+    StuffOfImage,
+    explained_parts,
+    fringe_pixels,
+    leftover_classes,
+)
+from construction_panoptic.annotations.taxonomy import Taxonomy
+from construction_panoptic.errors import InputDataError
+from construction_panoptic.parallel.workers import Engine, WorkerCount, Workers
+
+Labels = NDArray[np.uint8]
+
+
+class _ImageEntry(BaseModel):
+    id: int
+    file_name: str
+
+
+class _SegmentEntry(BaseModel):
+    id: Annotated[int, Field(ge=1, le=MAX_SEGMENT_ID)]
+    category_id: int
+
+
+class _AnnotationEntry(BaseModel):
+    image_id: int
+    file_name: str
+    segments_info: list[_SegmentEntry]
+
+
+class _CategoryEntry(BaseModel):
+    id: int
+    name: str
+
+
+_ENTRIES: dict[str, type[BaseModel]] = {
+    "images": _ImageEntry,
+    "annotations": _AnnotationEntry,
+    "categories": _CategoryEntry,
+}
+
+
+class _Annotation(NamedTuple):
+    """What is kept of an annotation: the ids of its segments and their categories, in equal order."""
+
+    image_id: int
+    file_name: str
+    ids: tuple[int, ...]
+    category_ids: tuple[int, ...]
+
+
+class _Prediction(NamedTuple):
+    """One image's PNG, its segment ids and their stuff ids, in equal order."""
+
+    png: str
+    ids: tuple[int, ...]
+    stuff_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class _Task:
+    """An image to label."""
+
+    key: str
+    prediction: _Prediction | None
+    things: OutlinedThings
+
+
+class ReadyStuff:
+    """Ready stuff predictions in a folder: ``panoptic.json`` in the COCO panoptic format, ``panoptic/*.png``.
+
+    ``images[].file_name`` is the image key, ``<export>/<image name>``. Categories go by their names, which
+    are the project's own stuff names or COCO's 133. Of the JSON only ids and names are held, each PNG is read when
+    it is asked for.
+
+    Args:
+        folder: the folder.
+        taxonomy: the project's classes.
+
+    Raises:
+        InputDataError: the JSON is missing, damaged, names an unknown category, or contradicts itself.
+    """
+
+    def __init__(self, folder: Path | str, taxonomy: Taxonomy) -> None:
+        self._leftover = leftover_classes(taxonomy)
+        self._file = Path(folder) / "panoptic.json"
+        self._predictions = self._index(self._read(), taxonomy)
+
+    def missing(self, keys: Iterable[str]) -> list[str]:
+        """Return the keys that the predictions do not cover, in their order."""
+        return [key for key in keys if key not in self._predictions]
+
+    def labels(self, key: str, size: tuple[int, int]) -> Labels | None:
+        """Read the label map of one image.
+
+        Args:
+            key: the image key.
+            size: the image's upright (height, width), in pixels.
+
+        Returns:
+            uint8 [H, W] stuff ids, 0 = none; None if the predictions do not cover the image.
+
+        Raises:
+            InputDataError: the PNG is missing or damaged, has another size than the image, or its ids are not
+                those of ``segments_info``.
+        """
+        prediction = self._predictions.get(key)
+        return None if prediction is None else _read_labels(self._file, prediction, key, size)
+
+    def label_around(
+        self,
+        keys: Iterable[str],
+        things_of: Callable[[str], OutlinedThings],
+        *,
+        explained_fraction: float = 0.5,
+        fringe_distance: int = 10,
+        workers: WorkerCount = 1,
+        engine: Engine = "local",
+    ) -> Iterator[StuffOfImage]:
+        """Label images; what annotated things explain of a leftover class becomes void.
+
+        A connected part of a leftover class (see `fringe.leftover_classes`), together with the unlabelled
+        things that it touches, of which things cover more than the share is what a COCO model saw of these
+        things. What is behind its rim is unknown, so it is void.
+
+        Args:
+            keys: the image keys.
+            things_of: gives the annotated things of an image key.
+            explained_fraction: 0…1; 1 keeps all labels.
+            fringe_distance: how far from a thing a pixel may be to count as its fringe, in pixels.
+            workers: processes, or "auto"; the result is the same with any number.
+            engine: what runs them, see `parallel.Workers`.
+
+        Yields:
+            The stuff of each image as a file, in order.
+
+        Raises:
+            InputDataError: see `labels`.
+        """
+        clean = partial(_clean_labels, self._file, self._leftover, explained_fraction, fringe_distance)
+        tasks = (_Task(key, self._predictions.get(key), things_of(key)) for key in keys)
+        with Workers(workers, engine) as pool:
+            yield from pool.map(clean, tasks)
+
+    def _read(self) -> dict[str, list[Any]]:
+        lists: dict[str, list[Any]] = {}
+        try:
+            with self._file.open("rb") as file:
+                for name, items in json_members(file):
+                    if name in _ENTRIES and isinstance(items, Iterator):
+                        lists[name] = [self._entry(name, place, item) for place, item in enumerate(items)]
+        except FileNotFoundError:
+            raise InputDataError(
+                f"{self._file}: there is no such file; put ready stuff predictions there, or choose another "
+                "source of stuff."
+            ) from None
+        except OSError as error:
+            raise InputDataError(f"{self._file}: cannot be read ({error}).") from None
+        except InputDataError:
+            raise
+        except (ValueError, RecursionError) as error:
+            raise InputDataError(f"{self._file}: not readable as JSON ({error}).") from None
+        if missing := [name for name in _ENTRIES if name not in lists]:
+            raise InputDataError(f"{self._file}: not COCO panoptic: it has no list `{missing[0]}`.")
+        return lists
+
+    def _entry(self, name: str, place: int, item: Any) -> Any:
+        try:
+            entry: Any = _ENTRIES[name].model_validate(item)
+        except ValidationError as error:
+            problem = error.errors()[0]
+            where = ".".join(map(str, (name, place, *problem["loc"])))
+            raise InputDataError(f"{self._file}: not COCO panoptic: {where} {problem['msg']}.") from None
+        if not isinstance(entry, _AnnotationEntry):
+            return tuple(entry.model_dump().values())
+        ids, categories = ([getattr(s, of) for s in entry.segments_info] for of in ("id", "category_id"))
+        return _Annotation(entry.image_id, entry.file_name, tuple(ids), tuple(categories))
+
+    def _index(self, lists: dict[str, list[Any]], taxonomy: Taxonomy) -> dict[str, _Prediction]:
+        stuff_of = self._stuff_of_category(lists["categories"], taxonomy)
+        key_of = self._unique("image id", {}, lists["images"])
+        self._unique("image", {}, ((key, image_id) for image_id, key in lists["images"]))
+        predictions: dict[str, _Prediction] = {}
+        for image_id, name, ids, category_ids in lists["annotations"]:
+            if image_id not in key_of:
+                raise InputDataError(f"{self._file}: {name} is for image {image_id}, which is not listed.")
+            key = key_of[image_id]
+            if key in predictions:
+                raise InputDataError(f"{self._file}: image {key!r} has two annotations; keep one.")
+            for segment_id, category_id in zip(ids, category_ids, strict=True):
+                if category_id not in stuff_of:
+                    raise InputDataError(
+                        f"{self._file}: {name}, segment {segment_id}: category {category_id} is not listed."
+                    )
+            self._unique(f"{name}: segment", {}, ((segment_id, None) for segment_id in ids))
+            predictions[key] = _Prediction(self._png(name), ids, tuple(map(stuff_of.__getitem__, category_ids)))
+        return predictions
+
+    def _png(self, name: str) -> str:
+        folder = self._file.parent / "panoptic"
+        if "\0" in name or not (folder / name).resolve().is_relative_to(folder.resolve()):
+            raise InputDataError(f"{self._file}: the file name {name!r} does not stay inside {folder}.")
+        return str(folder / name)
+
+    def _stuff_of_category(self, categories: Iterable[tuple[int, str]], taxonomy: Taxonomy) -> dict[int, int]:
+        stuff_of: dict[int, int] = {}
+        for category_id, name in categories:
+            stuff_id = taxonomy.stuff_id_of_name(name)
+            if stuff_id is None:
+                raise InputDataError(
+                    f"{self._file}: category {name!r} is neither a stuff class of the taxonomy nor "
+                    "one of COCO's 133 classes that it maps; rename it or extend the taxonomy."
+                )
+            self._unique("category id", stuff_of, [(category_id, stuff_id)])
+        return stuff_of
+
+    def _unique(self, what: str, found: dict[Any, Any], pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
+        """Add pairs to ``found``, refusing a key that is there."""
+        for key, value in pairs:
+            if key in found:
+                raise InputDataError(f"{self._file}: {what} {key!r} is listed twice.")
+            found[key] = value
+        return found
+
+
+def _clean_labels(file: Path, leftover: list[int], share: float, distance: int, task: _Task) -> StuffOfImage:
+    """Do what `ReadyStuff.label_around` says for one image."""
+    if task.prediction is None:
+        return StuffOfImage(task.key, None)
+    labels = _read_labels(file, task.prediction, task.key, task.things.size)
+    things = task.things.mask()
+    before = fringe_pixels(labels, things, leftover, distance)
+    cleaned, unlabelled = labels.copy(), things & (labels == 0)
+    for stuff_id in leftover:
+        of_class = labels == stuff_id
+        if not of_class.any():
+            continue
+        # Where predictions leave out what is annotated, the things stand for the part that is missing.
+        region = of_class | unlabelled
+        cleaned[explained_parts(region, things, share)] = 0
+    return StuffOfImage(task.key, encode_labels(cleaned), before, fringe_pixels(cleaned, things, leftover, distance))
+
+
+def _read_labels(file: Path, prediction: _Prediction, key: str, size: tuple[int, int]) -> Labels:
+    id_map = decode_id_map(Path(prediction.png))
+    if id_map.shape != size:
+        raise InputDataError(
+            f"{prediction.png}: {id_map.shape[1]} x {id_map.shape[0]} pixels, but its image {key!r} is "
+            f"{size[1]} x {size[0]} upright; predict stuff for the image as it is."
+        )
+    # Ids come in long runs, so that few lookups are enough.
+    flat = id_map.ravel()
+    starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
+    found, of_run = np.unique(flat[starts], return_inverse=True)
+    stuff_of = dict(zip(prediction.ids, prediction.stuff_ids, strict=True)) | {0: 0}
+    present = found.tolist()
+    if unknown := [segment_id for segment_id in present if segment_id not in stuff_of]:
+        raise InputDataError(f"{prediction.png}: id {unknown[0]} is not in segments_info of {file}.")
+    if missing := stuff_of.keys() - {0, *present}:
+        raise InputDataError(f"{prediction.png}: segment {min(missing)} of {file} has no pixel in the PNG.")
+    stuff_ids = np.array([stuff_of[segment_id] for segment_id in present], dtype=np.uint8)
+    return np.repeat(stuff_ids[of_run], np.diff(starts, append=flat.size)).reshape(id_map.shape)
+
+
+def encode_labels(labels: Labels) -> bytes:
+    """Encode a label map.
+
+    Args:
+        labels: uint8 [H, W].
+
+    Returns:
+        The content of an 8-bit greyscale PNG file.
+
+    Raises:
+        ValueError: another shape or dtype, or no pixels.
+    """
+    if labels.ndim != 2 or labels.dtype != np.uint8 or labels.size == 0:
+        raise ValueError(f"a label map is uint8 [H, W] with pixels, not {labels.dtype} {labels.shape}")
+    return encode_png([labels], 1)
+
+
+def decode_labels(png: bytes) -> Labels:
+    """Decode what `encode_labels` gave.
+
+    Returns:
+        uint8 [H, W].
+
+    Raises:
+        InputDataError: not an 8-bit greyscale PNG.
+    """
+    try:
+        with Image.open(BytesIO(png), formats=["PNG"]) as image:
+            if image.mode != "L":
+                raise InputDataError(f"stuff labels: expected an 8-bit greyscale PNG, not mode {image.mode}.")
+            return np.asarray(image)
+    except (OSError, SyntaxError) as error:
+        raise InputDataError(f"stuff labels: not a readable PNG ({error}); label the stuff again.") from None

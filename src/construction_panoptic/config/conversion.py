@@ -1,0 +1,88 @@
+"""The parameters of the conversion and of the way back to CVAT: what each means, its unit and its default."""
+
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from construction_panoptic.config.base import Device, Execution, Fraction, PositiveInt, Seed, Settings
+
+
+class StuffSettings(Settings):
+    """Where the stuff regions come from, and how a COCO panoptic DETR labels them."""
+
+    renamed: ClassVar[Mapping[str, str]] = {"explained_share": "explained_fraction"}
+
+    source: Literal["detr", "ready", "none"] = Field(
+        default="detr", description="A COCO panoptic DETR, ready predictions, or no stuff at all."
+    )
+    weights: str = Field(
+        default="detr-r101-panoptic", min_length=1, description="detr: a published name, or the path of a checkpoint."
+    )
+    threshold: Fraction = Field(default=0.85, description="detr: least score of a segment that is used.")
+    side: PositiveInt = Field(default=800, description="detr: shorter side of the network's input, pixels.")
+    max_side: PositiveInt = Field(default=1333, description="detr: longest side of the network's input, pixels.")
+    batch_size: PositiveInt = Field(default=1, description="detr: images a forward pass.")
+    explained_fraction: Fraction = Field(
+        default=0.5,
+        description="A COCO thing of which annotated things cover more than this fraction is not used as stuff.",
+    )
+    fringe_distance: PositiveInt = Field(
+        default=10, description="Pixels of a leftover class this close to a thing are counted as its fringe, pixels."
+    )
+    device: Device = "auto"
+
+
+class SplitSettings(Settings):
+    """How the images are divided into training and validation."""
+
+    renamed: ClassVar[Mapping[str, str]] = {"validation_share": "validation_fraction"}
+
+    validation_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
+        default=0.2, description="Fraction of the images."
+    )
+    seed: Seed = Field(default=42, description="Seed of the division.")
+    near_duplicate_distance: Annotated[int, Field(ge=0, le=256)] = Field(
+        default=24, description="Images whose 256-bit perceptual hashes differ in at most so many bits stay together."
+    )
+    video_pattern: str | None = Field(
+        default=r"(.*?)frame_\d{6,}",
+        description="File names without suffix that match are frames; those of one folder with the same first group "
+        "are one video and stay together. null: no videos.",
+    )
+    folds: Annotated[int, Field(ge=2)] | None = Field(
+        default=None, description="Number of folds; validation_fraction is not used then. null: one split."
+    )
+    fold: PositiveInt = Field(default=1, description="folds: the one to validate on, from 1.")
+    list: str | None = Field(
+        default=None, description="CSV file with columns key and split (train or val) to use instead. null: divide."
+    )
+
+
+class ConversionSettings(Settings):
+    """The conversion of CVAT exports to COCO panoptic."""
+
+    on_error: Literal["quarantine", "fail"] = Field(
+        default="quarantine", description="List what cannot be used and go on, or stop at the first."
+    )
+    boxes_without_polygon: Literal["reject", "keep"] = Field(
+        default="reject", description="Annotations with a box but no outline: reject them, or take the box as the mask."
+    )
+    crowds: Literal["keep", "single"] = Field(
+        default="keep", description="Annotations with iscrowd 1: keep them as crowds, or take each as a single thing."
+    )
+    overlap: Literal["last_on_top", "smallest_on_top", "fail"] = Field(
+        default="last_on_top", description="Which of two overlapping things lies on top; the first is CVAT's order."
+    )
+    execution: Execution = Execution()
+    stuff: StuffSettings = StuffSettings()
+    split: SplitSettings = SplitSettings()
+
+
+class CvatExportSettings(Settings):
+    """The way back to CVAT."""
+
+    shapes: Literal["masks", "polygons"] = Field(
+        default="masks",
+        description="Things as masks, or as polygons along the pixels' edges; crowds and what has holes stay masks.",
+    )

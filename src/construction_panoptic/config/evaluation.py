@@ -1,0 +1,46 @@
+"""The parameters of evaluation: what each means, its unit and its default."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from construction_panoptic.config.base import (
+    Device,
+    Execution,
+    NotNegativeInt,
+    PositiveInt,
+    Precision,
+    Settings,
+    Threshold,
+)
+
+
+class EvaluationSettings(Settings):
+    """How the validation images are predicted and measured."""
+
+    engine: Literal["hotcoco", "reference"] = Field(
+        default="hotcoco", description="hotcoco, or panopticapi and pycocotools: the same numbers, slower."
+    )
+    threshold: Threshold = Field(
+        default=0.85,
+        description="Least class probability of a predicted segment (DETR, appendix on panoptic segmentation).",
+    )
+    batch_size: PositiveInt = Field(default=1, description="Images a forward pass.")
+    workers: NotNegativeInt = Field(default=2, description="Loading processes; 0 loads in the main one.")
+    device: Device = "auto"
+    execution: Execution = Execution()
+    precision: Precision = "auto"
+    examples: PositiveInt = Field(default=8, description="Images on the sheet of examples, and on that of the worst.")
+    threshold_images: PositiveInt = Field(
+        default=64, description="Training images on which score thresholds are tried; each is predicted once."
+    )
+
+    @property
+    def quality_engine(self) -> Literal["hotcoco", "panopticapi"]:
+        """The engine for PQ."""
+        return "hotcoco" if self.engine == "hotcoco" else "panopticapi"
+
+    @property
+    def precision_engine(self) -> Literal["hotcoco", "pycocotools"]:
+        """The engine for AP."""
+        return "hotcoco" if self.engine == "hotcoco" else "pycocotools"

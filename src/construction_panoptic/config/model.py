@@ -1,0 +1,39 @@
+"""The architecture of each kind of model; the number of classes follows from the taxonomy."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from construction_panoptic.config.base import PositiveInt, Settings
+
+
+class DetrSettings(Settings):
+    """The network's size and parts; the number of classes follows from the taxonomy."""
+
+    backbone: Literal["tiny", "resnet18", "resnet34", "resnet50", "resnet101"] = Field(
+        default="resnet50", description="Feature extractor; 'tiny' is a small network for trials on a CPU."
+    )
+    dilation: bool = Field(default=False, description="Dilated last stage (DETR's DC5): stride 16 instead of 32.")
+    norm: Literal["frozen", "batch"] = Field(
+        default="frozen",
+        description="Batch normalisation: 'frozen' statistics as in DETR, or trained ('batch').",
+    )
+    num_queries: PositiveInt = Field(default=100, description="Object queries, the most segments found in an image.")
+    hidden_dim: PositiveInt = Field(default=256, description="Width of the transformer, channels.")
+    num_heads: PositiveInt = Field(default=8, description="Attention heads; must divide hidden_dim.")
+    encoder_layers: Annotated[int, Field(ge=0)] = Field(default=6, description="Transformer encoder layers.")
+    decoder_layers: PositiveInt = Field(default=6, description="Transformer decoder layers.")
+    feedforward_dim: PositiveInt = Field(default=2048, description="Width of the feed-forward blocks, channels.")
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+        default=0.1, description="Dropout in the transformer, fraction."
+    )
+    pre_norm: bool = Field(default=False, description="Layer normalisation before each block instead of after it.")
+    auxiliary_outputs: bool = Field(default=True, description="Predict, and take a loss, after every decoder layer.")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.hidden_dim % self.num_heads or self.hidden_dim % 16:
+            raise ValueError(
+                f"hidden_dim ({self.hidden_dim}) must be a multiple of 16 and of num_heads ({self.num_heads})"
+            )
+        return self

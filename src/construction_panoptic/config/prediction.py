@@ -1,0 +1,34 @@
+"""The parameters of prediction: what each means, its unit and its default."""
+
+from pydantic import ConfigDict, Field
+
+from construction_panoptic.config.base import Device, Execution, PositiveInt, Precision, Settings, Threshold
+
+
+class PredictionSettings(Settings):
+    """What is predicted, and how."""
+
+    model_config = ConfigDict(coerce_numbers_to_str=True)
+
+    source: str | None = Field(
+        default=None, min_length=1, description="An image, a video, a folder (with its subfolders) or a glob pattern."
+    )
+    threshold: Threshold | None = Field(
+        default=None,
+        description="Least score of a segment and of a drawn box; null takes the one the model was validated with.",
+    )
+    batch_size: PositiveInt = Field(default=1, description="Images or frames a forward pass.")
+    device: Device = "auto"
+    execution: Execution = Execution()
+    precision: Precision = "auto"
+    every_nth_frame: PositiveInt = Field(default=1, description="Of a video, predict the frames 0, n, 2n, ….")
+
+
+class ExportSettings(Settings):
+    """How the model is handed on."""
+
+    registered_name: str | None = Field(
+        default="construction_panoptic",
+        pattern=r"^[^/:]+$",
+        description="Name in MLflow's model registry, where each export is a new version; null: not registered.",
+    )

@@ -1,0 +1,284 @@
+"""The parameters of training: what each means, its unit, where its default comes from.
+
+Defaults are the recipe of DETR (Carion et al. 2020, "End-to-End Object Detection with Transformers", sections
+3 and 4, appendix A.4) unless a field says otherwise.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from construction_panoptic.config.base import (
+    Device,
+    Fraction,
+    NotNegative,
+    NotNegativeInt,
+    Positive,
+    PositiveInt,
+    Precision,
+    Seed,
+    Settings,
+)
+
+Rgb = tuple[float, float, float]
+
+
+class OptimizerSettings(Settings):
+    """AdamW."""
+
+    lr: Positive = Field(default=1e-4, description="Learning rate of everything but the backbone, per step.")
+    lr_backbone: NotNegative = Field(default=1e-5, description="Learning rate of the backbone; 0 freezes it.")
+    weight_decay: NotNegative = Field(default=1e-4, description="Decoupled weight decay.")
+    clip_max_norm: NotNegative = Field(
+        default=0.1, description="Largest L2 norm of the gradient; 0 leaves it unclipped."
+    )
+
+
+class ScheduleSettings(Settings):
+    """How the learning rates move; the factor is applied to every parameter group."""
+
+    renamed: ClassVar[Mapping[str, str]] = {"rise_share": "warmup_fraction"}
+
+    kind: Literal["step", "cosine", "one_cycle"] = Field(
+        default="step",
+        description="'step' as in DETR; 'cosine' (SGDR without restarts); 'one_cycle' (Smith 2018).",
+    )
+    drop_epoch: PositiveInt = Field(default=150, description="step: epochs between two drops.")
+    drop_factor: Annotated[float, Field(gt=0.0, le=1.0)] = Field(default=0.1, description="step: factor of each drop.")
+    warmup_epochs: NotNegative = Field(default=0.0, description="step and cosine: epochs of linear rise from 0.")
+    warmup_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
+        default=0.3,
+        description="one_cycle: fraction of the training in which the rate rises (torch's OneCycleLR).",
+    )
+    start_factor: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
+        default=0.04, description="one_cycle: factor at the first step (torch's OneCycleLR: 1/25)."
+    )
+    final_factor: Fraction = Field(default=0.0, description="cosine and one_cycle: factor that the rate ends at.")
+
+
+class AugmentationSettings(Settings):
+    """Sizes of the images in training and evaluation, and what is random; lengths are in pixels."""
+
+    sides: tuple[PositiveInt, ...] = Field(
+        default=tuple(range(480, 801, 32)),
+        min_length=1,
+        description="Shorter side in training, one drawn for each image.",
+    )
+    max_side: PositiveInt = Field(default=1333, description="Longest side, in training and evaluation.")
+    flip: Fraction = Field(default=0.5, description="Probability of a horizontal flip.")
+    crop: Fraction = Field(default=0.5, description="Probability of a resize to one of first_sides and a random crop.")
+    first_sides: tuple[PositiveInt, ...] = Field(
+        default=(400, 500, 600), min_length=1, description="Shorter side before the crop."
+    )
+    crop_min: PositiveInt = Field(default=384, description="Smallest side of a crop.")
+    crop_max: PositiveInt = Field(default=600, description="Largest side of a crop.")
+    evaluation_side: PositiveInt = Field(default=800, description="Shorter side in evaluation and prediction.")
+    mean: Rgb = Field(default=(0.485, 0.456, 0.406), description="Mean of ImageNet's red, green, blue in 0…1.")
+    std: tuple[Positive, Positive, Positive] = Field(
+        default=(0.229, 0.224, 0.225), description="Standard deviation of ImageNet's red, green, blue in 0…1."
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.crop_min > self.crop_max:
+            raise ValueError(f"crop_min ({self.crop_min}) is above crop_max ({self.crop_max})")
+        if self.crop_min > min(self.first_sides):
+            raise ValueError(f"crop_min ({self.crop_min}) is above the smallest of first_sides")
+        return self
+
+
+class LossSettings(Settings):
+    """Weights of the loss terms."""
+
+    ce: NotNegative = Field(default=1.0, description="Classification, cross-entropy.")
+    bbox: NotNegative = Field(default=5.0, description="Boxes, L1 distance.")
+    giou: NotNegative = Field(default=2.0, description="Boxes, generalised IoU.")
+    mask: NotNegative = Field(default=1.0, description="Masks, sigmoid focal loss.")
+    dice: NotNegative = Field(default=1.0, description="Masks, Dice loss.")
+    no_object: Positive = Field(default=0.1, description="Weight of the no-object class within the cross-entropy.")
+
+
+class MatchSettings(Settings):
+    """Costs by which predictions are assigned to segments (Hungarian matching)."""
+
+    category: NotNegative = Field(default=1.0, description="Cost of the class: minus its probability.")
+    bbox: NotNegative = Field(default=5.0, description="Cost of the box's L1 distance.")
+    giou: NotNegative = Field(default=2.0, description="Cost of the box: minus the generalised IoU.")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not (self.category or self.bbox or self.giou):
+            raise ValueError("all matching costs are 0; at least one must be above 0")
+        return self
+
+
+class LaunchSettings(Settings):
+    """What runs the processes that train together; the result is the same with any."""
+
+    engine: Literal["local", "ray"] = Field(
+        default="local",
+        description="Processes of this machine, or of a Ray cluster by Ray Train (RAY_ADDRESS, else a local one).",
+    )
+
+
+class TrainingSettings(Settings):
+    """What all trainings have in common; the defaults are those of the detector."""
+
+    renamed: ClassVar[Mapping[str, str]] = {"accumulate": "micro_batches", "skip_at_most": "max_skipped"}
+
+    epochs: PositiveInt = Field(default=200, description="Passes over the training images.")
+    batch_size: PositiveInt = Field(default=4, description="Images a step, on each device.")
+    micro_batches: PositiveInt = Field(
+        default=1,
+        description="Parts that a batch is computed in, one after the other: the same step in less memory. A training "
+        "can go on with another number.",
+    )
+    validation_batch_size: PositiveInt = Field(default=4, description="Images a forward pass in validation.")
+    validate_every: PositiveInt = Field(
+        default=1, description="Epochs between two validations; the last one always has one."
+    )
+    checkpoint_every_minutes: NotNegative | None = Field(
+        default=10.0, description="Time between two checkpoints within an epoch; null or 0 saves after epochs alone."
+    )
+    progress_images: Annotated[int, Field(ge=0, le=16)] = Field(
+        default=4, description="Validation images drawn at each validation, to watch the training; 0 draws none."
+    )
+    seed: Seed = Field(default=42, description="Seed of order, augmentation and dropout.")
+    workers: NotNegativeInt = Field(default=2, description="Loading processes; 0 loads in the main one.")
+    aspect_ratio_batches: bool = Field(
+        default=False, description="Portrait and landscape images in batches of their own, which need less padding."
+    )
+    cache_mb: NotNegativeInt = Field(
+        default=0, description="Memory for decoded images in each loading process, MiB; 0 decodes every time."
+    )
+    device: Device = "auto"
+    devices: PositiveInt | Literal["auto"] = Field(
+        default=1,
+        description="Devices of this machine, or of the Ray cluster, that train together, a process each; 'auto' takes "
+        "all CUDA devices. With device cpu they are processes that share the cores.",
+    )
+    execution: LaunchSettings = Field(
+        default_factory=LaunchSettings, description="What runs the processes that train together."
+    )
+    precision: Precision = "auto"
+    weights: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Weights to start from: a published name ('detr-r50'), a path, or null.",
+    )
+    compile: bool = Field(
+        default=False, description="Compile backbone and transformer with torch.compile: minutes once, then faster."
+    )
+    on_non_finite: Literal["stop", "skip"] = Field(
+        default="stop",
+        description="A loss or gradient that is not finite stops training, or its batch is skipped. To skip, "
+        "numbers are read at every step, which makes CUDA wait.",
+    )
+    max_skipped: NotNegativeInt = Field(
+        default=10, description="skip: batches in the whole training; one more stops it."
+    )
+    failed_batch: str | None = Field(
+        default="data/06_models/detection/failed_batch.pt",
+        min_length=1,
+        description="File for the batch that stops training, for `kedro replay`; null saves none.",
+    )
+    optimizer: OptimizerSettings = Field(default_factory=OptimizerSettings)
+    schedule: ScheduleSettings = Field(default_factory=ScheduleSettings)
+    augmentation: AugmentationSettings = Field(default_factory=AugmentationSettings)
+
+    @model_validator(mode="after")
+    def _check_steps(self) -> Self:
+        if self.devices != 1 and self.device.startswith("cuda:"):
+            raise ValueError(f"device {self.device} is one device; set device: cuda or devices: 1")
+        if self.devices != 1 and self.on_non_finite == "skip":
+            raise ValueError("on_non_finite: skip needs devices: 1")
+        if self.micro_batches > self.batch_size:
+            raise ValueError(f"micro_batches ({self.micro_batches}) is above batch_size ({self.batch_size})")
+        return self
+
+    def fingerprint(self, processes: int = 1) -> dict[str, Any]:
+        """The settings that the trained weights depend on, as plain data, to compare before a resume.
+
+        Left out are where and how fast it runs and, for the step schedule, the number of epochs, so that a
+        training can be made longer.
+        """
+        neutral = {"micro_batches", "workers", "cache_mb", "device", "validation_batch_size", "validate_every"}
+        neutral |= {
+            "on_non_finite",
+            "max_skipped",
+            "failed_batch",
+            "checkpoint_every_minutes",
+            "progress_images",
+            "execution",
+        }
+        if self.schedule.kind == "step":
+            neutral.add("epochs")
+        kept = self.model_dump(mode="json", exclude=neutral)
+        kept["devices"] = processes
+        for name, only in (("aspect_ratio_batches", False), ("devices", 1)):
+            if kept[name] == only:  # checkpoints from before there was a choice go on
+                del kept[name]
+        return kept
+
+
+class DetectionSettings(TrainingSettings):
+    """Stage one of the DETR recipe: every query's class and box."""
+
+    losses: LossSettings = Field(default_factory=LossSettings)
+    matching: MatchSettings = Field(default_factory=MatchSettings)
+
+
+class MaskHeadSettings(DetectionSettings):
+    """The mask-head stage: fewer epochs; the rate drops after 3/5 of them, as DETR's 15 of 25."""
+
+    epochs: PositiveInt = Field(default=50, description="Passes over the training images.")
+    batch_size: PositiveInt = Field(default=1, description="Images a step, on each device.")
+    validation_batch_size: PositiveInt = Field(default=1, description="Images a forward pass in validation.")
+    schedule: ScheduleSettings = Field(default_factory=lambda: ScheduleSettings(drop_epoch=30))
+    failed_batch: str | None = Field(
+        default="data/06_models/mask_head/failed_batch.pt",
+        min_length=1,
+        description="File for the batch that stops training, for `kedro replay`; null saves none.",
+    )
+    attention_gain: Positive = Field(
+        default=1.0,
+        description="Factor on the initial weights that read the attention maps; 1 is the published start, more "
+        "parts the masks sooner in short trainings.",
+    )
+    cache: Literal["none", "memory", "disk"] = Field(
+        default="none",
+        description="Where the frozen detector's outputs of training images are kept, so that it runs once an image; "
+        "needs a training without augmentation.",
+    )
+    cache_limit_mb: PositiveInt = Field(
+        default=8192, description="Most that is kept, MiB; for images beyond it the detector runs each time."
+    )
+    cache_folder: str = Field(
+        default="data/06_models/mask_head/features",
+        min_length=1,
+        description="disk: folder of the kept files; a relative one is seen from where the training is started.",
+    )
+
+    @model_validator(mode="after")
+    def _check_cache(self) -> Self:
+        augmentation = self.augmentation
+        still = {
+            "augmentation.flip: 0": augmentation.flip == 0,
+            "augmentation.crop: 0": augmentation.crop == 0,
+            "one number in augmentation.sides": len(set(augmentation.sides)) == 1,
+        }
+        wanted = [what for what, is_so in still.items() if not is_so]
+        if self.cache != "none" and wanted:
+            raise ValueError(
+                f"cache: {self.cache} needs images that are the same in every epoch: set {', '.join(wanted)}, "
+                "or cache: none"
+            )
+        return self
+
+    def fingerprint(self, processes: int = 1) -> dict[str, Any]:
+        """As for every stage. What is kept changes no number; running the detector image by image may round."""
+        kept = super().fingerprint(processes)
+        for name in ("cache", "cache_limit_mb", "cache_folder"):
+            del kept[name]
+        return kept | ({"image_by_image": True} if self.cache != "none" and self.batch_size > 1 else {})

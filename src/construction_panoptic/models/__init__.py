@@ -1,0 +1,1 @@
+"""Models: what all have in common, how one is built, and each kind in a package of its own."""

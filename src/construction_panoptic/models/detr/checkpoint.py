@@ -1,0 +1,332 @@
+"""Loading weights: the published DETR checkpoints, and files of the same layout.
+
+Files are read with ``weights_only=True`` always, so that a checkpoint cannot run code.
+"""
+
+import argparse
+import hashlib
+import logging
+import socket
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from construction_panoptic.errors import CheckpointError
+from construction_panoptic.models.detr.model import Detr, DetrPanoptic
+
+logger = logging.getLogger(__name__)
+
+LONGEST_SILENCE = 60.0  # seconds that a server may take to go on with a download
+
+_URL = "https://dl.fbaipublicfiles.com/detr/"
+_DETECTOR_PREFIX = "detr."
+_MASK_BRANCH = ("bbox_attention.", "mask_head.")
+_COUNTERS = ".num_batches_tracked"
+_SIZED_BY_DATA = ("class_embed.weight", "class_embed.bias", "query_embed.weight")
+_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class PublishedWeights:
+    """A checkpoint published with the DETR paper, trained on COCO (Apache-2.0).
+
+    Attributes:
+        file_name: name of the file, below `url`'s folder and in the cache.
+        sha256_prefix: first eight hexadecimal digits of the file's SHA-256.
+        num_classes: 91 for detection (highest COCO thing id + 1), 250 for panoptic.
+        backbone: its backbone.
+        dilation: whether the backbone is dilated (DC5).
+        panoptic: whether it has a mask branch.
+    """
+
+    file_name: str
+    sha256_prefix: str
+    num_classes: int
+    backbone: str
+    dilation: bool
+    panoptic: bool
+
+    @property
+    def url(self) -> str:
+        """Where the file is published."""
+        return _URL + self.file_name
+
+
+def _published(name: str, sha256_prefix: str) -> PublishedWeights:
+    panoptic = name.endswith("-panoptic")
+    return PublishedWeights(
+        file_name=f"{name}-{sha256_prefix}.pth",
+        sha256_prefix=sha256_prefix,
+        num_classes=250 if panoptic else 91,
+        backbone="resnet101" if "r101" in name else "resnet50",
+        dilation="dc5" in name,
+        panoptic=panoptic,
+    )
+
+
+PUBLISHED_WEIGHTS: dict[str, PublishedWeights] = {
+    name: _published(name, sha256_prefix)
+    for name, sha256_prefix in {
+        "detr-r50": "e632da11",
+        "detr-r50-dc5": "f0fb7ef5",
+        "detr-r101": "2c7b67e5",
+        "detr-r101-dc5": "a2e86def",
+        "detr-r50-panoptic": "00ce5173",
+        "detr-r50-dc5-panoptic": "da08f1b1",
+        "detr-r101-panoptic": "40021d53",
+    }.items()
+}
+"""The published checkpoints by the names that `fetch_weights` and `load_weights` take."""
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What `load_weights` did, in the model's key names.
+
+    Attributes:
+        source: the file or name that the weights came from.
+        kept: keys taken from the checkpoint.
+        reset: keys whose shape follows the data (class head, queries) and differs; they keep the model's own
+            values.
+        missing: keys that the checkpoint lacks; they keep the model's own values.
+        unexpected: keys of the checkpoint that the model has no place for.
+    """
+
+    source: str
+    kept: tuple[str, ...]
+    reset: tuple[str, ...]
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """Say it in one line, with every key but the kept ones."""
+        parts = [f"{self.source}: {len(self.kept)} keys kept"]
+        for what in ("reset", "missing", "unexpected"):
+            keys = getattr(self, what)
+            parts.append(f"{len(keys)} {what}" + (f" ({', '.join(keys)})" if keys else ""))
+        return ", ".join(parts)
+
+
+def published_architecture(name: str) -> dict[str, Any]:
+    """Give the arguments that build the model of a published checkpoint.
+
+    Args:
+        name: a key of `PUBLISHED_WEIGHTS`.
+
+    Returns:
+        Keyword arguments of `build_detr`, or of `build_detr_panoptic` if
+        ``PUBLISHED_WEIGHTS[name].panoptic``.
+
+    Raises:
+        CheckpointError: an unknown name.
+    """
+    if name not in PUBLISHED_WEIGHTS:
+        raise CheckpointError(f"weights: {name!r} is not published; choose one of {', '.join(PUBLISHED_WEIGHTS)}.")
+    weights = PUBLISHED_WEIGHTS[name]
+    return {
+        "num_classes": weights.num_classes,
+        "backbone": weights.backbone,
+        "dilation": weights.dilation,
+    }
+
+
+def fetch_weights(name_or_path: str | Path) -> Path:
+    """Give the path of a weights file; download it first if it is a published one not in torch's cache.
+
+    Args:
+        name_or_path: a key of `PUBLISHED_WEIGHTS`, or the path of a file.
+
+    Returns:
+        The path of an existing file. A published file has been checked against its SHA-256 prefix.
+
+    Raises:
+        CheckpointError: no such name or file, no network, or a file whose hash is wrong.
+    """
+    if str(name_or_path) not in PUBLISHED_WEIGHTS:
+        path = Path(name_or_path)
+        if not path.is_file():
+            names = ", ".join(PUBLISHED_WEIGHTS)
+            raise CheckpointError(f"weights: there is no file {path}. Give a path, or one of the names {names}.")
+        return path
+    weights = PUBLISHED_WEIGHTS[str(name_or_path)]
+    path = Path(torch.hub.get_dir()) / "checkpoints" / weights.file_name
+    if not path.exists():
+        _download(str(name_or_path), weights, path)
+    elif not _has_hash(path, weights.sha256_prefix):
+        raise CheckpointError(
+            f"{path}: its SHA-256 does not begin with {weights.sha256_prefix}, so it is damaged or another "
+            f"file. Delete it to download it again from {weights.url}."
+        )
+    return path
+
+
+def _download(name: str, weights: PublishedWeights, path: Path) -> None:
+    logger.info("Downloading %s to %s", weights.url, path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    limit = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(LONGEST_SILENCE)  # torch sets none, and would wait for ever
+    try:
+        torch.hub.download_url_to_file(
+            weights.url, str(path), hash_prefix=weights.sha256_prefix, progress=sys.stderr.isatty()
+        )
+    # URLError and timeouts are OSErrors; torch reports a wrong hash as a RuntimeError.
+    except (OSError, RuntimeError) as error:
+        raise CheckpointError(
+            f"weights {name}: cannot download {weights.url} ({error}). Without network, download that file "
+            f"elsewhere and put it at {path}, or give the path of a weights file instead of the name."
+        ) from error
+    finally:
+        socket.setdefaulttimeout(limit)
+
+
+def _has_hash(path: Path, sha256_prefix: str) -> bool:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest().startswith(sha256_prefix)
+
+
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """Read the model's tensors from a checkpoint, onto the CPU.
+
+    Args:
+        path: a file that `torch.save` wrote, of a state dict or of a dict that holds one as "model" (as
+            training checkpoints do), or a ``.safetensors`` file.
+
+    Returns:
+        The state dict as it is in the file.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, holds other objects than tensors and plain values
+            (which are never unpickled), or has no state dict.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"{path}: there is no such checkpoint file.")
+    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
+        content = content["model"]
+    if not isinstance(content, Mapping) or not content:
+        raise CheckpointError(f'{path}: holds no state dict, neither itself nor under "model".')
+    for key, value in content.items():
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            raise CheckpointError(
+                f'{path}: holds no state dict, neither itself nor under "model": '
+                f"{key!r} has type {type(value).__name__}, not Tensor."
+            )
+    return dict(content)
+
+
+def _read_torch(path: Path) -> Any:
+    try:
+        # The published training script stores its command line, a plain namespace, beside the weights.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever an unpickler meets in a broken file
+        reason = str(error).strip().split("\n", 1)[0] or type(error).__name__
+        raise CheckpointError(
+            f"{path}: cannot be read as a checkpoint of plain tensors; it is damaged, not a PyTorch file, or "
+            "holds Python objects that are not unpickled for safety. Save its state dict alone with "
+            f"torch.save. ({reason})"
+        ) from error
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+    except ImportError as error:
+        raise CheckpointError(f"{path}: to read it, install safetensors (pip install safetensors).") from error
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise CheckpointError(f"{path}: is not a readable safetensors file ({error}).") from error
+
+
+def load_weights(
+    model: Detr | DetrPanoptic, source: str | Path | Mapping[str, Tensor], *, reset_heads: bool = True
+) -> LoadReport:
+    """Load a checkpoint into a model, in place, and say what became of each key.
+
+    A detector's checkpoint fits a panoptic model too (its mask branch stays as it is), and a panoptic
+    checkpoint fits a detector (its mask branch is left out). Batch counters, which frozen normalisation does
+    without, may be there or not. Everything else must fit, or nothing is loaded.
+
+    Args:
+        model: a `Detr` or `DetrPanoptic`.
+        source: a key of `PUBLISHED_WEIGHTS`, the path of a file for `read_weights`, or a state dict.
+        reset_heads: leave the class head, or the queries, as they are in the model when their number differs
+            (for fine-tuning on other classes). If false, that is an error as well.
+
+    Raises:
+        CheckpointError: the file cannot be read, or it does not fit the model; the message names the first
+            keys.
+    """
+    if isinstance(source, Mapping):
+        name, state = "the given state dict", dict(source)
+    else:
+        path = fetch_weights(source)
+        name, state = str(path), read_weights(path)
+    state = _with_keys_of(model, state)
+    own = model.state_dict()
+    differing = [key for key in own if key in state and state[key].shape != own[key].shape]
+    reset = [key for key in differing if reset_heads and _only_count_differs(key, state[key], own[key])]
+    missing = [key for key in own if key not in state]
+    unexpected = [key for key in state if key not in own]
+
+    problems = _shape_problems([key for key in differing if key not in reset], state, own)
+    problems += _key_problems("lacks", [key for key in missing if not _may_miss(key, state)])
+    problems += _key_problems("has unknown", [key for key in unexpected if not _may_ignore(key, model)])
+    if problems:
+        raise CheckpointError(
+            f"{name} does not fit the model: {'; '.join(problems)}. Build the model as the checkpoint's was "
+            "built (backbone, hidden_dim, layers, queries, classes), or choose another checkpoint."
+        )
+    kept = [key for key in own if key in state and key not in reset]
+    model.load_state_dict({key: state[key] for key in kept}, strict=False)
+    report = LoadReport(name, tuple(kept), tuple(reset), tuple(missing), tuple(unexpected))
+    logger.info("Weights from %s", report)
+    return report
+
+
+def _with_keys_of(model: Detr | DetrPanoptic, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Add or take away the prefix that tells a panoptic model's detector from a bare one."""
+    panoptic_state = any(key.startswith(_DETECTOR_PREFIX) for key in state)
+    if isinstance(model, DetrPanoptic) and not panoptic_state:
+        return {_DETECTOR_PREFIX + key: value for key, value in state.items()}
+    if isinstance(model, Detr) and panoptic_state:
+        return {key.removeprefix(_DETECTOR_PREFIX): value for key, value in state.items()}
+    return state
+
+
+def _only_count_differs(key: str, theirs: Tensor, ours: Tensor) -> bool:
+    return key.endswith(_SIZED_BY_DATA) and theirs.dim() == ours.dim() and theirs.shape[1:] == ours.shape[1:]
+
+
+def _may_miss(key: str, state: Mapping[str, Tensor]) -> bool:
+    if key.endswith(_COUNTERS):
+        return True
+    return key.startswith(_MASK_BRANCH) and not any(other.startswith(_MASK_BRANCH) for other in state)
+
+
+def _may_ignore(key: str, model: Detr | DetrPanoptic) -> bool:
+    return key.endswith(_COUNTERS) or (isinstance(model, Detr) and key.startswith(_MASK_BRANCH))
+
+
+def _shape_problems(keys: list[str], theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> list[str]:
+    if not keys:
+        return []
+    shapes = (f"{key} is {list(theirs[key].shape)} there and {list(ours[key].shape)} here" for key in keys)
+    return [f"{len(keys)} of its keys have another shape: {_first(shapes, len(keys))}"]
+
+
+def _key_problems(what: str, keys: list[str]) -> list[str]:
+    return [f"it {what} {len(keys)} keys: {_first(keys, len(keys))}"] if keys else []
+
+
+def _first(items: Iterable[str], count: int) -> str:
+    shown = [item for item, _ in zip(items, range(_SHOWN), strict=False)]
+    return ", ".join(shown) + (", …" if count > _SHOWN else "")

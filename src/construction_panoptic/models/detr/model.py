@@ -1,0 +1,370 @@
+"""DETR and DETR panoptic (Carion et al., "End-to-End Object Detection with Transformers", ECCV 2020).
+
+Parameter names and shapes are those of the published checkpoints.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from construction_panoptic.errors import ParameterError
+from construction_panoptic.models.backbones import Backbone, Norm
+from construction_panoptic.models.detr.mask_head import CHUNK_PIXELS, MaskAttention, MaskHead
+from construction_panoptic.models.detr.position import sine_position_embedding
+from construction_panoptic.models.detr.transformer import Transformer
+
+
+class BoxHead(nn.Module):
+    """Three linear layers from a decoded query to a box."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(dim, dim), nn.Linear(dim, dim), nn.Linear(dim, 4)])
+
+    def forward(self, queries: Tensor) -> Tensor:
+        """Map queries [..., D] to boxes [..., 4] as centre x, centre y, width, height in 0…1."""
+        for layer in self.layers[:-1]:
+            queries = F.relu(layer(queries))
+        return self.layers[-1](queries).float().sigmoid()
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What the detector computes before its heads.
+
+    Attributes:
+        decoded: [L, B, Q, D], the decoder's outputs; L = 1 unless all layers were asked for.
+        memory: [B, D, h, w], the encoder's output.
+        projected: [B, D, h, w], the encoder's input.
+        padding_mask: [B, h, w] bool, True where the cell is padding; None when there is no padding.
+        stages: the backbone's four maps, finest first.
+    """
+
+    decoded: Tensor
+    memory: Tensor
+    projected: Tensor
+    padding_mask: Tensor | None
+    stages: list[Tensor]
+
+
+class Detr(nn.Module):
+    """DETR: backbone, transformer and the heads for classes and boxes. Build it with `build_detr`."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        transformer: Transformer,
+        num_classes: int,
+        num_queries: int,
+        auxiliary_outputs: bool = True,
+    ) -> None:
+        super().__init__()
+        dim = transformer.dim
+        self.num_classes = num_classes
+        self.num_queries = num_queries
+        self.auxiliary_outputs = auxiliary_outputs
+        self.transformer = transformer
+        self.class_embed = nn.Linear(dim, num_classes + 1)
+        self.bbox_embed = BoxHead(dim)
+        self.query_embed = nn.Embedding(num_queries, dim)
+        self.input_proj = nn.Conv2d(backbone.channels[-1], dim, kernel_size=1)
+        # A list of one: the published keys say `backbone.0`.
+        self.backbone = nn.ModuleList([backbone])
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Widths of the backbone's four maps, finest first."""
+        return cast(Backbone, self.backbone[0]).channels
+
+    def encode(self, images: Tensor, padding_mask: Tensor | None = None, *, all_layers: bool = False) -> Encoded:
+        """Run backbone and transformer.
+
+        Args:
+            images: [B, 3, H, W] float, normalised with ImageNet's mean and standard deviation, zero on
+                padding.
+            padding_mask: [B, H, W] bool, True where the pixel is padding; None when there is no padding,
+                which lets attention use its fastest kernels.
+            all_layers: keep the outputs of all decoder layers.
+
+        Raises:
+            ValueError: the images and the mask do not have the stated shapes.
+        """
+        if images.dim() != 4 or images.shape[1] != 3:
+            raise ValueError(f"images must be [B, 3, H, W], not {tuple(images.shape)}")
+        if padding_mask is not None and padding_mask.shape != images[:, 0].shape:
+            raise ValueError(f"padding_mask must be {tuple(images[:, 0].shape)}, not {tuple(padding_mask.shape)}")
+        stages = self.backbone[0](images)
+        projected = self.input_proj(stages[-1])
+        size = projected.shape[-2:]
+        if padding_mask is None:
+            cells = torch.zeros((images.shape[0], *size), dtype=torch.bool, device=images.device)
+        else:
+            cells = padding_mask = F.interpolate(padding_mask[None].float(), size=size)[0].bool()
+        position = sine_position_embedding(cells, projected.shape[1])
+        decoded, memory = self.transformer(
+            projected, padding_mask, self.query_embed.weight, position, all_layers=all_layers
+        )
+        return Encoded(decoded, memory, projected, padding_mask, stages)
+
+    def predict(self, decoded: Tensor) -> dict[str, Any]:
+        """Apply the heads to the decoder's outputs [L, B, Q, D].
+
+        Returns:
+            `pred_logits` [B, Q, C + 1] and `pred_boxes` [B, Q, 4] of the last layer, and `aux_outputs`, a
+            list of the same two for the L - 1 layers before, if L > 1.
+        """
+        logits = self.class_embed(decoded).float()
+        boxes = self.bbox_embed(decoded)
+        outputs: dict[str, Any] = {"pred_logits": logits[-1], "pred_boxes": boxes[-1]}
+        if len(decoded) > 1:
+            outputs["aux_outputs"] = [
+                {"pred_logits": layer_logits, "pred_boxes": layer_boxes}
+                for layer_logits, layer_boxes in zip(logits[:-1], boxes[:-1], strict=True)
+            ]
+        return outputs
+
+    def forward(self, images: Tensor, padding_mask: Tensor | None = None) -> dict[str, Any]:
+        """Detect objects.
+
+        Args:
+            images: [B, 3, H, W] float, normalised with ImageNet's mean and standard deviation, zero on
+                padding.
+            padding_mask: [B, H, W] bool, True where the pixel is padding; None when there is no padding.
+
+        Returns:
+            `pred_logits` [B, Q, C + 1] (the last class is no-object) and `pred_boxes` [B, Q, 4] (centre x,
+            centre y, width, height in 0…1 of the unpadded image), float32. In training mode also
+            `aux_outputs`, a list of the same two for each decoder layer but the last, unless switched off.
+        """
+        all_layers = self.training and self.auxiliary_outputs
+        return self.predict(self.encode(images, padding_mask, all_layers=all_layers).decoded)
+
+
+@dataclass(frozen=True)
+class PanopticFeatures:
+    """The detector's outputs and all that its masks are computed from.
+
+    Attributes:
+        pred_logits: [B, Q, C + 1] float32.
+        pred_boxes: [B, Q, 4] float32, centre x, centre y, width, height in 0…1.
+        queries: [B, Q, D], the output of the last decoder layer.
+        memory: [B, D, h, w], the encoder's output.
+        projected: [B, D, h, w], the encoder's input.
+        padding_mask: [B, h, w] bool, True where the cell is padding; None when there is no padding.
+        pyramid: the backbone's first three maps, coarsest first.
+        aux_outputs: `pred_logits` and `pred_boxes` of the earlier decoder layers, when the detector is being
+            trained.
+    """
+
+    pred_logits: Tensor
+    pred_boxes: Tensor
+    queries: Tensor
+    memory: Tensor
+    projected: Tensor
+    padding_mask: Tensor | None
+    pyramid: tuple[Tensor, Tensor, Tensor]
+    aux_outputs: list[dict[str, Tensor]] = field(default_factory=list)
+
+    @property
+    def mask_size(self) -> tuple[int, int]:
+        """Height and width of the masks: those of the finest map, a quarter of the image's, rounded up."""
+        height, width = self.pyramid[-1].shape[-2:]
+        return height, width
+
+
+class DetrPanoptic(nn.Module):
+    """DETR with a mask for each query. Build it with `build_detr_panoptic`.
+
+    While ``freeze_detector`` holds, the detector's parameters take no gradient, it runs without recording
+    one, and it stays in eval mode (no dropout, fixed statistics) even when the model trains.
+    """
+
+    def __init__(self, detr: Detr, freeze_detector: bool = True) -> None:
+        super().__init__()
+        self.detr = detr
+        self.freeze_detector = freeze_detector
+        dim, heads = detr.transformer.dim, detr.transformer.heads
+        layer1, layer2, layer3, _ = detr.channels
+        self.bbox_attention = MaskAttention(dim, heads)
+        self.mask_head = MaskHead(dim, heads, (layer3, layer2, layer1))
+        if freeze_detector:
+            detr.requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "DetrPanoptic":
+        """Set training mode; a frozen detector stays in eval mode."""
+        super().train(mode)
+        if self.freeze_detector:
+            self.detr.eval()
+        return self
+
+    def features(self, images: Tensor, padding_mask: Tensor | None = None) -> PanopticFeatures:
+        """Run the detector; arguments as `Detr.forward`."""
+        all_layers = self.detr.training and self.detr.auxiliary_outputs
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_detector):
+            encoded = self.detr.encode(images, padding_mask, all_layers=all_layers)
+            outputs = self.detr.predict(encoded.decoded)
+        layer1, layer2, layer3, _ = encoded.stages
+        return PanopticFeatures(
+            pred_logits=outputs["pred_logits"],
+            pred_boxes=outputs["pred_boxes"],
+            queries=encoded.decoded[-1],
+            memory=encoded.memory,
+            projected=encoded.projected,
+            padding_mask=encoded.padding_mask,
+            pyramid=(layer3, layer2, layer1),
+            aux_outputs=outputs.get("aux_outputs", []),
+        )
+
+    def masks(self, features: PanopticFeatures, batch_index: Tensor, query_index: Tensor) -> Tensor:
+        """Compute the masks of some queries.
+
+        Args:
+            features: what `features` gave.
+            batch_index: [N] int64, the image of each wanted mask.
+            query_index: [N] int64, the query of each wanted mask.
+
+        Returns:
+            [N, H / 4, W / 4] mask logits over the padded image. Without gradients they are computed in
+            chunks, so that memory stays bounded.
+        """
+        count = batch_index.shape[0]
+        exporting = torch.compiler.is_exporting()  # one program for any number of masks
+        if count == 0 and not exporting:  # one mask that is thrown away keeps every parameter in the graph
+            first = torch.zeros(1, dtype=torch.int64, device=features.queries.device)
+            return self.masks(features, first, first)[:0]
+        scores = self.bbox_attention.scores(features.queries, features.memory, features.padding_mask)
+        shared = self.mask_head.shared(features.projected, features.pyramid)
+
+        def compute(batch: Tensor, query: Tensor) -> Tensor:
+            return self.mask_head(self.bbox_attention.normalise(scores[batch, query]), shared, batch)
+
+        height, width = features.mask_size
+        chunk = max(1, CHUNK_PIXELS // (height * width))
+        if torch.is_grad_enabled() or exporting or count <= chunk:
+            return compute(batch_index, query_index)
+        pairs = zip(batch_index.split(chunk), query_index.split(chunk), strict=True)
+        return torch.cat([compute(batch, query) for batch, query in pairs])
+
+    def forward(self, images: Tensor, padding_mask: Tensor | None = None) -> dict[str, Any]:
+        """Detect objects and compute the mask of every query.
+
+        Returns:
+            What `Detr.forward` gives (`aux_outputs` only when the detector is trained too) and `pred_masks`
+            [B, Q, H / 4, W / 4], mask logits over the padded image.
+        """
+        features = self.features(images, padding_mask)
+        batch, queries = features.queries.shape[:2]
+        device = features.queries.device
+        batch_index = torch.arange(batch, device=device).repeat_interleave(queries)
+        query_index = torch.arange(queries, device=device).repeat(batch)
+        masks = self.masks(features, batch_index, query_index)
+        outputs: dict[str, Any] = {
+            "pred_logits": features.pred_logits,
+            "pred_boxes": features.pred_boxes,
+            "pred_masks": masks.unflatten(0, (batch, queries)),
+        }
+        if features.aux_outputs:
+            outputs["aux_outputs"] = features.aux_outputs
+        return outputs
+
+
+def build_detr(
+    num_classes: int,
+    *,
+    backbone: str = "resnet50",
+    dilation: bool = False,
+    norm: Norm = "frozen",
+    num_queries: int = 100,
+    hidden_dim: int = 256,
+    num_heads: int = 8,
+    encoder_layers: int = 6,
+    decoder_layers: int = 6,
+    feedforward_dim: int = 2048,
+    dropout: float = 0.1,
+    pre_norm: bool = False,
+    auxiliary_outputs: bool = True,
+) -> Detr:
+    """Build a DETR with random weights; the defaults are the published DETR-R50.
+
+    Args:
+        num_classes: highest category id + 1; one more output stands for no-object.
+        backbone: "resnet18", "resnet34", "resnet50", "resnet101", or "tiny" for small images on a CPU.
+        dilation: keep the last stage at stride 16 (DC5); for ResNet-50 and 101.
+        norm: "frozen" for fine-tuning (fixed batch statistics, stem and first stage fixed), "batch" for
+            training from scratch.
+        num_queries: the most objects that one image can have.
+        hidden_dim: width D of the transformer, a multiple of 4 and of ``num_heads``.
+        num_heads: attention heads.
+        encoder_layers: number of encoder layers; may be 0.
+        decoder_layers: number of decoder layers, at least 1.
+        feedforward_dim: width of the feed-forward blocks.
+        dropout: dropout probability in the transformer.
+        pre_norm: normalise before rather than after each block of the transformer.
+        auxiliary_outputs: in training, give the predictions of every decoder layer.
+
+    Raises:
+        ParameterError: a value that cannot work.
+    """
+    _check_sizes(num_classes=num_classes, num_queries=num_queries, num_heads=num_heads)
+    _check_sizes(decoder_layers=decoder_layers, feedforward_dim=feedforward_dim, hidden_dim=hidden_dim)
+    if encoder_layers < 0:
+        raise ParameterError(f"encoder_layers: {encoder_layers} must be at least 0.")
+    if not 0 <= dropout < 1:
+        raise ParameterError(f"dropout: {dropout} must be a probability below 1.")
+    if hidden_dim % 4 or hidden_dim % num_heads:
+        raise ParameterError(
+            f"hidden_dim: {hidden_dim} must be a multiple of 4 and of num_heads ({num_heads}), e.g. 256."
+        )
+    transformer = Transformer(
+        dim=hidden_dim,
+        heads=num_heads,
+        encoder_layers=encoder_layers,
+        decoder_layers=decoder_layers,
+        feedforward_dim=feedforward_dim,
+        dropout=dropout,
+        pre_norm=pre_norm,
+    )
+    body = Backbone(backbone, norm=norm, dilation=dilation)
+    return Detr(body, transformer, num_classes, num_queries, auxiliary_outputs)
+
+
+def build_detr_panoptic(
+    num_classes: int, *, freeze_detector: bool = True, attention_gain: float = 1.0, **detector: Any
+) -> DetrPanoptic:
+    """Build a DETR panoptic with random weights.
+
+    Args:
+        num_classes: highest category id + 1; one more output stands for no-object.
+        freeze_detector: train the mask branch alone, with the detector fixed and in eval mode.
+        attention_gain: factor on the initial weights that read the attention maps, see
+            `MaskHead.amplify_attention`; 1 is the published start.
+        **detector: the keyword arguments of `build_detr`. ``hidden_dim`` must be a multiple of 16.
+
+    Raises:
+        ParameterError: a value that cannot work.
+    """
+    if detector.get("hidden_dim", 256) % 16:
+        raise ParameterError(f"hidden_dim: {detector['hidden_dim']} must be a multiple of 16 for the mask head.")
+    model = DetrPanoptic(build_detr(num_classes, **detector), freeze_detector)
+    model.mask_head.amplify_attention(attention_gain)
+    return model
+
+
+def compile_detector(detector: Detr) -> None:
+    """Compile backbone and transformer with `torch.compile`, in place; names and weights stay as they are.
+
+    The code is generated at the first batch, for images of any size, which takes minutes; on a CPU that needs a C++
+    compiler. Results differ from those of eager mode by rounding.
+    """
+    for part in (detector.backbone[0], detector.transformer):
+        part.compile(dynamic=True)
+
+
+def _check_sizes(**sizes: int) -> None:
+    for name, value in sizes.items():
+        if value < 1:
+            raise ParameterError(f"{name}: {value} must be at least 1.")

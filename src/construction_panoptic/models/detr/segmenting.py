@@ -1,0 +1,108 @@
+"""Panoptic segmentation of a batch: masks for the kept queries only."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from construction_panoptic.models.detr.model import DetrPanoptic, PanopticFeatures
+from construction_panoptic.models.detr.postprocess import PanopticResult, keep_queries, panoptic_result
+
+
+@dataclass(frozen=True)
+class QueryMasks:
+    """The kept queries of one image.
+
+    Attributes:
+        masks: float32 [K, h, w], mask logits; h and w are a quarter of the processed size, rounded up.
+        scores: float32 [K], class probabilities.
+        labels: int64 [K].
+    """
+
+    masks: Tensor
+    scores: Tensor
+    labels: Tensor
+
+    def select(self, used: Tensor) -> "QueryMasks":
+        """The queries where ``used``, bool [K], is true."""
+        return QueryMasks(self.masks[used], self.scores[used], self.labels[used])
+
+
+def query_masks(
+    model: DetrPanoptic,
+    images: Tensor,
+    padding_mask: Tensor | None,
+    *,
+    processed_sizes: Sequence[tuple[int, int]],
+    is_thing: Mapping[int, bool],
+    threshold: float,
+) -> tuple[list[QueryMasks], PanopticFeatures]:
+    """Compute the masks of the kept queries of a batch; see `segment_images` for the arguments.
+
+    Returns:
+        The kept queries of each image, and the model's features with logits and boxes of all queries.
+    """
+    features = model.features(images, padding_mask)
+    kept = [_keep_known(logits, threshold, is_thing) for logits in features.pred_logits]
+    counts = [len(queries) for queries, _, _ in kept]
+    batch_index = torch.arange(len(kept)).repeat_interleave(torch.tensor(counts)).to(images.device)
+    masks = model.masks(features, batch_index, torch.cat([queries for queries, _, _ in kept]))
+    return [
+        # A mask has a cell for each four pixels, the last of them may be partly padding.
+        QueryMasks(logits[:, : -(-height // 4), : -(-width // 4)].float(), scores, labels)
+        for logits, (height, width), (_, scores, labels) in zip(masks.split(counts), processed_sizes, kept, strict=True)
+    ], features
+
+
+def segment_images(
+    model: DetrPanoptic,
+    images: Tensor,
+    padding_mask: Tensor | None,
+    *,
+    processed_sizes: Sequence[tuple[int, int]],
+    target_sizes: Sequence[tuple[int, int]],
+    is_thing: Mapping[int, bool],
+    threshold: float,
+    choose: Callable[[int, Tensor, Tensor], Tensor] | None = None,
+) -> tuple[list[PanopticResult], PanopticFeatures]:
+    """Segment the images of a batch.
+
+    Args:
+        model: in the mode in which it is to run; call without gradients.
+        images: [B, 3, H, W] float, normalised, zero on padding.
+        padding_mask: [B, H, W] bool, True where the pixel is padding; None when there is no padding.
+        processed_sizes: (height, width) of each image within its padding.
+        target_sizes: (height, width) of each segmentation.
+        is_thing: label → is a thing. A query with another label is treated as no-object.
+        threshold: smallest class probability of a query that is kept, exclusive.
+        choose: called with an image's number in the batch, the mask logits [K, h, w] of its kept queries (h and
+            w a quarter of the processed size, rounded up) and their labels [K]; gives bool [K], True for those
+            that may take part in the segmentation.
+
+    Returns:
+        The segmentation of each image, and the model's features with logits and boxes of all queries.
+    """
+    found, features = query_masks(
+        model, images, padding_mask, processed_sizes=processed_sizes, is_thing=is_thing, threshold=threshold
+    )
+    if choose is not None:
+        found = [queries.select(choose(k, queries.masks, queries.labels)) for k, queries in enumerate(found)]
+    results = [
+        panoptic_result(
+            queries.masks,
+            queries.scores,
+            queries.labels,
+            processed_size=processed,
+            target_size=target,
+            is_thing=is_thing,
+        )
+        for queries, processed, target in zip(found, processed_sizes, target_sizes, strict=True)
+    ]
+    return results, features
+
+
+def _keep_known(logits: Tensor, threshold: float, is_thing: Mapping[int, bool]) -> tuple[Tensor, Tensor, Tensor]:
+    queries, scores, labels = keep_queries(logits, threshold)
+    chosen = torch.isin(labels, torch.tensor(sorted(is_thing), dtype=labels.dtype, device=labels.device))
+    return queries[chosen], scores[chosen], labels[chosen]

@@ -1,0 +1,1 @@
+"""Processes and clusters: one executor, collectives, launching."""

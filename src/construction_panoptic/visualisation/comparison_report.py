@@ -1,0 +1,119 @@
+"""The comparison as an HTML page."""
+
+import math
+from collections.abc import Mapping, Sequence
+from html import escape
+
+import pandas as pd
+
+from construction_panoptic.evaluation.differences import SPLITS
+from construction_panoptic.tracking.runs import ComparedRun
+from construction_panoptic.visualisation.classes import display_name
+from construction_panoptic.visualisation.page import Markup, ReportPicture, html_page, sheet, table
+
+NUMBERS = ("pq/All", "pq/Things", "pq/Stuff", "sq/All", "rq/All", "box/AP", "box/AP50")
+BETTER, WORSE, UNSURE = "#2a8a4a", "#c23b3b", "#888"
+
+
+def comparison_page(
+    runs: Sequence[ComparedRun],
+    differences: Mapping[str, pd.DataFrame],
+    parameters: pd.DataFrame,
+    pictures: Mapping[str, Sequence[ReportPicture]],
+) -> str:
+    """Set the page.
+
+    Args:
+        runs: the runs; the first is what the others are compared with.
+        differences: by name of each other run, what `differences.quality_differences` gives.
+        parameters: the parameters that differ, a column a run.
+        pictures: by file name, truth and predictions of an image.
+    """
+    first = runs[0].name
+    parts = ["<h2>Runs</h2>", _runs(runs)]
+    for name, rows in differences.items():
+        parts += [f"<h2>{escape(name)} against {escape(first)}</h2>", _verdict(rows), _differences(rows, first, name)]
+    parts.append("<h2>Parameters that differ</h2>")
+    listed = table([str(name) for name in parameters.columns], parameters.astype(str).to_numpy().tolist())
+    parts.append(listed if len(parameters) else "<p>None.</p>")
+    parts.append("<h2>Images that differ most</h2>")
+    parts += [f"<h3>{escape(name)}</h3>{sheet(row)}" for name, row in pictures.items()]
+    if not pictures:
+        parts.append(
+            "<p>No pictures: they take the validation set of the runs in this project, and the predictions of all runs "
+            "in MLflow; or no image differs.</p>"
+        )
+    return html_page("Comparison of runs", parts)
+
+
+def _runs(runs: Sequence[ComparedRun]) -> str:
+    numbers = [name for name in NUMBERS if any(name in run.metrics for run in runs)]
+    head = ["run", *numbers, "commit", "device", "id"]
+    rows = [
+        [
+            run.name,
+            *(_percent(run.metrics.get(name, math.nan)) for name in numbers),
+            run.tags.get("git_commit", "")[:8] + (" +" if run.tags.get("git_dirty") == "true" else ""),
+            run.tags.get("device", ""),
+            run.run_id,
+        ]
+        for run in runs
+    ]
+    note = "<p>In percent. A + after the commit: with changes that are not committed.</p>"
+    return table(head, rows) + note
+
+
+def _verdict(rows: pd.DataFrame) -> str:
+    total = rows[rows["name"] == "All"].iloc[0]
+    text = (
+        f"PQ {_signed(total['difference'])} points, 95 % interval {_signed(total['low'])} to {_signed(total['high'])}"
+    )
+    if total["low"] > 0:
+        return f"<p><b>Better</b>: {text}.</p>"
+    if total["high"] < 0:
+        return f"<p><b>Worse</b>: {text}.</p>"
+    return f"<p><b>Not told apart</b> by these images: {text}.</p>"
+
+
+def _differences(rows: pd.DataFrame, first: str, other: str) -> str:
+    known = rows.dropna(subset=["difference"])
+    order = known["difference"].abs().where(known.index >= len(SPLITS), 2).sort_values(ascending=False, kind="stable")
+    known = known.loc[order.index]
+    limit = max(0.01, known[["low", "high", "difference"]].abs().to_numpy().max(initial=0.0))
+    cells = [
+        [
+            Markup(f"<b>{row['name']}</b>") if place < len(SPLITS) else display_name(row["name"]),
+            str(row["images"]),
+            _percent(row["one"]),
+            _percent(row["other"]),
+            _signed(row["difference"]),
+            f"{_signed(row['low'])} … {_signed(row['high'])}",
+            _interval(row["difference"], row["low"], row["high"], limit),
+        ]
+        for place, row in zip(known.index.tolist(), known.to_dict("records"), strict=True)
+    ]
+    only = rows[rows["difference"].isna() & (rows["one"].notna() | rows["other"].notna())]["name"]
+    note = "<p>PQ in percent; the interval says where the difference would lie on other images like these.</p>"
+    if len(only):
+        names = ", ".join(display_name(name) for name in only)
+        note += f"<p>Predicted by one of the two only, and not in the truth: {escape(names)}.</p>"
+    return table(["class", "images", first, other, "difference", "95 % interval", ""], cells) + note
+
+
+def _interval(difference: float, low: float, high: float, limit: float) -> Markup:
+    """Draw an interval on a scale from -limit to limit."""
+    color = BETTER if low > 0 else WORSE if high < 0 else UNSURE
+    left, middle, right = (100 + 96 * value / limit for value in (low, difference, high))
+    return Markup(
+        f'<svg viewBox="0 0 200 16" style="width:12rem" role="img"><path d="M100 0V16" stroke="#8888"/>'
+        f'<path d="M{left:.1f} 8H{right:.1f}" stroke="{color}" stroke-width="3"/>'
+        f'<circle cx="{middle:.1f}" cy="8" r="4.5" fill="{color}"/></svg>'
+    )
+
+
+def _percent(value: float) -> str:
+    return "-" if math.isnan(value) else f"{100 * value:.1f}"
+
+
+def _signed(value: float) -> str:
+    return f"{100 * value:+.1f}"

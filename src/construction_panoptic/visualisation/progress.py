@@ -1,0 +1,115 @@
+"""Overlays of converted images, for the nodes that draw."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from construction_panoptic.annotations.images import read_rgb
+from construction_panoptic.annotations.panoptic_png import decode_id_map
+from construction_panoptic.catalog.folders import ConvertedImages
+from construction_panoptic.evaluation.examples import choose_images
+from construction_panoptic.evaluation.predictions import ImagePrediction
+from construction_panoptic.visualisation.classes import Classes, ClassTable
+from construction_panoptic.visualisation.overlays import Picture, boxes_overlay, panoptic_overlay
+from construction_panoptic.visualisation.sheets import CELL_SIDE, mosaic
+
+PROGRESS_COLUMNS, PROGRESS_CELL = 4, 400  # images a row, and pixels an image
+LEAST_SCORE = 0.5  # of the boxes that are drawn, as in DETR's demonstrations
+
+
+def overlay_of(
+    image_folder: Path,
+    png_folder: Path,
+    image: Mapping[str, Any],
+    annotation: Mapping[str, Any],
+    classes: Classes,
+) -> tuple[Picture, Picture]:
+    """Read an image and draw one annotation of a COCO panoptic file over it.
+
+    Returns:
+        The image and the overlay, uint8 [H, W, 3] each; the overlay's size suits a cell of a sheet.
+    """
+    photograph = read_rgb(image_folder / image["file_name"])
+    id_map = decode_id_map(png_folder / annotation["file_name"])
+    overlay = panoptic_overlay(photograph, id_map, annotation["segments_info"], classes, max_side=CELL_SIDE)
+    return photograph, overlay
+
+
+class ProgressSheet:
+    """The same few validation images, as the model sees them from validation to validation, below their truth.
+
+    Args:
+        truth: the validation set, as a COCO panoptic or a COCO detection file, loaded.
+        converted: where images and PNGs lie.
+        count: how many images, spread evenly over the set; 0 draws nothing.
+    """
+
+    def __init__(self, truth: Mapping[str, Any], converted: ConvertedImages, count: int) -> None:
+        self._images = {image["id"]: image for image in choose_images(truth, count)} if count else {}
+        self._classes = ClassTable.from_categories(truth["categories"])
+        self._converted = converted
+        self._truth = self._true_pictures(truth)
+        self._seen: dict[int, Picture] = {}
+
+    def see_segments(self, prediction: ImagePrediction) -> None:
+        """Draw a prediction, if it is of one of the images."""
+        if prediction.image_id in self._images:
+            id_map = decode_id_map(prediction.png)
+            self._seen[prediction.image_id] = self._segments(prediction.image_id, id_map, prediction.segments_info)
+
+    def see_boxes(self, boxes: list[dict[str, Any]]) -> None:
+        """Draw the boxes of the images whose score is at least 0.5; boxes are COCO box results."""
+        for image_id in self._images:
+            mine = [box for box in boxes if box["image_id"] == image_id and box["score"] >= LEAST_SCORE]
+            self._seen[image_id] = self._boxes(image_id, mine)
+
+    def take(self, epoch: int) -> Image.Image | None:
+        """Give the sheet of what was seen since the last one; None if that is nothing."""
+        if not self._seen:
+            return None
+        pictures, titles = [], []
+        ids = list(self._images)
+        for start in range(0, len(ids), PROGRESS_COLUMNS):
+            row = ids[start : start + PROGRESS_COLUMNS]
+            blank = [np.full((1, 4, 3), 255, np.uint8)] * (PROGRESS_COLUMNS - len(row) if start else 0)
+            pictures += [self._truth[i] for i in row] + blank + [self._seen[i] for i in row] + blank
+            titles += [self._images[i]["file_name"] for i in row] + [""] * len(blank)
+            titles += [f"epoch {epoch}"] * len(row) + [""] * len(blank)
+        self._seen = {}
+        columns = min(len(ids), PROGRESS_COLUMNS)
+        return mosaic(pictures, titles, columns=columns, width=columns * PROGRESS_CELL)
+
+    def _true_pictures(self, truth: Mapping[str, Any]) -> dict[int, Picture]:
+        if not self._images:
+            return {}
+        annotations = [a for a in truth["annotations"] if a["image_id"] in self._images]
+        if any("segments_info" in annotation for annotation in annotations):
+            return {
+                a["image_id"]: self._segments(
+                    a["image_id"], decode_id_map(self._converted.png_folder / a["file_name"]), a["segments_info"]
+                )
+                for a in annotations
+            }
+        return {i: self._boxes(i, [a for a in annotations if a["image_id"] == i]) for i in self._images}
+
+    def _segments(self, image_id: int, id_map: Any, segments: list[dict[str, Any]]) -> Picture:
+        return panoptic_overlay(self._photograph(image_id), id_map, segments, self._classes, max_side=PROGRESS_CELL)
+
+    def _boxes(self, image_id: int, boxes: list[dict[str, Any]]) -> Picture:
+        corners = np.array([box["bbox"] for box in boxes], dtype=np.float64).reshape(-1, 4)
+        corners[:, 2:] += corners[:, :2]
+        scores = [box["score"] for box in boxes if "score" in box]
+        return boxes_overlay(
+            self._photograph(image_id),
+            corners,
+            [box["category_id"] for box in boxes],
+            self._classes,
+            scores=scores or None,
+            max_side=PROGRESS_CELL,
+        )
+
+    def _photograph(self, image_id: int) -> Picture:
+        return read_rgb(self._converted.image_folder / self._images[image_id]["file_name"])

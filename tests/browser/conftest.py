@@ -1,5 +1,0 @@
-"""Fixtures of the tests in a browser."""
-
-from tests.pipelines.conftest import make_project, project
-
-__all__ = ["make_project", "project"]

@@ -1,0 +1,120 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from construction_panoptic.annotations.merging.masks import segmentation_mask
+from construction_panoptic.annotations.panoptic_png import encode_id_map
+from construction_panoptic.annotations.stuff.annotated_things import AnnotatedThings
+from construction_panoptic.annotations.stuff.fringe import (
+    OutlinedThings,
+    explained_parts,
+    fringe_pixels,
+    leftover_classes,
+)
+from construction_panoptic.annotations.stuff.ready import ReadyStuff, decode_labels
+from construction_panoptic.annotations.taxonomy import Taxonomy
+
+TAXONOMY = Taxonomy.from_dict(
+    {
+        "stuff": [
+            {"id": 1, "name": "misc", "color": [1, 2, 3]},
+            {"id": 2, "name": "ground", "color": [90, 60, 10]},
+        ],
+        "things": [{"id": 20, "name": "crane", "color": [9, 9, 9]}],
+        "coco_to_stuff": [
+            {"coco_id": 8, "coco_name": "truck", "stuff": "misc"},
+            {"coco_id": 194, "coco_name": "dirt-merged", "stuff": "ground"},
+        ],
+    }
+)
+
+
+def block(rows: slice, columns: slice, shape: tuple[int, int] = (20, 30)) -> np.ndarray:
+    mask = np.zeros(shape, dtype=bool)
+    mask[rows, columns] = True
+    return mask
+
+
+def test_the_leftover_classes_are_those_of_coco_things() -> None:
+    assert leftover_classes(TAXONOMY) == [1]
+
+
+def test_only_parts_that_things_mostly_cover_are_explained() -> None:
+    region = block(slice(2, 12), slice(2, 12)) | block(slice(2, 12), slice(15, 25))
+    things = block(slice(3, 11), slice(3, 11)) | block(slice(2, 12), slice(15, 19))
+    explained = explained_parts(region, things, 0.5)
+    np.testing.assert_array_equal(explained, block(slice(2, 12), slice(2, 12)))
+    np.testing.assert_array_equal(explained_parts(region, things, 0.39), region)
+    assert not explained_parts(region, things, 1.0).any()
+
+
+def test_parts_that_touch_at_a_corner_are_one() -> None:
+    region = block(slice(0, 4), slice(0, 4)) | block(slice(4, 5), slice(4, 5))
+    np.testing.assert_array_equal(explained_parts(region, block(slice(0, 4), slice(0, 4)), 0.5), region)
+
+
+def test_the_fringe_is_counted_by_hand() -> None:
+    labels = np.full((20, 30), 2, dtype=np.uint8)
+    labels[5:15, 5:15] = 1
+    labels[0, 29] = 1  # far from the thing
+    things = block(slice(7, 13), slice(7, 13))
+    assert fringe_pixels(labels, things, [1], 1) == 8 * 8 - 6 * 6
+    assert fringe_pixels(labels, things, [1], 2) == 10 * 10 - 6 * 6
+    assert fringe_pixels(labels, things, [1], 3) == 10 * 10 - 6 * 6
+    assert fringe_pixels(labels, things, [], 3) == 0
+    assert fringe_pixels(labels, np.zeros_like(things), [1], 3) == 0
+
+
+def test_things_are_drawn_together() -> None:
+    polygon = [[1.0, 1.0, 9.0, 1.0, 9.0, 9.0]]
+    rle = {"size": [20, 30], "counts": [400, 15, 185]}
+    images = pd.DataFrame({"key": ["a", "b"], "height": [20, 4], "width": [30, 5]})
+    annotations = pd.DataFrame({"key": ["a", "a"], "segmentation": [json.dumps(polygon), json.dumps(rle)]})
+    things = AnnotatedThings(images, annotations)
+    expected = segmentation_mask(polygon, 20, 30) | segmentation_mask(rle, 20, 30)
+    np.testing.assert_array_equal(things.of("a").mask(), expected)
+    assert things.of("b").mask().shape == (4, 5)
+    assert not things.of("b").mask().any()
+
+
+@pytest.mark.parametrize("cut_out", [False, True])
+@pytest.mark.parametrize(("share", "workers"), [(0.5, 1), (0.5, 2), (1.0, 1)])
+def test_the_rim_of_a_ready_prediction_becomes_void(tmp_path: Path, share: float, workers: int, cut_out: bool) -> None:
+    truck, person = block(slice(5, 15), slice(5, 15)), block(slice(5, 15), slice(20, 25))
+    things = block(slice(6, 14), slice(6, 14))
+    id_map = np.where(truck | person, 7, 8).astype(np.uint32)
+    id_map[things & cut_out] = 0  # some predictions leave out what is annotated
+    (tmp_path / "panoptic").mkdir()
+    (tmp_path / "panoptic/a.png").write_bytes(encode_id_map(id_map))
+    content = {
+        "images": [{"id": 1, "file_name": "yard/a.jpg"}],
+        "annotations": [
+            {
+                "image_id": 1,
+                "file_name": "a.png",
+                "segments_info": [{"id": 7, "category_id": 1}, {"id": 8, "category_id": 2}],
+            }
+        ],
+        "categories": [{"id": 1, "name": "misc"}, {"id": 2, "name": "ground"}],
+    }
+    (tmp_path / "panoptic.json").write_text(json.dumps(content))
+    outlined = OutlinedThings((20, 30), (json.dumps([[6, 6, 14, 6, 14, 14, 6, 14]]),))
+    np.testing.assert_array_equal(outlined.mask(), things)
+    found, unknown = ReadyStuff(tmp_path, TAXONOMY).label_around(
+        ["yard/a.jpg", "yard/b.jpg"], lambda key: outlined, explained_fraction=share, fringe_distance=2, workers=workers
+    )
+    assert unknown.labels is None
+    assert isinstance(found.labels, bytes)
+    labels = decode_labels(found.labels)
+    rim = truck & ~things
+    assert found.fringe_before == rim.sum() == 36
+    if share == 1.0:
+        assert found.fringe_after == 36
+        return
+    assert found.fringe_after == 0
+    assert not labels[truck].any()  # the thing lies over its own part
+    assert (labels[person] == 1).all()
+    assert (labels[~truck & ~person] == 2).all()

@@ -1,0 +1,52 @@
+import os
+import time
+from functools import partial
+
+import pytest
+import torch
+
+from construction_panoptic.config.base import Execution
+from construction_panoptic.parallel import model_pool
+from construction_panoptic.parallel.model_pool import map_with_model, process_count
+
+
+@pytest.mark.parametrize(
+    ("gpus", "device", "workers", "expected"),
+    [
+        (0, "auto", "auto", 1),
+        (0, "auto", 3, 3),
+        (4, "auto", "auto", 4),
+        (4, "cuda", 2, 2),
+        (4, "auto", 16, 4),
+        (4, "cpu", "auto", 1),
+        (4, "cpu", 16, 16),
+        (4, "cuda:1", 16, 1),
+    ],
+)
+def test_a_gpu_has_one_process_at_most(
+    monkeypatch: pytest.MonkeyPatch, gpus: int, device: str, workers: int, expected: int
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    assert process_count(Execution(workers=workers), device) == expected
+
+
+def test_each_process_has_a_gpu_and_a_model_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a,GPU-b")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    results = map_with_model(partial(_Model, 7), _describe, range(40), execution=Execution(workers=2), device="cuda")
+    numbers, processes, models, gpus = zip(*results, strict=True)
+    assert numbers == tuple(range(7, 47))
+    assert os.getpid() not in processes
+    assert len(set(processes)) == len(set(zip(processes, models, strict=True))) == 2
+    assert set(gpus) == {"GPU-a", "GPU-b"}
+
+
+class _Model:
+    def __init__(self, first: int) -> None:
+        self.first = first
+        self.made = time.monotonic()
+
+
+def _describe(model: _Model, number: int) -> tuple[int, int, float, str]:
+    time.sleep(0.05)
+    return model.first + number, os.getpid(), model.made, os.environ[model_pool._VISIBLE]

@@ -1,0 +1,53 @@
+"""A conversion as the pipeline runs it, that can be killed."""
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from construction_panoptic.annotations.formats.cvat import read_exports
+from construction_panoptic.annotations.merging.converting import merge_unfinished
+from construction_panoptic.annotations.records import ConvertedImage, ConvertedRecord
+from construction_panoptic.annotations.stuff.ready import encode_labels
+from construction_panoptic.annotations.taxonomy import Taxonomy
+from construction_panoptic.catalog.folders import ConvertedImagesDataset, finished_record
+from construction_panoptic.catalog.journal import JournalDataset
+
+STUFF = encode_labels(np.repeat(np.array([[1], [2]], np.uint8), 15, axis=0).repeat(40, axis=1))
+
+
+def convert(raw: Path, folder: Path, taxonomy: Path, kill_at: int | None = None, **options: Any) -> list[str]:
+    """Convert exports into a folder; return the keys of the images that were made, not found finished.
+
+    Args:
+        raw: folder of exports with images of 40 x 30 pixels.
+        folder: for the results.
+        taxonomy: JSON file.
+        kill_at: kill this process before it writes the image of this number.
+        **options: of `merge_unfinished`.
+    """
+    classes = Taxonomy.from_dict(json.loads(taxonomy.read_text()))
+    exports = read_exports(raw, classes)
+    path = str(folder / "converted.jsonl")
+    dataset = ConvertedImagesDataset(filepath=path, image_folder="images", png_folder="panoptic")
+    finished = partial(finished_record, JournalDataset(filepath=path).load())
+    made = []
+
+    def watched() -> Iterator[ConvertedImage | ConvertedRecord]:
+        items = merge_unfinished(
+            exports.images, exports.annotations, lambda _: STUFF, classes, finished=finished, **options
+        )
+        for number, item in enumerate(items):
+            if number == kill_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            if isinstance(item, ConvertedImage):
+                made.append(item.key)
+            yield item
+
+    dataset.save(watched())
+    return made

@@ -1,0 +1,163 @@
+"""Runs in an MLflow database of their own, evaluated on pictures drawn here, compared."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+from mlflow.entities import Dataset, DatasetInput
+from PIL import Image
+
+from construction_panoptic.catalog.folders import ConvertedImages
+from construction_panoptic.errors import InputDataError, ParameterError
+from construction_panoptic.evaluation.quality import panoptic_quality
+from construction_panoptic.evaluation.segments import match_segments
+from construction_panoptic.evaluation.tables import quality_table
+from construction_panoptic.files import write_json
+from construction_panoptic.tracking.comparison import compare_runs
+from construction_panoptic.tracking.delivery import perform
+from construction_panoptic.tracking.facts import file_digest
+from tests.unit.evaluation.pairs import entry
+
+CATEGORIES = [
+    {"id": 1, "name": "sky", "isthing": 0, "supercategory": "x", "color": [0, 0, 255]},
+    {"id": 2, "name": "tower_crane", "isthing": 1, "supercategory": "x", "color": [255, 0, 0]},
+]
+NAMES = {1: "sky", 2: "tower_crane"}
+
+
+class Site:
+    """A validation set of ten images: sky above, a crane below; and runs that predict it."""
+
+    def __init__(self, folder: Path, experiment: str) -> None:
+        self.folder, self.experiment = folder, experiment
+        self.converted = ConvertedImages(image_folder=folder / "images", png_folder=folder / "truth", index=folder)
+        (folder / "images").mkdir()
+        annotations = [self._draw("truth", i, crane=6) for i in range(10)]
+        for i in range(10):
+            Image.new("RGB", (16, 12), (9 * i, 90, 90)).save(folder / "images" / f"{i}.jpg")
+        images = [{"id": i, "file_name": f"{i}.jpg", "width": 16, "height": 12} for i in range(10)]
+        self.truth: dict[str, Any] = {"images": images, "annotations": annotations, "categories": CATEGORIES}
+        self.file = folder / "panoptic_val.json"
+        write_json(self.file, self.truth)
+
+    def _draw(self, side: str, image: int, crane: int) -> dict[str, Any]:
+        ids = np.full((12, 16), 1)
+        ids[12 - crane :, 4:12] = 2
+        return entry(image, self.folder / side, ids, {1: 1, 2: 2}, set())
+
+    def evaluate(self, name: str, wrong: int, *, digest: str = "", parameters: dict[str, float] | None = None) -> str:
+        """Log a run that draws the crane of the first ``wrong`` images far too small."""
+        annotations = [self._draw(name, i, crane=2 if i < wrong else 6) for i in range(10)]
+        predictions = {"annotations": annotations, "categories": CATEGORIES}
+        write_json(self.folder / name / "predictions.json", predictions)
+        sides = (self.truth, self.folder / "truth", predictions, self.folder / name)
+        quality = panoptic_quality(*sides)
+        folder = self.folder / f"{name}_results"
+        (folder / "results").mkdir(parents=True)
+        (folder / "errors").mkdir()
+        quality_table(quality, NAMES).to_csv(folder / "results" / "panoptic_quality.csv", index=False)
+        match_segments(*sides).to_parquet(folder / "errors" / "segment_matches.parquet")
+        (self.folder / name).rename(self.folder / "panoptic_predictions")
+        with mlflow.start_run(experiment_id=self.experiment, run_name=name) as run:
+            mlflow.log_params(parameters or {})
+            mlflow.log_metric("pq/All", quality["All"]["pq"])
+            mlflow.log_artifacts(str(folder))
+            archive = {"kind": "archive", "path": str(self.folder / "panoptic_predictions"), "target": "results"}
+            perform({**archive, "run_id": run.info.run_id}, mlflow.get_tracking_uri())
+            data = Dataset("panoptic_val", digest or file_digest(self.file), "local", "{}")
+            mlflow.MlflowClient().log_inputs(run.info.run_id, [DatasetInput(data)])
+        (self.folder / "panoptic_predictions").rename(self.folder / name)
+        return str(run.info.run_id)
+
+    def compare(self, *names: str) -> str:
+        page = compare_runs(
+            names, "test", self.folder / "out", validation_file=self.file, converted=self.converted
+        ).read_text()
+        assert "http" not in page  # it needs nothing outside itself
+        return page
+
+
+@pytest.fixture
+def site(tmp_path: Path, experiment: str) -> Site:
+    return Site(tmp_path, experiment)
+
+
+def test_a_comparison_says_what_differs_and_by_how_much(site: Site) -> None:
+    one = site.evaluate("old", wrong=6, parameters={"optimizer.lr": 0.1, "epochs": 5})
+    new = site.evaluate("new", wrong=1, parameters={"optimizer.lr": 0.2, "epochs": 5})
+    page = site.compare(one, "new")
+    table = pd.read_csv(site.folder / "out" / "quality.csv")
+    rows: dict[Any, Any] = table.set_index("name").to_dict("index")
+    metrics = [mlflow.get_run(run).data.metrics["pq/All"] for run in (one, new)]
+    assert [rows["All"]["one"], rows["All"]["other"]] == pytest.approx(metrics)
+    assert 0 < rows["All"]["low"] < rows["All"]["difference"] < rows["All"]["high"]
+    crane = rows["tower_crane"]
+    assert (crane["one"], crane["other"], crane["images"]) == (pytest.approx(0.4), pytest.approx(0.9), 10)
+    parameters = pd.read_csv(site.folder / "out" / "parameters.csv")
+    assert parameters.to_dict("records") == [{"parameter": "optimizer.lr", "old": 0.1, "new": 0.2}]
+    assert "<b>Better</b>" in page
+    assert "tower crane" in page
+    # The five images in which they differ, with the truth and both predictions.
+    assert page.count("<figure>") == 15
+    assert [name in page for name in ("0.jpg", "1.jpg", "5.jpg", "6.jpg")] == [False, True, True, False]
+
+
+def test_the_same_predictions_are_not_told_apart(site: Site) -> None:
+    site.evaluate("old", wrong=3)
+    site.evaluate("new", wrong=3)
+    page = site.compare("old", "new")
+    assert "<b>Not told apart</b>" in page
+    assert "<figure>" not in page
+
+
+def test_parameters_of_the_trainings_count(site: Site) -> None:
+    client = mlflow.MlflowClient()
+    for name, lr in (("old", "0.1"), ("new", "0.3")):
+        run_id = site.evaluate(name, wrong=1)
+        training = client.create_run(site.experiment).info.run_id
+        client.log_param(training, "detection.optimizer.lr", lr)
+        client.set_tag(run_id, "detection_run", training)
+    site.compare("old", "new")
+    parameters = pd.read_csv(site.folder / "out" / "parameters.csv")
+    assert parameters.to_dict("records") == [{"parameter": "detection.optimizer.lr", "old": 0.1, "new": 0.3}]
+
+
+def test_pictures_are_left_out_where_the_project_has_another_validation_set(site: Site) -> None:
+    site.evaluate("old", wrong=3)
+    site.evaluate("new", wrong=0)
+    site.file.write_text(json.dumps({**site.truth, "info": {}}))
+    assert "No pictures" in site.compare("old", "new")
+
+
+def test_other_validation_sets_are_refused(site: Site) -> None:
+    site.evaluate("old", wrong=3)
+    site.evaluate("new", wrong=3, digest="0123456789")
+    with pytest.raises(InputDataError, match=r"different validation sets .*new: 01234567"):
+        site.compare("old", "new")
+
+
+def test_a_run_is_found_by_what_people_know_of_it(site: Site) -> None:
+    first = site.evaluate("twice", wrong=3)
+    with pytest.raises(ParameterError, match="no run with the id or name 'other'"):
+        site.compare(first, "other")
+    with pytest.raises(ParameterError, match="at least two runs"):
+        site.compare(first, "twice")
+    site.folder.joinpath("twice").rename(site.folder / "first")
+    site.folder.joinpath("twice_results").rename(site.folder / "first_results")
+    second = site.evaluate("twice", wrong=3)
+    with pytest.raises(ParameterError, match="2 runs are named 'twice'; give an id"):
+        site.compare(first, "twice")
+    site.compare(first, second)
+    assert f"twice {second[:6]}" in (site.folder / "out" / "quality.csv").read_text()
+
+
+def test_a_run_without_evaluation_is_named(site: Site) -> None:
+    first = site.evaluate("old", wrong=3)
+    with mlflow.start_run(experiment_id=site.experiment, run_name="empty"):
+        pass
+    with pytest.raises(InputDataError, match=r"run empty .* has not been evaluated"):
+        site.compare(first, "empty")

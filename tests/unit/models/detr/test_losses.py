@@ -1,0 +1,367 @@
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers.loss.loss_for_object_detection import HungarianMatcher, ImageLoss
+
+from construction_panoptic.models.detr.losses import (
+    LossWeights,
+    detection_losses,
+    mask_losses,
+    matched_target_masks,
+    target_masks,
+    total_loss,
+)
+from construction_panoptic.models.detr.matcher import Matches, NonFiniteError, match
+
+CLASSES = 9
+TERMS = ("loss_ce", "loss_bbox", "loss_giou", "cardinality_error")
+WEIGHT_OF = {"loss_ce": 1, "loss_bbox": 5, "loss_giou": 2, "loss_mask": 1, "loss_dice": 1}
+
+Target = dict[str, Tensor]
+
+
+def random_boxes(*shape: int) -> Tensor:
+    return torch.cat([0.2 + 0.6 * torch.rand(*shape, 2), 0.01 + 0.3 * torch.rand(*shape, 2)], dim=-1)
+
+
+def random_outputs(images: int, queries: int, layers: int) -> dict[str, Any]:
+    every = [
+        {
+            "pred_logits": (2 * torch.randn(images, queries, CLASSES + 1)).requires_grad_(),
+            "pred_boxes": random_boxes(images, queries).requires_grad_(),
+        }
+        for _ in range(layers)
+    ]
+    return {**every[0], "aux_outputs": every[1:]}
+
+
+def random_targets(counts: list[int], size: tuple[int, int] = (24, 32)) -> list[Target]:
+    return [
+        {
+            "labels": torch.randint(CLASSES, (n,)),
+            "boxes": random_boxes(n),
+            "masks": torch.rand(n, *size) > 0.6,
+        }
+        for n in counts
+    ]
+
+
+def random_counts(seed: int) -> list[int]:
+    generator = np.random.default_rng(seed)
+    counts = generator.integers(0, 8, size=int(generator.integers(1, 5))).tolist()
+    return [counts[0] + 1, *counts[1:]]
+
+
+def transformers_losses(outputs: dict[str, Any], targets: list[Target], terms: list[str]) -> dict[str, Tensor]:
+    def renamed(layer: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {
+            "logits": layer["pred_logits"],
+            **{k: v for k, v in layer.items() if k in ("pred_boxes", "pred_masks")},
+        }
+
+    theirs = {
+        **renamed(outputs),
+        "auxiliary_outputs": [renamed(layer) for layer in outputs.get("aux_outputs", [])],
+    }
+    matcher = HungarianMatcher(class_cost=1, bbox_cost=5, giou_cost=2)
+    criterion = ImageLoss(matcher, num_classes=CLASSES, eos_coef=0.1, losses=terms)
+    labels = [{"class_labels": t["labels"], "boxes": t["boxes"], "masks": t["masks"]} for t in targets]
+    losses: dict[str, Tensor] = criterion(theirs, labels)
+    return losses
+
+
+def matched_masks(pred_masks: Tensor, matches: Matches) -> Tensor:
+    return torch.cat([masks[query] for masks, (query, _) in zip(pred_masks, matches, strict=True)])
+
+
+def all_losses(outputs: dict[str, Any], targets: list[Target], size: tuple[int, int]) -> dict[str, Tensor]:
+    matches = match(outputs["pred_logits"], outputs["pred_boxes"], targets)
+    number = sum(len(target["labels"]) for target in targets)
+    return detection_losses(outputs, targets, matches, num_classes=CLASSES) | mask_losses(
+        matched_masks(outputs["pred_masks"], matches), matched_target_masks(targets, matches, size), number
+    )
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_every_term_of_every_layer_equals_transformers(seed: int) -> None:
+    torch.manual_seed(seed)
+    counts = random_counts(seed)
+    outputs = random_outputs(len(counts), queries=[1, 10, 100][seed % 3], layers=[1, 3, 6][seed % 3])
+    targets = random_targets(counts)
+    expected = transformers_losses(outputs, targets, ["labels", "boxes", "cardinality"])
+
+    losses = detection_losses(outputs, targets, num_classes=CLASSES)
+
+    # class_error is no part of the other implementation; it has a test of its own.
+    assert set(losses) == set(expected) | {"class_error"}
+    for name, value in expected.items():
+        assert losses[name].shape == ()
+        torch.testing.assert_close(losses[name], value, atol=1e-5, rtol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_gradients_equal_transformers(seed: int) -> None:
+    torch.manual_seed(seed)
+    counts = random_counts(seed)
+    outputs = random_outputs(len(counts), queries=20, layers=3)
+    targets = random_targets(counts)
+    leaves = [layer[name] for layer in (outputs, *outputs["aux_outputs"]) for name in ("pred_logits", "pred_boxes")]
+    theirs = transformers_losses(outputs, targets, ["labels", "boxes"])
+    expected_loss = torch.stack([WEIGHT_OF[name.rstrip("_0123456789")] * value for name, value in theirs.items()]).sum()
+
+    loss = total_loss(detection_losses(outputs, targets, num_classes=CLASSES))
+
+    torch.testing.assert_close(loss, expected_loss, atol=1e-4, rtol=1e-6)
+    expected = torch.autograd.grad(expected_loss, leaves)
+    for ours, theirs_ in zip(torch.autograd.grad(loss, leaves), expected, strict=True):
+        torch.testing.assert_close(ours, theirs_, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_mask_losses_equal_transformers(seed: int) -> None:
+    torch.manual_seed(seed)
+    counts = random_counts(seed)
+    outputs = random_outputs(len(counts), queries=12, layers=1)
+    outputs["pred_masks"] = torch.randn(len(counts), 12, 6, 8) * 4
+    targets = random_targets(counts, size=(24, 32))
+    for number, target in enumerate(targets):  # images of several sizes, padded to the largest
+        target["masks"] = target["masks"][:, : 24 - number, : 32 - 2 * number]
+    expected = transformers_losses(outputs, targets, ["masks"])
+
+    losses = all_losses(outputs, targets, (24, 32))
+
+    for name in ("loss_mask", "loss_dice"):
+        torch.testing.assert_close(losses[name], expected[name], atol=1e-5, rtol=1e-5)
+
+
+class SmallHeads(nn.Module):
+    """Classes, boxes and masks of two layers from a few numbers: enough to carry every gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk = nn.Linear(6, 16)
+        self.classes = nn.Linear(16, CLASSES + 1)
+        self.boxes = nn.Linear(16, 4)
+        self.masks = nn.Linear(16, 6 * 8)
+
+    def forward(self, x: Tensor) -> dict[str, Any]:
+        first = self.trunk(x).tanh()
+        layers = [{"pred_logits": self.classes(h), "pred_boxes": self.boxes(h).sigmoid()} for h in (first.sin(), first)]
+        return {**layers[1], "aux_outputs": layers[:1], "pred_masks": self.masks(first).unflatten(-1, (6, 8))}
+
+
+def test_one_adamw_step_equals_transformers() -> None:
+    torch.manual_seed(0)
+    ours = SmallHeads()
+    theirs = copy.deepcopy(ours)
+    x, targets = torch.randn(3, 10, 6), random_targets([4, 0, 6])
+    # A large rate, so that a gradient of the wrong size or sign shows after one step.
+    optimizers = [torch.optim.AdamW(m.parameters(), lr=0.05, eps=1e-3, weight_decay=1e-2) for m in (ours, theirs)]
+    before = copy.deepcopy(ours.state_dict())
+
+    total_loss(all_losses(ours(x), targets, (24, 32))).backward()
+    expected = transformers_losses(theirs(x), targets, ["labels", "boxes", "masks"])
+    torch.stack([WEIGHT_OF[name.rstrip("_0123456789")] * value for name, value in expected.items()]).sum().backward()
+    for optimizer in optimizers:
+        optimizer.step()
+
+    for name, value in theirs.state_dict().items():
+        torch.testing.assert_close(ours.state_dict()[name], value, atol=1e-5, rtol=1e-5, msg=name)
+        assert (value - before[name]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_class_error_is_the_percentage_of_wrong_matched_queries(seed: int) -> None:
+    torch.manual_seed(seed)
+    outputs, targets = random_outputs(3, queries=10, layers=1), random_targets([5, 0, 7])
+    wrong = total = 0
+    matches = match(outputs["pred_logits"], outputs["pred_boxes"], targets)
+    for logits, target, (queries, chosen) in zip(outputs["pred_logits"], targets, matches, strict=True):
+        for query, number in zip(queries.tolist(), chosen.tolist(), strict=True):
+            total += 1
+            wrong += int(logits[query].argmax()) != int(target["labels"][number])
+    losses = detection_losses(outputs, targets, num_classes=CLASSES)
+    assert losses["class_error"].item() == pytest.approx(100 * wrong / total, abs=1e-4)
+
+
+def test_a_given_matching_is_used_for_the_last_layer_alone() -> None:
+    torch.manual_seed(0)
+    outputs, targets = random_outputs(2, queries=8, layers=3), random_targets([3, 2])
+    matches = match(outputs["pred_logits"], outputs["pred_boxes"], targets)
+    computed = detection_losses(outputs, targets, num_classes=CLASSES)
+    given = detection_losses(outputs, targets, matches, num_classes=CLASSES)
+    assert {name: value.item() for name, value in given.items()} == {
+        name: value.item() for name, value in computed.items()
+    }
+    worse = [((query + 1) % 8, target) for query, target in matches]
+    other = detection_losses(outputs, targets, worse, num_classes=CLASSES)
+    assert other["loss_bbox"] > computed["loss_bbox"]
+    assert torch.equal(other["loss_bbox_0"], computed["loss_bbox_0"])
+
+
+def test_num_boxes_divides_boxes_and_masks_and_nothing_else() -> None:
+    torch.manual_seed(0)
+    outputs, targets = random_outputs(2, queries=8, layers=2), random_targets([3, 1])
+    own = detection_losses(outputs, targets, num_classes=CLASSES)
+    averaged = detection_losses(outputs, targets, num_classes=CLASSES, num_boxes=8.0)
+    for name in ("loss_bbox", "loss_giou", "loss_bbox_0", "loss_giou_0"):
+        assert averaged[name].item() == pytest.approx(own[name].item() / 2, rel=1e-6)
+    assert torch.equal(averaged["loss_ce"], own["loss_ce"])
+    masks, truth = torch.randn(4, 6, 8), torch.rand(4, 24, 32) > 0.5
+    once, half, floor = (mask_losses(masks, truth, number) for number in (1, 2, 0))
+    assert half["loss_dice"].item() == pytest.approx(once["loss_dice"].item() / 2)
+    assert half["loss_mask"].item() == pytest.approx(once["loss_mask"].item() / 2)
+    assert torch.equal(floor["loss_mask"], once["loss_mask"])
+
+
+def test_no_object_weight_is_the_weight_of_the_last_class() -> None:
+    torch.manual_seed(0)
+    outputs, targets = random_outputs(1, queries=5, layers=1), random_targets([2])
+    ((queries, chosen),) = match(outputs["pred_logits"], outputs["pred_boxes"], targets)
+    label_of = dict(zip(queries.tolist(), targets[0]["labels"][chosen].tolist(), strict=True))
+    log_probability = outputs["pred_logits"][0].detach().log_softmax(-1)
+    weighted = [(0.4 if q not in label_of else 1.0, -log_probability[q, label_of.get(q, CLASSES)]) for q in range(5)]
+    expected = sum(w * float(nll) for w, nll in weighted) / sum(w for w, _ in weighted)
+    losses = detection_losses(outputs, targets, num_classes=CLASSES, no_object_weight=0.4)
+    assert losses["loss_ce"].item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("queries", [1, 5])
+def test_images_without_any_object_give_finite_gradients(queries: int) -> None:
+    torch.manual_seed(0)
+    outputs, targets = random_outputs(2, queries=queries, layers=2), random_targets([0, 0])
+    outputs["pred_masks"] = torch.randn(2, queries, 6, 8, requires_grad=True)
+    losses = all_losses(outputs, targets, (24, 32))
+    for name in ("loss_bbox", "loss_giou", "loss_mask", "loss_dice", "loss_bbox_0"):
+        assert losses[name].item() == 0
+    assert losses["class_error"].item() == 100
+    total_loss(losses).backward()
+    for leaf in (outputs["pred_logits"], outputs["pred_boxes"], outputs["pred_masks"]):
+        assert leaf.grad is not None
+        assert leaf.grad.isfinite().all()
+    assert outputs["pred_logits"].grad.abs().sum() > 0
+    assert outputs["pred_boxes"].grad.abs().sum() == 0
+
+
+def test_boxes_without_area_and_a_single_query_give_finite_losses_and_gradients() -> None:
+    point = torch.tensor([[0.5, 0.5, 0.0, 0.0]])
+    outputs = {
+        "pred_logits": torch.zeros(2, 1, CLASSES + 1, requires_grad=True),
+        "pred_boxes": point.repeat(2, 1)[:, None].requires_grad_(),
+    }
+    targets = [
+        {"labels": torch.tensor([2]), "boxes": point},
+        {"labels": torch.tensor([2, 3]), "boxes": torch.tensor([[0.2, 0.2, 0.0, 0.1], [0.5, 0.5, 0.2, 0.2]])},
+    ]
+    losses = detection_losses(outputs, targets, num_classes=CLASSES)
+    total_loss(losses).backward()
+    assert all(value.isfinite() for value in losses.values())
+    assert all(leaf.grad is not None and leaf.grad.isfinite().all() for leaf in outputs.values())
+
+
+def test_predictions_that_are_not_finite_are_reported() -> None:
+    outputs, targets = random_outputs(1, queries=3, layers=2), random_targets([2])
+    outputs["aux_outputs"][0]["pred_logits"] = torch.full((1, 3, CLASSES + 1), float("nan"))
+    with pytest.raises(NonFiniteError, match="class logits"):
+        detection_losses(outputs, targets, num_classes=CLASSES)
+
+
+def test_losses_are_float32_under_autocast_and_from_low_precision() -> None:
+    torch.manual_seed(0)
+    outputs, targets = random_outputs(2, queries=6, layers=2), random_targets([3, 2])
+    outputs["pred_masks"] = torch.randn(2, 6, 6, 8)
+    exact = all_losses(outputs, targets, (24, 32))
+    low = {name: value.bfloat16() for name, value in outputs.items() if name != "aux_outputs"}
+    low["pred_boxes"] = outputs["pred_boxes"]
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = all_losses(low, targets, (24, 32))
+    for name, value in losses.items():
+        assert value.dtype == torch.float32
+        torch.testing.assert_close(value, exact[name], atol=0.05, rtol=0.05)
+
+
+def test_the_number_of_classes_must_fit() -> None:
+    outputs, targets = random_outputs(1, queries=3, layers=1), random_targets([2])
+    with pytest.raises(ValueError, match="has 10 columns; 10 classes and no-object need 11"):
+        detection_losses(outputs, targets, num_classes=CLASSES + 1)
+
+
+def test_total_loss_weighs_auxiliary_layers_alike_and_leaves_out_what_is_no_loss() -> None:
+    losses = {
+        name: torch.tensor(value)
+        for name, value in {
+            "loss_ce": 1.0,
+            "loss_bbox": 10.0,
+            "loss_giou": 100.0,
+            "loss_mask": 1e3,
+            "loss_dice": 1e4,
+            "loss_bbox_4": 1e5,
+            "loss_bbox_10": 1e6,
+            "class_error": 50.0,
+            "cardinality_error_0": 7.0,
+        }.items()
+    }
+    assert (
+        total_loss(losses, LossWeights(ce=2, bbox=3, giou=4, mask=5, dice=6)).item() == 2 + 30 + 400 + 5e3 + 6e4 + 3.3e6
+    )
+    assert total_loss({"loss_ce": torch.tensor(1.0), "loss_bbox_0": torch.tensor(1.0)}).item() == 6
+
+
+@pytest.mark.parametrize(("name", "message"), [("loss_keypoints", "no weight"), ("class_error", "no loss term")])
+def test_total_loss_refuses_what_it_cannot_weigh(name: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        total_loss({name: torch.tensor(1.0)})
+
+
+def test_target_masks_of_an_id_map() -> None:
+    id_map = torch.tensor([[1, 1, 70000], [0, 9, 70000]], dtype=torch.int32)
+    masks = target_masks(id_map, torch.tensor([70000, 1]))
+    assert masks.dtype == torch.bool
+    assert masks.tolist() == [[[False, False, True]] * 2, [[True, True, False], [False, False, False]]]
+    assert target_masks(id_map, torch.tensor([], dtype=torch.int64)).shape == (0, 2, 3)
+
+
+def test_matched_masks_are_the_same_from_id_maps_and_from_masks() -> None:
+    torch.manual_seed(0)
+    id_maps = [torch.randint(0, 4, (5, 7)), torch.randint(0, 3, (6, 4)), torch.randint(0, 2, (3, 3))]
+    ids = [torch.tensor([3, 1, 2]), torch.tensor([2, 1]), torch.tensor([], dtype=torch.int64)]
+    matches = [
+        (torch.tensor([0, 4]), torch.tensor([2, 0])),
+        (torch.tensor([7]), torch.tensor([1])),
+        (ids[2], ids[2]),
+    ]
+    from_ids = [{"id_map": m, "segment_ids": i} for m, i in zip(id_maps, ids, strict=True)]
+    from_masks = [{"masks": target_masks(m, i)} for m, i in zip(id_maps, ids, strict=True)]
+
+    masks = matched_target_masks(from_ids, matches, (6, 7))
+
+    assert masks.shape == (3, 6, 7)
+    assert torch.equal(masks, matched_target_masks(from_masks, matches, (6, 7)))
+    assert torch.equal(masks[0, :5], id_maps[0] == 2)
+    assert torch.equal(masks[1, :5], id_maps[0] == 3)
+    assert torch.equal(masks[2, :, :4], id_maps[1] == 1)
+    assert not masks[0, 5].any()
+    assert not masks[2, :, 4:].any()
+
+
+@pytest.mark.gpu
+def test_losses_on_cuda_equal_those_on_the_cpu() -> None:
+    torch.manual_seed(0)
+    outputs, targets = random_outputs(2, queries=20, layers=3), random_targets([5, 0])
+    outputs["pred_masks"] = torch.randn(2, 20, 6, 8)
+    expected = all_losses(outputs, targets, (24, 32))
+
+    def to_cuda(layer: dict[str, Any]) -> dict[str, Any]:
+        return {name: value.cuda() for name, value in layer.items() if name != "aux_outputs"}
+
+    there = {**to_cuda(outputs), "aux_outputs": [to_cuda(layer) for layer in outputs["aux_outputs"]]}
+    losses = all_losses(there, [to_cuda(target) for target in targets], (24, 32))
+    for name, value in losses.items():
+        assert value.is_cuda
+        torch.testing.assert_close(value.cpu(), expected[name], atol=1e-4, rtol=1e-4)

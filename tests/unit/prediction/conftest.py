@@ -1,0 +1,78 @@
+"""A small model with random weights, and pictures and a video to predict."""
+
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from construction_panoptic.config.model import DetrSettings
+from construction_panoptic.config.training import AugmentationSettings
+from construction_panoptic.models.detr import build_detr_panoptic
+from construction_panoptic.prediction.models import TrainedModel
+from construction_panoptic.prediction.videos import VideoWriter
+
+CATEGORIES = [
+    {"id": i, "name": f"class {i}", "supercategory": "x", "isthing": int(i > 2), "color": [40 * i, 200, 90]}
+    for i in range(1, 6)
+]
+
+
+@pytest.fixture(scope="session")
+def trained() -> TrainedModel:
+    """A model that keeps some queries at the threshold 0.2."""
+    torch.manual_seed(1)
+    architecture = DetrSettings(
+        backbone="tiny",
+        norm="batch",
+        num_queries=9,
+        hidden_dim=32,
+        num_heads=4,
+        encoder_layers=1,
+        decoder_layers=2,
+        feedforward_dim=32,
+        dropout=0.0,
+    )
+    model = build_detr_panoptic(6, **architecture.model_dump())
+    # Random heads give every query the same class, box and mask; larger weights give each its own.
+    with torch.no_grad():
+        model.detr.class_embed.weight.mul_(20)
+        model.detr.query_embed.weight.mul_(10)
+        model.bbox_attention.q_linear.weight.mul_(10)
+        model.mask_head.lay1.weight[:, 32:].mul_(1000)
+    return TrainedModel(
+        model.eval(), CATEGORIES, architecture, AugmentationSettings(evaluation_side=64, max_side=128), 0.2
+    )
+
+
+def pixels(seed: int, height: int = 80, width: int = 120) -> np.ndarray:
+    """Smooth colours that differ by seed, uint8 [H, W, 3]."""
+    small = np.random.default_rng(seed).integers(0, 256, (4, 6, 3), dtype=np.uint8)
+    return np.asarray(Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def write_video(path: Path, times: list[Fraction], rate: Fraction, height: int = 80, width: int = 120) -> None:
+    """A video whose k-th frame is grey with the value 20 + 10 k."""
+    with VideoWriter(path, rate) as video:
+        for number, time in enumerate(times):
+            video.write(np.full((height, width, 3), 20 + 10 * number, dtype=np.uint8), time)
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    """A folder with two images of one name, one in a subfolder, a video of seven frames, and three bad files."""
+    folder = tmp_path / "site"
+    (folder / "north").mkdir(parents=True)
+    Image.fromarray(pixels(1)).save(folder / "a.jpg")
+    Image.fromarray(pixels(2, 90, 70)).save(folder / "a.png")
+    Image.fromarray(pixels(3)).save(folder / "north" / "b.JPG")
+    rate = Fraction(30000, 1001)
+    write_video(folder / "film.mp4", [k / rate for k in range(7)], rate, 81, 121)
+    (folder / "bad.jpg").write_bytes(b"no picture")
+    (folder / "bad.mp4").write_bytes(b"no video")
+    (folder / "north" / "empty.png").write_bytes(b"")
+    (folder / "notes.txt").write_text("not wanted")
+    (folder / ".hidden.jpg").write_bytes(b"not wanted")
+    return folder

@@ -1,0 +1,86 @@
+import ast
+import base64
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from construction_panoptic.evaluation.predictions import ImageFiles
+from construction_panoptic.prediction import onnx_export
+from construction_panoptic.prediction.answering import answer
+from construction_panoptic.prediction.exported import export_model
+from construction_panoptic.prediction.models import TrainedModel
+from construction_panoptic.prediction.onnx_export import OUTPUTS, OnnxError, onnx_model
+from construction_panoptic.training.loading import collate
+from tests.unit.prediction.conftest import pixels
+
+pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
+
+EXAMPLE = Path(__file__).parents[3] / "docs" / "examples" / "onnx_segments.py"
+
+
+@pytest.mark.slow
+def test_onnx_computes_what_the_model_does(trained: TrainedModel, site: Path, tmp_path: Path) -> None:
+    content, report = onnx_model(trained)
+    assert report["opset"] == 18
+    assert max(report["largest_difference"].values()) < 1e-4
+    path = tmp_path / "model.onnx"
+    path.write_bytes(content)
+
+    # Images of different sizes in one batch, with padding.
+    samples = ImageFiles([site / "a.jpg", site / "a.png"], trained.augmentation)
+    batch = collate([samples[0], samples[1]])
+    assert batch.padding_mask is not None
+    with torch.no_grad():
+        expected = trained.model(batch.images, batch.padding_mask)
+    found = onnx_export.run_onnx(path, batch.images.numpy(), batch.padding_mask.numpy())
+    for name in OUTPUTS:
+        np.testing.assert_allclose(
+            found[name], expected[name].numpy(), rtol=1e-3, atol=1e-3 * expected[name].abs().max()
+        )
+
+    the_example_sees_what_the_model_does(trained, site, tmp_path)
+
+
+def the_example_sees_what_the_model_does(trained: TrainedModel, site: Path, folder: Path) -> None:
+    """Run the script of the documentation beside ``model.onnx``, as somebody without this project would."""
+    export_model(trained, folder)
+    Image.fromarray(pixels(4, 64, 96)).save(site / "as_seen.png")
+    # Pillow and torch resize 8-bit pixels with other roundings, which these random masks make much of.
+    for name, agreement in (("as_seen.png", 0.9999), ("a.jpg", 0.97), ("a.png", 0.97)):
+        out = folder / "segments.png"
+        command = [sys.executable, "-I", str(EXAMPLE), str(folder), str(site / name), str(out)]
+        done = subprocess.run(command, check=True, cwd=folder, capture_output=True, text=True, timeout=120)
+        found = [json.loads(line) for line in done.stdout.splitlines()]
+        (expected,) = answer(trained, [str(site / name)])
+        assert len(found) >= 1
+        assert [segment["class"] for segment in found] == [segment["class"] for segment in expected["segments"]]
+        for one, other in zip(found, expected["segments"], strict=True):
+            assert one["score"] == pytest.approx(other["score"], abs=0.01)
+        with Image.open(out) as ids, Image.open(io.BytesIO(base64.b64decode(expected["png"]))) as png:
+            assert (np.asarray(ids) == np.asarray(png)[..., 0]).mean() >= agreement
+
+
+def test_the_example_imports_nothing_of_the_project() -> None:
+    nodes = list(ast.walk(ast.parse(EXAMPLE.read_text(encoding="utf-8"))))
+    names = {name.name for node in nodes if isinstance(node, ast.Import) for name in node.names}
+    names |= {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
+    assert names == {"json", "sys", "pathlib", "numpy", "onnxruntime", "PIL"}
+
+
+def test_another_result_is_refused(trained: TrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    def slightly_off(_: bytes, images: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
+        with torch.no_grad():
+            outputs = trained.model(torch.from_numpy(images), torch.from_numpy(mask))
+        return {name: outputs[name].numpy() * (1.01 if name == "pred_boxes" else 1) for name in OUTPUTS}
+
+    monkeypatch.setattr(onnx_export, "run_onnx", slightly_off)
+    with pytest.raises(OnnxError, match=r"does not compute what the model does.*pred_boxes"):
+        onnx_export._differences(onnx_export._Outputs(trained.model), b"", 64)

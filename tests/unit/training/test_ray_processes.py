@@ -1,0 +1,115 @@
+"""A training in Ray's processes is that in processes of this machine, and all that can go wrong ends it."""
+
+import io
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+
+from construction_panoptic.config.training import DetectionSettings
+from construction_panoptic.errors import ParameterError, UserError
+from construction_panoptic.parallel.processes import in_processes
+from construction_panoptic.parallel.ray_processes import in_ray
+from construction_panoptic.signals import Interrupted, StopRequest
+from construction_panoptic.training.loop import EpochResult
+from tests.unit.training import teamwork
+from tests.unit.training.conftest import write_scene
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
+
+
+def saved(result: EpochResult) -> dict[str, Any]:
+    """The checkpoint, as it comes back from a file."""
+    stream = io.BytesIO()
+    torch.save(result.checkpoint, stream)
+    stream.seek(0)
+    checkpoint: dict[str, Any] = torch.load(stream, weights_only=True)
+    return checkpoint
+
+
+def check_same(ours: EpochResult, theirs: EpochResult) -> None:
+    assert ours.history == theirs.history
+    assert ours.metrics == theirs.metrics
+    for part in ("model", "optimizer", "rng", "others", "best"):
+        check_equal(ours.checkpoint[part], theirs.checkpoint[part], part)
+
+
+def check_equal(ours: Any, theirs: Any, where: str) -> None:
+    assert type(ours) is type(theirs), where
+    if isinstance(ours, torch.Tensor):
+        assert torch.equal(ours, theirs), where
+    elif isinstance(ours, dict):
+        assert list(ours) == list(theirs), where
+        for name in ours:
+            check_equal(ours[name], theirs[name], f"{where}.{name}")
+    elif isinstance(ours, list | tuple):
+        assert len(ours) == len(theirs), where
+        for number, (one, other) in enumerate(zip(ours, theirs, strict=True)):
+            check_equal(one, other, f"{where}.{number}")
+    else:
+        assert ours == theirs, where
+
+
+def training_processes() -> list[psutil.Process]:
+    children = psutil.Process().children(recursive=True)
+    return [child for child in children if any("RayTrainWorker" in word for word in child.cmdline())]
+
+
+def test_ray_trains_bit_for_bit_as_local_processes_and_goes_on_after_a_death_and_a_signal(
+    tmp_path: Path, small_model: dict[str, Any], small_settings: Callable[..., DetectionSettings]
+) -> None:
+    scene = write_scene(tmp_path, 9)
+    settings, model = small_settings(epochs=3), {**small_model, "norm": "frozen"}
+
+    def arguments(resume: dict[str, Any] | None) -> tuple[Any, ...]:
+        return scene, model, settings, resume
+
+    whole = list(in_processes(teamwork.train_detection, arguments(None), 2, StopRequest()))
+
+    run = in_ray(teamwork.train_detection, arguments(None), 2, "cpu", StopRequest())
+    first = next(run)
+    check_same(first, whole[0])
+    began = time.monotonic()
+    victims = training_processes()
+    assert len(victims) == 2
+    victims[-1].kill()
+    with pytest.raises(UserError, match=r"Process [12] of 2 .* has died.*--only-missing-outputs"):
+        list(run)
+    assert time.monotonic() - began < 90
+    assert not psutil.wait_procs(victims, timeout=30)[1]
+
+    stop = StopRequest()
+    run = in_ray(teamwork.train_detection, arguments(saved(first)), 2, "cpu", stop)
+    second = next(run)
+    check_same(second, whole[1])
+    stop.number = signal.SIGTERM
+    rest: list[EpochResult] = []
+    with pytest.raises(Interrupted, match=r"SIGTERM: detection: saved after epoch [23] of 3") as interrupted:
+        rest.extend(run)
+    assert interrupted.value.exit_code == 143
+
+    last = [second, *rest][-1]
+    *_, resumed = in_processes(teamwork.train_detection, arguments(saved(last)), 2, StopRequest())
+    check_same(resumed, whole[2])
+
+
+def test_an_error_in_one_process_ends_all_and_is_shown(tmp_path: Path) -> None:
+    run = in_ray(teamwork.fail, ("bad input", tmp_path), 2, "cpu", StopRequest())
+    assert next(run) == 1
+    with pytest.raises(UserError, match=r"^site\.jpg: not an image$"):
+        next(run)
+    processes = [int(path.read_text()) for path in tmp_path.iterdir()]
+    assert len(processes) == 2
+    assert os.getpid() not in processes
+    assert not psutil.wait_procs([psutil.Process(p) for p in processes if psutil.pid_exists(p)], timeout=30)[1]
+
+
+def test_more_processes_than_the_cluster_has_cores_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ParameterError, match="devices: 3 are asked for, but the Ray cluster has 2 CPUs"):
+        next(in_ray(teamwork.fail, ("bad input", tmp_path), 3, "cpu", StopRequest()))

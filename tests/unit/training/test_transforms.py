@@ -1,0 +1,193 @@
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from torch import Tensor
+from torchvision.ops import masks_to_boxes
+
+from construction_panoptic.config.training import AugmentationSettings
+from construction_panoptic.training import augmentations as transforms
+from construction_panoptic.training.augmentations import Annotated
+
+SMALL = AugmentationSettings(sides=(48, 60), max_side=90, first_sides=(50, 70), crop_min=20, crop_max=48)
+
+
+def sample(height: int, width: int, seed: int = 0) -> Annotated:
+    """An image with a map of rectangular segments with large ids, and exact boxes."""
+    random = np.random.default_rng(seed)
+    id_map = np.zeros((height, width), np.int32)
+    for segment_id in (3, 70_001, 16_777_215, 256, 9):
+        top, left = random.integers(0, height - 6), random.integers(0, width - 6)
+        id_map[top : top + random.integers(2, height), left : left + random.integers(2, width)] = segment_id
+    segment_ids = torch.tensor(sorted({*id_map.ravel().tolist()} - {0}))
+    ids = torch.from_numpy(id_map)
+    boxes = masks_to_boxes(ids == segment_ids[:, None, None])
+    boxes[:, 2:] += 1
+    image = torch.from_numpy(random.integers(0, 256, (3, height, width), dtype=np.uint8))
+    return Annotated(image, boxes, torch.arange(len(segment_ids)), ids, segment_ids)
+
+
+@pytest.mark.parametrize(
+    ("size", "side", "expected"),
+    [
+        # Worked out by hand: longer side cut off to whole pixels; the limit rounds the shorter side.
+        ((480, 640), 800, (800, 1066)),
+        ((640, 480), 800, (1066, 800)),
+        ((427, 640), 800, (800, 1199)),
+        ((300, 900), 800, (444, 1332)),  # 1333 * 300 / 900 = 444.33; 444 * 900 / 300 = 1332
+        ((900, 301), 800, (1333, 446)),  # 445.81 → 446; 446 * 900 / 301 = 1333.55
+        ((500, 500), 608, (608, 608)),
+        ((800, 1000), 800, (800, 1000)),
+        ((1080, 1920), 800, (750, 1333)),
+    ],
+)
+def test_sizes(size: tuple[int, int], side: int, expected: tuple[int, int]) -> None:
+    assert transforms.resized_size(size, side, 1333) == expected
+
+
+@given(st.integers(8, 4000), st.integers(8, 4000), st.integers(8, 800))
+def test_sizes_keep_the_limit_and_the_shape(height: int, width: int, side: int) -> None:
+    new_height, new_width = transforms.resized_size((height, width), side, 1333)
+    assert min(new_height, new_width) <= side
+    # Rounding the shorter side can carry the longer one past the limit by half a pixel's share of it.
+    assert max(new_height, new_width) <= 1333 + max(height, width) / min(height, width)
+    assert (new_height - new_width) * (height - width) >= 0
+
+
+def test_resized_image_equals_pillow() -> None:
+    gradient = np.linspace(0, 255, 50 * 70 * 3).reshape(50, 70, 3).astype(np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
+    for pixels, size in ((gradient, (80, 112)), (noise, (31, 44)), (noise, (80, 112))):
+        image = torch.from_numpy(pixels).permute(2, 0, 1)
+        ours = transforms.resize(Annotated(image, torch.zeros(0, 4), torch.zeros(0).long()), size).image
+        theirs = np.asarray(Image.fromarray(pixels).resize(size[::-1], Image.Resampling.BILINEAR))
+        assert np.abs(ours.permute(1, 2, 0).numpy().astype(int) - theirs.astype(int)).max() <= 1
+
+
+def each_mask(original: Annotated, ids: Tensor, operation: Any) -> Tensor:
+    return torch.stack([operation((original.id_map == segment_id)[None, None])[0, 0] for segment_id in ids])
+
+
+@pytest.mark.parametrize("size", [(97, 133), (23, 31), (60, 61)])
+def test_id_map_is_resized_as_each_mask_would_be(size: tuple[int, int]) -> None:
+    original = sample(50, 70)
+    assert original.segment_ids is not None
+    resized = transforms.resize(original, size)
+    assert resized.id_map is not None
+    assert resized.id_map.dtype == torch.int32
+
+    def nearest(mask: Tensor) -> Tensor:
+        return torch.nn.functional.interpolate(mask.float(), size=size, mode="nearest") > 0.5
+
+    expected = each_mask(original, original.segment_ids, nearest)
+    assert torch.equal(resized.id_map == original.segment_ids[:, None, None], expected)
+
+
+def test_flip() -> None:
+    original = sample(30, 44)
+    flipped = transforms.flip(original)
+    assert flipped.id_map is not None
+    assert flipped.segment_ids is not None
+    boxes = masks_to_boxes(flipped.id_map == flipped.segment_ids[:, None, None])
+    boxes[:, 2:] += 1
+    assert torch.equal(flipped.boxes, boxes)
+    assert torch.equal(flipped.image, original.image.flip(-1))
+    again = transforms.flip(flipped)
+    assert torch.equal(again.boxes, original.boxes)
+
+
+def test_crop_clips_boxes_and_drops_what_is_outside() -> None:
+    id_map = torch.zeros(40, 60, dtype=torch.int32)
+    id_map[0:10, 0:10] = 5  # outside
+    id_map[10:30, 20:50] = 6
+    id_map[5:8, 15:25] = 7  # reaches in
+    id_map[12:14, 22:24] = 8
+    # The box of 9 reaches in, its pixels do not.
+    id_map[0:2, 0:40] = 9
+    id_map[0:40, 59] = 9
+    ids = torch.tensor([5, 6, 7, 8, 9])
+    boxes = torch.tensor([[0, 0, 10, 10], [20, 10, 50, 30], [15, 5, 25, 8], [22, 12, 24, 14], [0, 0, 60, 40.0]])
+    original = Annotated(torch.zeros(3, 40, 60, dtype=torch.uint8), boxes, torch.tensor([1, 2, 3, 4, 5]), id_map, ids)
+    cropped = transforms.crop(original, top=6, left=20, height=20, width=30)
+    assert cropped.size == (20, 30)
+    assert cropped.segment_ids is not None
+    assert cropped.segment_ids.tolist() == [6, 7, 8]
+    assert cropped.labels.tolist() == [2, 3, 4]
+    assert cropped.boxes.tolist() == [[0, 4, 30, 20], [0, 0, 5, 2], [2, 6, 4, 8]]
+    assert cropped.id_map is not None
+    assert torch.equal(cropped.id_map, id_map[6:26, 20:50])
+
+
+def test_boxes_alone_are_dropped_by_their_area() -> None:
+    boxes = torch.tensor([[0, 0, 10, 10], [5, 5, 30, 30.0]])
+    cropped = transforms.crop(
+        Annotated(torch.zeros(3, 40, 40, dtype=torch.uint8), boxes, torch.tensor([1, 2])), 12, 12, 20, 20
+    )
+    assert cropped.boxes.tolist() == [[0, 0, 18, 18]]
+    assert cropped.labels.tolist() == [2]
+
+
+@given(st.integers(0, 10_000), st.integers(20, 90), st.integers(20, 90))
+def test_augmented_samples_are_consistent(seed: int, height: int, width: int) -> None:
+    augmented = transforms.augment(sample(height, width, seed), SMALL, np.random.default_rng(seed))
+    assert augmented.id_map is not None
+    assert augmented.segment_ids is not None
+    new_height, new_width = augmented.size
+    assert augmented.id_map.shape == (new_height, new_width)
+    assert len(augmented.boxes) == len(augmented.labels) == len(augmented.segment_ids)
+    assert set(augmented.segment_ids.tolist()) == set(augmented.id_map.unique().tolist()) - {0}
+    limits = torch.tensor([new_width, new_height, new_width, new_height])
+    assert bool((augmented.boxes >= 0).all() and (augmented.boxes <= limits + 1e-3).all())
+    assert bool((augmented.boxes[:, 2:] > augmented.boxes[:, :2]).all())
+    # Every pixel of a segment lies in its box, up to the rounding of two resizes.
+    masks = masks_to_boxes(augmented.id_map == augmented.segment_ids[:, None, None])
+    assert bool((masks[:, :2] >= augmented.boxes[:, :2] - 5).all())
+    assert bool((masks[:, 2:] <= augmented.boxes[:, 2:] + 5).all())
+
+
+def test_augmentation_follows_its_generator_alone() -> None:
+    def run(seed: int) -> Annotated:
+        return transforms.augment(sample(60, 80), SMALL, np.random.default_rng(seed))
+
+    torch.manual_seed(0)
+    first = run(5)
+    torch.manual_seed(1)
+    assert torch.equal(run(5).image, first.image)
+    assert len({(run(seed).size, int(run(seed).image.sum())) for seed in range(10)}) > 5
+
+
+def test_flip_and_crop_happen_as_often_as_asked() -> None:
+    plain = AugmentationSettings(sides=(60,), max_side=200, flip=0.0, crop=0.0)
+    original = sample(60, 80)
+    assert torch.equal(transforms.augment(original, plain, np.random.default_rng(0)).image, original.image)
+    mirrored = plain.model_copy(update={"flip": 0.25})
+    count = sum(
+        not torch.equal(transforms.augment(original, mirrored, np.random.default_rng(seed)).image, original.image)
+        for seed in range(400)
+    )
+    assert 70 <= count <= 130
+
+
+def test_normalise() -> None:
+    image = torch.full((3, 2, 2), 255, dtype=torch.uint8)
+    image[1] = 0
+    values = transforms.normalise(image, AugmentationSettings())
+    assert values[:, 0, 0].tolist() == pytest.approx([(1 - 0.485) / 0.229, -0.456 / 0.224, (1 - 0.406) / 0.225])
+
+
+def test_normalised_boxes() -> None:
+    boxes = transforms.normalised_boxes(torch.tensor([[10.0, 20, 30, 40]]), (80, 100))
+    assert boxes[0].tolist() == pytest.approx([0.2, 0.375, 0.2, 0.25])
+
+
+def test_evaluation_resize() -> None:
+    settings = AugmentationSettings(evaluation_side=40, max_side=50)
+    assert transforms.evaluation_resize(torch.zeros(3, 60, 80, dtype=torch.uint8), settings).shape == (
+        3,
+        38,
+        50,
+    )

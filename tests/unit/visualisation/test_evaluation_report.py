@@ -1,0 +1,62 @@
+import re
+
+import numpy as np
+import pandas as pd
+
+from construction_panoptic.visualisation.evaluation_report import evaluation_report
+from construction_panoptic.visualisation.page import ReportPicture
+from tests.unit.visualisation.test_error_charts import CONFUSIONS, NAN, budget
+
+QUALITY = {
+    "All": {"pq": 0.6, "sq": 0.8, "rq": 0.75, "n": 2},
+    "Things": {"pq": 0.6, "sq": 0.8, "rq": 0.75, "n": 2},
+    "Stuff": {"pq": None, "sq": None, "rq": None, "n": 0},
+}
+SIZES = pd.DataFrame(
+    [
+        {"size": "small", "true_segments": 1234, "pq": 0.321, "sq": 0.7, "rq": 0.4, "pq_things": 0.321}
+        | {"pq_stuff": NAN, "ap": 0.2, "ar": 0.3}
+    ]
+)
+CALIBRATION = pd.DataFrame({"of": ["boxes"], "score": [0.9], "right": [0.6], "count": [10]})
+ERRORS = pd.DataFrame({"error": ["Loc"], "meaning": ["badly placed <x>"], "count": [7], "delta_ap": [0.123]})
+CURVE = pd.DataFrame(
+    {
+        "threshold": [0.5, 0.7, 0.85],
+        "pq": [0.55, 0.5, 0.4],
+        "pq_things": [0.55, 0.5, 0.4],
+        "pq_stuff": [NAN] * 3,
+        "segments": [5.0, 4.0, 3.0],
+        "images": [64] * 3,
+    }
+)
+PICTURE = np.full((90, 60, 3), 200, np.uint8)
+WORST = [(ReportPicture(PICTURE, "yard.jpg: ground truth"), ReportPicture(PICTURE, "yard.jpg: PQ 12.0"))]
+
+
+def report(threshold: float = 0.7, calibration: pd.DataFrame = CALIBRATION) -> str:
+    precision = {"AP": 0.345, "AP50": -1}
+    tables = (budget(), CONFUSIONS, SIZES, calibration, ERRORS, CURVE)
+    return evaluation_report(QUALITY, precision, *tables, threshold, WORST)
+
+
+def test_the_page_holds_every_part_and_stands_alone() -> None:
+    page = report()
+    assert page.isascii()
+    for text in ("60.0", "34.5", "n/a", "tower crane", "1,234", "32.1", "badly placed &lt;x&gt;", "12.3", "PQ 12.0"):
+        assert text in page, text
+    assert "Mean distance from the line: 30.0 points for boxes." in page
+    assert page.count("data:image/jpeg;base64,") == 2
+    assert page.count("<svg") == 2
+    assert not re.search(r'(?:src|href)="(?!data:)', page)
+    assert "nan" not in re.sub(r"base64,[^\"]+", "", page)
+
+
+def test_the_best_threshold_on_training_images_is_recommended() -> None:
+    assert "The best is 0.5, 5.0 points above the one in use, 0.7" in report()
+    assert "panoptic_evaluation.threshold=0.5" in report()
+    assert "The one in use, 0.5, is the best of those tried." in report(threshold=0.5)
+
+
+def test_without_predictions_there_is_a_page() -> None:
+    assert "Nothing was predicted." in report(calibration=CALIBRATION.iloc[:0])
