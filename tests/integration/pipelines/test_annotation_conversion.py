@@ -14,6 +14,8 @@ from construction_panoptic.annotations.panoptic_png import encode_id_map
 from construction_panoptic.annotations.records import ConvertedRecord, Segment
 from construction_panoptic.catalog.folders import ConvertedImages
 from construction_panoptic.catalog.streams import StreamedJSONDataset
+from construction_panoptic.config.base import ONE_PROCESS
+from construction_panoptic.config.conversion import ConversionSettings
 from construction_panoptic.errors import InputDataError
 from construction_panoptic.pipelines.annotation_conversion.pipeline import create_pipeline
 
@@ -37,11 +39,11 @@ def converted(tmp_path: Path) -> ConvertedImages:
 
 def write_coco(converted: ConvertedImages, folder: Path) -> None:
     taxonomy: dict[str, Any] = {"stuff": [{"id": 1, "name": "sky", "color": [0, 0, 9]}], "things": []}
-    inputs = {
+    inputs: dict[str, Any] = {
         "converted_images": converted,
         "split": pd.DataFrame({"key": KEYS, "split": ["train", "val"]}),
         "taxonomy": taxonomy,
-        "params:annotation_conversion": {"execution": {"workers": 1}},
+        "params:annotation_conversion": ConversionSettings(execution=ONE_PROCESS),
     }
     catalog = DataCatalog(
         {name: MemoryDataset(data) for name, data in inputs.items()}
