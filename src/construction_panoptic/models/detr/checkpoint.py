@@ -110,10 +110,7 @@ def fetch_weights(name_or_path: str | Path) -> Path:
     """Give the path of a weights file; download it first if it is a published one not in torch's cache.
 
     Args:
-        name_or_path: a key of `PUBLISHED_WEIGHTS`, or the path of a file.
-
-    Returns:
-        The path of an existing file. A published file has been checked against its SHA-256 prefix.
+        name_or_path: a key of `PUBLISHED_WEIGHTS`, whose file is checked against its SHA-256, or the path of a file.
 
     Raises:
         CheckpointError: no such name or file, no network, or a file whose hash is wrong.

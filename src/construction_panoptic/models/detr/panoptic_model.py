@@ -7,8 +7,6 @@ from typing import Any, Self, cast
 import torch
 from torch import Tensor, nn
 
-from construction_panoptic.config.base import parse
-from construction_panoptic.config.model import DetrSettings
 from construction_panoptic.models.detr.mask_merging import LEAST_FREE, LEAST_PROBABILITY, merged_masks
 from construction_panoptic.models.detr.model import DetrPanoptic, build_detr_panoptic
 from construction_panoptic.models.detr.postprocess import (
@@ -68,8 +66,7 @@ class DetrModel:
         Raises:
             ParameterError: the architecture is not one of `DetrSettings`.
         """
-        architecture = parse(DetrSettings, spec.architecture, "model")
-        return cls(build_detr_panoptic(spec.num_classes, **architecture.model_dump()), spec)
+        return cls(build_detr_panoptic(spec.num_classes, **spec.architecture), spec)
 
     @torch.no_grad()
     def segment(self, images: Images, overrides: Mapping[str, Any] | None = None) -> list[Segmentation]:
