@@ -3,7 +3,6 @@
 import base64
 import shutil
 import tempfile
-from dataclasses import dataclass
 from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
@@ -21,7 +20,7 @@ from construction_panoptic.catalog.folders import LocalDataset
 from construction_panoptic.errors import UserError
 from construction_panoptic.files import write_json
 from construction_panoptic.models.files import export_model
-from construction_panoptic.models.protocol import PanopticModel
+from construction_panoptic.prediction.answering import ModelToServe
 
 PACKAGE = Path(__file__).parents[1]
 REGISTRATION = "registration.json"
@@ -30,14 +29,6 @@ REQUIREMENTS = (
     *("av", "imagehash", "mlflow", "numpy", "pandas", "pillow", "pycocotools", "pydantic", "safetensors", "scipy"),
     *("torch", "torchvision", "tqdm"),
 )
-
-
-@dataclass(frozen=True)
-class ModelToServe:
-    """A model to be served by MLflow, and its name in the model registry (None: it is not registered)."""
-
-    model: PanopticModel
-    name: str | None
 
 
 class ServedModelDataset(LocalDataset):

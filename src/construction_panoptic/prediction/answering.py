@@ -4,6 +4,7 @@ import base64
 import binascii
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
 
@@ -18,6 +19,14 @@ from construction_panoptic.models.protocol import PanopticModel
 from construction_panoptic.prediction.running import predict_pixels
 
 _SHOWN = 60  # characters of a text that is no image
+
+
+@dataclass(frozen=True)
+class ModelToServe:
+    """A model to be served by MLflow, and its name in the model registry (None: it is not registered)."""
+
+    model: PanopticModel
+    name: str | None
 
 
 def answer(model: PanopticModel, images: Sequence[Any], threshold: float | None = None) -> list[dict[str, Any]]:

@@ -19,10 +19,10 @@ import pandas as pd
 import pytest
 from kedro.io import DatasetError
 
-from construction_panoptic.catalog.served import REGISTRATION, ModelToServe, ServedModelDataset
+from construction_panoptic.catalog.served import REGISTRATION, ServedModelDataset
 from construction_panoptic.cli import user_error
 from construction_panoptic.models.protocol import PanopticModel
-from construction_panoptic.prediction.answering import answer
+from construction_panoptic.prediction.answering import ModelToServe, answer
 
 START_LIMIT = 120  # seconds
 ANSWER_LIMIT = 60

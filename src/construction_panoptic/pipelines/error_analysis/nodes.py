@@ -141,4 +141,5 @@ def _worst(
     segments: pd.DataFrame, truth: dict[str, Any], converted: ConvertedImages, predictions: Path, count: int
 ) -> list[Example]:
     """Draw the images with the lowest PQ."""
-    return examples_of(dict(image_scores(segments).head(count)), truth, converted, predictions)
+    qualities = dict(image_scores(segments).head(count))
+    return examples_of(qualities, truth, (converted.image_folder, converted.png_folder), predictions)

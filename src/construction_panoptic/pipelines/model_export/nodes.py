@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from construction_panoptic.catalog.served import ModelToServe
 from construction_panoptic.config.prediction import ExportSettings
 from construction_panoptic.models.files import model_of
 from construction_panoptic.models.protocol import PanopticModel
+from construction_panoptic.prediction.answering import ModelToServe
 from construction_panoptic.prediction.onnx_export import onnx_model
 
 

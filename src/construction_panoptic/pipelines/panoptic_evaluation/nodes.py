@@ -88,4 +88,4 @@ def draw_examples(
     segments = match_segments(chosen, converted.png_folder, read_results(predictions), predictions)
     scores = image_scores(segments)
     qualities = {image["id"]: scores.get(image["id"]) for image in chosen["images"]}
-    return example_sheet(examples_of(qualities, chosen, converted, predictions))
+    return example_sheet(examples_of(qualities, chosen, (converted.image_folder, converted.png_folder), predictions))
