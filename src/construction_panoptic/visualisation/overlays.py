@@ -38,6 +38,7 @@ def panoptic_overlay(
     min_side: int = 384,
     max_side: int = 1600,
     border: int | None = None,
+    hatch_void: bool = True,
 ) -> Picture:
     """Draw a panoptic segmentation over its image.
 
@@ -55,6 +56,7 @@ def panoptic_overlay(
         min_side: a shorter side below this is enlarged to it, so that names are readable.
         max_side: a longer side above this is reduced to it; it has precedence.
         border: width of the border between segments in pixels, None = 1 or 2 by the picture's size, 0 = none.
+        hatch_void: draw the diagonal lines.
 
     Returns:
         uint8 [h, w, 3]; h, w differ from H, W only where ``min_side`` or ``max_side`` ask for it.
@@ -76,7 +78,7 @@ def panoptic_overlay(
 
     colors = np.array([(0, 0, 0), *segment_colors(segments, classes)], dtype=np.float32)
     blended = base * np.float32(1 - alpha) + colors[index] * np.float32(alpha)
-    picture = np.where((index == 0)[..., None], _hatched(base), blended).round().astype(np.uint8)
+    picture = np.where((index == 0)[..., None], _pale(base, hatch_void), blended).round().astype(np.uint8)
     if border is None:
         border = 1 if max(height, width) < 700 else 2
     picture[_borders(index, border)] = BORDER_COLOR
@@ -206,14 +208,15 @@ def _segment_index(id_map: NDArray[np.integer[Any]], segments: Sequence[Mapping[
     return lookup[inverse].reshape(id_map.shape)
 
 
-def _hatched(base: Picture) -> NDArray[np.float32]:
-    """The image in pale grey under diagonal lines."""
+def _pale(base: Picture, hatched: bool) -> NDArray[np.float32]:
+    """The image in pale grey, under diagonal lines if ``hatched``."""
     grey = base.astype(np.float32) @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
     grey = grey * np.float32(0.5) + np.float32(60)
     height, width = grey.shape
     period = max(8, round(label_size(width, height) * 0.7))
     diagonal = np.add.outer(np.arange(height), np.arange(width)) % period
-    grey[diagonal < max(1, period // 7)] += np.float32(50)
+    if hatched:
+        grey[diagonal < max(1, period // 7)] += np.float32(50)
     return np.repeat(grey[..., None], 3, axis=2)
 
 

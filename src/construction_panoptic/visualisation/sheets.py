@@ -34,6 +34,7 @@ class Example:
         prediction: the predicted overlay, or None.
         quality: the PQ of this image, 0 to 1.
         legend: (class name, colour) of the classes in the row; see ``classes.legend_entries``.
+        errors: the overlay of what is wrong, or None.
     """
 
     image: Picture
@@ -42,6 +43,7 @@ class Example:
     prediction: Picture | None = None
     quality: float | None = None
     legend: Sequence[tuple[str, Color]] = ()
+    errors: Picture | None = None
 
 
 def example_sheet(examples: Sequence[Example], *, width: int = 2400) -> Image.Image:
@@ -68,6 +70,7 @@ def example_sheet(examples: Sequence[Example], *, width: int = 2400) -> Image.Im
             ("Image", [example.image for example in examples]),
             ("Ground truth", [example.truth for example in examples]),
             ("Prediction", [example.prediction for example in examples]),
+            ("Errors", [example.errors for example in examples]),
         )
         if any(picture is not None for picture in pictures)
     ]
