@@ -9,9 +9,7 @@ from construction_panoptic.visualisation.classes import Classes, ClassTable, Col
 from construction_panoptic.visualisation.error_charts import LOSS_COLORS
 from construction_panoptic.visualisation.overlays import Picture, panoptic_overlay
 
-ERROR_COLORS: dict[str, Color] = {
-    outcome: ImageColor.getrgb(color)[:3] for outcome, color in LOSS_COLORS.items()
-}
+ERROR_COLORS: dict[str, Color] = {outcome: ImageColor.getrgb(color)[:3] for outcome, color in LOSS_COLORS.items()}
 
 # (outcome, the side whose outline is drawn), the later over the earlier.
 _DRAWN = (("missed", "true"), ("badly_outlined", "predicted"), ("mislabelled", "predicted"), ("spurious", "predicted"))

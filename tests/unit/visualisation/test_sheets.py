@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 
 from construction_panoptic.errors import InputDataError
-from construction_panoptic.visualisation import Example, example_sheet, mosaic
-from construction_panoptic.visualisation.sheets import MARGIN
+from construction_panoptic.visualisation.sheets import MARGIN, Example, example_sheet, mosaic
 
 RED, GREEN, BLUE = (230, 10, 10), (10, 200, 10), (10, 10, 230)
 
