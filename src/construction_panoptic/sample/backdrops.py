@@ -305,9 +305,7 @@ def _room(canvas: Canvas) -> float:
             canvas.line([(left, y), (right, y)], 0.5, shade(wall, 0.84))
     ceiling = vary(rng, (240, 240, 244), 4)
     canvas.region(
-        "ceiling-merged",
-        [(0, outer_top), (left, top), (right, top), (1, outer_top), (1, -1), (0, -1)],
-        ceiling,
+        "ceiling-merged", [(0, outer_top), (left, top), (right, top), (1, outer_top), (1, -1), (0, -1)], ceiling
     )
     for x in np.linspace(-0.4, 1.4, 9):
         canvas.line([(left + (right - left) * x, top), (1.5 * x - 0.25, top - 0.24)], 0.6, shade(ceiling, 0.8))
@@ -326,9 +324,7 @@ def _room(canvas: Canvas) -> float:
     for x in np.linspace(-1, 2, 13):
         near = 0.5 + (x - 0.5) * 2.2
         canvas.line(
-            [(left + (right - left) * x, horizon + (0.0 if 0 <= x <= 1 else 0.5)), (near, 1.1)],
-            0.6,
-            shade(floor, 0.8),
+            [(left + (right - left) * x, horizon + (0.0 if 0 <= x <= 1 else 0.5)), (near, 1.1)], 0.6, shade(floor, 0.8)
         )
     for depth in (0.12, 0.32, 0.62):
         y = horizon + (1 - horizon) * depth

@@ -160,12 +160,7 @@ class _CvatExport:
 
     def content(self) -> dict[str, Any]:
         categories = [{"id": number, "name": name, "supercategory": ""} for name, number in self._ids.items()]
-        return {
-            **_CREDITS,
-            "categories": categories,
-            "images": self._images,
-            "annotations": self._annotations,
-        }
+        return {**_CREDITS, "categories": categories, "images": self._images, "annotations": self._annotations}
 
 
 def encode_jpeg(rgb: NDArray[np.uint8], quality: int) -> bytes:

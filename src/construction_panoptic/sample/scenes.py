@@ -57,12 +57,7 @@ def _fits(drawing: Drawing, layout: Layout) -> bool:
 
 
 def draw_scene(
-    names: Sequence[str],
-    settings: SampleSettings,
-    rng: np.random.Generator,
-    noise: NoiseBank,
-    *,
-    fewest: int = 1,
+    names: Sequence[str], settings: SampleSettings, rng: np.random.Generator, noise: NoiseBank, *, fewest: int = 1
 ) -> Scene:
     """Draw one scene with things of the classes ``names``; ``fewest`` of them if they find room.
 
@@ -194,11 +189,7 @@ def _on_image(sprite: Sprite, shape: tuple[int, ...]) -> FloatArray:
 def _shadow(rgb: FloatArray, sprite: Sprite) -> None:
     """Darken the ground under the sprite in place."""
     rows, columns = np.nonzero(sprite.alpha > 0.5)
-    bottom, left, right = (
-        sprite.top + rows.max() + 0.5,
-        sprite.left + columns.min(),
-        sprite.left + columns.max(),
-    )
+    bottom, left, right = (sprite.top + rows.max() + 0.5, sprite.left + columns.min(), sprite.left + columns.max())
     y, x = np.ogrid[: rgb.shape[0], : rgb.shape[1]]
     reach = max(2.0, (right - left) * 0.62)
     distance = ((x - (left + right) / 2) / reach) ** 2 + ((y - bottom) / max(1.5, reach * 0.16)) ** 2

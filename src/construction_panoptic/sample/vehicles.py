@@ -27,13 +27,7 @@ def wheel_loader(pen: Pen, rng: np.random.Generator) -> None:
     tip = 0.46 - lift
     pen.line([(0.6, 0.3), (0.76, 0.3 - lift * 0.5), (0.86, tip)], 0.075, yellow)
     pen.line([(0.62, 0.38), (0.84, tip + 0.02)], 0.03, FRAME)
-    bucket = [
-        (0.82, tip - 0.12),
-        (0.9, tip - 0.04),
-        (1.0, tip + 0.12),
-        (0.98, tip + 0.17),
-        (0.84, tip + 0.16),
-    ]
+    bucket = [(0.82, tip - 0.12), (0.9, tip - 0.04), (1.0, tip + 0.12), (0.98, tip + 0.17), (0.84, tip + 0.16)]
     pen.polygon(bucket, shade((112, 104, 92), 1.0))
     pen.polygon([(0.84, tip - 0.08), (0.97, tip + 0.12), (0.86, tip + 0.12)], (72, 68, 62))
     for x in (0.2, 0.64):
@@ -126,8 +120,7 @@ def dump_truck(pen: Pen, rng: np.random.Generator) -> None:
     heap = pick(rng, ((176, 136, 84), (150, 122, 92)))
     tops = rng.uniform(0.0, 0.06, 3)
     pen.polygon(
-        [(0.06, 0.14), (0.18, 0.06 + tops[0]), (0.34, 0.0 + tops[1]), (0.5, 0.05 + tops[2]), (0.62, 0.14)],
-        heap,
+        [(0.06, 0.14), (0.18, 0.06 + tops[0]), (0.34, 0.0 + tops[1]), (0.5, 0.05 + tops[2]), (0.62, 0.14)], heap
     )
     pen.rectangle(0.04, 0.4, 0.97, 0.46, FRAME)
     pen.polygon([(0.0, 0.12), (0.67, 0.12), (0.65, 0.4), (0.06, 0.4)], blue)

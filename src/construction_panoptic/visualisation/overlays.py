@@ -12,13 +12,7 @@ from scipy.ndimage import find_objects
 
 from construction_panoptic.errors import InputDataError
 from construction_panoptic.visualisation.classes import Classes, Color, display_name
-from construction_panoptic.visualisation.labels import (
-    LabelPlacer,
-    draw_text,
-    label_size,
-    load_font,
-    text_size,
-)
+from construction_panoptic.visualisation.labels import LabelPlacer, draw_text, label_size, load_font, text_size
 
 Picture = NDArray[np.uint8]
 

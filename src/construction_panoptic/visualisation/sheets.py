@@ -102,13 +102,7 @@ def example_sheet(examples: Sequence[Example], *, width: int = 2400) -> Image.Im
     return sheet
 
 
-def mosaic(
-    pictures: Sequence[Picture],
-    titles: Sequence[str],
-    *,
-    columns: int = 3,
-    width: int = 2400,
-) -> Image.Image:
+def mosaic(pictures: Sequence[Picture], titles: Sequence[str], *, columns: int = 3, width: int = 2400) -> Image.Image:
     """Set pictures in a grid, each under its title.
 
     Args:
