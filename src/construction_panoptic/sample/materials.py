@@ -114,9 +114,9 @@ def vitrified_tiles(pen: Pen, rng: np.random.Generator) -> None:
         for column in range(columns):
             u0, u1 = column / columns + gap_u, (column + 1) / columns - gap_u
             v0, v1 = row / rows + gap_v, (row + 1) / rows - gap_v
-            tone = shade(rose, float(rng.uniform(0.9, 1.06)))
+            tone = shade(rose, rng.uniform(0.9, 1.06))
             pen.polygon([at(u0, v0), at(u1, v0), at(u1, v1), at(u0, v1)], tone)
-            middle = u0 + (u1 - u0) * float(rng.uniform(0.35, 0.5))
+            middle = u0 + (u1 - u0) * rng.uniform(0.35, 0.5)
             gloss = shade(tone, 1.22)
             pen.polygon([at(u0, v0), at(middle, v0), at(u0, v0 + (v1 - v0) * 0.7)], gloss)
 
