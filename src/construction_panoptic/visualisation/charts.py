@@ -175,7 +175,7 @@ def _columns(rows: Sequence[_Row]) -> list[tuple[str, Sequence[_Row]]]:
     limit = ROWS_PER_COLUMN
     while sum(-(-len(group) // limit) for _, group in kinds) > MOST_COLUMNS:
         limit += 1
-    columns = []
+    columns: list[tuple[str, Sequence[_Row]]] = []
     for title, group in kinds:
         length = -(-len(group) // max(1, -(-len(group) // limit)))
         columns += [

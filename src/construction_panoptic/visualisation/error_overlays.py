@@ -9,7 +9,7 @@ from construction_panoptic.visualisation.classes import Classes, ClassTable, Col
 from construction_panoptic.visualisation.error_charts import LOSS_COLORS
 from construction_panoptic.visualisation.overlays import Picture, panoptic_overlay
 
-ERROR_COLORS: dict[str, Color] = {outcome: ImageColor.getrgb(color)[:3] for outcome, color in LOSS_COLORS.items()}
+ERROR_COLORS: dict[str, Color] = {name: ImageColor.getrgb(color)[:3] for name, color in LOSS_COLORS.items()}
 
 # (outcome, the side whose outline is drawn), the later over the earlier.
 _DRAWN = (("missed", "true"), ("badly_outlined", "predicted"), ("mislabelled", "predicted"), ("spurious", "predicted"))
@@ -38,7 +38,8 @@ def errors_overlay(
         uint8 [h, w, 3].
     """
     id_map = np.zeros(true_ids.shape, np.int32)
-    names, colors = {}, {}
+    names: dict[int, str] = {}
+    colors: dict[int, Color] = {}
     for outcome, side in _DRAWN:
         rows = matches[(matches["outcome"] == outcome) & (matches["side"] == side)]
         for row in rows.to_dict("records"):

@@ -101,12 +101,12 @@ def _facts(quality: Mapping[str, Any], precision: Mapping[str, Any], threshold: 
     return {**values, "score threshold": f"{threshold:g}"}
 
 
-def _budget_row(row: Mapping[str, Any]) -> dict[str, Any]:
+def _budget_row(row: Mapping[Any, Any]) -> dict[str, Any]:
     points = {"PQ": row["pq"], **{display_name(name): row[name] for name in LOSSES}}
     return {"name": row["name"], "points": points, "counts": [int(row[name]) for name in ("tp", "fp", "fn")]}
 
 
-def _size_row(row: Mapping[str, Any]) -> list[str]:
+def _size_row(row: Mapping[Any, Any]) -> list[str]:
     scores = (row[name] for name in ("pq", "sq", "rq", "pq_things", "pq_stuff", "ap", "ar"))
     return [row["size"], f"{row['true_segments']:,}", *map(percent_text, scores)]
 

@@ -1,6 +1,7 @@
 """Charts as still pictures (matplotlib): figures to be saved as PNG, and SVG to stand in a page."""
 
 import io
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -23,7 +24,9 @@ def draw(chart: BarChart | CurveChart) -> Figure:
 
 def svg(chart: CurveChart) -> str:
     """Draw a chart for a page: an ``<svg>`` element without title, in the page's text colour and font."""
-    ink = dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), _INK)
+    ink: dict[Any, Any] = dict.fromkeys(
+        ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), _INK
+    )
     ink |= {
         "svg.fonttype": "none",
         "svg.hashsalt": "chart",
@@ -92,7 +95,7 @@ def _draw_panel(ax: Axes, panel: Panel, chart: CurveChart) -> None:
     for curve in panel.curves:
         marker = {"star": "*", "dashed": ""}.get(curve.style, "o" if len(curve.x) <= 30 else "")
         size, line = (10, "") if curve.style == "star" else (3, "--" if curve.style == "dashed" else "-")
-        style = {"color": curve.color, "marker": marker, "markersize": size, "linestyle": line}
+        style: dict[str, Any] = {"color": curve.color, "marker": marker, "markersize": size, "linestyle": line}
         ax.plot(curve.x, curve.y, label=curve.name, **style)
     if panel.log:
         ax.set_yscale("log")
