@@ -42,20 +42,9 @@ def create_pipeline(**_: Any) -> Pipeline:
                 name="draw_errors",
             ),
             Node(
-                nodes.draw_worst_images,
-                inputs=[
-                    "segment_matches",
-                    "panoptic_val",
-                    "converted_images",
-                    "panoptic_predictions",
-                    "params:panoptic_evaluation",
-                ],
-                outputs="worst_images",
-                name="draw_worst_images",
-            ),
-            Node(
                 nodes.report_evaluation,
                 inputs=[
+                    "best_model",
                     "panoptic_quality",
                     "average_precision",
                     "pq_loss_budget",
@@ -70,7 +59,7 @@ def create_pipeline(**_: Any) -> Pipeline:
                     "panoptic_predictions",
                     "params:panoptic_evaluation",
                 ],
-                outputs="evaluation_report",
+                outputs=["evaluation_report", "worst_images"],
                 name="report_evaluation",
             ),
         ],

@@ -30,8 +30,8 @@ from construction_panoptic.training.samples import PanopticSamples
 from construction_panoptic.training.state import own_randomness
 from construction_panoptic.training.tasks.feature_cache import open_cache
 from construction_panoptic.training.tasks.stages import MaskHeadStage
-from construction_panoptic.visualisation.charts import training_curves
-from construction_panoptic.visualisation.figures import training_figure
+from construction_panoptic.visualisation import interactive, still
+from construction_panoptic.visualisation.charts import training_chart
 from construction_panoptic.visualisation.progress import ProgressSheet
 
 
@@ -121,4 +121,5 @@ def build_panoptic(
 
 def draw_curves(history: pd.DataFrame) -> tuple[go.Figure, Figure]:
     """Draw focal and Dice loss, validation PQ and the learning rate against the epoch."""
-    return training_curves(history, "mask_head"), training_figure(history, "mask_head")
+    chart = training_chart(history, "Training of the mask head")
+    return interactive.draw(chart), still.draw(chart)

@@ -20,10 +20,10 @@ from construction_panoptic.evaluation.quality import panoptic_quality
 from construction_panoptic.evaluation.segments import match_segments
 from construction_panoptic.evaluation.tables import precision_table, quality_table, summary_table
 from construction_panoptic.models.files import model_of
+from construction_panoptic.visualisation import interactive, still
 from construction_panoptic.visualisation.charts import pq_chart
 from construction_panoptic.visualisation.classes import ClassTable
 from construction_panoptic.visualisation.examples import examples_of
-from construction_panoptic.visualisation.figures import pq_figure
 from construction_panoptic.visualisation.sheets import example_sheet
 
 
@@ -75,9 +75,9 @@ def measure_precision(
 
 
 def draw_quality(quality: dict[str, Any], panoptic_val: dict[str, Any]) -> tuple[go.Figure, Figure]:
-    """Draw the PQ of each class; a class that is absent from the validation set stays blank."""
-    classes = ClassTable.from_categories(panoptic_val["categories"])
-    return pq_chart(quality, classes), pq_figure(quality, classes)
+    """Draw the PQ of each class; a class that is absent from the validation set is left out."""
+    chart = pq_chart(quality, ClassTable.from_categories(panoptic_val["categories"]))
+    return interactive.draw(chart), still.draw(chart)
 
 
 def draw_examples(
