@@ -98,9 +98,9 @@ def _label_here(
 
 def image_digests(images: pd.DataFrame, annotations: Table, common: str) -> Iterator[str]:
     """Give for each row of ``images`` the digest of what its labels depend on."""
-    things = RowsOfKeys(annotations, ["order", "segmentation"])
+    things = RowsOfKeys(annotations, ["is_thing", "rle"])
     for key, *facts in images[["key", "sha256", "width", "height"]].itertuples(index=False, name=None):
-        outlines = [[row["order"], row["segmentation"]] for row in things.of(key)]
+        outlines = [row["rle"] for row in things.of(key) if row["is_thing"]]
         yield digest_of(common, key, *facts, outlines)
 
 
