@@ -19,7 +19,7 @@ from construction_panoptic.annotations.coco_files import (
     panoptic_problems,
     panoptic_stream,
 )
-from construction_panoptic.annotations.formats.cvat import read_exports
+from construction_panoptic.annotations.formats.reading import read_exports
 from construction_panoptic.annotations.json_stream import json_parts
 from construction_panoptic.annotations.merging.converting import merge_images
 from construction_panoptic.annotations.panoptic_png import encode_id_map

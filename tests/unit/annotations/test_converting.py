@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from construction_panoptic.annotations.formats.cvat import read_exports
+from construction_panoptic.annotations.formats.reading import read_exports
 from construction_panoptic.annotations.merging.converting import merge_images
 from construction_panoptic.annotations.taxonomy import Taxonomy
 from construction_panoptic.errors import ParameterError

@@ -12,8 +12,8 @@ from pycocotools import mask
 from scipy import ndimage
 
 from construction_panoptic.annotations.coco_files import panoptic_json
-from construction_panoptic.annotations.formats.cvat import read_exports
 from construction_panoptic.annotations.formats.cvat_export import ANNOTATIONS_FILE, cvat_files, pixel_outlines
+from construction_panoptic.annotations.formats.reading import read_exports
 from construction_panoptic.annotations.merging.converting import merge_images
 from construction_panoptic.annotations.merging.masks import run_lengths, segmentation_mask
 from construction_panoptic.annotations.panoptic_png import decode_id_map

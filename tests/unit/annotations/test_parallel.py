@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 from construction_panoptic.annotations.formats.coco_entries import EntryError
-from construction_panoptic.annotations.formats.cvat import read_exports
+from construction_panoptic.annotations.formats.reading import read_exports
 from construction_panoptic.annotations.images import ImageError
 from construction_panoptic.annotations.merging.converting import merge_images
 from construction_panoptic.annotations.merging.masks import MaskError

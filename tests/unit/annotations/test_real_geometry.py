@@ -17,7 +17,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from construction_panoptic.annotations.coco_files import check_panoptic, detection_json, panoptic_json
-from construction_panoptic.annotations.formats.cvat import Exports, read_exports
+from construction_panoptic.annotations.formats.reading import Exports, read_exports
 from construction_panoptic.annotations.merging.converting import merge_images
 from construction_panoptic.annotations.records import ConvertedRecord
 from construction_panoptic.annotations.rejected import all_rejected, check_conservation

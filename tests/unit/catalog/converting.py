@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from construction_panoptic.annotations.formats.cvat import read_exports
+from construction_panoptic.annotations.formats.reading import read_exports
 from construction_panoptic.annotations.merging.converting import merge_unfinished
 from construction_panoptic.annotations.records import ConvertedImage, ConvertedRecord
 from construction_panoptic.annotations.stuff.ready import encode_labels

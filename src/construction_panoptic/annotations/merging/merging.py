@@ -57,7 +57,7 @@ def merge_image(
 
     Args:
         image: a row of the table of images.
-        annotations: its rows of the table of annotations, in their order in the export.
+        annotations: its rows of the table of annotations.
         stuff_labels: uint8 [H, W] of the project's stuff ids, 0 = none; None for an image without labelled stuff.
         taxonomy: the project's classes.
         stem: file name stem of the converted image.
@@ -77,7 +77,8 @@ def merge_image(
     """
     key, source = str(image["key"]), str(image["source"])
     height, width = int(image["height"]), int(image["width"])
-    regions = [_region(row, key, (height, width), taxonomy) for row in annotations]
+    rows = sorted(annotations, key=lambda row: row["order"])
+    regions = [_region(row, key, (height, width), taxonomy) for row in rows]
     stuff, things = ([region for region in regions if region.is_thing == kind] for kind in (False, True))
     if overlap == "smallest_on_top":
         things.sort(key=lambda thing: -thing.area)
