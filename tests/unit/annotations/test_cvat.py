@@ -163,7 +163,7 @@ def test_order_is_that_of_names_not_of_the_file_system(make_export: Make, make_d
 def test_no_data_says_how_to_get_some(read: Make, tmp_path: Path, there: bool) -> None:
     if there:
         (tmp_path / "raw").mkdir()
-    with pytest.raises(InputDataError, match=r"raw.*(?s:.)*coco\.json.*make demo.*kedro run --env sample"):
+    with pytest.raises(InputDataError, match=r"raw.*(?s:.)*coco\.json.*make demo"):
         read()
 
 

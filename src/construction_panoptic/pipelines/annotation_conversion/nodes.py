@@ -13,6 +13,7 @@ from plotly import graph_objects as go
 from construction_panoptic.annotations.coco_files import CocoFiles
 from construction_panoptic.annotations.digests import digest_of
 from construction_panoptic.annotations.formats.reading import read_exports
+from construction_panoptic.annotations.formats.sources import NoExportError
 from construction_panoptic.annotations.merging.converting import merge_images
 from construction_panoptic.annotations.records import ConvertedImage, ConvertedRecord
 from construction_panoptic.annotations.rejected import all_rejected, check_conservation, repaired_and_kept
@@ -52,14 +53,17 @@ def read_annotations(
     Returns:
         Accepted images, accepted annotations, rejected records, repaired records; see `reading.Exports`.
     """
-    exports = read_exports(
-        raw_data,
-        Taxonomy.from_dict(taxonomy),
-        on_error=parameters.on_error,
-        boxes_without_polygon=parameters.boxes_without_polygon,
-        crowds=parameters.crowds,
-        **parameters.execution.model_dump(),
-    )
+    try:
+        exports = read_exports(
+            raw_data,
+            Taxonomy.from_dict(taxonomy),
+            on_error=parameters.on_error,
+            boxes_without_polygon=parameters.boxes_without_polygon,
+            crowds=parameters.crowds,
+            **parameters.execution.model_dump(),
+        )
+    except NoExportError as error:
+        raise NoExportError(f"{error} That is `kedro run --env sample --pipelines sample_data` and a run on it.") from None
     logger.info(
         "%d images and %d annotations accepted, %d records rejected, %d repaired",
         len(exports.images),
