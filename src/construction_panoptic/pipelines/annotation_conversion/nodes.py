@@ -63,7 +63,7 @@ def read_annotations(
             **parameters.execution.model_dump(),
         )
     except NoExportError as error:
-        raise NoExportError(f"{error} That is `kedro run --env sample --pipelines sample_data` and a run on it.") from None
+        raise NoExportError(f"{error} Or run `kedro run --env sample --pipelines sample_data`.") from None
     logger.info(
         "%d images and %d annotations accepted, %d records rejected, %d repaired",
         len(exports.images),
