@@ -10,8 +10,8 @@ class AnnotatedThings:
     """Where the annotated things of each image are.
 
     Args:
-        images: the table of accepted images, see `cvat.Exports`.
-        annotations: the table of accepted annotations, see `cvat.Exports`.
+        images: the table of accepted images, see `reading.Exports`.
+        annotations: the table of accepted annotations, see `reading.Exports`.
     """
 
     def __init__(self, images: pd.DataFrame, annotations: Table) -> None:

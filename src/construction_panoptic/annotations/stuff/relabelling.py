@@ -39,8 +39,8 @@ def label_unfinished(
     a whole or not at all, and the outcome is that of a run without interruption.
 
     Args:
-        images: the table of accepted images, see `cvat.Exports`.
-        annotations: the table of accepted annotations, see `cvat.Exports`.
+        images: the table of accepted images, see `reading.Exports`.
+        annotations: the table of accepted annotations, see `reading.Exports`.
         finished: gives what an earlier run made of the same input.
         labeller: makes the labeller; not called if all is finished. Pickled, where there are more processes than one.
         batch_size: images of a batch of the labeller.
