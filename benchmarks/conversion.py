@@ -1,7 +1,8 @@
 """From a CVAT export and ready stuff predictions to the image and the panoptic PNG of the converted data.
 
-The peer is a literal conversion: the photograph decoded and written again, and each annotation's mask drawn
-on the whole image, painted, and measured with whole-image operations.
+All that a run does is timed, from the checks of the exports to the COCO files. The peer is a literal conversion of
+what is known to be right: the photograph decoded and written again, and each annotation's mask drawn on the whole
+image, painted, and measured with whole-image operations.
 """
 
 import json
@@ -16,12 +17,13 @@ from pycocotools import mask as coco_mask
 
 from benchmarks.inputs import write_exports
 from benchmarks.measuring import Benchmark, Options, Outputs, Step, main
-from construction_panoptic.annotations.coco_files import panoptic_json
-from construction_panoptic.annotations.formats.cvat import Exports, read_exports
-from construction_panoptic.annotations.images import check_image
+from construction_panoptic.annotations.coco_files import CocoFiles
+from construction_panoptic.annotations.formats.reading import read_exports
+from construction_panoptic.annotations.json_stream import json_parts
 from construction_panoptic.annotations.merging.converting import merge_images
-from construction_panoptic.annotations.merging.merging import merge_image
-from construction_panoptic.annotations.records import ConvertedImage
+from construction_panoptic.annotations.records import ConvertedImage, ConvertedRecord
+from construction_panoptic.annotations.rejected import check_conservation
+from construction_panoptic.annotations.stuff.annotated_things import AnnotatedThings
 from construction_panoptic.annotations.stuff.ready import ReadyStuff
 from construction_panoptic.annotations.taxonomy import Taxonomy
 
@@ -32,35 +34,37 @@ def _taxonomy() -> Taxonomy:
     return Taxonomy.from_dict(json.loads(TAXONOMY.read_text(encoding="utf-8")))
 
 
-def _read(options: Options) -> tuple[Exports, ReadyStuff, Taxonomy]:
-    raw, taxonomy = Path(options.folder) / "raw", _taxonomy()
-    return read_exports(raw / "construction", taxonomy), ReadyStuff(raw / "stuff_predictions", taxonomy), taxonomy
-
-
-def convert_all(options: Options) -> None:
-    """Convert the exports in the folder to ``panoptic.json``, ``images`` and ``panoptic``."""
-    exports, stuff, taxonomy = _read(options)
-    sizes = {image["key"]: (int(image["height"]), int(image["width"])) for image in _rows(exports.images)}
-
-    def labels(key: str) -> Any:
-        return stuff.labels(key, sizes[key])
-
-    folder = Path(options.folder)
+def convert_all(options: Options, target: str = "") -> list[ConvertedRecord]:
+    """Convert the exports in the folder as a run does: read and check, label, merge, account and write COCO files."""
+    raw, folder, taxonomy = Path(options.folder) / "raw", Path(options.folder) / target, _taxonomy()
+    for name in ("images", "panoptic", "stuff"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    exports = read_exports(raw / "construction", taxonomy)
+    things = AnnotatedThings(exports.images, exports.annotations)
+    ready = ReadyStuff(raw / "stuff_predictions", taxonomy)
+    for stuff in ready.label_around(exports.images["key"], things.of):
+        if isinstance(stuff.labels, bytes):
+            _stuff_file(folder, stuff.key).write_bytes(stuff.labels)
     records = []
+    labels = lambda key: _stuff_file(folder, key).read_bytes()  # noqa: E731
     for converted in merge_images(exports.images, exports.annotations, labels, taxonomy):
-        _write(converted, folder)
+        assert isinstance(converted, ConvertedImage)
+        content = converted.image if isinstance(converted.image, bytes) else converted.image.read_bytes()
+        (folder / "images" / converted.record.image_file).write_bytes(content)
+        (folder / "panoptic" / converted.record.png_file).write_bytes(converted.png)
         records.append(converted.record)
-    split = pd.DataFrame({"key": [record.key for record in records], "split": "train"})
-    content = json.dumps(panoptic_json(records, split, "train", taxonomy))
-    (folder / "panoptic.json").write_text(content, encoding="utf-8")
+    check_conservation(exports.annotations, exports.images, records)
+    files = CocoFiles(records, pd.DataFrame({"key": exports.images["key"], "split": "train"}), taxonomy)
+    for name, document in (
+        ("detection", files.detection("train", folder / "panoptic")),
+        ("panoptic", files.panoptic("train")),
+    ):
+        (folder / f"{name}.json").write_text("".join(json_parts(document)), encoding="utf-8")
+    return records
 
 
-def _write(converted: ConvertedImage, folder: Path) -> None:
-    for name in ("images", "panoptic"):
-        (folder / name).mkdir(exist_ok=True)
-    content = converted.image if isinstance(converted.image, bytes) else converted.image.read_bytes()
-    (folder / "images" / converted.image_file).write_bytes(content)
-    (folder / "panoptic" / f"{converted.stem}.png").write_bytes(converted.png)
+def _stuff_file(folder: Path, key: str) -> Path:
+    return folder / "stuff" / f"{key.replace('/', '__')}.png"
 
 
 def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
@@ -68,31 +72,23 @@ def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def ours(options: Options) -> Step:
-    exports, stuff, taxonomy = _read(options)
-    folder = Path(options.folder) / "ours"
-    folder.mkdir()
-    images = _rows(exports.images)
-    annotations = [_rows(exports.annotations[exports.annotations["key"] == image["key"]]) for image in images]
-
     def step() -> Outputs:
-        segments = []
-        for image, rows in zip(images, annotations, strict=True):
-            facts = check_image(image["location"])
-            labels = stuff.labels(image["key"], (facts.height, facts.width))
-            converted = merge_image({**image, "phash": facts.phash}, rows, labels, taxonomy=taxonomy)
-            _write(converted, folder)
-            segments += [(s.category_id, s.area, *s.bbox) for s in converted.segments]
-        return {"segments": np.array(segments)}
+        records = convert_all(options, "ours")
+        return {"segments": np.array([(s.category_id, s.area, *s.bbox) for r in records for s in r.segments])}
 
     return step
 
 
 def peer(options: Options) -> Step:
-    exports, _, taxonomy = _read(options)
-    raw, folder = Path(options.folder) / "raw", Path(options.folder) / "peer"
+    raw, folder, taxonomy = Path(options.folder) / "raw", Path(options.folder) / "peer", _taxonomy()
     folder.mkdir()
-    images = _rows(exports.images)
-    annotations = [_rows(exports.annotations[exports.annotations["key"] == image["key"]]) for image in images]
+    exports = read_exports(raw / "construction", taxonomy)
+    images, table = _rows(exports.images), exports.annotations.frame()
+    outlines = _outlines(raw / "construction")
+    annotations = [
+        [row | {"segmentation": outlines[row["source"], row["annotation_id"]]} for row in _rows(table[of_image])]
+        for of_image in (table["key"] == image["key"] for image in images)
+    ]
     stuff = _stuff_predictions(raw / "stuff_predictions", taxonomy)
 
     def step() -> Outputs:
@@ -102,6 +98,16 @@ def peer(options: Options) -> Step:
         return {"segments": np.array(segments)}
 
     return step
+
+
+def _outlines(folder: Path) -> dict[tuple[str, int], Any]:
+    """By export and annotation the segmentation as it is in the export."""
+    found = {}
+    for path in [*folder.glob("*/coco.json"), *folder.glob("*/annotations/*.json")]:
+        source = path.relative_to(folder).parts[0]
+        for entry in json.loads(path.read_text(encoding="utf-8"))["annotations"]:
+            found[source, entry["id"]] = entry["segmentation"]
+    return found
 
 
 def _stuff_predictions(folder: Path, taxonomy: Taxonomy) -> dict[str, tuple[Path, dict[int, int]]]:
@@ -138,7 +144,7 @@ def convert_literally(
         classes[len(classes) + 1] = class_id
         painted[np.isin(stuff_ids, members)] = len(classes)
     for row in sorted(rows, key=lambda row: row["order"]):
-        polygons = coco_mask.frPyObjects(json.loads(row["segmentation"]), height, width)
+        polygons = coco_mask.frPyObjects(row["segmentation"], height, width)
         classes[len(classes) + 1] = int(row["category_id"])
         painted[coco_mask.decode(coco_mask.merge(polygons)).astype(bool)] = len(classes)
     segments = []

@@ -24,13 +24,13 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.memory import peak_memory
-from construction_panoptic.annotations.coco_files import detection_stream, panoptic_stream
-from construction_panoptic.annotations.formats.cvat import read_exports
+from construction_panoptic.annotations.coco_files import CocoFiles
+from construction_panoptic.annotations.formats.reading import read_exports
 from construction_panoptic.annotations.json_stream import json_parts
 from construction_panoptic.annotations.merging.converting import merge_images
 from construction_panoptic.annotations.panoptic_png import encode_id_map
-from construction_panoptic.annotations.records import ConvertedRecord
-from construction_panoptic.annotations.rejected import all_rejected, check_conservation
+from construction_panoptic.annotations.records import ConvertedImage, ConvertedRecord
+from construction_panoptic.annotations.rejected import check_conservation
 from construction_panoptic.annotations.split.grouping import near_duplicate_groups
 from construction_panoptic.annotations.split.splitting import split_records
 from construction_panoptic.annotations.stuff.annotated_things import AnnotatedThings
@@ -152,7 +152,7 @@ def convert(folder: Path, images: int, workers: int = 1) -> Size:
         (out / name).mkdir(parents=True)
     with size.stage("read"):
         exports = read_exports(folder / "raw", taxonomy, workers=workers)
-        exports.accepted.copy_to(out / "annotations.parquet")
+        exports.annotations.copy_to(out / "annotations.parquet")
         annotations = StoredTable(out / "annotations.parquet")
     size.annotations = len(annotations)
     with size.stage("stuff"):
@@ -170,24 +170,26 @@ def convert(folder: Path, images: int, workers: int = 1) -> Size:
         last = time.perf_counter()
         merged = merge_images(exports.images, annotations, labels, taxonomy, workers=workers)
         for number, image in enumerate(merged, start=1):
+            assert isinstance(image, ConvertedImage)
+            record = image.record
             content = image.image if isinstance(image.image, bytes) else image.image.read_bytes()
-            (out / "images" / image.image_file).write_bytes(content)
-            (out / "panoptic" / f"{image.stem}.png").write_bytes(image.png)
-            index.write(json.dumps(image.record.to_dict()) + "\n")
+            (out / "images" / record.image_file).write_bytes(content)
+            (out / "panoptic" / record.png_file).write_bytes(image.png)
+            index.write(json.dumps(record.to_dict()) + "\n")
             if number % max(1, images // 10) == 0:
                 now = time.perf_counter()
                 size.curve.append(1000 * (now - last) / max(1, images // 10))
                 last = now
     with size.stage("account and split"):
         records = Records(out / "converted.jsonl")
-        check_conservation(exports.listed, records, all_rejected(exports.rejected, records), exports.images)
+        check_conservation(annotations, exports.images, records)
         hashes, keys = [record.phash for record in records], [record.key for record in records]
         split = split_records(records, near_duplicate_groups(hashes, keys, 24))
     with size.stage("write"):
+        files = CocoFiles(records, split, taxonomy)
         for side in ("train", "val"):
-            detection = detection_stream(records, split, side, taxonomy, out / "panoptic", workers=workers)
-            _write_json(out / f"detection_{side}.json", detection)
-            _write_json(out / f"panoptic_{side}.json", panoptic_stream(records, split, side, taxonomy))
+            _write_json(out / f"detection_{side}.json", files.detection(side, out / "panoptic", workers=workers))
+            _write_json(out / f"panoptic_{side}.json", files.panoptic(side))
     size.peak_mb = peak_memory()
     size.processor = 1000 * (time.process_time() - start) / images
     return size

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.memory import peak_memory
-from construction_panoptic.annotations.coco_files import panoptic_stream
+from construction_panoptic.annotations.coco_files import CocoFiles
 from construction_panoptic.annotations.json_stream import json_parts
 from construction_panoptic.annotations.records import ConvertedRecord, Segment
 from construction_panoptic.annotations.split.grouping import near_duplicate_groups
@@ -115,8 +115,9 @@ def split_images(folder: Path, images: int) -> None:
 def write_coco(folder: Path, images: int) -> None:
     """Write the COCO panoptic files of both sides, item by item; PNGs are not looked at."""
     table, taxonomy = pd.read_parquet(folder / "split.parquet"), Taxonomy.from_dict(json.loads(TAXONOMY.read_text()))
+    files = CocoFiles(Index(folder / "index.jsonl"), table, taxonomy)
     for side in ("train", "val"):
-        document = panoptic_stream(Index(folder / "index.jsonl"), table, side, taxonomy)
+        document = files.panoptic(side)
         with atomic_path(folder / f"panoptic_{side}.json") as path, path.open("w", encoding="utf-8") as file:
             file.writelines(json_parts(document))
     text = sum((folder / f"panoptic_{side}.json").stat().st_size for side in ("train", "val"))

@@ -13,14 +13,14 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO, Self, cast
+from typing import BinaryIO, cast
 
 import imagehash
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from construction_panoptic.errors import InputDataError
+from construction_panoptic.annotations.records import UnusableError
 
 MAX_PIXELS = 178_956_970
 """Images with more pixels are refused: twice Pillow's warning limit, at which Pillow itself refuses."""
@@ -60,20 +60,12 @@ _MEMBER = re.compile(r"(?<=\.zip)::", re.IGNORECASE)
 _JPEG_MARKER = re.compile(rb"\xff+([^\x00\xd0-\xd7\xff])", re.DOTALL)
 
 
-class ImageError(InputDataError):
+class ImageError(UnusableError):
     """An image file cannot be used.
 
     Attributes:
         reason: ``missing_file``, ``unreadable_image`` or ``too_large``.
     """
-
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message)
-        self.reason = reason
-
-    def __reduce__(self) -> tuple[type[Self], tuple[str, str]]:
-        """Let the error come back from another process with its reason."""
-        return type(self), (self.reason, str(self))
 
 
 @dataclass(frozen=True)

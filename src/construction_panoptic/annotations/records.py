@@ -1,14 +1,31 @@
-"""What the conversion hands on: segments, converted images, their records, and what was rejected."""
+"""What the conversion hands on: segments, records of converted images, and what was rejected."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Self
+
+from construction_panoptic.errors import InputDataError
 
 REJECTED_COLUMNS = ["source", "image", "annotation_id", "reason", "detail"]
 
 
-@dataclass(frozen=True, slots=True)
-class Rejected:
+class UnusableError(InputDataError):
+    """Something in an export cannot be used.
+
+    Attributes:
+        reason: the code for the rejected records, in snake_case.
+    """
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type[Self], tuple[str, str]]:
+        """Let the error come back from another process with its reason."""
+        return type(self), (self.reason, str(self))
+
+
+class Rejected(NamedTuple):
     """Something that the conversion did not use, and why.
 
     Attributes:
@@ -26,18 +43,8 @@ class Rejected:
     reason: str
     detail: str
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON types."""
-        return asdict(self)
 
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> "Rejected":
-        """Build from what `to_dict` gave."""
-        return cls(**data)
-
-
-@dataclass(frozen=True, slots=True)
-class Segment:
+class Segment(NamedTuple):
     """One segment of a panoptic PNG.
 
     Attributes:
@@ -46,7 +53,8 @@ class Segment:
         area: its pixels in the PNG.
         bbox: x, y, width, height of its pixels, in pixels.
         iscrowd: 1 for a group that was not separated into instances.
-        annotation_id: the CVAT annotation that it came from; None for stuff.
+        annotation_id: the annotation that a thing came from; None for stuff.
+        stuff_annotation_ids: the annotations of stuff that have pixels in it; none in what was labelled.
     """
 
     id: int
@@ -55,23 +63,32 @@ class Segment:
     bbox: tuple[int, int, int, int]
     iscrowd: int
     annotation_id: int | None
+    stuff_annotation_ids: tuple[int, ...] = ()
+
+    @property
+    def annotation_ids(self) -> tuple[int, ...]:
+        """All annotations that have pixels in it."""
+        return self.stuff_annotation_ids if self.annotation_id is None else (self.annotation_id,)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON types."""
-        return {
-            "id": self.id,
-            "category_id": self.category_id,
-            "area": self.area,
-            "bbox": list(self.bbox),
-            "iscrowd": self.iscrowd,
-            "annotation_id": self.annotation_id,
-        }
+        fields = self._asdict() | {"bbox": list(self.bbox)}
+        stuff = fields.pop("stuff_annotation_ids")
+        return fields | ({"stuff_annotation_ids": list(stuff)} if stuff else {})
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "Segment":
         """Build from what `to_dict` gave."""
         x, y, width, height = data["bbox"]
-        return cls(**(data | {"bbox": (x, y, width, height)}))
+        return cls(
+            data["id"],
+            data["category_id"],
+            data["area"],
+            (x, y, width, height),
+            data["iscrowd"],
+            data["annotation_id"],
+            tuple(data.get("stuff_annotation_ids", ())),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +137,7 @@ class ConvertedRecord:
             "height": self.height,
             "segments": [segment.to_dict() for segment in self.segments],
             "void_pixels": self.void_pixels,
-            "rejected": [rejected.to_dict() for rejected in self.rejected],
+            "rejected": [rejected._asdict() for rejected in self.rejected],
             "phash": self.phash,
         }
 
@@ -129,45 +146,23 @@ class ConvertedRecord:
         """Build from what `to_dict` gave."""
         lists = {
             "segments": [Segment.from_dict(segment) for segment in data["segments"]],
-            "rejected": [Rejected.from_dict(rejected) for rejected in data["rejected"]],
+            "rejected": [Rejected(**rejected) for rejected in data["rejected"]],
         }
         return cls(**(data | lists))
 
 
 @dataclass(frozen=True)
 class ConvertedImage:
-    """A converted image with the contents of its two files; the other fields are those of `ConvertedRecord`.
+    """A converted image with the contents of its two files.
 
     Attributes:
+        record: all else that is known of it.
         png: the encoded 24-bit panoptic PNG.
         image: a path if the source file can be used unchanged (link or copy it), else the new file's content.
         digest: of all that it was made from; "" where that is not known.
     """
 
-    key: str
-    stem: str
-    image_file: str
-    width: int
-    height: int
-    segments: list[Segment]
-    void_pixels: int
+    record: ConvertedRecord
     png: bytes = field(repr=False)
     image: Path | bytes = field(repr=False)
-    rejected: list[Rejected] = field(default_factory=list)
-    phash: str = ""
     digest: str = ""
-
-    @property
-    def record(self) -> ConvertedRecord:
-        """The same without the contents of the files."""
-        return ConvertedRecord(
-            key=self.key,
-            stem=self.stem,
-            image_file=self.image_file,
-            width=self.width,
-            height=self.height,
-            segments=self.segments,
-            void_pixels=self.void_pixels,
-            rejected=self.rejected,
-            phash=self.phash,
-        )

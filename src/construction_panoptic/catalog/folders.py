@@ -277,10 +277,10 @@ class ConvertedImagesDataset(LocalFileDataset):
                 record = item if isinstance(item, ConvertedRecord) else item.record
                 content = record.to_dict()
                 if isinstance(item, ConvertedImage):
-                    files = [self._image_folder / item.image_file, self._png_folder / record.png_file]
+                    files = [self._image_folder / record.image_file, self._png_folder / record.png_file]
                     _place(item.image, files[0])
                     write_bytes(files[1], item.png)
-                    journal.add(item.key, item.digest, files, content)
+                    journal.add(record.key, item.digest, files, content)
                 index.write(json.dumps(content, ensure_ascii=False) + "\n")
                 keys[record.key] = None
                 images.add(record.image_file)

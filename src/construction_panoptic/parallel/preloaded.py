@@ -11,5 +11,5 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "RAY
 
 keep_freed_memory()
 # None of these needs pandas, which would take longer to load than all of them.
-for _name in ("formats.entry_rows", "merging.merging", "merging.panoptic_check", "stuff.ready"):
+for _name in ("formats.checking", "merging.merging", "merging.panoptic_check", "stuff.ready"):
     import_module(f"construction_panoptic.annotations.{_name}")

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from construction_panoptic.annotations.formats.cvat import Exports, read_exports
+from construction_panoptic.annotations.formats.reading import Exports, read_exports
+from construction_panoptic.annotations.merging.masks import segmentation_rle, union_mask
 from construction_panoptic.annotations.taxonomy import Taxonomy
 
 SIZE = (40, 30)
@@ -97,6 +98,18 @@ def make_export(tmp_path: Path) -> Callable[..., Path]:
         return target
 
     return make
+
+
+@pytest.fixture(scope="session")
+def mask_of() -> Callable[..., np.ndarray]:
+    """Draw a COCO segmentation, or the counts of a code as text, as bool [height, width]."""
+
+    def draw(segmentation: Any, height: int, width: int) -> np.ndarray:
+        if isinstance(segmentation, str):
+            segmentation = {"size": [height, width], "counts": segmentation}
+        return union_mask([segmentation_rle(segmentation, height, width)["counts"]], height, width)
+
+    return draw
 
 
 @pytest.fixture

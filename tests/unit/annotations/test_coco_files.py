@@ -1,7 +1,5 @@
-import copy
 import json
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,25 +9,27 @@ import pytest
 from numpy.typing import NDArray
 from pycocotools.coco import COCO
 
-from construction_panoptic.annotations.coco_files import (
-    check_panoptic,
-    detection_json,
-    detection_stream,
-    panoptic_json,
-    panoptic_problems,
-    panoptic_stream,
-)
-from construction_panoptic.annotations.formats.cvat import read_exports
+from construction_panoptic.annotations.coco_files import CocoFiles
+from construction_panoptic.annotations.formats.reading import read_exports
 from construction_panoptic.annotations.json_stream import json_parts
 from construction_panoptic.annotations.merging.converting import merge_images
+from construction_panoptic.annotations.merging.panoptic_check import detections_of_image
 from construction_panoptic.annotations.panoptic_png import encode_id_map
 from construction_panoptic.annotations.records import ConvertedRecord, Segment
 from construction_panoptic.annotations.split.grouping import near_duplicate_groups
 from construction_panoptic.annotations.split.splitting import audit_split, split_records
-from construction_panoptic.annotations.stuff.ready import ReadyStuff
-from construction_panoptic.annotations.summary import dataset_summary
+from construction_panoptic.annotations.stuff.ready import ReadyStuff, encode_labels
+from construction_panoptic.annotations.summary import class_counts_and_summary
 from construction_panoptic.annotations.taxonomy import Taxonomy
-from construction_panoptic.errors import InputDataError, ParameterError
+from construction_panoptic.errors import InputDataError
+
+Lists = dict[str, Any]
+
+
+def whole(document: Lists) -> Lists:
+    """A document whose iterators are lists."""
+    return document | {name: list(document[name]) for name in ("images", "annotations")}
+
 
 CRANE, WALL, SKY = 21, 3, 5
 CLASS_OF = {1: CRANE, 300: CRANE, 70000: SKY, 16777215: WALL}
@@ -67,7 +67,7 @@ def id_map_of(seed: int, height: int, width: int) -> NDArray[np.uint32]:
 
 @pytest.fixture
 def records() -> list[ConvertedRecord]:
-    sizes = {"b/2.png": (17, 23), "a/1.jpg": (20, 11), "c/3.jpg": (9, 40)}
+    sizes = {"a/1.jpg": (20, 11), "b/2.png": (17, 23), "c/3.jpg": (9, 40)}
     return [
         ConvertedRecord(key, key.replace("/", "__")[:-4], key.replace("/", "__"), width, height, segments_of(id_map), 0)
         for seed, (key, (height, width)) in enumerate(sizes.items())
@@ -87,20 +87,18 @@ def split_table() -> pd.DataFrame:
     return pd.DataFrame({"key": ["a/1.jpg", "b/2.png", "c/3.jpg"], "split": ["val", "train", "val"]})
 
 
-def test_panoptic_files_share_image_ids(
-    records: list[ConvertedRecord], split_table: pd.DataFrame, taxonomy: Taxonomy
-) -> None:
-    val = panoptic_json(records, split_table, "val", taxonomy)
-    train = panoptic_json(iter(records), split_table, "train", taxonomy)
+@pytest.fixture
+def files(records: list[ConvertedRecord], split_table: pd.DataFrame, taxonomy: Taxonomy) -> CocoFiles:
+    return CocoFiles(records, split_table[::-1], taxonomy)
+
+
+def test_panoptic_files_share_image_ids(files: CocoFiles, records: list[ConvertedRecord], taxonomy: Taxonomy) -> None:
+    val, train = whole(files.panoptic("val")), whole(files.panoptic("train"))
+    assert [image["id"] for image in val["images"]] == [annotation["image_id"] for annotation in val["annotations"]]
     assert [image["id"] for image in val["images"]] == [1, 3]
     assert train["images"] == [{"id": 2, "file_name": "b__2.png", "width": 23, "height": 17}]
-    assert panoptic_json(records, split_table, "all", taxonomy)["images"] == [
-        val["images"][0],
-        train["images"][0],
-        val["images"][1],
-    ]
     assert train["annotations"][0]["file_name"] == "b__2.png"
-    first, segment = train["annotations"][0]["segments_info"][0], records[0].segments[0]
+    first, segment = train["annotations"][0]["segments_info"][0], records[1].segments[0]
     assert first == {
         "id": segment.id,
         "category_id": segment.category_id,
@@ -109,42 +107,35 @@ def test_panoptic_files_share_image_ids(
         "iscrowd": 0,
     }
     assert val["categories"] == taxonomy.coco_categories()
-    assert json.loads(json.dumps(val)) == val
+    assert "".join(json_parts(files.panoptic("val"))) == json.dumps(val)
 
 
-def test_panoptic_files_refuse_what_does_not_fit(
+def test_what_does_not_fit_is_refused(
     records: list[ConvertedRecord], split_table: pd.DataFrame, taxonomy: Taxonomy
 ) -> None:
-    with pytest.raises(ParameterError, match="'test'"):
-        panoptic_json(records, split_table, "test", taxonomy)
-    with pytest.raises(InputDataError, match=r"'c/3\.jpg' is not in the split"):
-        panoptic_json(records, split_table.iloc[:2], "val", taxonomy)
-    smaller = Taxonomy(stuff=taxonomy.stuff[:1], things=taxonomy.things)
-    with pytest.raises(InputDataError, match=r"'a/1\.jpg', segment 70000: class 5"):
-        panoptic_json(records, split_table, "val", smaller)
+    with pytest.raises(InputDataError, match=r"'b/2\.png' is not in the split"):
+        CocoFiles(records, split_table.drop(index=1), taxonomy)
+    with pytest.raises(InputDataError, match="out of order"):
+        CocoFiles([*records, records[0]], split_table, taxonomy)
+    records[0].segments[0] = records[0].segments[0]._replace(category_id=77)
+    with pytest.raises(InputDataError, match=r"'a/1\.jpg', segment \d+: class 77 is not in the taxonomy"):
+        list(CocoFiles(records, split_table, taxonomy).panoptic("val")["annotations"])
 
 
-def test_detection_files_hold_every_visible_mask(
-    records: list[ConvertedRecord],
-    split_table: pd.DataFrame,
-    taxonomy: Taxonomy,
-    pngs: Path,
-    tmp_path: Path,
+def test_detection_files_are_read_by_pycocotools(
+    files: CocoFiles, records: list[ConvertedRecord], pngs: Path, tmp_path: Path
 ) -> None:
-    panoptic = panoptic_json(records, split_table, "val", taxonomy)
-    detection = detection_json(panoptic, pngs)
-    assert detection == detection_json(panoptic, pngs, workers=2)
+    detection = whole(files.detection("val", pngs))
+    assert detection == whole(files.detection("val", pngs, workers=2))
     assert [a["id"] for a in detection["annotations"]] == list(range(1, len(detection["annotations"]) + 1))
     (tmp_path / "detection.json").write_text(json.dumps(detection))
     coco = COCO(tmp_path / "detection.json")
     assert coco.getImgIds() == [1, 3]
     assert coco.getCatIds() == [WALL, SKY, CRANE]
-    for seed, record in enumerate(records):
-        if record.key == "b/2.png":
-            continue
+    for seed in (0, 2):
+        record = records[seed]
         id_map = id_map_of(seed, record.height, record.width)
-        image_id = 1 if record.key == "a/1.jpg" else 3
-        annotations = coco.loadAnns(coco.getAnnIds(image_id))
+        annotations = coco.loadAnns(coco.getAnnIds(seed + 1))
         assert len(annotations) == len(record.segments)
         for annotation, segment in zip(annotations, record.segments, strict=True):
             assert np.array_equal(coco.annToMask(annotation), id_map == segment.id)
@@ -153,86 +144,48 @@ def test_detection_files_hold_every_visible_mask(
             assert (annotation["category_id"], annotation["iscrowd"]) == (segment.category_id, 0)
 
 
-def test_detection_files_refuse_pngs_that_do_not_fit(
-    records: list[ConvertedRecord], split_table: pd.DataFrame, taxonomy: Taxonomy, pngs: Path
-) -> None:
-    panoptic = panoptic_json(records, split_table, "train", taxonomy)
-    wrong = copy.deepcopy(panoptic)
-    wrong["annotations"][0]["segments_info"][0]["id"] = 5
-    with pytest.raises(InputDataError, match=r"b__2\.png: segment 5 has no pixels"):
-        detection_json(wrong, pngs)
-    wrong = copy.deepcopy(panoptic)
-    wrong["images"][0]["width"] = 24
-    with pytest.raises(InputDataError, match=r"b__2\.png: 23 x 17 pixels, its image 24 x 17"):
-        detection_json(wrong, pngs)
-    (pngs / "b__2.png").unlink()
+def test_each_png_is_checked(files: CocoFiles, records: list[ConvertedRecord], pngs: Path) -> None:
+    (pngs / records[2].png_file).write_bytes(encode_id_map(np.ones((9, 40), np.uint32)))
+    drawn = files.detection("val", pngs)["annotations"]
+    assert [next(drawn)["image_id"] for _ in records[0].segments][-1] == 1
+    with pytest.raises(InputDataError, match=records[2].png_file):
+        next(drawn)
+    (pngs / records[1].png_file).unlink()
     with pytest.raises(InputDataError, match=r"b__2\.png: there is no such file"):
-        detection_json(panoptic, pngs)
+        next(files.detection("train", pngs)["annotations"])
 
 
-Breaker = Callable[[dict[str, Any], dict[str, Any]], None]
+Breaker = Callable[[Lists, Lists, Lists], object]
 BREAKERS: dict[str, Breaker] = {
-    r"segment \d+ has area 1000": lambda panoptic, segment: segment.update(area=1000),
-    r"segment \d+ has area \d+\.0": lambda panoptic, segment: segment.update(area=float(segment["area"])),
-    r"segment \d+ has bbox \[0, 0, 1, 99\]": lambda panoptic, segment: segment.update(bbox=[0, 0, 1, 99]),
-    "segment 0 is not in 1": lambda panoptic, segment: segment.update(id=0),
-    "segment 4 has no pixels": lambda panoptic, segment: segment.update(id=4),
-    "id 16777215 is not in segments_info": lambda panoptic, segment: segment.update(id=4),
-    "unknown category 77": lambda panoptic, segment: segment.update(category_id=77),
-    "has iscrowd 2": lambda panoptic, segment: segment.update(iscrowd=2),
-    "has iscrowd 1": lambda panoptic, segment: segment.update(iscrowd=1, category_id=WALL),
-    "segment id 16777215 comes 2 times": lambda panoptic, segment: panoptic["annotations"][0]["segments_info"].append(
-        segment
-    ),
-    r"a__1\.png: 11 x 20 pixels, its image 12 x 20 pixels": lambda panoptic, segment: panoptic["images"][0].update(
-        width=12
-    ),
-    "image id 1 comes 2 times": lambda panoptic, segment: panoptic["images"].append(panoptic["images"][0]),
-    r"image file a__1\.jpg comes 2 times": lambda panoptic, segment: panoptic["images"].append(
-        panoptic["images"][0] | {"id": 9}
-    ),
-    r"image x\.jpg has no annotation": lambda panoptic, segment: panoptic["images"].append(
-        {"id": 9, "file_name": "x.jpg", "width": 1, "height": 1}
-    ),
-    "annotation of image 1 comes 2 times": lambda panoptic, segment: panoptic["annotations"].append(
-        panoptic["annotations"][0]
-    ),
-    r"a__1\.png: there is no image 8": lambda panoptic, segment: panoptic["annotations"][0].update(image_id=8),
-    r"nowhere\.png: there is no such file": lambda panoptic, segment: panoptic["annotations"][0].update(
-        file_name="nowhere.png"
-    ),
-    "category name sky comes 2 times": lambda panoptic, segment: panoptic["categories"].append(
-        {"id": 99, "name": "sky", "isthing": 0}
-    ),
-    f"category id {SKY} comes 2 times": lambda panoptic, segment: panoptic["categories"].append(
-        {"id": SKY, "name": "heaven", "isthing": 0}
-    ),
+    r"segment \d+ has area 1000": lambda image, annotation, segment: segment.update(area=1000),
+    r"segment \d+ has area \d+\.0": lambda image, annotation, segment: segment.update(area=float(segment["area"])),
+    r"segment \d+ has bbox \[0, 0, 1, 99\]": lambda image, annotation, segment: segment.update(bbox=[0, 0, 1, 99]),
+    "segment 0 is not in 1": lambda image, annotation, segment: segment.update(id=0),
+    "segment 4 has no pixels": lambda image, annotation, segment: segment.update(id=4),
+    "id 16777215 is not in segments_info": lambda image, annotation, segment: segment.update(id=4),
+    "unknown category 77": lambda image, annotation, segment: segment.update(category_id=77),
+    "has iscrowd 2": lambda image, annotation, segment: segment.update(iscrowd=2),
+    "has iscrowd 1": lambda image, annotation, segment: segment.update(iscrowd=1, category_id=WALL),
+    "segment id 16777215 comes 2 times": lambda image, annotation, segment: annotation["segments_info"].append(segment),
+    r"a__1\.png: 11 x 20 pixels, its image 12 x 20 pixels": lambda image, annotation, segment: image.update(width=12),
 }
 
 
 @pytest.mark.parametrize("message", BREAKERS)
-def test_the_check_finds_what_is_wrong(
-    message: str, records: list[ConvertedRecord], split_table: pd.DataFrame, taxonomy: Taxonomy, pngs: Path
-) -> None:
-    panoptic = panoptic_json(records, split_table, "val", taxonomy)
-    check_panoptic(panoptic, pngs)
-    assert panoptic_problems(panoptic, pngs) == []
-    check_panoptic(panoptic, pngs, workers=2)
-    BREAKERS[message](panoptic, panoptic["annotations"][0]["segments_info"][0])
+def test_the_check_finds_what_is_wrong(message: str, files: CocoFiles, taxonomy: Taxonomy, pngs: Path) -> None:
+    panoptic = whole(files.panoptic("val"))
+    image, annotation = panoptic["images"][0], panoptic["annotations"][0]
+    assert len(detections_of_image(pngs, taxonomy.is_thing, (annotation, image))) == len(annotation["segments_info"])
+    BREAKERS[message](image, annotation, annotation["segments_info"][0])
     with pytest.raises(InputDataError, match=message):
-        check_panoptic(panoptic, pngs)
+        detections_of_image(pngs, taxonomy.is_thing, (annotation, image))
 
 
-def test_many_problems_are_counted(
-    records: list[ConvertedRecord], split_table: pd.DataFrame, taxonomy: Taxonomy, pngs: Path
-) -> None:
-    panoptic = panoptic_json(records, split_table, "all", taxonomy)
-    for annotation in panoptic["annotations"]:
-        for segment in annotation["segments_info"]:
-            segment["area"] += 1
-    count = sum(len(annotation["segments_info"]) for annotation in panoptic["annotations"])
-    with pytest.raises(InputDataError, match=rf"{count} problem\(s\)[\s\S]*and {count - 10} more"):
-        check_panoptic(panoptic, pngs)
+def test_many_problems_are_counted(files: CocoFiles, taxonomy: Taxonomy, pngs: Path) -> None:
+    [image, *_], [annotation, *_] = files.panoptic("val")["images"], files.panoptic("val")["annotations"]
+    annotation["segments_info"] = [{**annotation["segments_info"][0], "id": number} for number in range(2, 32)]
+    with pytest.raises(InputDataError, match=r"\d+ problem\(s\)[\s\S]*and \d+ more"):
+        detections_of_image(pngs, taxonomy.is_thing, (annotation, image))
 
 
 def test_published_coco_files_pass_and_give_the_published_detections(real_data: Path) -> None:
@@ -241,8 +194,15 @@ def test_published_coco_files_pass_and_give_the_published_detections(real_data: 
     panoptic = json.loads((folder / "panoptic_examples.json").read_text())
     panoptic["categories"] = json.loads((folder / "panoptic_coco_categories.json").read_text())
     published = json.loads((folder / "panoptic_coco_detection_format.json").read_text())
-    check_panoptic(panoptic, folder / "panoptic_examples")
-    ours = detection_json(panoptic, folder / "panoptic_examples")["annotations"]
+    is_thing = {category["id"]: bool(category["isthing"]) for category in panoptic["categories"]}
+    images = {image["id"]: image for image in panoptic["images"]}
+    ours = [
+        detection
+        for annotation in panoptic["annotations"]
+        for detection in detections_of_image(
+            folder / "panoptic_examples", is_thing, (annotation, images[annotation["image_id"]])
+        )
+    ]
     key = "image_id", "category_id", "area"
     ours_sorted, published_sorted = (
         sorted(found, key=lambda a: (*(a[name] for name in key), str(a["bbox"])))
@@ -262,11 +222,11 @@ def test_real_annotations_become_files_that_pass_the_check(real_data: Path, repo
     size_of = dict(zip(exports.images["key"].tolist(), sizes, strict=True))
     ready = ReadyStuff(folder / "stuff_predictions", project)
     assert ready.missing(size_of) == []
-    converted = list(
-        merge_images(exports.images, exports.annotations, lambda key: ready.labels(key, size_of[key]), project)
-    )
+    labels: Any = {key: ready.labels(key, size) for key, size in size_of.items()}
+    stuff = {key: None if found is None else encode_labels(found) for key, found in labels.items()}
+    converted: Any = list(merge_images(exports.images, exports.annotations, stuff.get, project))
     for image in converted:
-        (tmp_path / f"{image.stem}.png").write_bytes(image.png)
+        (tmp_path / image.record.png_file).write_bytes(image.png)
     found = [image.record for image in converted]
     groups = near_duplicate_groups([record.phash for record in found], [record.key for record in found], 24)
     assert len(set(groups)) == 6
@@ -276,50 +236,18 @@ def test_real_annotations_become_files_that_pass_the_check(real_data: Path, repo
     assert audit.facts["images_val"] in (1, 2)
     things = 0
     for side in ("train", "val"):
-        panoptic = panoptic_json(found, table, side, project)
-        check_panoptic(panoptic, tmp_path)
-        detection = detection_json(panoptic, tmp_path)
+        detection = whole(CocoFiles(found, table, project).detection(side, tmp_path))
         (tmp_path / "detection.json").write_text(json.dumps(detection))
         coco = COCO(tmp_path / "detection.json")
         for annotation in coco.loadAnns(coco.getAnnIds()):
             assert coco.annToMask(annotation).sum() == annotation["area"]
             things += project.is_thing[annotation["category_id"]]
     assert things == 8
-    summary = dataset_summary(found, table, project, exports.rejected)
+    _, summary = class_counts_and_summary(
+        found, table, project, exports.annotations, exports.rejected, exports.repaired
+    )
     assert summary["all"]["thing_segments"] == 8
     assert summary["rejected"]["total"] == 0
-
-
-def test_streams_give_what_the_documents_hold(
-    records: list[ConvertedRecord], split_table: pd.DataFrame, taxonomy: Taxonomy, pngs: Path
-) -> None:
-    ordered = sorted(records, key=lambda record: record.key)
-    for side in ("train", "val", "all"):
-        panoptic = panoptic_json(records, split_table, side, taxonomy)
-        text = "".join(json_parts(panoptic_stream(ordered, split_table, side, taxonomy)))
-        assert text == json.dumps(panoptic)
-        detection = detection_json(panoptic, pngs)
-        streamed = detection_stream(ordered, split_table[::-1], side, taxonomy, pngs)
-        assert "".join(json_parts(streamed)) == json.dumps(detection)
-    with pytest.raises(InputDataError, match="out of order"):
-        list(panoptic_stream([*ordered, ordered[0]], split_table, "all", taxonomy)["images"])
-    for stream in (panoptic_stream, partial(detection_stream, png_folder=pngs)):
-        with pytest.raises(ParameterError, match="'test'"):
-            stream(ordered, split_table, "test", taxonomy)
-        with pytest.raises(InputDataError, match=r"'b/2\.png' is not in the split"):
-            list(stream(ordered, split_table.drop(index=1), "all", taxonomy)["annotations"])
-
-
-def test_a_stream_checks_each_png(
-    records: list[ConvertedRecord], split_table: pd.DataFrame, taxonomy: Taxonomy, pngs: Path
-) -> None:
-    ordered = sorted(records, key=lambda record: record.key)
-    (pngs / ordered[2].png_file).write_bytes(encode_id_map(np.ones((ordered[2].height, ordered[2].width), np.uint32)))
-    drawn = detection_stream(ordered, split_table, "all", taxonomy, pngs)["annotations"]
-    sound = len(ordered[0].segments) + len(ordered[1].segments)
-    assert [next(drawn)["image_id"] for _ in range(sound)][-1] == 2
-    with pytest.raises(InputDataError, match=ordered[2].png_file):
-        next(drawn)
 
 
 @pytest.mark.parametrize("document", [{}, {"a": []}, {"a": [1, {"b": None}], "c": "é", "d": [2]}])

@@ -1,11 +1,12 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from construction_panoptic.annotations.merging.masks import segmentation_mask
+from construction_panoptic.annotations.merging.masks import segmentation_rle, union_mask
 from construction_panoptic.annotations.panoptic_png import encode_id_map
 from construction_panoptic.annotations.stuff.annotated_things import AnnotatedThings
 from construction_panoptic.annotations.stuff.fringe import (
@@ -30,6 +31,11 @@ TAXONOMY = Taxonomy.from_dict(
         ],
     }
 )
+
+
+def code_of(segmentation: Any) -> str:
+    counts: bytes = segmentation_rle(segmentation, 20, 30)["counts"]
+    return counts.decode()
 
 
 def block(rows: slice, columns: slice, shape: tuple[int, int] = (20, 30)) -> np.ndarray:
@@ -72,9 +78,9 @@ def test_things_are_drawn_together() -> None:
     polygon = [[1.0, 1.0, 9.0, 1.0, 9.0, 9.0]]
     rle = {"size": [20, 30], "counts": [400, 15, 185]}
     images = pd.DataFrame({"key": ["a", "b"], "height": [20, 4], "width": [30, 5]})
-    annotations = pd.DataFrame({"key": ["a", "a"], "segmentation": [json.dumps(polygon), json.dumps(rle)]})
+    annotations = pd.DataFrame({"key": ["a", "a"], "is_thing": True, "rle": [code_of(polygon), code_of(rle)]})
     things = AnnotatedThings(images, annotations)
-    expected = segmentation_mask(polygon, 20, 30) | segmentation_mask(rle, 20, 30)
+    expected = union_mask([code_of(polygon).encode()], 20, 30) | union_mask([code_of(rle).encode()], 20, 30)
     np.testing.assert_array_equal(things.of("a").mask(), expected)
     assert things.of("b").mask().shape == (4, 5)
     assert not things.of("b").mask().any()
@@ -101,7 +107,7 @@ def test_the_rim_of_a_ready_prediction_becomes_void(tmp_path: Path, share: float
         "categories": [{"id": 1, "name": "misc"}, {"id": 2, "name": "ground"}],
     }
     (tmp_path / "panoptic.json").write_text(json.dumps(content))
-    outlined = OutlinedThings((20, 30), (json.dumps([[6, 6, 14, 6, 14, 14, 6, 14]]),))
+    outlined = OutlinedThings((20, 30), (code_of([[6, 6, 14, 6, 14, 14, 6, 14]]),))
     np.testing.assert_array_equal(outlined.mask(), things)
     found, unknown = ReadyStuff(tmp_path, TAXONOMY).label_around(
         ["yard/a.jpg", "yard/b.jpg"], lambda key: outlined, explained_fraction=share, fringe_distance=2, workers=workers

@@ -13,6 +13,7 @@ from kedro.io import DatasetError
 from PIL import Image
 
 from construction_panoptic.annotations.images import ImageError
+from construction_panoptic.annotations.merging.masks import segmentation_rle
 from construction_panoptic.annotations.stuff.detr_labeller import DetrStuffLabeller, load_labeller
 from construction_panoptic.annotations.stuff.fringe import StuffOfImage
 from construction_panoptic.annotations.stuff.ready import encode_labels
@@ -64,8 +65,15 @@ def tables(tmp_path: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
         Image.fromarray(coarse).resize((width, height)).save(path)
         row = {"key": f"yard/{number}.png", "location": str(path), "sha256": str(number)}
         rows.append(row | {"width": width, "height": height})
-    outline = json.dumps([[5, 5, 25, 5, 25, 25, 5, 25]])
-    annotations = [{"key": row["key"], "order": 0, "segmentation": outline} for row in rows]
+    square = [[5, 5, 25, 5, 25, 25, 5, 25]]
+    annotations = [
+        {
+            "key": row["key"],
+            "is_thing": True,
+            "rle": segmentation_rle(square, row["height"], row["width"])["counts"].decode(),
+        }
+        for row in rows
+    ]
     return pd.DataFrame(rows), pd.DataFrame(annotations)
 
 
@@ -164,7 +172,7 @@ def test_a_digest_tells_what_labels_depend_on(tables: tuple[pd.DataFrame, pd.Dat
     assert list(image_digests(images, annotations, "x")) == before
 
     changed = annotations.copy()
-    changed.loc[2, "segmentation"] = "[[1, 2, 3, 4, 5, 6]]"
+    changed.loc[2, "rle"] = "0"
     other = images.copy()
     other.loc[4, "sha256"] = "y"
     for tables_after, numbers in (

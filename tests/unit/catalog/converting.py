@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from construction_panoptic.annotations.formats.cvat import read_exports
-from construction_panoptic.annotations.merging.converting import merge_unfinished
+from construction_panoptic.annotations.formats.reading import read_exports
+from construction_panoptic.annotations.merging.converting import merge_images
 from construction_panoptic.annotations.records import ConvertedImage, ConvertedRecord
 from construction_panoptic.annotations.stuff.ready import encode_labels
 from construction_panoptic.annotations.taxonomy import Taxonomy
@@ -29,7 +29,7 @@ def convert(raw: Path, folder: Path, taxonomy: Path, kill_at: int | None = None,
         folder: for the results.
         taxonomy: JSON file.
         kill_at: kill this process before it writes the image of this number.
-        **options: of `merge_unfinished`.
+        **options: of `merge_images`.
     """
     classes = Taxonomy.from_dict(json.loads(taxonomy.read_text()))
     exports = read_exports(raw, classes)
@@ -39,14 +39,14 @@ def convert(raw: Path, folder: Path, taxonomy: Path, kill_at: int | None = None,
     made = []
 
     def watched() -> Iterator[ConvertedImage | ConvertedRecord]:
-        items = merge_unfinished(
+        items = merge_images(
             exports.images, exports.annotations, lambda _: STUFF, classes, finished=finished, **options
         )
         for number, item in enumerate(items):
             if number == kill_at:
                 os.kill(os.getpid(), signal.SIGKILL)
             if isinstance(item, ConvertedImage):
-                made.append(item.key)
+                made.append(item.record.key)
             yield item
 
     dataset.save(watched())

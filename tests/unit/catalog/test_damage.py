@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from kedro.io import DatasetError
 
-from construction_panoptic.annotations.records import ConvertedImage, Segment
+from construction_panoptic.annotations.records import ConvertedImage, ConvertedRecord, Segment
 from construction_panoptic.annotations.tables import TableWriter
 from construction_panoptic.catalog import ConvertedImagesDataset, CSVDataset, JSONDataset, ParquetDataset
 from construction_panoptic.catalog.streams import StoredTableDataset, StreamedDocumentDataset
@@ -64,7 +64,9 @@ def test_a_damaged_record_of_a_converted_image(tmp_path: Path) -> None:
     )
     segments = [Segment(1, 1, 4, (0, 0, 2, 2), 0, None)]
     images.save(
-        ConvertedImage(f"site/{n}.jpg", str(n), f"{n}.jpg", 2, 2, segments, 0, b"png", b"jpg", [], "00", "0")
+        ConvertedImage(
+            ConvertedRecord(f"site/{n}.jpg", str(n), f"{n}.jpg", 2, 2, segments, 0, [], "00"), b"png", b"jpg", "0"
+        )
         for n in range(2)
     )
     path = tmp_path / "images.jsonl"

@@ -10,7 +10,7 @@ from kedro.io import DatasetError
 from PIL import Image
 
 from construction_panoptic.annotations.panoptic_png import encode_id_map
-from construction_panoptic.annotations.records import ConvertedImage, Segment
+from construction_panoptic.annotations.records import ConvertedImage, ConvertedRecord, Segment
 from construction_panoptic.annotations.stuff.fringe import StuffOfImage
 from construction_panoptic.catalog import (
     ConvertedImagesDataset,
@@ -25,7 +25,8 @@ from construction_panoptic.errors import InputDataError
 def converted(stem: str, image: Path | bytes) -> ConvertedImage:
     id_map = np.full((4, 6), 1, dtype=np.uint32)
     segment = Segment(id=1, category_id=3, area=24, bbox=(0, 0, 6, 4), iscrowd=0, annotation_id=None)
-    return ConvertedImage(f"a/{stem}.png", stem, f"{stem}.png", 6, 4, [segment], 0, encode_id_map(id_map), image)
+    record = ConvertedRecord(f"a/{stem}.png", stem, f"{stem}.png", 6, 4, [segment], 0)
+    return ConvertedImage(record, encode_id_map(id_map), image)
 
 
 def picture(path: Path) -> Path:

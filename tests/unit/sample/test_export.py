@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from construction_panoptic.annotations.formats.cvat import read_exports
+from construction_panoptic.annotations.formats.reading import read_exports
 from construction_panoptic.annotations.panoptic_png import decode_id_map
 from construction_panoptic.annotations.stuff.ready import ReadyStuff
 from construction_panoptic.annotations.taxonomy import Taxonomy

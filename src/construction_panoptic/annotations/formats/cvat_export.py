@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
 
 from construction_panoptic.annotations.merging.masks import run_lengths
 from construction_panoptic.annotations.merging.segment_shapes import segment_rles
@@ -19,24 +18,13 @@ Shapes = Literal["masks", "polygons"]
 ANNOTATIONS_FILE = "annotations/instances_default.json"
 
 
-class CvatExportSettings(BaseModel):
-    """The way back to CVAT."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    shapes: Shapes = Field(
-        default="masks",
-        description="Things as masks, or as polygons along the pixels' edges; crowds and what has holes stay masks.",
-    )
-
-
 def cvat_files(
     panoptic: Mapping[str, Any], png_folder: Path | str, image_folder: Path | str, *, shapes: Shapes = "masks"
 ) -> Iterator[tuple[str, bytes]]:
     """Give the files of a CVAT export: one image after the other, and the annotations last.
 
     Each thing is a mask as CVAT writes them, with uncompressed run lengths, or polygons, exact to the pixel. Stuff
-    stays out, since the conversion labels it anew. `cvat.read_exports` reads what this gives.
+    stays out, since the conversion labels it anew. `reading.read_exports` reads what this gives.
 
     Args:
         panoptic: content of a COCO panoptic file, ground truth or predictions.

@@ -1,17 +1,95 @@
-"""The door for export formats: a reader knows its format's files and gives what is in them, item by item."""
+"""The door for export formats: a reader knows the files of one format and gives what they list, item by item.
+
+A new format is a module with a class like `AnnotationReader` and a line in `registry.READERS`. Finding exports and
+opening their files is done by `sources`; checking images, drawing outlines and naming classes by `reading`.
+"""
 
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+from construction_panoptic.annotations.formats.sources import Source
+from construction_panoptic.annotations.records import UnusableError
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ListedImage:
+    """An image that an export lists.
+
+    Attributes:
+        file_name: as the export has it; None where it has none.
+        problem: why the image cannot be used; the fields below mean nothing then.
+        width: in pixels, upright, as the annotations have it.
+        height: in pixels, upright.
+        folder: of images in the source; the rest of a file's name goes into the image's key.
+        places: the names in the source that its file may have, all in ``folder``; the first that exists counts.
+    """
+
+    file_name: str | None
+    problem: UnusableError | None = None
+    width: int = 0
+    height: int = 0
+    folder: str = ""
+    places: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ListedObject:
+    """An annotated thing, or region of stuff, that an export lists.
+
+    Attributes:
+        label: its id in the export; ``"#<position>"`` where it has none that can be used.
+        image: the image that it lies in; None where there is none.
+        problem: why it cannot be used; the fields below mean nothing then.
+        classes: names of its class; the first that the taxonomy knows counts.
+        unknown_class: what to say where the taxonomy knows none of them.
+        segmentation: polygons ``[[x, y, x, y, …], …]`` or a COCO run-length code, in pixels, not checked.
+        iscrowd: 1 for a group that is not separated into instances.
+        bbox: x, y, width, height in pixels; None where the export has none.
+        rotation: of the box, clockwise degrees around its middle.
+        area: in pixels; None where the export has none.
+        unusable: "bbox" and "area", where they are there and no numbers.
+    """
+
+    label: int | str
+    image: ListedImage | None
+    problem: UnusableError | None = None
+    classes: tuple[str, ...] = ()
+    unknown_class: str = ""
+    segmentation: Any = None
+    iscrowd: int = 0
+    bbox: list[float] | None = None
+    rotation: float = 0.0
+    area: float | None = None
+    unusable: tuple[str, ...] = ()
+
+
+class Refused(NamedTuple):
+    """A file of an export, or all of it, that cannot be used: reason code and sentence for the rejected records."""
+
+    reason: str
+    detail: str
 
 
 class AnnotationReader(Protocol):
     """One export format."""
 
-    def sniff(self, source: Path) -> bool:
-        """Tell whether a folder or archive is of this format."""
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The files by which it is known, for messages."""
         ...
 
-    def read(self, source: Path) -> Iterator[Any]:
-        """Give images, objects and rejections as a stream."""
+    def sniff(self, source: Source) -> bool:
+        """Tell whether a source is of this format.
+
+        Raises:
+            ImageError: the source cannot be read.
+        """
+        ...
+
+    def read(self, source: Source) -> Iterator[ListedImage | ListedObject | Refused]:
+        """Give everything that a source lists: images before their objects, objects from the lowest layer up.
+
+        What cannot be used is given too, with its ``problem``. Only one object at a time need be in memory.
+        """
         ...

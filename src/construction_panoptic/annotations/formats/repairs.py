@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from construction_panoptic.annotations.formats.coco_entries import AnnotationEntry
+from construction_panoptic.annotations.formats.reader import ListedObject
 from construction_panoptic.annotations.merging.masks import following_points
 
 Repair = tuple[str, str]
@@ -21,11 +21,11 @@ _BOX_SLACK = 1.0  # px, of each side of a box
 _AREA_SLACK = 0.25  # px² per px of outline
 
 
-def find_repairs(entry: AnnotationEntry, code: dict[str, Any], height: int, width: int) -> Iterator[Repair]:
+def find_repairs(item: ListedObject, code: dict[str, Any], height: int, width: int) -> Iterator[Repair]:
     """Compare what an annotation states with its pixels.
 
     Args:
-        entry: the checked entry; a segmentation that is a list holds polygons that can be drawn.
+        item: the object; a segmentation that is a list holds polygons that can be drawn.
         code: the run-length code of its pixels in the image, see `masks.segmentation_rle`.
         height: of the image, in pixels.
         width: of the image, in pixels.
@@ -36,8 +36,8 @@ def find_repairs(entry: AnnotationEntry, code: dict[str, Any], height: int, widt
     """
     x, y, w, h = coco_mask.toBbox(code)
     boxes, areas, slack = [np.array([x, y, x + w, y + h])], [float(coco_mask.area(code))], 1.0
-    if isinstance(entry.segmentation, list):
-        rings = [np.array(ring, dtype=np.float64).reshape(-1, 2) for ring in entry.segmentation]
+    if isinstance(item.segmentation, list):
+        rings = [np.array(ring, dtype=np.float64).reshape(-1, 2) for ring in item.segmentation]
         points = np.concatenate(rings)
         lowest, highest = points.min(axis=0), points.max(axis=0)
         boxes.append(np.concatenate([lowest, highest]))
@@ -46,31 +46,28 @@ def find_repairs(entry: AnnotationEntry, code: dict[str, Any], height: int, widt
         if lowest.min() < -_EDGE_SLACK or (highest > [width + _EDGE_SLACK, height + _EDGE_SLACK]).any():
             reach = f"x {lowest[0]:.5g}…{highest[0]:.5g}, y {lowest[1]:.5g}…{highest[1]:.5g}"
             yield "clipped", f"its outline ({reach}) leaves the image of {width} x {height} pixels; cut at the edge"
-    if "bbox" in entry.unusable:
+    if "bbox" in item.unusable:
         yield "bbox_recomputed", "its bbox is not four numbers; it is that of the pixels now"
-    elif entry.bbox is not None and not _box_fits(entry.bbox, boxes):
-        stated = ", ".join(f"{value:.5g}" for value in entry.bbox)
+    elif item.bbox is not None and not _box_fits(item.bbox, boxes):
+        stated = ", ".join(f"{value:.5g}" for value in item.bbox)
         yield "bbox_recomputed", f"its bbox [{stated}] contradicts its pixels, [{x:.0f}, {y:.0f}, {w:.0f}, {h:.0f}]"
-    if "area" in entry.unusable:
+    if "area" in item.unusable:
         yield "area_recomputed", "its area is not a number; it is that of the pixels now"
-    elif entry.area is not None and not min(areas) - slack <= entry.area <= max(areas) + slack:
-        yield "area_recomputed", f"its area {entry.area:.7g} contradicts its pixels, {areas[0]:.0f}"
+    elif item.area is not None and not min(areas) - slack <= item.area <= max(areas) + slack:
+        yield "area_recomputed", f"its area {item.area:.7g} contradicts its pixels, {areas[0]:.0f}"
 
 
-def box_outline(bbox: list[float], attributes: Any) -> list[list[float]]:
+def box_outline(bbox: list[float], rotation: float) -> list[list[float]]:
     """Return a box as a segmentation of one polygon.
 
     Args:
         bbox: x, y, width, height in pixels.
-        attributes: of the annotation; CVAT puts a turned rectangle's angle there as ``rotation``, clockwise
-            degrees around the middle of the box.
+        rotation: clockwise degrees around the middle of the box.
     """
     x, y, width, height = (float(value) for value in bbox)
-    angle = attributes.get("rotation", 0) if isinstance(attributes, dict) else 0
-    usable = isinstance(angle, int | float) and not isinstance(angle, bool) and abs(angle) <= 360
-    if not usable or angle % 360 == 0:
+    if rotation % 360 == 0:
         return [[x, y, x + width, y, x + width, y + height, x, y + height]]
-    cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
+    cos, sin = math.cos(math.radians(rotation)), math.sin(math.radians(rotation))
     corners = [(-width / 2, -height / 2), (width / 2, -height / 2), (width / 2, height / 2), (-width / 2, height / 2)]
     middle_x, middle_y = x + width / 2, y + height / 2
     turned = ((middle_x + dx * cos - dy * sin, middle_y + dx * sin + dy * cos) for dx, dy in corners)

@@ -1,12 +1,10 @@
-"""All images of the exports, each converted by `merging`, in processes where that is asked for."""
+"""All images of the exports, each converted by `merging.merge_image`, in processes where that is asked for."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, cast
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from construction_panoptic.annotations.digests import digest_of
 from construction_panoptic.annotations.merging.merging import (
@@ -23,8 +21,8 @@ from construction_panoptic.annotations.taxonomy import Taxonomy
 from construction_panoptic.errors import ParameterError
 from construction_panoptic.parallel.workers import Engine, WorkerCount, Workers
 
-StuffReader = Callable[[str], NDArray[np.uint8] | bytes | None]
-"""Gives the stuff labels of an image key: uint8 [H, W] or the file that `stuff.encode_labels` made; None: no stuff."""
+StuffReader = Callable[[str], bytes | None]
+"""Gives the labelled stuff of an image key as the file that `ready.encode_labels` makes; None: no stuff."""
 
 Finished = Callable[[str, str], ConvertedRecord | None]
 """Gives the record of an image that is converted already, by its key and digest; None: it is not."""
@@ -39,52 +37,28 @@ def merge_images(
     taxonomy: Taxonomy,
     overlap: Overlap = "last_on_top",
     *,
+    finished: Finished = lambda key, digest: None,  # noqa: ARG005
     workers: WorkerCount = 1,
     engine: Engine = "local",
-) -> Iterator[ConvertedImage]:
+) -> Iterator[ConvertedImage | ConvertedRecord]:
     """Convert images one at a time, in the order of their keys; only one, or a few a worker, are in memory.
 
     Args:
-        images: the table of accepted images, see `cvat.Exports`.
-        annotations: the table of accepted annotations, see `cvat.Exports`.
-        stuff_reader: gives the stuff labels of an image key, see `merge_image`; None where it has none.
+        images: the table of accepted images, see `reading.Exports`.
+        annotations: the table of accepted annotations, see `reading.Exports`.
+        stuff_reader: gives the labelled stuff of an image key.
         taxonomy: the project's classes.
         overlap: which thing is on top, see `merge_image`.
+        finished: gives what an earlier conversion made of the same input.
         workers: processes, or "auto" for one a CPU core; the result is the same with any number.
         engine: what runs them, see `parallel.Workers`.
+
+    Yields:
+        Converted images; the record alone of an image that is finished.
 
     Raises:
         InputDataError: see `merge_image`.
         ParameterError: ``overlap`` has another value.
-    """
-    converted = merge_unfinished(
-        images, annotations, stuff_reader, taxonomy, overlap, finished=_nothing, workers=workers, engine=engine
-    )
-    return cast("Iterator[ConvertedImage]", converted)
-
-
-def _nothing(key: str, digest: str) -> None:  # noqa: ARG001
-    return None
-
-
-def merge_unfinished(
-    images: pd.DataFrame,
-    annotations: Table,
-    stuff_reader: StuffReader,
-    taxonomy: Taxonomy,
-    overlap: Overlap = "last_on_top",
-    *,
-    finished: Finished,
-    workers: WorkerCount = 1,
-    engine: Engine = "local",
-) -> Iterator[ConvertedImage | ConvertedRecord]:
-    """Do what `merge_images` does, without doing again what is finished.
-
-    Args:
-        finished: gives what an earlier conversion made of the same input.
-
-    Yields:
-        A record in place of an image that is finished.
     """
     if overlap not in OVERLAPS:
         raise ParameterError(f"overlap must be one of {', '.join(OVERLAPS)}, not {overlap!r}.")
@@ -95,8 +69,7 @@ def merge_unfinished(
         for image, rows in _rows_by_image(images, annotations):
             key = image["key"]
             stuff, stem = stuff_reader(key), stems[key]
-            content = stuff.tobytes() if isinstance(stuff, np.ndarray) else stuff or b""
-            digest = digest_of(common, image, rows, stem, content)
+            digest = digest_of(common, image, rows, stem, stuff or b"")
             yield MergeTask(image, rows, stuff, stem, digest, finished(key, digest))
 
     with Workers(workers, engine) as pool:

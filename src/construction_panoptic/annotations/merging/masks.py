@@ -5,14 +5,14 @@ which trusts its input and can read or write out of bounds where that is damaged
 """
 
 import reprlib
-from dataclasses import dataclass
-from typing import Any, Self
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from construction_panoptic.errors import InputDataError
+from construction_panoptic.annotations.records import UnusableError
 
 # pycocotools walks along each outline in steps of a fifth of a pixel and holds all of them in memory.
 _MAX_OUTLINE_STEPS = 20_000_000
@@ -20,48 +20,13 @@ _FARTHEST = 100_000  # px
 _MERGED_AT_ONCE = 8
 
 
-class MaskError(InputDataError):
+class MaskError(UnusableError):
     """A segmentation cannot be drawn.
 
     Attributes:
         reason: ``no_segmentation``, ``bad_polygon``, ``odd_coordinates``, ``too_few_points``, ``not_finite``,
             ``outside_image``, ``too_complex``, ``bad_rle`` or ``zero_area``.
     """
-
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message)
-        self.reason = reason
-
-    def __reduce__(self) -> tuple[type[Self], tuple[str, str]]:
-        """Let the error come back from another process with its reason."""
-        return type(self), (self.reason, str(self))
-
-
-@dataclass(frozen=True)
-class MaskWindow:
-    """A mask without the empty border around it.
-
-    Attributes:
-        x: left column of the window, in pixels.
-        y: top row of the window, in pixels.
-        pixels: bool [h, w]; every border row and column has a set pixel.
-    """
-
-    x: int
-    y: int
-    pixels: NDArray[np.bool_]
-
-    @property
-    def bbox(self) -> tuple[int, int, int, int]:
-        """x, y, width, height in pixels."""
-        height, width = self.pixels.shape
-        return self.x, self.y, width, height
-
-    @property
-    def slices(self) -> tuple[slice, slice]:
-        """Rows and columns of the window in the image."""
-        height, width = self.pixels.shape
-        return slice(self.y, self.y + height), slice(self.x, self.x + width)
 
 
 def segmentation_rle(segmentation: Any, height: int, width: int) -> dict[str, Any]:
@@ -95,42 +60,24 @@ def segmentation_rle(segmentation: Any, height: int, width: int) -> dict[str, An
     return rle
 
 
-def plain_segmentation(segmentation: Any) -> Any:
-    """Return a segmentation that `segmentation_rle` can draw without what else a run-length code may hold."""
-    if isinstance(segmentation, dict):
-        return {name: segmentation[name] for name in ("size", "counts")}
-    return segmentation
+def union_mask(codes: Iterable[bytes], height: int, width: int) -> NDArray[np.bool_]:
+    """Return the union of masks, given as `segmentation_rle`'s ``counts`` for one size, as bool [height, width]."""
+    parts = [{"size": [height, width], "counts": counts} for counts in codes]
+    return coco_mask.decode(_union(parts)).view(bool) if parts else np.zeros((height, width), dtype=bool)
 
 
-def segmentation_mask(segmentation: Any, height: int, width: int) -> NDArray[np.bool_]:
-    """Return a COCO segmentation as a mask of the whole image, bool [height, width].
+def pixel_runs(counts: bytes) -> list[slice]:
+    """Return where a mask's pixels lie among its image's pixels column by column: a slice for each run.
 
-    Raises:
-        MaskError: see `segmentation_rle`.
-    """
-    return coco_mask.decode(segmentation_rle(segmentation, height, width)).astype(bool)
-
-
-def mask_window(rle: dict[str, Any]) -> MaskWindow:
-    """Decode only the part of a compressed run-length code that has pixels.
+    Args:
+        counts: of a compressed run-length code.
 
     Raises:
-        MaskError: the code is damaged (``bad_rle``) or empty (``zero_area``).
+        MaskError: the text is damaged (``bad_rle``).
     """
-    height, width = rle["size"]
-    counts = _decode_counts(rle["counts"])
-    _check_counts(counts, height, width)
-    ends = np.cumsum(counts)
-    set_runs = np.flatnonzero(counts[1::2]) * 2 + 1
-    if not set_runs.size:
-        raise MaskError("zero_area", "its mask has no pixel")
-    first, last = ends[set_runs[0] - 1], ends[set_runs[-1]]
-    left, right = int(first // height), int((last - 1) // height) + 1
-    runs = np.diff(ends.clip(left * height, right * height), prepend=left * height)
-    columns = np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(right - left, height)
-    rows = np.flatnonzero(columns.any(axis=0))
-    top, bottom = int(rows[0]), int(rows[-1]) + 1
-    return MaskWindow(left, top, np.ascontiguousarray(columns[:, top:bottom].T))
+    ends = np.cumsum(_decode_counts(counts))
+    runs = zip(ends[:-1:2].tolist(), ends[1::2].tolist(), strict=True)
+    return [slice(start, end) for start, end in runs if start < end]
 
 
 def run_lengths(encoded: bytes) -> list[int]:
@@ -148,22 +95,9 @@ def following_points(ring: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.concatenate([ring[1:], ring[:1]])
 
 
-def mask_bbox(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:
-    """Return x, y, width, height in pixels of the set pixels of ``mask`` [H, W].
-
-    Raises:
-        ValueError: no pixel is set; such a mask has no box.
-    """
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    if not rows.size:
-        raise ValueError("an empty mask has no bounding box")
-    x, y = int(columns[0]), int(rows[0])
-    return x, y, int(columns[-1]) - x + 1, int(rows[-1]) - y + 1
-
-
 def _checked_ring(ring: Any, height: int, width: int) -> NDArray[np.float64]:
     """Return a polygon's coordinates, float64 [2 n]: x, y, x, y, …"""
-    if not isinstance(ring, list) or any(isinstance(c, bool) or not isinstance(c, int | float) for c in ring):
+    if not isinstance(ring, list) or not set(map(type, ring)) <= {int, float}:
         raise MaskError("bad_polygon", "a polygon is not a list of numbers")
     if len(ring) % 2:
         raise MaskError("odd_coordinates", f"a polygon has {len(ring)} coordinates, an odd number")

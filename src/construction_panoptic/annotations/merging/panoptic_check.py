@@ -1,7 +1,7 @@
-"""One image of the COCO panoptic files: what its annotation and its PNG say differently, and its detections."""
+"""One image of the COCO files: its panoptic annotation checked against its PNG, and its detections."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +19,36 @@ _SHOWN_PROBLEMS = 10
 
 
 def detections_of_image(
-    png_folder: Path, things: Mapping[int, int], entry: tuple[Entry, Entry | None]
+    png_folder: Path, is_thing: Mapping[int, bool], entries: tuple[Entry, Entry]
 ) -> list[dict[str, Any]]:
-    """Give the detections of an image, see `coco_files.detection_json`. Runs in other processes.
+    """Give the detections of an image without their ids. Runs in other processes.
 
     Args:
         png_folder: folder of the PNGs.
-        things: category id → 1 for a thing, 0 for stuff.
-        entry: the image's panoptic annotation, and the entry of the image.
+        is_thing: of each category id.
+        entries: the image's panoptic annotation, and the entry of the image.
+
+    Returns:
+        For each segment ``image_id``, ``category_id``, ``bbox`` and ``area`` of the visible mask, ``iscrowd``, and
+        the mask as ``segmentation``, a compressed run-length code.
 
     Raises:
-        InputDataError: the annotation is not what the PNG holds.
+        InputDataError: the PNG is missing or damaged, or the annotation is not what it holds: another size, an id
+            that only one of them has, that comes twice or is not in 1…2^24-1, ``area`` or ``bbox`` that are not
+            integers or not those of the pixels, an unknown category, ``iscrowd`` other than 0 or 1, or 1 for stuff.
     """
-    annotation, image = entry
-    id_map, problems = _png_and_problems(annotation, image, png_folder, things)
-    refuse(problems)
+    annotation, image = entries
+    id_map = decode_id_map(png_folder / annotation["file_name"])
+    size = (image["height"], image["width"])
+    problems = [f"{_size(id_map.shape)}, its image {_size(size)}"] if id_map.shape != size else []
+    problems += _segment_problems(annotation["segments_info"], id_map, is_thing)
+    if problems:
+        shown = "\n  ".join(f"{annotation['file_name']}: {text}" for text in problems[:_SHOWN_PROBLEMS])
+        more = len(problems) - _SHOWN_PROBLEMS
+        raise InputDataError(
+            f"{len(problems)} problem(s) in the COCO panoptic data:\n  {shown}"
+            + (f"\n  … and {more} more" if more > 0 else "")
+        )
     codes = segment_rles(id_map)
     return [
         {
@@ -48,68 +63,29 @@ def detections_of_image(
     ]
 
 
-def problems_of_image(png_folder: Path, things: Mapping[int, int], entry: tuple[Entry, Entry | None]) -> list[str]:
-    """List what the annotation of an image and its PNG say differently; see `detections_of_image`."""
-    return _png_and_problems(*entry, png_folder, things)[1]
-
-
-def _png_and_problems(
-    annotation: Entry, image: Entry | None, png_folder: Path, things: Mapping[int, int]
-) -> tuple[NDArray[np.uint32], list[str]]:
-    """Give the id map of an annotation, and what the annotation and its image say differently."""
-    name, nothing = annotation["file_name"], np.empty((0, 0), np.uint32)
-    if image is None:
-        return nothing, [f"{name}: there is no image {annotation['image_id']}"]
-    try:
-        id_map = decode_id_map(png_folder / name)
-    except InputDataError as error:
-        return nothing, [str(error)]
-    size = (image["height"], image["width"])
-    problems = [f"{_size(id_map.shape)}, its image {_size(size)}"] if id_map.shape != size else []
-    problems += _segment_problems(annotation["segments_info"], id_map, things)
-    return id_map, [f"{name}: {text}" for text in problems]
-
-
-def refuse(problems: list[str]) -> None:
-    """Raise an InputDataError that shows the first problems, if there are any."""
-    if problems:
-        shown = "\n  ".join(problems[:_SHOWN_PROBLEMS])
-        more = len(problems) - _SHOWN_PROBLEMS
-        raise InputDataError(
-            f"{len(problems)} problem(s) in the COCO panoptic data:\n  {shown}"
-            + (f"\n  … and {more} more" if more > 0 else "")
-        )
-
-
 def _segment_problems(
-    segments: Sequence[Mapping[str, Any]], id_map: NDArray[np.uint32], things: Mapping[int, int]
-) -> list[str]:
+    segments: list[dict[str, Any]], id_map: NDArray[np.uint32], is_thing: Mapping[int, bool]
+) -> Iterator[str]:
     in_png = segment_extents(id_map)
-    listed = {segment["id"] for segment in segments}
-    problems = repeated("segment id", (segment["id"] for segment in segments))
-    problems += [f"id {segment_id} is not in segments_info" for segment_id in in_png if segment_id not in listed]
+    counts = Counter(segment["id"] for segment in segments)
+    yield from (f"segment id {number} comes {count} times" for number, count in counts.items() if count > 1)
+    yield from (f"id {number} is not in segments_info" for number in in_png if number not in counts)
     for segment in segments:
         name = f"segment {segment['id']}"
         if not 1 <= segment["id"] <= MAX_SEGMENT_ID:
-            problems.append(f"{name} is not in 1…{MAX_SEGMENT_ID}")
+            yield f"{name} is not in 1…{MAX_SEGMENT_ID}"
         elif segment["id"] not in in_png:
-            problems.append(f"{name} has no pixels")
+            yield f"{name} has no pixels"
         else:
             area, box = in_png[segment["id"]]
             if segment["area"] != area or not isinstance(segment["area"], int):
-                problems.append(f"{name} has area {segment['area']}, its pixels are {area}")
-            if list(segment["bbox"]) != box or not all(isinstance(value, int) for value in segment["bbox"]):
-                problems.append(f"{name} has bbox {list(segment['bbox'])}, its pixels have {box}")
-        if segment["category_id"] not in things:
-            problems.append(f"{name} has the unknown category {segment['category_id']}")
-        if segment["iscrowd"] not in (0, 1) or (segment["iscrowd"] and not things.get(segment["category_id"], 1)):
-            problems.append(f"{name} has iscrowd {segment['iscrowd']}")
-    return problems
-
-
-def repeated(what: str, values: Iterable[Any]) -> list[str]:
-    """Say of each value that comes more than once how often it does."""
-    return [f"{what} {value} comes {count} times" for value, count in Counter(values).items() if count > 1]
+                yield f"{name} has area {segment['area']}, its pixels are {area}"
+            if tuple(segment["bbox"]) != box or not all(isinstance(value, int) for value in segment["bbox"]):
+                yield f"{name} has bbox {list(segment['bbox'])}, its pixels have {list(box)}"
+        if segment["category_id"] not in is_thing:
+            yield f"{name} has the unknown category {segment['category_id']}"
+        if segment["iscrowd"] not in (0, 1) or (segment["iscrowd"] and not is_thing.get(segment["category_id"], True)):
+            yield f"{name} has iscrowd {segment['iscrowd']}"
 
 
 def _size(shape: tuple[int, ...]) -> str:

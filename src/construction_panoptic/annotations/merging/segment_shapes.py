@@ -38,14 +38,14 @@ def segment_rles(id_map: NDArray[np.unsignedinteger]) -> dict[int, dict[str, Any
     return codes
 
 
-def segment_extents(id_map: NDArray[np.integer]) -> dict[int, tuple[int, list[int]]]:
+def segment_extents(id_map: NDArray[np.integer]) -> dict[int, tuple[int, tuple[int, int, int, int]]]:
     """Measure every segment in one pass over the map.
 
     Args:
         id_map: [H, W], 0 = void.
 
     Returns:
-        For each id but 0 its area in pixels, and its box [x, y, width, height] in pixels.
+        For each id but 0 its area in pixels, and its box (x, y, width, height) in pixels.
     """
     width = id_map.shape[1]
     flat = id_map.ravel()
@@ -62,6 +62,6 @@ def segment_extents(id_map: NDArray[np.integer]) -> dict[int, tuple[int, list[in
     right = np.maximum.reduceat(columns + lengths, first)
     bottom = np.maximum.reduceat(rows, first) + 1
     areas = np.add.reduceat(lengths, first)
-    boxes = np.stack([left, top, right - left, bottom - top], axis=1)
-    measured = zip(ids.tolist(), areas.tolist(), boxes.tolist(), strict=True)
+    boxes = zip(left.tolist(), top.tolist(), (right - left).tolist(), (bottom - top).tolist(), strict=True)
+    measured = zip(ids.tolist(), areas.tolist(), boxes, strict=True)
     return {segment_id: (area, box) for segment_id, area, box in measured if segment_id}

@@ -5,14 +5,13 @@ A model that was trained on COCO calls a wheel loader a truck, and the truck bec
 around every thing. A COCO segment that annotated things explain is therefore not used.
 """
 
-import json
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from construction_panoptic.annotations.merging.masks import mask_window, segmentation_rle
+from construction_panoptic.annotations.merging.masks import union_mask
 from construction_panoptic.annotations.taxonomy import LAST_COCO_THING, Taxonomy
 
 Mask = NDArray[np.bool_]
@@ -42,23 +41,15 @@ class OutlinedThings(NamedTuple):
 
     Attributes:
         size: height and width of the image, in pixels.
-        outlines: their COCO segmentations, as JSON.
+        codes: the counts of their masks as compressed COCO run-length codes.
     """
 
     size: tuple[int, int]
-    outlines: tuple[str, ...]
+    codes: tuple[str, ...]
 
     def mask(self) -> Mask:
-        """Draw the things: bool [H, W], True where any of them is.
-
-        Raises:
-            MaskError: an outline cannot be drawn.
-        """
-        things = np.zeros(self.size, dtype=bool)
-        for outline in self.outlines:
-            window = mask_window(segmentation_rle(json.loads(outline), *self.size))
-            things[window.slices] |= window.pixels
-        return things
+        """Draw the things: bool [H, W], True where any of them is."""
+        return union_mask((code.encode() for code in self.codes), *self.size)
 
 
 def leftover_classes(taxonomy: Taxonomy) -> list[int]:

@@ -39,8 +39,8 @@ def label_unfinished(
     a whole or not at all, and the outcome is that of a run without interruption.
 
     Args:
-        images: the table of accepted images, see `cvat.Exports`.
-        annotations: the table of accepted annotations, see `cvat.Exports`.
+        images: the table of accepted images, see `reading.Exports`.
+        annotations: the table of accepted annotations, see `reading.Exports`.
         finished: gives what an earlier run made of the same input.
         labeller: makes the labeller; not called if all is finished. Pickled, where there are more processes than one.
         batch_size: images of a batch of the labeller.
@@ -98,9 +98,9 @@ def _label_here(
 
 def image_digests(images: pd.DataFrame, annotations: Table, common: str) -> Iterator[str]:
     """Give for each row of ``images`` the digest of what its labels depend on."""
-    things = RowsOfKeys(annotations, ["order", "segmentation"])
+    things = RowsOfKeys(annotations, ["is_thing", "rle"])
     for key, *facts in images[["key", "sha256", "width", "height"]].itertuples(index=False, name=None):
-        outlines = [[row["order"], row["segmentation"]] for row in things.of(key)]
+        outlines = [row["rle"] for row in things.of(key) if row["is_thing"]]
         yield digest_of(common, key, *facts, outlines)
 
 

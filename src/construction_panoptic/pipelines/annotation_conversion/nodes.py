@@ -10,17 +10,13 @@ from matplotlib.figure import Figure
 from PIL import Image
 from plotly import graph_objects as go
 
-from construction_panoptic.annotations.coco_files import detection_stream, panoptic_stream
+from construction_panoptic.annotations.coco_files import CocoFiles
 from construction_panoptic.annotations.digests import digest_of
-from construction_panoptic.annotations.formats.cvat import read_exports
-from construction_panoptic.annotations.merging.converting import merge_unfinished
+from construction_panoptic.annotations.formats.reading import read_exports
+from construction_panoptic.annotations.formats.sources import NoExportError
+from construction_panoptic.annotations.merging.converting import merge_images
 from construction_panoptic.annotations.records import ConvertedImage, ConvertedRecord
-from construction_panoptic.annotations.rejected import (
-    all_rejected,
-    check_conservation,
-    rejected_table,
-    repaired_and_kept,
-)
+from construction_panoptic.annotations.rejected import all_rejected, check_conservation, repaired_and_kept
 from construction_panoptic.annotations.split.grouping import near_duplicate_groups
 from construction_panoptic.annotations.split.options import fold_split, join_groups, listed_split, video_names
 from construction_panoptic.annotations.split.splitting import audit_split, split_digest
@@ -30,7 +26,7 @@ from construction_panoptic.annotations.stuff.detr_labeller import DetrStuffLabel
 from construction_panoptic.annotations.stuff.fringe import StuffOfImage
 from construction_panoptic.annotations.stuff.ready import ReadyStuff
 from construction_panoptic.annotations.stuff.relabelling import checkpoint_identity, label_unfinished
-from construction_panoptic.annotations.summary import class_counts, dataset_summary
+from construction_panoptic.annotations.summary import class_counts_and_summary
 from construction_panoptic.annotations.suspicion import images_of_classes, size_distributions, suspicious_images
 from construction_panoptic.annotations.tables import StoredTable
 from construction_panoptic.annotations.taxonomy import Taxonomy
@@ -55,30 +51,33 @@ MOSAIC_PICTURES = 24
 def read_annotations(
     raw_data: Any, taxonomy: dict[str, Any], parameters: ConversionSettings
 ) -> tuple[pd.DataFrame, StoredTable, pd.DataFrame, pd.DataFrame]:
-    """Read and check every CVAT export.
+    """Read and check every export.
 
     Returns:
-        Accepted images, accepted annotations, rejected records, repaired records; see `annotations.cvat.Exports`.
+        Accepted images, accepted annotations, rejected records, repaired records; see `reading.Exports`.
     """
-    exports = read_exports(
-        raw_data,
-        Taxonomy.from_dict(taxonomy),
-        on_error=parameters.on_error,
-        boxes_without_polygon=parameters.boxes_without_polygon,
-        crowds=parameters.crowds,
-        **parameters.execution.model_dump(),
-    )
+    try:
+        exports = read_exports(
+            raw_data,
+            Taxonomy.from_dict(taxonomy),
+            on_error=parameters.on_error,
+            boxes_without_polygon=parameters.boxes_without_polygon,
+            crowds=parameters.crowds,
+            **parameters.execution.model_dump(),
+        )
+    except NoExportError as error:
+        raise NoExportError(f"{error} Or run `kedro run --env sample --pipelines sample_data`.") from None
     logger.info(
         "%d images and %d annotations accepted, %d records rejected, %d repaired",
         len(exports.images),
-        len(exports.accepted),
+        len(exports.annotations),
         len(exports.rejected),
         len(exports.repaired),
     )
-    if crowds := int(exports.accepted.frame(["iscrowd"])["iscrowd"].sum()):
+    if crowds := int(exports.annotations.frame(["iscrowd"])["iscrowd"].sum()):
         hint = "CVAT marks masks of the brush so. If they are single things, set annotation_conversion.crowds to single"
         logger.warning("%d annotations are crowds. %s", crowds, hint)
-    return exports.images, exports.accepted, exports.rejected, exports.repaired
+    return exports.images, exports.annotations, exports.rejected, exports.repaired
 
 
 def label_stuff(
@@ -144,7 +143,7 @@ def merge_annotations(
         Each image with its panoptic PNG and segments, made as it is asked for; the record alone of an image that
         was converted from the same input before.
     """
-    return merge_unfinished(
+    return merge_images(
         images,
         annotations,
         stuff_labels.content,
@@ -163,9 +162,7 @@ def account_for_records(
     converted: ConvertedImages,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """List everything that was not used, and what was changed, and make sure that nothing was lost."""
-    while_merging = rejected_table(rejected for record in converted for rejected in record.rejected)
-    check_conservation(annotations, converted, while_merging, images)
-    rejected = all_rejected(pd.concat([rejected_while_reading, while_merging]), ())
+    rejected = all_rejected(rejected_while_reading, check_conservation(annotations, images, converted))
     repaired = repaired_and_kept(repaired_while_reading, rejected)
     for what, level, table in (("Rejected", logging.WARNING, rejected), ("Repaired", logging.INFO, repaired)):
         for reason, count in table["reason"].value_counts().items():
@@ -199,10 +196,10 @@ def write_coco(
     Returns:
         Detection of both sides: things and stuff, boxes and masks of what is visible; then panoptic of both sides.
     """
+    files = CocoFiles(converted, split, Taxonomy.from_dict(taxonomy))
     execution = parameters.execution.model_dump()
-    classes, sides = Taxonomy.from_dict(taxonomy), ("train", "val")
-    detection = [detection_stream(converted, split, side, classes, converted.png_folder, **execution) for side in sides]
-    panoptic = [panoptic_stream(converted, split, side, classes) for side in sides]
+    detection = [files.detection(side, converted.png_folder, **execution) for side in ("train", "val")]
+    panoptic = [files.panoptic(side) for side in ("train", "val")]
     digest = split_digest(split)
     for document in panoptic:
         document["info"]["split_sha256"] = digest
@@ -223,8 +220,7 @@ def audit_and_count(
     settings = parameters.split
     classes = Taxonomy.from_dict(taxonomy)
     audit = audit_split(converted, split, max_distance=settings.near_duplicate_distance)
-    counts = class_counts(converted, split, classes, rejected, annotations)
-    summary = dataset_summary(converted, split, classes, rejected, repaired)
+    counts, summary = class_counts_and_summary(converted, split, classes, annotations, rejected, repaired)
     audited = audit.classes.assign(name=audit.classes["class_id"].map(classes.names))
     summary["fringe"] = {"within_pixels": parameters.stuff.fringe_distance, **stuff_labels.fringe()}
     return audited, counts, {**summary, "split": {**audit.facts, "sha256": split_digest(split)}}

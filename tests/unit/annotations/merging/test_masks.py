@@ -5,14 +5,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from construction_panoptic.annotations.merging.masks import (
     MaskError,
-    mask_bbox,
-    mask_window,
-    segmentation_mask,
+    pixel_runs,
     segmentation_rle,
+    union_mask,
 )
 
 HEIGHT, WIDTH = 23, 31
@@ -25,6 +25,18 @@ rings = st.lists(
     min_size=1,
     max_size=3,
 )
+
+
+def segmentation_mask(segmentation: Any, height: int, width: int) -> NDArray[np.bool_]:
+    return union_mask([segmentation_rle(segmentation, height, width)["counts"]], height, width)
+
+
+def painted(counts: bytes, height: int, width: int) -> NDArray[np.bool_]:
+    pixels = np.zeros(height * width, dtype=bool)
+    for run in pixel_runs(counts):
+        assert not pixels[run].any()
+        pixels[run] = True
+    return pixels.reshape(width, height).T
 
 
 def rle_or_error(segmentation: Any, height: int, width: int) -> dict[str, Any] | MaskError:
@@ -44,11 +56,7 @@ def test_any_polygon_is_drawn_as_pycocotools_does_or_refused(polygons: list[Any]
         assert not expected.any()
         return
     assert np.array_equal(segmentation_mask(polygons, height, width), expected)
-    window = mask_window(code)
-    whole = np.zeros((height, width), dtype=bool)
-    whole[window.slices] = window.pixels
-    assert np.array_equal(whole, expected)
-    assert window.bbox == mask_bbox(expected)
+    assert np.array_equal(painted(code["counts"], height, width), expected)
     # The same from both kinds of run lengths.
     text = {"size": [height, width], "counts": code["counts"].decode()}
     assert np.array_equal(segmentation_mask(text, height, width), expected)
@@ -66,14 +74,13 @@ def test_any_compressed_text_is_drawn_or_refused(counts: str) -> None:
     if isinstance(code, MaskError):
         assert code.reason in ("bad_rle", "zero_area")
     else:
-        assert 0 < coco_mask.decode(code).sum() == mask_window(code).pixels.sum()
+        assert 0 < coco_mask.decode(code).sum() == painted(code["counts"], 4, 5).sum()
 
 
 def test_several_rings_are_one_mask() -> None:
     second = [20, 2, 25, 2, 25, 8, 20, 8]
     both = segmentation_mask([SQUARE, second], HEIGHT, WIDTH)
     assert np.array_equal(both, segmentation_mask([SQUARE], HEIGHT, WIDTH) | segmentation_mask([second], HEIGHT, WIDTH))
-    assert mask_bbox(both) == (5, 2, 20, 13)
 
 
 def test_square_has_its_pixels() -> None:
@@ -83,16 +90,17 @@ def test_square_has_its_pixels() -> None:
     assert np.array_equal(mask, expected)
 
 
-def test_window_of_a_mask_at_the_borders() -> None:
-    window = mask_window(segmentation_rle([[0, 0, WIDTH, 0, WIDTH, HEIGHT, 0, HEIGHT]], HEIGHT, WIDTH))
-    assert window.bbox == (0, 0, WIDTH, HEIGHT)
-    assert window.pixels.all()
-
-
-def test_empty_runs_do_not_stretch_the_window() -> None:
+def test_empty_runs_are_left_out() -> None:
     # Set runs of length 0 at both ends, one pixel at x = 1, y = 2.
     code = segmentation_rle({"size": [4, 3], "counts": [0, 0, 6, 1, 5, 0]}, 4, 3)
-    assert mask_window(code).bbox == (1, 2, 1, 1)
+    assert pixel_runs(code["counts"]) == [slice(6, 7)]
+
+
+def test_masks_are_joined() -> None:
+    second = [20, 2, 25, 2, 25, 8, 20, 8]
+    codes = [segmentation_rle([ring], HEIGHT, WIDTH)["counts"] for ring in (SQUARE, second)]
+    assert np.array_equal(union_mask(codes, HEIGHT, WIDTH), segmentation_mask([SQUARE, second], HEIGHT, WIDTH))
+    assert not union_mask([], HEIGHT, WIDTH).any()
 
 
 @pytest.mark.parametrize(
@@ -160,17 +168,6 @@ def test_many_outlines_are_their_union() -> None:
     rings = [[x, y, x + 2, y, x + 2, y + 2] for x, y in corners]
     expected = coco_mask.merge(coco_mask.frPyObjects(rings, HEIGHT, WIDTH))
     assert segmentation_rle(rings, HEIGHT, WIDTH) == expected
-
-
-def test_damaged_or_empty_codes_have_no_window() -> None:
-    with pytest.raises(MaskError, match="add up to"):
-        mask_window({"size": [9, 9], "counts": segmentation_rle([SQUARE], HEIGHT, WIDTH)["counts"]})
-    empty = coco_mask.encode(np.zeros((4, 4), dtype=np.uint8, order="F"))
-    with pytest.raises(MaskError) as caught:
-        mask_window(empty)
-    assert caught.value.reason == "zero_area"
-    with pytest.raises(ValueError, match="no bounding box"):
-        mask_bbox(np.zeros((3, 3), dtype=bool))
 
 
 def test_outlines_that_reach_far_out_are_cut_at_the_edge() -> None:

@@ -16,10 +16,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from construction_panoptic.annotations.formats.cvat import Exports, read_exports
+from construction_panoptic.annotations.formats.reading import Exports, read_exports
 from construction_panoptic.annotations.merging.converting import merge_images
 from construction_panoptic.annotations.panoptic_png import decode_id_map, encode_id_map
-from construction_panoptic.annotations.rejected import all_rejected, check_conservation
+from construction_panoptic.annotations.rejected import check_conservation
 from construction_panoptic.annotations.stuff.ready import ReadyStuff
 from construction_panoptic.annotations.taxonomy import Taxonomy
 from construction_panoptic.errors import InputDataError
@@ -64,7 +64,7 @@ def test_deep_json_is_read_or_refused(
     deep = "[" * depth + "]" * depth
     make_export("yard", json.dumps(document).replace('"DEEP"', deep).encode())
     exports = read_exports(raw, site_taxonomy)
-    accepted = exports.annotations["source"].eq("yard").sum()
+    accepted = exports.annotations.frame()["source"].eq("yard").sum()
     if depth == 200:
         assert (accepted, rejected(exports)) == ((0, ["bad_polygon"]) if where == "segmentation" else (1, []))
     else:
@@ -73,7 +73,7 @@ def test_deep_json_is_read_or_refused(
 
 @pytest.mark.parametrize("depth", [900, *range(950, 995)])
 def test_deep_extras_of_a_code_are_left_out(
-    make_export: Make, make_document: Make, site_taxonomy: Taxonomy, depth: int
+    make_export: Make, make_document: Make, site_taxonomy: Taxonomy, mask_of: Make, depth: int
 ) -> None:
     raw = make_export("bay").parent
     document = make_document()
@@ -81,8 +81,8 @@ def test_deep_extras_of_a_code_are_left_out(
     text = json.dumps(document).replace('"DEEP"', '{"a":' * depth + "1" + "}" * depth)
     make_export("yard", text.encode())
     exports = read_exports(raw, site_taxonomy)
-    segmentations = exports.annotations.loc[exports.annotations["source"].eq("yard"), "segmentation"].tolist()
-    assert (segmentations or rejected(exports)) in (['{"size": [30, 40], "counts": [600, 600]}'], ["unreadable_json"])
+    codes = exports.annotations.frame().loc[lambda rows: rows["source"].eq("yard"), "rle"].tolist()
+    assert [mask_of(code, 30, 40).sum() for code in codes] == [600] or rejected(exports) == ["unreadable_json"]
 
 
 @pytest.mark.parametrize("link", ["coco.json", "images/a.jpg", "images"])
@@ -157,7 +157,8 @@ def test_the_order_of_the_lists_changes_nothing(
         return read_exports(make_export("yard", content).parent, site_taxonomy)
 
     usual, other = read(list(document)), read(order)
-    for table in ("images", "annotations", "rejected", "repaired", "inputs"):
+    pd.testing.assert_frame_equal(other.annotations.frame(), usual.annotations.frame())
+    for table in ("images", "rejected", "repaired"):
         pd.testing.assert_frame_equal(getattr(other, table), getattr(usual, table))
 
 
@@ -186,10 +187,11 @@ def test_no_outline_is_lost_or_stops_the_conversion(
     raw = make_export("yard", make_document(annotations=annotations)).parent
     before = sorted(os.walk(raw.parent))
     exports = read_exports(raw, site_taxonomy)
-    converted = list(merge_images(exports.images, exports.annotations, lambda key: None, site_taxonomy))
-    records = [image.record for image in converted]
-    check_conservation(exports.inputs, records, all_rejected(exports.rejected, records))
+    converted: Any = list(merge_images(exports.images, exports.annotations, lambda key: None, site_taxonomy))
+    check_conservation(exports.annotations, exports.images, [image.record for image in converted])
+    assert len(exports.annotations) + len(exports.rejected) == len(outlines)
     for image in converted:
-        areas = np.bincount(decode_id_map(image.png).ravel(), minlength=len(image.segments) + 1)
-        assert {segment.id: segment.area for segment in image.segments} == dict(enumerate(areas[1:].tolist(), 1))
+        segments = image.record.segments
+        areas = np.bincount(decode_id_map(image.png).ravel(), minlength=len(segments) + 1)
+        assert {segment.id: segment.area for segment in segments} == dict(enumerate(areas[1:].tolist(), 1))
     assert sorted(os.walk(raw.parent)) == before

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from construction_panoptic.annotations.formats.cvat import Exports
+from construction_panoptic.annotations.formats.reading import Exports
 from construction_panoptic.errors import InputDataError
 
 Make = Callable[..., Any]
@@ -62,11 +62,11 @@ def test_dirty_annotations(make_export: Make, make_document: Make, read: Make) -
     expected += [("duplicate_annotation_id", "50")]
     expected += [("bad_annotation_entry", f"#{first + n}") for n in (2, 3, 4, 5)]
     assert reasons(exports) == sorted(expected, key=str)
-    assert exports.annotations["annotation_id"].tolist() == [50, 60]
-    assert exports.annotations["iscrowd"].tolist() == [0, 1]
-    assert exports.annotations["bbox"].isna().tolist() == [True, False]
+    assert exports.annotations.frame()["annotation_id"].tolist() == [50, 60]
+    assert exports.annotations.frame()["iscrowd"].tolist() == [0, 1]
+    assert exports.annotations.frame()["bbox"].isna().tolist() == [True, False]
     assert exports.repaired["reason"].tolist() == ["bbox_recomputed"]
-    assert len(exports.inputs) == len(entries)
+    assert len(exports.annotations) + len(exports.rejected) == len(entries)
 
 
 @pytest.mark.parametrize(("reason", "changes"), DIRTY_ANNOTATIONS)
@@ -117,7 +117,7 @@ def test_dirty_images(
     (folder / "images" / "out.jpg").symlink_to(tmp_path / "outside.jpg")
     exports = read()
     assert exports.images["key"].tolist() == ["yard/good.jpg"]
-    assert exports.annotations["annotation_id"].tolist() == [1]
+    assert exports.annotations.frame()["annotation_id"].tolist() == [1]
     assert reasons(exports) == [(reason, "2"), (reason, "3"), (reason, None)]
     exports.rejected.to_csv(tmp_path / "rejected.csv")
     with pytest.raises(InputDataError, match=rf"export 'yard'.*\({reason}\)"):
@@ -152,7 +152,7 @@ def test_an_image_listed_twice_is_one(make_export: Make, make_document: Make, re
     make_export("yard", make_document(images=images, annotations=annotations))
     exports = read(on_error="fail")
     assert exports.images["key"].tolist() == ["yard/a.jpg"]
-    assert exports.annotations["annotation_id"].tolist() == [1, 2]
+    assert exports.annotations.frame()["annotation_id"].tolist() == [1, 2]
 
 
 def test_exif_rotation_counts(make_export: Make, make_document: Make, read: Make) -> None:
@@ -214,9 +214,8 @@ def test_any_json_is_accounted_for(
     make_export("yard", document)
     make_export("bay")
     exports = read()
-    assert len(exports.inputs) == len(document["annotations"]) + 1
     total = len(exports.annotations) + exports.rejected["annotation_id"].notna().sum()
-    assert total == len(exports.inputs)
+    assert total == len(document["annotations"]) + 1
     exports.rejected.to_csv()
 
 
@@ -248,9 +247,8 @@ def test_two_descriptions_of_one_export(make_export: Make, make_document: Make, 
     second = make_document(annotations=[annotation(8), annotation(9)])
     (folder / "annotations" / "instances_default.json").write_text(json.dumps(second))
     exports = read()
-    assert exports.annotations["annotation_id"].tolist() == [1]
+    assert exports.annotations.frame()["annotation_id"].tolist() == [1]
     assert reasons(exports) == [(("second_annotation_file"), n) for n in ("8", "9", None)]
-    assert len(exports.inputs) == 3
 
 
 def test_archive_beside_its_unpacked_folder(make_export: Make, read: Make) -> None:

@@ -16,11 +16,12 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-from construction_panoptic.annotations.coco_files import check_panoptic, detection_json, panoptic_json
-from construction_panoptic.annotations.formats.cvat import Exports, read_exports
+from construction_panoptic.annotations.coco_files import CocoFiles
+from construction_panoptic.annotations.formats.reading import Exports, read_exports
 from construction_panoptic.annotations.merging.converting import merge_images
 from construction_panoptic.annotations.records import ConvertedRecord
 from construction_panoptic.annotations.rejected import all_rejected, check_conservation
+from construction_panoptic.annotations.stuff.ready import encode_labels
 from construction_panoptic.annotations.taxonomy import Taxonomy
 from construction_panoptic.evaluation.quality import panoptic_quality
 
@@ -122,13 +123,17 @@ def converted(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Con
     sizes = dict(zip(exports.images["key"], sides, strict=True))
     (folder / "panoptic").mkdir()
     records = []
-    for item in merge_images(exports.images, exports.annotations, lambda key: stuff_of(key, *sizes[key]), taxonomy):
-        (folder / "panoptic" / f"{item.stem}.png").write_bytes(item.png)
+    merged: Any = merge_images(
+        exports.images, exports.annotations, lambda key: encode_labels(stuff_of(key, *sizes[key])), taxonomy
+    )
+    for item in merged:
+        (folder / "panoptic" / item.record.png_file).write_bytes(item.png)
         records.append(item.record)
-    split = pd.DataFrame({"key": [record.key for record in records], "split": "val"})
-    panoptic = panoptic_json(records, split, "val", taxonomy)
-    check_panoptic(panoptic, folder / "panoptic")
-    detection = detection_json(panoptic, folder / "panoptic")
+    files = CocoFiles(records, pd.DataFrame({"key": [record.key for record in records], "split": "val"}), taxonomy)
+    panoptic, detection = (
+        document | {name: list(document[name]) for name in ("images", "annotations")}
+        for document in (files.panoptic("val"), files.detection("val", folder / "panoptic"))
+    )
     return Converted(folder, exports, records, panoptic, detection, taxonomy)
 
 
@@ -152,12 +157,14 @@ def write_export(folder: Path, generator: np.random.Generator, outlines: list[Ri
 
 def annotations_of(converted: Converted) -> Iterator[tuple[ConvertedRecord, list[tuple[Any, int]]]]:
     """Each image with its accepted outlines and their classes, in the order in which CVAT draws them."""
-    rows = converted.exports.annotations
+    rows = converted.exports.annotations.frame()
     assert rows["order"].is_monotonic_increasing
+    document = json.loads((converted.folder / "raw" / "site" / "coco.json").read_text())
+    outlines = {entry["id"]: entry["segmentation"] for entry in document["annotations"]}
     groups = dict(iter(rows.groupby("key")))
     for record in converted.records:
         own = groups.get(record.key, rows[:0])
-        yield record, [(json.loads(s), c) for s, c in zip(own["segmentation"], own["category_id"], strict=True)]
+        yield record, [(outlines[n], c) for n, c in zip(own["annotation_id"], own["category_id"], strict=True)]
 
 
 def classes_in(converted: Converted, record: ConvertedRecord) -> NDArray[np.int64]:
@@ -197,8 +204,11 @@ def test_every_pixel_off_the_outlines_is_where_a_literal_rasteriser_puts_it(conv
 
 
 def test_nothing_is_lost(converted: Converted) -> None:
-    rejected = all_rejected(converted.exports.rejected, converted.records)
-    check_conservation(converted.exports.inputs, converted.records, rejected, converted.exports.images)
+    exports = converted.exports
+    hidden = check_conservation(exports.annotations, exports.images, converted.records)
+    rejected = all_rejected(exports.rejected, hidden)
+    document = json.loads((converted.folder / "raw" / "site" / "coco.json").read_text())
+    assert len(exports.annotations) + len(exports.rejected) == len(document["annotations"])
     assert len(converted.records) == COUNT
     assert len(converted.exports.annotations) > 2 * COUNT
     assert {"fully_hidden", "outside_image"} <= set(rejected["reason"])

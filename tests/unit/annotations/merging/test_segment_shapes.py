@@ -39,4 +39,4 @@ def test_areas_and_boxes_equal_those_of_the_pixels(id_map: NDArray[np.uint32]) -
         rows, columns = np.nonzero(id_map == segment_id)
         x, y = columns.min(), rows.min()
         assert area == len(rows)
-        assert box == [x, y, columns.max() - x + 1, rows.max() - y + 1]
+        assert box == (x, y, columns.max() - x + 1, rows.max() - y + 1)

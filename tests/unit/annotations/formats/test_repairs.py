@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 from pycocotools import mask as coco_mask
 
-from construction_panoptic.annotations.formats.cvat import Exports, read_exports
+from construction_panoptic.annotations.formats.coco_entries import check_annotation_entry
+from construction_panoptic.annotations.formats.reading import Exports, read_exports
 from construction_panoptic.annotations.formats.repairs import box_outline
-from construction_panoptic.annotations.merging.masks import segmentation_mask
 from construction_panoptic.annotations.rejected import repaired_and_kept
 from construction_panoptic.annotations.taxonomy import Taxonomy
 
@@ -55,14 +55,14 @@ def repairs(exports: Exports) -> list[tuple[str, str | None]]:
     ],
 )
 def test_what_is_changed_is_listed(
-    make_export: Make, make_document: Make, read: Make, changes: dict[str, Any], expected: list[str]
+    make_export: Make, make_document: Make, read: Make, mask_of: Make, changes: dict[str, Any], expected: list[str]
 ) -> None:
     make_export("yard", make_document(annotations=[annotation(7, **changes)]))
     exports = read(on_error="fail")
     assert repairs(exports) == [(reason, "7") for reason in expected]
     if expected:
-        row = exports.annotations.iloc[0]
-        mask = segmentation_mask(json.loads(row["segmentation"]), 30, 40)
+        row = exports.annotations.frame().iloc[0]
+        mask = mask_of(row["rle"], 30, 40)
         assert row["area"] == np.count_nonzero(mask)
         assert json.loads(row["bbox"]) == coco_mask.toBbox(coco_mask.encode(np.asfortranarray(mask, np.uint8))).tolist()
 
@@ -118,13 +118,17 @@ def test_boxes_are_rejected_or_kept(make_export: Make, make_document: Make, read
     ]
     make_export("yard", make_document(annotations=boxes))
     exports = read()
-    assert exports.annotations.empty
+    assert not len(exports.annotations)
     assert exports.rejected["reason"].tolist() == ["no_segmentation"] * 6
 
     exports = read(boxes_without_polygon="keep")
-    assert exports.annotations["annotation_id"].tolist() == [1, 2, 3]
-    assert exports.annotations["area"].tolist() == [80, 100, 40]
-    assert [json.loads(box) for box in exports.annotations["bbox"]] == [[4, 6, 10, 8], [30, 20, 10, 10], [13, 7, 4, 10]]
+    assert exports.annotations.frame()["annotation_id"].tolist() == [1, 2, 3]
+    assert exports.annotations.frame()["area"].tolist() == [80, 100, 40]
+    assert [json.loads(box) for box in exports.annotations.frame()["bbox"]] == [
+        [4, 6, 10, 8],
+        [30, 20, 10, 10],
+        [13, 7, 4, 10],
+    ]
     assert exports.rejected["reason"].tolist() == ["no_segmentation", "no_segmentation", "outside_image"]
     assert repairs(exports) == [("box_as_mask", "1"), ("box_as_mask", "2"), ("clipped", "2"), ("box_as_mask", "3")]
 
@@ -133,16 +137,17 @@ def test_crowds_are_kept_or_single(make_export: Make, make_document: Make, read:
     mask = {"size": [30, 40], "counts": [0, 60, 1140]}
     entries = [annotation(1, segmentation=mask, iscrowd=1, area=60), annotation(2)]
     make_export("yard", make_document(annotations=entries))
-    assert read().annotations["iscrowd"].tolist() == [1, 0]
+    assert read().annotations.frame()["iscrowd"].tolist() == [1, 0]
     assert read().repaired.empty
     exports = read(crowds="single")
-    assert exports.annotations["iscrowd"].tolist() == [0, 0]
+    assert exports.annotations.frame()["iscrowd"].tolist() == [0, 0]
     assert repairs(exports) == [("crowd_as_single", "1")]
 
 
 @pytest.mark.parametrize("angle", [None, "45", True, float("nan"), 1e9, 0, 360, -360])
 def test_other_rotations_are_none(angle: Any) -> None:
-    assert box_outline([1, 2, 3, 4], {"rotation": angle}) == [[1, 2, 4, 2, 4, 6, 1, 6]]
+    fields = check_annotation_entry(annotation(attributes={"rotation": angle}))
+    assert box_outline([1, 2, 3, 4], fields["rotation"]) == [[1, 2, 4, 2, 4, 6, 1, 6]]
 
 
 def test_what_was_rejected_later_is_not_repaired() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from construction_panoptic.annotations.formats.cvat import Exports, read_exports
+from construction_panoptic.annotations.formats.reading import Exports, read_exports
 from construction_panoptic.annotations.images import open_location
 from construction_panoptic.annotations.taxonomy import Taxonomy
 from construction_panoptic.errors import InputDataError, ParameterError
@@ -35,7 +35,7 @@ def test_real_exports(real_data: Path, repository: Path) -> None:
     exports = read_exports(real_data / "construction_real" / "annotated", taxonomy, on_error="fail")
     assert len(exports.images) == 6
     assert exports.rejected.empty
-    counts = exports.annotations["category"].value_counts().to_dict()
+    counts = exports.annotations.frame()["category"].value_counts().to_dict()
     assert counts == {
         "wheel_loader": 2,
         "hydra_crane": 2,
@@ -51,7 +51,7 @@ def test_real_exports(real_data: Path, repository: Path) -> None:
 @pytest.mark.parametrize(
     "json_name", ["coco.json", "annotations/instances_default.json", "annotations/instances_t1.json"]
 )
-def test_shapes_of_an_export(make_export: Make, read: Make, json_name: str, archive: bool) -> None:
+def test_shapes_of_an_export(make_export: Make, read: Make, mask_of: Make, json_name: str, archive: bool) -> None:
     path = make_export("yard", json_name=json_name, archive=archive)
     exports = read()
     row = exports.images.iloc[0]
@@ -61,7 +61,7 @@ def test_shapes_of_an_export(make_export: Make, read: Make, json_name: str, arch
     assert row["location"] == expected
     with open_location(row["location"]) as file:
         Image.open(file).verify()
-    annotations = exports.annotations.iloc[0]
+    annotations = exports.annotations.frame().iloc[0]
     assert annotations[["annotation_id", "category_id", "category", "iscrowd", "order"]].tolist() == [
         1,
         8,
@@ -69,7 +69,7 @@ def test_shapes_of_an_export(make_export: Make, read: Make, json_name: str, arch
         0,
         0,
     ]
-    assert json.loads(annotations["segmentation"]) == [[5, 5, 15, 5, 15, 15, 5, 15]]
+    assert mask_of(annotations["rle"], 30, 40).nonzero()[0].tolist() == [row for row in range(5, 15) for _ in range(10)]
     assert json.loads(annotations["bbox"]) == [5.0, 5.0, 10.0, 10.0]
     assert annotations["area"] == 100.0
     assert exports.rejected.empty
@@ -101,9 +101,9 @@ def test_several_files_of_one_export(make_export: Make, make_document: Make, rea
     (folder / "annotations" / "instances_b.json").write_text(json.dumps(pipes))
     exports = read()
     assert exports.images["key"].tolist() == ["yard/a.jpg"]
-    assert exports.annotations["category"].tolist() == ["pump", "pipes"]
-    assert exports.annotations["order"].tolist() == [0, 1]
-    assert exports.annotations["annotation_id"].tolist() == [1, 1]
+    assert exports.annotations.frame()["category"].tolist() == ["pump", "pipes"]
+    assert exports.annotations.frame()["order"].tolist() == [0, 1]
+    assert exports.annotations.frame()["annotation_id"].tolist() == [1, 1]
 
 
 @pytest.mark.parametrize(
@@ -115,6 +115,8 @@ def test_several_files_of_one_export(make_export: Make, make_document: Make, rea
         ("pump", "pipes", "pipes"),
         ("pump", "sky", "pump"),
         ("pump", None, "pump"),
+        ("yard", "Sky", "sky"),
+        ("ground", "label1", "ground"),
     ],
 )
 def test_class_of_an_export_with_one(
@@ -124,7 +126,7 @@ def test_class_of_an_export_with_one(
     categories: list[dict[str, Any]] = [{"id": 12, "name": "unused"}]
     categories += [{"id": 3, "name": category}] if category else []
     make_export(folder, make_document(categories=categories, annotations=[annotation(category_id=3)]))
-    assert read(on_error="fail").annotations["category"].tolist() == [expected]
+    assert read(on_error="fail").annotations.frame()["category"].tolist() == [expected]
 
 
 def test_classes_of_an_export_with_several(make_export: Make, make_document: Make, read: Make) -> None:
@@ -132,7 +134,7 @@ def test_classes_of_an_export_with_several(make_export: Make, make_document: Mak
     annotations = [annotation(n, category_id=c) for n, c in enumerate((2, 4, 5, 9, None), start=1)]
     make_export("pump", make_document(categories=categories, annotations=annotations))
     exports = read()
-    assert exports.annotations["category"].tolist() == ["tower_crane", "pipes"]
+    assert exports.annotations.frame()["category"].tolist() == ["tower_crane", "pipes"]
     assert reasons(exports) == [("unknown_class", "3"), ("unknown_class", "4"), ("unknown_class", "5")]
     assert "'cat'" in exports.rejected["detail"][0]
 
@@ -144,7 +146,7 @@ def test_images_without_annotations_are_kept(make_export: Make, make_document: M
     exports = read()
     assert exports.images["key"].tolist() == ["bay/a.jpg", "yard/a.jpg"]
     assert reasons(exports) == [("no_segmentation", "1")]
-    assert exports.annotations.empty
+    assert not len(exports.annotations)
 
 
 def test_order_is_that_of_names_not_of_the_file_system(make_export: Make, make_document: Make, read: Make) -> None:
@@ -154,14 +156,14 @@ def test_order_is_that_of_names_not_of_the_file_system(make_export: Make, make_d
         make_export(name, make_document(images=images, annotations=annotations), photos=("a.jpg", "b.jpg"))
     exports = read()
     assert exports.images["key"].tolist() == [f"{f}/{n}.jpg" for f in "abc" for n in "ab"]
-    assert exports.annotations["annotation_id"].tolist() == [4, 9, 2] * 3
+    assert exports.annotations.frame()["annotation_id"].tolist() == [4, 9, 2] * 3
 
 
 @pytest.mark.parametrize("there", [False, True])
 def test_no_data_says_how_to_get_some(read: Make, tmp_path: Path, there: bool) -> None:
     if there:
         (tmp_path / "raw").mkdir()
-    with pytest.raises(InputDataError, match=r"raw.*(?s:.)*coco\.json.*make demo.*kedro run --env sample"):
+    with pytest.raises(InputDataError, match=r"raw.*(?s:.)*coco\.json.*make demo"):
         read()
 
 
@@ -189,8 +191,8 @@ def test_the_order_of_lists_does_not_matter(make_export: Make, make_document: Ma
     make_export("yard", {name: document[name] for name in ("annotations", "images", "categories")}, archive=archive)
     make_export("zone", document, archive=archive)
     exports = read()
-    first, second = exports.annotations.to_dict("records")
-    same = ("annotation_id", "category", "segmentation", "bbox", "area", "order")
+    first, second = exports.annotations.frame().to_dict("records")
+    same = ("annotation_id", "category", "rle", "bbox", "area", "order")
     assert [first[name] for name in same] == [second[name] for name in same]
 
 
@@ -209,5 +211,5 @@ def test_tables_are_sorted_whatever_the_exports_are_called(make_export: Make, re
         make_export(name, photos=("b.jpg", "a.jpg"), archive=name == "yard-2")
     exports = read()
     assert exports.images["key"].tolist() == sorted(exports.images["key"])
-    assert exports.annotations["key"].tolist() == sorted(exports.annotations["key"])
+    assert exports.annotations.frame()["key"].tolist() == sorted(exports.annotations.frame()["key"])
     assert len(exports.annotations) == 6

@@ -12,11 +12,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
 
+import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from construction_panoptic.annotations.formats.cvat import Exports, read_exports
+from construction_panoptic.annotations.formats.reading import Exports, read_exports
 from construction_panoptic.annotations.taxonomy import Taxonomy
 from construction_panoptic.errors import InputDataError
 
@@ -66,7 +67,7 @@ def test_what_is_no_file_is_not_opened(
     path.parent.mkdir(parents=True, exist_ok=True)
     put(path)
     exports = read()
-    assert exports.annotations["source"].tolist() == ["bay"]
+    assert exports.annotations.frame()["source"].tolist() == ["bay"]
     assert set(exports.rejected["source"]) <= {"yard", "yard.zip"}
     expected = {"missing_file"} if place.endswith("a.jpg") else {"unreadable_json", "unreadable_archive"}
     assert set(reasons(exports)) <= expected | {"no_annotation_file"}
@@ -92,7 +93,7 @@ def test_accented_letters_in_two_parts(
     photo = unicodedata.normalize(stored, "größe.jpg")
     make_export(document=make_document(images=images), photos=(photo,), archive=archive)
     exports = read()
-    assert exports.annotations["key"].tolist() == [f"yard/{photo}"]
+    assert exports.annotations.frame()["key"].tolist() == [f"yard/{photo}"]
     assert exports.rejected.empty
 
 
@@ -115,7 +116,7 @@ def test_an_archive_with_utf8_names_that_does_not_say_so(make_export: Make, make
     with zipfile.ZipFile(path) as archive:
         assert "images/größe.jpg" not in archive.namelist()
     exports = read()
-    assert exports.annotations["key"].tolist() == ["yard/größe.jpg"]
+    assert exports.annotations.frame()["key"].tolist() == ["yard/größe.jpg"]
     assert exports.rejected.empty
 
 
@@ -128,7 +129,7 @@ def test_names_like_those_of_members(
     images = [{"id": 1, "file_name": photo, "width": 40, "height": 30}]
     make_export(name, make_document(images=images), photos=(photo,), archive=archive)
     exports = read()
-    assert exports.annotations["key"].tolist() == [f"{name}/{photo}"]
+    assert exports.annotations.frame()["key"].tolist() == [f"{name}/{photo}"]
 
 
 def test_files_beside_the_exports_are_named(make_export: Make, read: Make, tmp_path: Path) -> None:
@@ -226,7 +227,7 @@ def test_no_damage_to_an_archive_stops_the_conversion(
         content[first + int(share * (len(content) - first))] = value
     path.write_bytes(content[: int(len(content) * keep)])
     exports = read()
-    assert exports.annotations["source"].tolist().count("bay") == 1
-    of_yard = exports.inputs["source"].eq("yard").sum()
-    if of_yard == 0:
+    assert exports.annotations.frame()["source"].tolist().count("bay") == 1
+    listed = pd.concat([exports.annotations.frame()["source"], exports.rejected.dropna()["source"]])
+    if not listed.eq("yard").any():
         assert len(exports.rejected) == 1 or "yard" in exports.images["source"].tolist()

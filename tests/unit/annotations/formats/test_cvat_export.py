@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis.extra import numpy as arrays
@@ -11,14 +12,14 @@ from numpy.typing import NDArray
 from pycocotools import mask
 from scipy import ndimage
 
-from construction_panoptic.annotations.coco_files import panoptic_json
-from construction_panoptic.annotations.formats.cvat import read_exports
+from construction_panoptic.annotations.coco_files import CocoFiles
 from construction_panoptic.annotations.formats.cvat_export import ANNOTATIONS_FILE, cvat_files, pixel_outlines
+from construction_panoptic.annotations.formats.reading import read_exports
 from construction_panoptic.annotations.merging.converting import merge_images
-from construction_panoptic.annotations.merging.masks import run_lengths, segmentation_mask
+from construction_panoptic.annotations.merging.masks import run_lengths, segmentation_rle, union_mask
 from construction_panoptic.annotations.panoptic_png import decode_id_map
 from construction_panoptic.annotations.records import ConvertedImage
-from construction_panoptic.annotations.split.splitting import split
+from construction_panoptic.annotations.stuff.ready import encode_labels
 from construction_panoptic.annotations.taxonomy import Taxonomy
 from construction_panoptic.errors import InputDataError
 
@@ -26,12 +27,13 @@ from construction_panoptic.errors import InputDataError
 def converted_files(raw: Path, target: Path, taxonomy: Taxonomy) -> list[ConvertedImage]:
     exports = read_exports(raw, taxonomy)
     assert exports.rejected.empty
-    images = list(merge_images(exports.images, exports.annotations, lambda key: np.ones((30, 40), np.uint8), taxonomy))
+    stuff = encode_labels(np.ones((30, 40), np.uint8))
+    images: Any = list(merge_images(exports.images, exports.annotations, lambda key: stuff, taxonomy))
     target.mkdir()
     for image in images:
         content = image.image if isinstance(image.image, bytes) else image.image.read_bytes()
-        (target / image.image_file).write_bytes(content)
-        (target / f"{image.stem}.png").write_bytes(image.png)
+        (target / image.record.image_file).write_bytes(content)
+        (target / image.record.png_file).write_bytes(image.png)
     return images
 
 
@@ -40,9 +42,9 @@ def thing_masks(images: list[ConvertedImage]) -> dict[str, list[tuple[int, int, 
     found = {}
     for image in images:
         id_map = decode_id_map(image.png)
-        found[image.image_file.rpartition("__")[2]] = sorted(
+        found[image.record.image_file.rpartition("__")[2]] = sorted(
             (s.category_id, s.iscrowd, (id_map == s.id).tobytes())
-            for s in image.segments
+            for s in image.record.segments
             if s.annotation_id is not None
         )
     return found
@@ -70,9 +72,10 @@ def converted(
     raw = make_export("yard", document, photos=("1.png", "2.png", "3.png")).parent
     folder = raw.parent / "converted"
     images = converted_files(raw, folder, site_taxonomy)
-    keys = [image.key for image in images]
-    table = split(keys, range(len(keys)), [{1}] * len(keys))
-    return images, folder, panoptic_json([image.record for image in images], table, "all", site_taxonomy)
+    keys = [image.record.key for image in images]
+    table = pd.DataFrame({"key": keys, "split": "val"})
+    panoptic = CocoFiles([image.record for image in images], table, site_taxonomy).panoptic("val")
+    return images, folder, panoptic | {name: list(panoptic[name]) for name in ("images", "annotations")}
 
 
 @pytest.mark.parametrize("shapes", ["masks", "polygons"])
@@ -95,8 +98,8 @@ def test_what_goes_to_cvat_comes_back_the_same(
 
 def test_a_missing_image_is_named(converted: tuple[list[ConvertedImage], Path, dict[str, Any]]) -> None:
     images, folder, panoptic = converted
-    (folder / images[0].image_file).unlink()
-    with pytest.raises(InputDataError, match=images[0].image_file):
+    (folder / images[0].record.image_file).unlink()
+    with pytest.raises(InputDataError, match=images[0].record.image_file):
         list(cvat_files(panoptic, folder, folder))
 
 
@@ -121,5 +124,5 @@ def test_polygons_along_the_pixels_draw_the_mask(pixels: NDArray[np.bool_]) -> N
     _, parts_outside = ndimage.label(np.pad(~pixels, 1, constant_values=True), structure=np.ones((3, 3)))
     assert (outlines is None) == (parts_outside > 1 or not pixels.any())
     if outlines is not None:
-        assert np.array_equal(segmentation_mask(outlines, *pixels.shape), pixels)
+        assert np.array_equal(union_mask([segmentation_rle(outlines, *pixels.shape)["counts"]], *pixels.shape), pixels)
         assert len(outlines) == ndimage.label(pixels)[1]

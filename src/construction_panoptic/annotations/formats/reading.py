@@ -1,0 +1,293 @@
+"""Reading the exports in a folder into tables, whatever their format, with every image and annotation checked."""
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain, count, groupby
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, cast
+
+import pandas as pd
+
+from construction_panoptic.annotations.formats.checking import Options, Task, check_objects, image_row
+from construction_panoptic.annotations.formats.reader import AnnotationReader, ListedImage, ListedObject, Refused
+from construction_panoptic.annotations.formats.registry import READERS
+from construction_panoptic.annotations.formats.sources import FolderSource, NoExportError, Source, find_sources
+from construction_panoptic.annotations.records import UnusableError
+from construction_panoptic.annotations.rejected import RejectedRecords, rejected_table
+from construction_panoptic.annotations.tables import StoredTable, TableBuilder, TableWriter
+from construction_panoptic.annotations.taxonomy import Taxonomy
+from construction_panoptic.errors import InputDataError, ParameterError
+from construction_panoptic.parallel.workers import Engine, WorkerCount, Workers, blocks_of
+
+OnError = Literal["quarantine", "fail"]
+Boxes = Literal["reject", "keep"]
+Crowds = Literal["keep", "single"]
+
+_OBJECTS_AT_ONCE = 16
+_IMAGE_COLUMNS = {
+    "key": "string",
+    "source": "string",
+    "file_name": "string",
+    "location": "string",
+    "width": "int64",
+    "height": "int64",
+    "sha256": "string",
+    "phash": "string",
+}
+_ANNOTATION_COLUMNS = {
+    "key": "string",
+    "source": "string",
+    "annotation_id": "int64",
+    "category_id": "int64",
+    "category": "string",
+    "is_thing": "bool",
+    "rle": "string",
+    "iscrowd": "int64",
+    "order": "int64",
+    "bbox": "string",
+    "area": "float64",
+}
+_HELP = (
+    "Put one folder (or .zip) per CVAT export there, each with `coco.json` or "
+    "`annotations/instances_default.json`, and `images/`. "
+    "To try the project without data of your own, make the sample: `make demo`"
+)
+
+
+@dataclass(frozen=True)
+class Exports:
+    """What the exports hold.
+
+    Attributes:
+        images: one row an accepted image, sorted by ``key``: key, source, file_name (relative to the export's folder
+            of images), location (absolute path, or ``<zip>::<member>``), width and height (upright, pixels), sha256,
+            phash.
+        annotations: one row an accepted annotation, sorted by ``key`` and ``order``: key, source, annotation_id,
+            category_id, category, is_thing, rle (counts of its mask as a compressed COCO run-length code), iscrowd,
+            order (position in the export; later is on top), bbox (JSON) and area (as in the export, where both may be
+            missing, unless repaired).
+        rejected: what was not accepted; columns source, image, annotation_id, reason, detail.
+        repaired: what was accepted and changed, and images without annotations; the same columns.
+    """
+
+    images: pd.DataFrame
+    annotations: StoredTable
+    rejected: pd.DataFrame
+    repaired: pd.DataFrame
+
+
+def read_exports(
+    raw_data: Path,
+    taxonomy: Taxonomy,
+    *,
+    on_error: OnError = "quarantine",
+    boxes_without_polygon: Boxes = "reject",
+    crowds: Crowds = "keep",
+    workers: WorkerCount = 1,
+    engine: Engine = "local",
+) -> Exports:
+    """Read every export in a folder, one at a time: annotations wait in a temporary file.
+
+    Args:
+        raw_data: holds one folder or ``.zip`` an export, of any format in `registry.READERS`.
+        taxonomy: the project's classes.
+        on_error: ``quarantine`` lists what cannot be used in ``rejected``; ``fail`` raises at the first.
+        boxes_without_polygon: ``reject`` an annotation that has a box but no outline, or ``keep`` the box as its
+            mask.
+        crowds: ``keep`` what has ``iscrowd`` 1 as crowds, or take each as a ``single`` thing.
+        workers: processes that check images and annotations, or "auto" for one a CPU core; 1: this process, with
+            threads for the images. The result is the same with any number.
+        engine: what runs these processes, see `parallel.Workers`.
+
+    Raises:
+        NoExportError: there is no export.
+        InputDataError: no image can be used; or, in the ``fail`` mode, anything that would be rejected. Names the
+            export, image and annotation.
+        ParameterError: ``on_error`` has another value.
+    """
+    if on_error not in ("quarantine", "fail"):
+        raise ParameterError(f"on_error must be 'quarantine' or 'fail', not {on_error!r}.")
+    try:
+        sources, strays = find_sources(Path(raw_data))
+    except NoExportError as error:
+        raise NoExportError(f"{error} {_HELP}.") from None
+    recognised = [_recognise(source) for source in sources]
+    if not any(recognised):
+        if _recognise(FolderSource("", Path(raw_data))):
+            raise NoExportError(f"{raw_data} is itself an export; move it into a folder of its own. {_HELP}.")
+        raise NoExportError(f"{raw_data}: there is no CVAT export in this folder. {_HELP}.")
+    rejected = RejectedRecords(fail=on_error == "fail")
+    options = Options(keep_boxes=boxes_without_polygon == "keep", keep_crowds=crowds == "keep")
+    with Workers(workers, engine) as pool:
+        reading = _Reading(taxonomy, rejected, pool, options)
+        # In the order of the keys that their images get, so that the tables need not be sorted as a whole.
+        for source, found in sorted(zip(sources, recognised, strict=True), key=lambda pair: f"{pair[0].name}/"):
+            reading.read(source, found)
+    for path in strays:
+        detail = f"{path}: not read; put it and its images into a folder or .zip of their own, or remove it"
+        rejected.add(path.name, "", None, "stray_file", detail)
+    return reading.exports(Path(raw_data))
+
+
+Recognised = tuple[Source, AnnotationReader] | UnusableError | None
+
+
+def _recognise(source: Source) -> Recognised:
+    """Find the reader of a source, looking through one folder around everything; None: there is none.
+
+    An error stands for a source that cannot be read, which must be said.
+    """
+    try:
+        for candidate in (source, source.inner()):
+            for reader in READERS:
+                if candidate is not None and reader.sniff(candidate):
+                    return candidate, reader
+    except UnusableError as error:
+        return error
+    return None
+
+
+class _Reading:
+    """The tables as they grow, export by export."""
+
+    def __init__(self, taxonomy: Taxonomy, rejected: RejectedRecords, workers: Workers, options: Options) -> None:
+        self._taxonomy = taxonomy
+        self._rejected = rejected
+        self._repaired = RejectedRecords(fail=False)
+        self._workers = workers
+        self._options = options
+        self._images = TableBuilder(_IMAGE_COLUMNS)
+        self._annotations = TableWriter(_ANNOTATION_COLUMNS)
+        self._seen: set[str] = set()
+
+    def read(self, source: Source, recognised: Recognised) -> None:
+        """Read one export."""
+        name, repeated = source.name, source.name in self._seen
+        self._seen.add(name)
+        if recognised is None:
+            files = " nor ".join(file for reader in READERS for file in reader.files)
+            recognised = UnusableError("no_annotation_file", f"{source.path} has neither {files}")
+        if isinstance(recognised, UnusableError):
+            self._rejected.add(name, "", None, recognised.reason, str(recognised))
+            return
+        source, reader = recognised
+        items = reader.read(source)
+        if repeated:
+            detail = "a folder or archive of the same name was read already; remove one"
+            items = _spoiled(items, UnusableError("duplicate_export", detail))
+        images: dict[ListedImage, _Image] = {}
+        objects = TableBuilder(_ANNOTATION_COLUMNS)
+        lost: Counter[str] = Counter()
+        order = count()
+        for kind, group in groupby(items, type):
+            if kind is Refused:
+                for refused in cast("Iterator[Refused]", group):
+                    self._rejected.add(name, "", None, refused.reason, refused.detail)
+            elif kind is ListedImage:
+                images |= self._read_images(source, list(cast("Iterator[ListedImage]", group)))
+            else:
+                self._read_objects(name, cast("Iterator[ListedObject]", group), images, objects, lost, order)
+        annotations = objects.table().sort_values(["key", "order"])
+        self._annotations.append(annotations)
+        rows = {image.row["key"]: image.row for image in reversed(images.values()) if image.row is not None}
+        self._list_bare_images(sorted(rows.keys() - set(annotations["key"])), name, lost)
+        for key in sorted(rows):
+            self._images.add(rows[key])
+
+    def _read_images(self, source: Source, listed: list[ListedImage]) -> dict[ListedImage, "_Image"]:
+        """Check images, accept or reject each."""
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:
+            pool = threads if self._workers.inline else self._workers
+            usable = (image for image in listed if image.problem is None)
+            checked = iter(pool.map(partial(image_row, source), usable))
+            images = {}
+            for image in listed:
+                name = "" if image.file_name is None else f"{source.name}/{image.file_name}"
+                found = image.problem or next(checked)
+                if isinstance(found, UnusableError):
+                    self._rejected.add(source.name, name, None, found.reason, str(found))
+                    images[image] = _Image(name, found, None)
+                else:
+                    images[image] = _Image(found["key"], None, found)
+        return images
+
+    def _read_objects(
+        self,
+        source: str,
+        listed: Iterable[ListedObject],
+        images: Mapping[ListedImage, "_Image"],
+        accepted: TableBuilder,
+        lost: Counter[str],
+        order: Iterator[int],
+    ) -> None:
+        """Check objects, accept or reject each."""
+        tasks = (self._task(item, None if item.image is None else images[item.image]) for item in listed)
+        check = partial(check_objects, self._options)
+        results = chain.from_iterable(self._workers.map(check, blocks_of(tasks, _OBJECTS_AT_ONCE)))
+        for (label, name, found), place in zip(results, order, strict=False):
+            if isinstance(found, UnusableError):
+                lost[name] += 1
+                self._rejected.add(source, name, label, found.reason, str(found))
+                continue
+            row, repairs = found
+            class_id = row["category_id"]
+            names = {"category": self._taxonomy.names[class_id], "is_thing": self._taxonomy.is_thing[class_id]}
+            accepted.add(row | names | {"source": source, "order": place})
+            for reason, detail in repairs:
+                self._repaired.add(source, name, label, reason, detail)
+
+    def _task(self, item: ListedObject, image: "_Image | None") -> Task:
+        if item.problem is not None or image is None:
+            return Task(item, "" if image is None else image.name, item.problem)
+        if image.row is None:
+            return Task(item, image.name, image.problem)
+        class_id = self._class_id(item.classes)
+        if class_id is None:
+            return Task(item, image.name, UnusableError("unknown_class", item.unknown_class))
+        return Task(item, image.name, None, class_id, image.row["height"], image.row["width"])
+
+    def _class_id(self, names: Iterable[str]) -> int | None:
+        """Return the class of the first name that is a thing, or else of the first that is stuff."""
+        lookups = (self._taxonomy.thing_id, self._taxonomy.stuff_id)
+        found = (lookup(name) for lookup in lookups for name in names)
+        return next((class_id for class_id in found if class_id is not None), None)
+
+    def _list_bare_images(self, keys: Iterable[str], source: str, lost: Mapping[str, int]) -> None:
+        for key in keys:
+            why = f"all of its {lost[key]} annotations are rejected" if lost[key] else "it has no annotation"
+            detail = f"{why}; kept as an image of stuff alone"
+            self._repaired.add(source, key, None, "image_without_annotations", detail)
+
+    def exports(self, raw_data: Path) -> Exports:
+        """Return the tables."""
+        rejected, images = self._rejected.records, self._images.table()
+        if images.empty:
+            examples = "; ".join(f"{r.source} {r.image}: {r.detail} ({r.reason})" for r in rejected[:5])
+            raise InputDataError(f"{raw_data}: not one image can be used. {examples}.")
+        annotations = self._annotations.table()
+        return Exports(images, annotations, rejected_table(rejected), rejected_table(self._repaired.records))
+
+
+class _Image(NamedTuple):
+    """A listed image: its name in the records, and its row of the table or why it has none."""
+
+    name: str
+    problem: UnusableError | None
+    row: dict[str, Any] | None
+
+
+def _spoiled(items: Iterable[ListedImage | ListedObject | Refused], problem: UnusableError) -> Iterator[Any]:
+    """Give items with a problem that comes before their own."""
+    images: dict[ListedImage, ListedImage] = {}
+    for item in items:
+        if isinstance(item, ListedImage):
+            images[item] = ListedImage(item.file_name, problem)
+            yield images[item]
+        elif isinstance(item, ListedObject):
+            yield ListedObject(item.label, None if item.image is None else images[item.image], problem)
+        else:
+            yield item

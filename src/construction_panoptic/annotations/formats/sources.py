@@ -1,0 +1,218 @@
+"""Exports as sources of files: folders and archives, whatever their format, found and opened safely."""
+
+import os
+import zipfile
+from fnmatch import fnmatchcase
+from functools import cached_property
+from pathlib import Path
+from typing import BinaryIO, Protocol, Self
+
+from construction_panoptic.annotations.images import ImageError, open_location, zip_location
+from construction_panoptic.errors import InputDataError
+
+_SKIPPED = ("__MACOSX",)
+_STRAY = (".json", ".xml", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
+
+
+class NoExportError(InputDataError):
+    """There is no export where exports are looked for."""
+
+
+class Source(Protocol):
+    """The files of one export, by names relative to its root, with slashes.
+
+    Attributes:
+        name: the folder's name or the archive's stem; its images and annotations go by it.
+        path: the folder or archive.
+    """
+
+    name: str
+    path: Path
+
+    def inner(self) -> Self | None:
+        """Return the same source without the one folder around everything, as unpacking often leaves it.
+
+        Returns:
+            None where there is no such folder.
+
+        Raises:
+            ImageError: the source cannot be read.
+        """
+        ...
+
+    def glob(self, pattern: str) -> list[str]:
+        """Return the names that match a pattern (``*`` within a part of a name), as often as they are there.
+
+        Raises:
+            ImageError: the source cannot be read.
+        """
+        ...
+
+    def open(self, name: str) -> BinaryIO:
+        """Open a file, to be read once from beginning to end.
+
+        Raises:
+            ImageError: it cannot be read.
+        """
+        ...
+
+    def locate(self, name: str) -> str | None:
+        """Return the location of an image file, see `images`; None where there is none.
+
+        Raises:
+            ImageError: the source cannot be read, or the file is a link that leads out of it.
+        """
+        ...
+
+    def describe(self, folder: str) -> str:
+        """Return where a folder is, for messages."""
+        ...
+
+
+class FolderSource:
+    """An unpacked export."""
+
+    def __init__(self, name: str, path: Path, root: Path | None = None) -> None:
+        self.name = name
+        self.path = path
+        self._root = path if root is None else root
+
+    def inner(self) -> "FolderSource | None":
+        """See `Source`."""
+        try:
+            folders = [path for path in self.path.iterdir() if path.is_dir() and path.name not in _SKIPPED]
+        except OSError as error:
+            raise ImageError("unreadable_archive", f"{self.path}: not readable ({error.strerror})") from None
+        return FolderSource(self.name, self.path, folders[0]) if len(folders) == 1 else None
+
+    def glob(self, pattern: str) -> list[str]:
+        """See `Source`."""
+        return [path.relative_to(self._root).as_posix() for path in self._root.glob(pattern)]
+
+    def open(self, name: str) -> BinaryIO:
+        """See `Source`."""
+        if not self._is_inside(self._root / name):
+            raise ImageError("unsafe_path", f"{name} is a link that leads out of the export's folder")
+        return open_location(self._root / name, streamed=True)
+
+    def locate(self, name: str) -> str | None:
+        """See `Source`."""
+        try:
+            if not (self._root / name).is_file():
+                return None
+        except OSError:  # such as a name that is too long
+            return None
+        if not self._is_inside(self._root / name):
+            raise ImageError("unsafe_path", f"{name!r} is a link that leads out of the export's folder")
+        return os.path.realpath(self._root / name)
+
+    def describe(self, folder: str) -> str:
+        """See `Source`."""
+        return str(self._root / folder)
+
+    @cached_property
+    def _resolved(self) -> Path:
+        return _resolve(self.path)
+
+    def _is_inside(self, path: Path) -> bool:
+        return _resolve(path).is_relative_to(self._resolved)
+
+
+class ZipSource:
+    """An export as an archive; read in place, never unpacked."""
+
+    def __init__(self, name: str, path: Path, root: str = "") -> None:
+        self.name = name
+        self.path = _resolve(path)
+        self._root = root
+
+    def inner(self) -> "ZipSource | None":
+        """See `Source`."""
+        tops = {name.split("/", 1)[0] for name, _ in self._members} - {*_SKIPPED}
+        return ZipSource(self.name, self.path, f"{tops.pop()}/") if len(tops) == 1 else None
+
+    def glob(self, pattern: str) -> list[str]:
+        """See `Source`."""
+        names = (name.removeprefix(self._root) for name, _ in self._members if name.startswith(self._root))
+        depth = pattern.count("/")
+        return [name for name in names if name.count("/") == depth and fnmatchcase(name, pattern)]
+
+    def open(self, name: str) -> BinaryIO:
+        """See `Source`."""
+        return open_location(zip_location(self.path, self._member_of[self._root + name]), streamed=True)
+
+    def locate(self, name: str) -> str | None:
+        """See `Source`."""
+        member = self._member_of.get(self._root + name)
+        return None if member is None else zip_location(self.path, member)
+
+    def describe(self, folder: str) -> str:
+        """See `Source`."""
+        return f"{self.path} under {self._root}{folder}/"
+
+    @cached_property
+    def _members(self) -> list[tuple[str, str]]:
+        """Name and member of each file."""
+        try:
+            if not self.path.is_file():
+                raise OSError("there is no such file, or it is a pipe or device")
+            with zipfile.ZipFile(self.path) as archive:
+                return [(_name(member), member.filename) for member in archive.infolist()]
+        except Exception as error:
+            # zipfile raises whatever the damage leads it to (BadZipFile, struct.error, UnicodeDecodeError, …).
+            raise ImageError("unreadable_archive", f"{self.path}: not readable ({error})") from None
+
+    @cached_property
+    def _member_of(self) -> dict[str, str]:
+        return dict(self._members)
+
+
+def find_sources(folder: Path) -> tuple[list[Source], list[Path]]:
+    """Find the exports in a folder.
+
+    Returns:
+        Its subfolders and archives, sorted by name, a folder before an archive of the same name; and files that may
+        hold annotations and lie beside them.
+
+    Raises:
+        InputDataError: the folder is missing (`NoExportError`) or cannot be read, or a name cannot be used.
+    """
+    if not folder.is_dir():
+        raise NoExportError(f"{folder}: there is no such folder.")
+    try:
+        paths = sorted(folder.iterdir(), key=lambda p: (p.stem if p.suffix else p.name, p.name))
+    except OSError as error:
+        raise InputDataError(f"{folder}: cannot be read ({error.strerror}).") from None
+    sources: list[Source] = []
+    strays = []
+    for path in paths:
+        if path.name.startswith(".") or path.name in _SKIPPED:
+            continue
+        try:
+            path.name.encode()
+        except UnicodeEncodeError:
+            raise InputDataError(f"{folder}: the name {path.name!r} is not valid text; rename it.") from None
+        if "\r" in path.name:
+            raise InputDataError(f"{folder}: the name {path.name!r} holds a carriage return; rename it.")
+        if path.is_dir():
+            sources.append(FolderSource(path.name, path))
+        elif path.suffix.lower() == ".zip":
+            sources.append(ZipSource(path.stem, path))
+        elif path.suffix.lower() in _STRAY:
+            strays.append(path)
+    return sources, strays
+
+
+def _resolve(path: Path) -> Path:
+    """Follow links as ``Path.resolve`` does; of links that go round in a circle that one raises."""
+    return Path(os.path.realpath(path))
+
+
+def _name(member: zipfile.ZipInfo) -> str:
+    """Return a member's name, which many programs write in UTF-8 without saying so."""
+    if member.flag_bits & 0x800:
+        return member.filename
+    try:
+        return member.filename.encode("cp437").decode()
+    except UnicodeError:
+        return member.filename
