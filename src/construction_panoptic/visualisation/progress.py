@@ -57,7 +57,7 @@ class ProgressSheet:
     def see_segments(self, prediction: ImagePrediction) -> None:
         """Draw a prediction, if it is of one of the images."""
         if prediction.image_id in self._images:
-            id_map = decode_id_map(prediction.png)
+            id_map = prediction.id_map
             self._seen[prediction.image_id] = self._segments(prediction.image_id, id_map, prediction.segments_info)
 
     def see_boxes(self, boxes: list[dict[str, Any]]) -> None:

@@ -38,7 +38,7 @@ def panoptic(converted: ConvertedImages) -> dict[str, Any]:
 def prediction(image: int, categories: tuple[int, int]) -> ImagePrediction:
     segments = [{"id": k + 1, "category_id": category} for k, category in enumerate(categories)]
     png = encode_id_map(IDS.astype(np.uint32))
-    return ImagePrediction(image, f"{image}.png", 60, 40, png, segments, boxes=[], categories=CATEGORIES)
+    return ImagePrediction(image, f"{image}.png", 60, 40, segments, [], CATEGORIES, png)
 
 
 def rows(sheet: Image.Image) -> tuple[np.ndarray, np.ndarray]:

@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from construction_panoptic.annotations.panoptic_png import encode_id_map
 from construction_panoptic.catalog.prediction import PredictionResultsDataset
 from construction_panoptic.evaluation.predictions import ImagePrediction
 from construction_panoptic.prediction.running import Picture, PredictedPicture, RejectedFile
@@ -19,7 +18,7 @@ def predicted() -> PredictedPicture:
     id_map[:20] = 1
     segment = {"id": 1, "category_id": 1, "isthing": True, "area": 1200, "bbox": [0, 0, 60, 20], "score": 0.9}
     box = {"image_id": 1, "category_id": 1, "bbox": [0.0, 0.0, 60.0, 20.0], "score": 0.9}
-    prediction = ImagePrediction(1, "a.png", 60, 40, encode_id_map(id_map), [segment], [box], CATEGORIES)
+    prediction = ImagePrediction(1, "a.png", 60, 40, [segment], [box], CATEGORIES, id_map)
     pixels = np.full((40, 60, 3), 128, dtype=np.uint8)
     return PredictedPicture(Picture("a.png", SourceFile(Path("a.png"), "a.png"), pixels), prediction, 0.5)
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from construction_panoptic.models.detr.mask_merging import LEAST_FREE, LEAST_PROBABILITY, merged_masks
-from construction_panoptic.models.detr.model import DetrPanoptic, build_detr_panoptic
+from construction_panoptic.models.detr.model import DetrPanoptic, PanopticFeatures, build_detr_panoptic
 from construction_panoptic.models.detr.postprocess import (
     TINY_AREA,
     PanopticResult,
@@ -76,12 +76,20 @@ class DetrModel:
         used): a query whose best class is not among the categories is treated as no-object. Masks are computed for
         the kept queries alone, which gives the same segmentation.
         """
+        return self.segment_features(self._features(images), images, overrides)
+
+    @torch.no_grad()
+    def segment_features(
+        self, features: PanopticFeatures, images: Images, overrides: Mapping[str, Any] | None = None
+    ) -> list[Segmentation]:
+        """Segment a batch of which the detector's outputs are there already, as in a validation with losses."""
         spec = self.spec.overridden(overrides)
-        queries, outputs = self._queries(images, spec, spec.threshold)
-        boxes = self._boxes(outputs, images)
+        queries = self._queries(features, images, spec, spec.threshold)
+        boxes = self.boxes_of({"pred_logits": features.pred_logits, "pred_boxes": features.pred_boxes}, images)
         return [
             Segmentation(result.id_map.numpy(), result.segments, found)
-            for result, found in zip(_merged(queries, images, spec), boxes, strict=True)
+            for each, found, size, original in zip(queries, boxes, images.sizes, images.original_sizes, strict=True)
+            for result in [_merge(each, size, original, spec)]
         ]
 
     @torch.no_grad()
@@ -90,34 +98,18 @@ class DetrModel:
     ) -> list[Iterable[Segmentation]]:
         """See `PanopticModel`."""
         spec = self.spec.overridden(overrides)
-        queries, _ = self._queries(images, spec, min(thresholds))
-        return [_at(thresholds, each, images, number, spec) for number, each in enumerate(queries)]
+        queries = self._queries(self._features(images), images, spec, min(thresholds))
+        sizes = zip(queries, images.sizes, images.original_sizes, strict=True)
+        return [_at(thresholds, each, size, original, spec) for each, size, original in sizes]
 
     @torch.no_grad()
     def boxes(self, images: Images) -> list[list[dict[str, Any]]]:
         """Detect without computing a mask; for each image what `Segmentation.boxes` says."""
         detector = self.network.detr if isinstance(self.network, DetrPanoptic) else self.network
-        return self._boxes(detector(images.pixels, images.padding_mask), images)
+        return self.boxes_of(detector(images.pixels, images.padding_mask), images)
 
-    def describe(self) -> dict[str, Any]:
-        """See `PanopticModel`."""
-        return _DESCRIPTION | {"panoptic": _MERGING[self.spec.merging]}
-
-    def _queries(self, images: Images, spec: ModelSpec, threshold: float) -> tuple[list[QueryMasks], dict[str, Tensor]]:
-        """Give the masks of the queries that take part; ``threshold`` is that of merging by pixels."""
-        by_pixels = spec.merging == "pixels"
-        found, features = query_masks(
-            cast("DetrPanoptic", self.network),
-            images.pixels,
-            images.padding_mask,
-            processed_sizes=images.sizes,
-            is_thing=spec.is_thing,
-            threshold=threshold if by_pixels else LEAST_PROBABILITY,
-            keep=keep_queries if by_pixels else likely_queries,
-        )
-        return found, {"pred_logits": features.pred_logits, "pred_boxes": features.pred_boxes}
-
-    def _boxes(self, outputs: Mapping[str, Tensor], images: Images) -> list[list[dict[str, Any]]]:
+    def boxes_of(self, outputs: Mapping[str, Tensor], images: Images) -> list[list[dict[str, Any]]]:
+        """Make `boxes` of the outputs of a `Detr` for a batch."""
         known = self.spec.is_thing
         on_cpu = {name: outputs[name].cpu() for name in ("pred_logits", "pred_boxes")}
         found = []
@@ -128,19 +120,35 @@ class DetrModel:
             found.append([{"category_id": k, "bbox": box, "score": score} for k, box, score in rows if k in known])
         return found
 
+    def describe(self) -> dict[str, Any]:
+        """See `PanopticModel`."""
+        return _DESCRIPTION | {"panoptic": _MERGING[self.spec.merging]}
 
-def _merged(queries: Sequence[QueryMasks], images: Images, spec: ModelSpec) -> Iterator[PanopticResult]:
-    for each, size, original in zip(queries, images.sizes, images.original_sizes, strict=True):
-        yield _merge(each, size, original, spec)
+    def _features(self, images: Images) -> PanopticFeatures:
+        return cast("DetrPanoptic", self.network).features(images.pixels, images.padding_mask)
+
+    def _queries(
+        self, features: PanopticFeatures, images: Images, spec: ModelSpec, threshold: float
+    ) -> list[QueryMasks]:
+        """Give the masks of the queries that take part; ``threshold`` is that of merging by pixels."""
+        by_pixels = spec.merging == "pixels"
+        return query_masks(
+            cast("DetrPanoptic", self.network),
+            features,
+            processed_sizes=images.sizes,
+            is_thing=spec.is_thing,
+            threshold=threshold if by_pixels else LEAST_PROBABILITY,
+            keep=keep_queries if by_pixels else likely_queries,
+        )
 
 
 def _at(
-    thresholds: Sequence[float], queries: QueryMasks, images: Images, number: int, spec: ModelSpec
+    thresholds: Sequence[float], queries: QueryMasks, size: tuple[int, int], original: tuple[int, int], spec: ModelSpec
 ) -> Iterator[Segmentation]:
     for threshold in thresholds:
         own = spec.overridden({"threshold": threshold})
         kept = queries.select(queries.scores > threshold) if spec.merging == "pixels" else queries
-        result = _merge(kept, images.sizes[number], images.original_sizes[number], own)
+        result = _merge(kept, size, original, own)
         yield Segmentation(result.id_map.numpy(), result.segments)
 
 

@@ -31,38 +31,32 @@ class QueryMasks:
 
 def query_masks(
     model: DetrPanoptic,
-    images: Tensor,
-    padding_mask: Tensor | None,
+    features: PanopticFeatures,
     *,
     processed_sizes: Sequence[tuple[int, int]],
     is_thing: Mapping[int, bool],
     threshold: float,
     keep: Callable[[Tensor, float], tuple[Tensor, Tensor, Tensor]] = keep_queries,
-) -> tuple[list[QueryMasks], PanopticFeatures]:
-    """Compute the masks of the kept queries of a batch.
+) -> list[QueryMasks]:
+    """Compute the masks of the kept queries of each image of a batch; call it without gradients.
 
     Args:
-        model: in the mode in which it is to run; call without gradients.
-        images: [B, 3, H, W] float, normalised, zero on padding.
-        padding_mask: [B, H, W] bool, True where the pixel is padding; None when there is no padding.
+        model: in the mode in which it is to run.
+        features: what the model's `DetrPanoptic.features` gave for the batch.
         processed_sizes: (height, width) of each image within its padding.
         is_thing: label → is a thing. A query with another label is treated as no-object.
         threshold: smallest class probability of a query that is kept, exclusive.
         keep: chooses the queries: `keep_queries` or `likely_queries`.
-
-    Returns:
-        The kept queries of each image, and the model's features with logits and boxes of all queries.
     """
-    features = model.features(images, padding_mask)
     kept = [_known(keep(logits, threshold), is_thing) for logits in features.pred_logits]
     counts = [len(queries) for queries, _, _ in kept]
-    batch_index = torch.arange(len(kept)).repeat_interleave(torch.tensor(counts)).to(images.device)
+    batch_index = torch.arange(len(kept)).repeat_interleave(torch.tensor(counts)).to(features.queries.device)
     masks = model.masks(features, batch_index, torch.cat([queries for queries, _, _ in kept]))
     return [
         # A mask has a cell for each four pixels, the last of them may be partly padding.
         QueryMasks(logits[:, : -(-height // 4), : -(-width // 4)].float(), scores, labels)
         for logits, (height, width), (_, scores, labels) in zip(masks.split(counts), processed_sizes, kept, strict=True)
-    ], features
+    ]
 
 
 def segment_images(
@@ -76,9 +70,11 @@ def segment_images(
     threshold: float,
     choose: Callable[[int, Tensor, Tensor], Tensor] | None = None,
 ) -> tuple[list[PanopticResult], PanopticFeatures]:
-    """Segment the images of a batch as published, pixel by pixel; see `query_masks` for the arguments.
+    """Segment the images of a batch as published, pixel by pixel; see `query_masks` for the other arguments.
 
     Args:
+        images: [B, 3, H, W] float, normalised, zero on padding.
+        padding_mask: [B, H, W] bool, True where the pixel is padding; None when there is no padding.
         target_sizes: (height, width) of each segmentation.
         choose: called with an image's number in the batch, the mask logits [K, h, w] of its kept queries (h and
             w a quarter of the processed size, rounded up) and their labels [K]; gives bool [K], True for those
@@ -87,9 +83,8 @@ def segment_images(
     Returns:
         The segmentation of each image, and the model's features with logits and boxes of all queries.
     """
-    found, features = query_masks(
-        model, images, padding_mask, processed_sizes=processed_sizes, is_thing=is_thing, threshold=threshold
-    )
+    features = model.features(images, padding_mask)
+    found = query_masks(model, features, processed_sizes=processed_sizes, is_thing=is_thing, threshold=threshold)
     if choose is not None:
         found = [queries.select(choose(k, queries.masks, queries.labels)) for k, queries in enumerate(found)]
     results = [
