@@ -98,8 +98,8 @@ def test_an_entry_that_cannot_be_removed(small_disk: Path) -> None:
 def test_a_killed_process_of_the_conversion() -> None:
     with Workers(2) as workers:
         list(workers.map(abs, [1]))
-        assert workers._pool is not None
-        workers._pool.result(timeout=300)  # until then all runs in this process
+        assert workers._starting is not None
+        workers._starting.result(timeout=300)  # until then all runs in this process
         told = shortage(error_of(list, workers.map(os._exit, [1])))
     assert "was killed" in str(told)
     assert "annotation_conversion.execution.workers" in str(told)

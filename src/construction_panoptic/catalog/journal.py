@@ -23,17 +23,11 @@ class Journal:
 
     Args:
         entry: local path of the entry, a file or folder; the journal lies beside it, hidden.
-
-    Attributes:
-        entry: the same.
-        path: of the journal.
     """
 
     def __init__(self, entry: Path) -> None:
-        self.entry = entry
         self.path = journal_path(entry)
         self._offsets: dict[str, int] = {}
-        self._lines = 0
         offset = 0
         if self.path.is_file():
             with self.path.open("rb") as lines:
@@ -41,19 +35,13 @@ class Journal:
                     if (found := _parse(line)) is not None:
                         self._offsets[found["key"]] = offset
                     offset += len(line)
-                    self._lines += 1
 
     def __len__(self) -> int:
         """Count the finished items."""
         return len(self._offsets)
 
     def find(self, key: str, digest: str) -> Any:
-        """Return what was noted of an item; None if it is not finished.
-
-        Args:
-            key: names the item.
-            digest: of all that it is made from; no digest, no item.
-        """
+        """Return what was noted of an item that was made from what has this digest; None if it is not finished."""
         found = self._read(key)
         if found is None or not digest or found["digest"] != digest:
             return None
@@ -68,9 +56,7 @@ class Journal:
             return _parse(lines.readline())
 
     def keep(self, keys: Collection[str]) -> None:
-        """Forget all items but these."""
-        if self._lines == len(self._offsets) and self._offsets.keys() == set(keys):
-            return
+        """Forget all items but these, and what was noted of an item before it was made anew."""
         with atomic_path(self.path) as temporary, temporary.open("wb") as file:
             for key in keys:
                 if (found := self._read(key)) is not None:
@@ -82,11 +68,9 @@ def appending(entry: Path) -> Iterator["JournalWriter"]:
     """Open the journal of an entry to note items."""
     path = journal_path(entry)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab+") as file:
+    with path.open("ab") as file:
         if file.tell():
-            file.seek(-1, os.SEEK_END)
-            if file.read(1) != b"\n":  # killed in the middle of a line
-                file.write(b"\n")
+            file.write(b"\n")  # ends what a killed process may have left of a line
         yield JournalWriter(file, path.parent)
 
 
@@ -99,11 +83,10 @@ class JournalWriter:
 
     def add(self, key: str, digest: str, files: Iterable[Path], data: Any) -> None:
         """Note an item whose files are written; one without a digest is not noted."""
-        if not digest:
-            return
-        states = {os.path.relpath(path, self._folder): _state(path) for path in files}
-        self._file.write(_line({"key": key, "digest": digest, "files": states, "data": data}))
-        self._file.flush()
+        if digest:
+            states = {os.path.relpath(path, self._folder): _state(path) for path in files}
+            self._file.write(_line({"key": key, "digest": digest, "files": states, "data": data}))
+            self._file.flush()
 
 
 class JournalDataset(AbstractDataset[Any, Any]):
@@ -151,19 +134,12 @@ def _state(path: Path) -> list[int] | None:
     return [found.st_size, found.st_mtime_ns]
 
 
-def _line(entry: Any) -> bytes:
+def _line(entry: dict[str, Any]) -> bytes:
     text = json.dumps(entry, ensure_ascii=False).encode()
     return b"%s\t%08x\n" % (text, zlib.crc32(text))
 
 
 def _parse(line: bytes) -> Any:
     """Return a line's entry; None for what a killed process left of one, and for one that is damaged."""
-    text, has_sum, checksum = line.rstrip(b"\n").partition(b"\t")  # none in a journal of an older version
-    if has_sum and checksum != b"%08x" % zlib.crc32(text):
-        return None
-    try:
-        entry = json.loads(text)
-    except ValueError:
-        return None
-    complete = isinstance(entry, dict) and {"key", "digest", "files", "data"} <= entry.keys()
-    return entry if complete and line.endswith(b"\n") else None
+    text, _, checksum = line.partition(b"\t")
+    return json.loads(text) if checksum == b"%08x\n" % zlib.crc32(text) else None

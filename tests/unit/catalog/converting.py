@@ -13,7 +13,7 @@ import numpy as np
 from construction_panoptic.annotations.formats.cvat import read_exports
 from construction_panoptic.annotations.merging.converting import merge_unfinished
 from construction_panoptic.annotations.records import ConvertedImage, ConvertedRecord
-from construction_panoptic.annotations.stuff.ready import encode_labels
+from construction_panoptic.annotations.stuff.label_maps import encode_labels
 from construction_panoptic.annotations.taxonomy import Taxonomy
 from construction_panoptic.catalog.folders import ConvertedImagesDataset, finished_record
 from construction_panoptic.catalog.journal import JournalDataset

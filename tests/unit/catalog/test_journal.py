@@ -52,12 +52,6 @@ def test_a_damaged_line_is_no_item(entry: Path) -> None:
         assert (journal.find("a", "1"), journal.find("b", "2")) in (({"x": 1}, None), (None, [2]), (None, None))
 
 
-def test_the_journal_of_an_older_version_counts(entry: Path) -> None:
-    path = Journal(entry).path
-    path.write_text("".join(line.partition("\t")[0] + "\n" for line in path.read_text().splitlines()))
-    assert Journal(entry).find("b", "2") == [2]
-
-
 def test_half_a_line_is_no_item_and_later_ones_count(entry: Path) -> None:
     path = Journal(entry).path
     path.write_bytes(path.read_bytes()[:-3])
