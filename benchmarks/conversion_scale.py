@@ -32,7 +32,7 @@ from construction_panoptic.annotations.panoptic_png import encode_id_map
 from construction_panoptic.annotations.records import ConvertedRecord
 from construction_panoptic.annotations.rejected import all_rejected, check_conservation
 from construction_panoptic.annotations.split.grouping import near_duplicate_groups
-from construction_panoptic.annotations.split.splitting import split_records
+from construction_panoptic.annotations.split.splitting import split as divide
 from construction_panoptic.annotations.stuff.fringe import leftover_classes
 from construction_panoptic.annotations.stuff.labeller import Fringe
 from construction_panoptic.annotations.stuff.labelling import label_all
@@ -186,7 +186,8 @@ def convert(folder: Path, images: int, workers: int = 1) -> Size:
         records = Records(out / "converted.jsonl")
         check_conservation(exports.listed, records, all_rejected(exports.rejected, records), exports.images)
         hashes, keys = [record.phash for record in records], [record.key for record in records]
-        split = split_records(records, near_duplicate_groups(hashes, keys, 24))
+        classes = [{segment.category_id for segment in record.segments} for record in records]
+        split = divide(keys, near_duplicate_groups(hashes, keys, 24), classes)
     with size.stage("write"):
         for side in ("train", "val"):
             detection = detection_stream(records, split, side, taxonomy, out / "panoptic", workers=workers)

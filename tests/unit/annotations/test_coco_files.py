@@ -25,7 +25,7 @@ from construction_panoptic.annotations.merging.converting import merge_images
 from construction_panoptic.annotations.panoptic_png import encode_id_map
 from construction_panoptic.annotations.records import ConvertedRecord, Segment
 from construction_panoptic.annotations.split.grouping import near_duplicate_groups
-from construction_panoptic.annotations.split.splitting import audit_split, split_records
+from construction_panoptic.annotations.split.splitting import audit_split, split
 from construction_panoptic.annotations.stuff.ready import ReadyStuff
 from construction_panoptic.annotations.summary import dataset_summary
 from construction_panoptic.annotations.taxonomy import Taxonomy
@@ -270,7 +270,8 @@ def test_real_annotations_become_files_that_pass_the_check(real_data: Path, repo
     found = [image.record for image in converted]
     groups = near_duplicate_groups([record.phash for record in found], [record.key for record in found], 24)
     assert len(set(groups)) == 6
-    table = split_records(found, groups)
+    classes = [{segment.category_id for segment in record.segments} for record in found]
+    table = split([record.key for record in found], groups, classes)
     audit = audit_split(found, table, max_distance=24)
     assert audit.facts["classes_on_one_side"] == []
     assert audit.facts["images_val"] in (1, 2)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import Bounds, LinearConstraint, milp
-from scipy.sparse import coo_array, hstack
+from scipy.sparse import coo_array, eye_array, hstack
 
 # Groups that one integer program may move, and the classes through which it looks for them.
 _MOST_FREE = 100
@@ -35,7 +35,7 @@ def place_groups(members: Sequence[Group], val_fraction: float) -> list[bool]:
 
     Args:
         members: at least two groups; of two that are equally good, the earlier one is placed first.
-        val_fraction: wanted share of images in val, in (0, 1).
+        val_fraction: wanted fraction of images in val, in (0, 1).
 
     Returns:
         True for each group in val; neither side is empty.
@@ -98,7 +98,7 @@ class _Wanted:
         return self._unfilled(val, class_id), self._unfilled(val, None)
 
     def _unfilled(self, val: bool, class_id: int | None) -> float:
-        # Rounded, so that equal shares compare equal.
+        # Rounded, so that equal fractions compare equal.
         return round(1 - self._placed[val][class_id] / (self._fraction[val] * self._target[class_id]), 9)
 
     @staticmethod
@@ -155,10 +155,10 @@ def _move(
     free: NDArray[np.bool_],
     val_fraction: float,
 ) -> list[bool]:
-    """Cover as many classes as possible on both sides, near the wanted share and the given placement.
+    """Cover as many classes as possible on both sides, near the wanted fraction and the given placement.
 
     An integer program. Variables: one binary a group (1 = val; only free ones may change), one slack a row
-    (1 = left on one side), and the distance of the val share from the wanted one, in images.
+    (1 = left on one side), and the distance of val's size from the wanted one, in images.
     """
     count = len(members)
     sizes = np.array([group.size for group in members], dtype=float)
@@ -170,18 +170,17 @@ def _move(
     row = np.repeat(np.arange(len(rows)), [len(positions) for positions in rows])
     column = np.concatenate([np.array(positions) for positions in rows])
     incidence = coo_array((np.ones(len(row)), (row, column)), shape=(len(rows), count))
-    slack = coo_array((np.ones(len(rows)), (np.arange(len(rows)), np.arange(len(rows)))))
+    slack = eye_array(len(rows))
     empty = coo_array((len(rows), 1))
     at_most = np.array([len(positions) - 1.0 for positions in rows])
-    share = np.concatenate([sizes, np.zeros(len(rows)), [0.0]])[None]
-    distance = np.zeros_like(share)
-    distance[0, -1] = 1
+    in_val_size = np.concatenate([sizes, np.zeros(len(rows)), [0.0]])[None]
+    distance = np.eye(1, in_val_size.size, in_val_size.size - 1)
     target = val_fraction * total
     constraints = [
         LinearConstraint(hstack([incidence, slack, empty]).tocsr(), lb=1),
         LinearConstraint(hstack([incidence, -slack, empty]).tocsr(), ub=at_most),
-        LinearConstraint(share - distance, ub=target),
-        LinearConstraint(share + distance, lb=target),
+        LinearConstraint(in_val_size - distance, ub=target),
+        LinearConstraint(in_val_size + distance, lb=target),
     ]
     upper = np.concatenate([np.where(free, 1, now), [0.0], np.ones(len(rows) - 1), [np.inf]])
     lower = np.concatenate([np.where(free, 0, now), np.zeros(len(rows) + 1)])

@@ -21,8 +21,8 @@ from construction_panoptic.annotations.rejected import (
     rejected_table,
     repaired_and_kept,
 )
-from construction_panoptic.annotations.split.grouping import near_duplicate_groups
-from construction_panoptic.annotations.split.options import fold_split, join_groups, listed_split, video_names
+from construction_panoptic.annotations.split.grouping import join_groups, near_duplicate_groups, video_names
+from construction_panoptic.annotations.split.options import fold_split, listed_split
 from construction_panoptic.annotations.split.splitting import audit_split, split_digest
 from construction_panoptic.annotations.split.splitting import split as divide
 from construction_panoptic.annotations.stuff.fringe import leftover_classes
