@@ -45,65 +45,43 @@ def place_groups(members: Sequence[Group], val_fraction: float) -> list[bool]:
 
 def _stratify(members: Sequence[Group], val_fraction: float) -> list[bool]:
     """Place the groups, those of the rarest class first and large ones before small ones; True is val."""
-    wanted = _Wanted(members, val_fraction)
+    # Images of each class, and of all together under None.
+    counts: list[dict[int | None, int]] = [{None: group.size, **group.images_of_class} for group in members]
+    total = sum((Counter(of_group) for of_group in counts), Counter[int | None]())
+    placed: dict[bool, Counter[int | None]] = {True: Counter(), False: Counter()}
+
+    def room(val: bool, class_id: int | None) -> tuple[float, ...]:
+        """How far a side is from what it should have, by the class, then overall."""
+        fraction = val_fraction if val else 1 - val_fraction
+        # Rounded, so that equal fractions compare equal.
+        return tuple(round(1 - placed[val][key] / (fraction * total[key]), 9) for key in (class_id, None))
+
     in_val = [False] * len(members)
-    lonely = _lonely_classes(members)
+    exclusive = _exclusive_classes(members)
     unplaced: dict[int, None] = {}
     for position in sorted(range(len(members)), key=lambda position: -members[position].size):
-        if lonely[position]:
-            wanted.place(members[position], val=False)
+        if exclusive[position]:
+            placed[False].update(counts[position])
         else:
             unplaced[position] = None
     left = Counter(class_id for position in unplaced for class_id in members[position].images_of_class)
     while unplaced:
         rarest = min(((count, class_id) for class_id, count in left.items() if count), default=(0, None))[1]
         for position in [p for p in unplaced if rarest is None or rarest in members[p].images_of_class]:
-            in_val[position] = wanted.val_has_more_room(rarest)
-            wanted.place(members[position], val=in_val[position])
+            in_val[position] = room(True, rarest) > room(False, rarest)
+            placed[in_val[position]].update(counts[position])
             left.subtract(members[position].images_of_class.keys())
             del unplaced[position]
     return in_val
 
 
-def _lonely_classes(members: Sequence[Group]) -> list[int]:
+def _exclusive_classes(members: Sequence[Group]) -> list[int]:
     """How many classes each group has that no other group has."""
     counts = [0] * len(members)
     for positions in _positions_of_class(members).values():
         if len(positions) == 1:
             counts[positions[0]] += 1
     return counts
-
-
-class _Wanted:
-    """How far each side is filled, for each class and for all images (key None)."""
-
-    def __init__(self, members: Sequence[Group], val_fraction: float) -> None:
-        self._target: dict[int | None, float] = defaultdict(float)
-        self._placed: dict[bool, dict[int | None, int]] = {True: defaultdict(int), False: defaultdict(int)}
-        self._fraction = {True: val_fraction, False: 1 - val_fraction}
-        for group in members:
-            for class_id, images in self._counts(group):
-                self._target[class_id] += images
-
-    def place(self, group: Group, *, val: bool) -> None:
-        """Count the group on one side."""
-        for class_id, images in self._counts(group):
-            self._placed[val][class_id] += images
-
-    def val_has_more_room(self, class_id: int | None) -> bool:
-        """Whether val is less filled than train, by the class, then overall; not if they are equal."""
-        return self._room(True, class_id) > self._room(False, class_id)
-
-    def _room(self, val: bool, class_id: int | None) -> tuple[float, float]:
-        return self._unfilled(val, class_id), self._unfilled(val, None)
-
-    def _unfilled(self, val: bool, class_id: int | None) -> float:
-        # Rounded, so that equal fractions compare equal.
-        return round(1 - self._placed[val][class_id] / (self._fraction[val] * self._target[class_id]), 9)
-
-    @staticmethod
-    def _counts(group: Group) -> list[tuple[int | None, int]]:
-        return [(None, group.size), *group.images_of_class.items()]
 
 
 def _positions_of_class(members: Sequence[Group]) -> dict[int, list[int]]:
@@ -164,7 +142,7 @@ def _move(
     sizes = np.array([group.size for group in members], dtype=float)
     total = sizes.sum()
     now = np.array(in_val, dtype=float)
-    moves = 0.1 * sizes * (1 - 2 * now) + 0.5 * np.array(_lonely_classes(members))
+    moves = 0.1 * sizes * (1 - 2 * now) + 0.5 * np.array(_exclusive_classes(members))
     # Covering a class is worth more than all else; the first row (both sides non-empty) has no slack.
     cost = np.concatenate([moves, np.full(len(rows), total + np.abs(moves).sum()), [1.0]])
     row = np.repeat(np.arange(len(rows)), [len(positions) for positions in rows])
