@@ -16,7 +16,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from construction_panoptic import cli
-from construction_panoptic.catalog.journal import appending
+from construction_panoptic.catalog.journal import Journal
 from construction_panoptic.parallel.workers import Workers
 from construction_panoptic.shortage import ShortageError, shortage
 from construction_panoptic.training import loading
@@ -79,9 +79,9 @@ def test_no_room_for_the_journal_of_a_folder(small_disk: Path) -> None:
     (small_disk / "filler").write_bytes(bytes(500 * 1024))
 
     def note() -> None:
-        with appending(small_disk / "labels") as journal:
-            for number in range(1000):
-                journal.add(f"image {number}", "digest", [], "x" * 100)
+        journal = Journal(small_disk / "labels")
+        for number in range(1000):
+            journal.add(f"image {number}", "digest", [], "x" * 100)
 
     assert "There is no room for a file" in str(shortage(error_of(note)))
 

@@ -15,7 +15,7 @@ from kedro_datasets._typing import ImagePreview, JSONPreview
 from construction_panoptic.annotations.records import ConvertedImage, ConvertedRecord
 from construction_panoptic.annotations.stuff.label_maps import StuffOfImage, decode_labels
 from construction_panoptic.catalog.files import damaged
-from construction_panoptic.catalog.journal import Journal, appending
+from construction_panoptic.catalog.journal import Journal
 from construction_panoptic.catalog.previews import image_grid
 from construction_panoptic.errors import InputDataError
 from construction_panoptic.evaluation.predictions import ImagePrediction, write_predictions
@@ -261,11 +261,8 @@ class ConvertedImagesDataset(LocalFileDataset):
         keys: dict[str, None] = {}
         images: set[str] = set()
         pngs: set[str] = set()
-        with (
-            appending(self._filepath) as journal,
-            atomic_path(self._filepath) as temporary,
-            temporary.open("w", encoding="utf-8") as index,
-        ):
+        journal = Journal(self._filepath)
+        with atomic_path(self._filepath) as temporary, temporary.open("w", encoding="utf-8") as index:
             for item in data:
                 record = item if isinstance(item, ConvertedRecord) else item.record
                 content = record.to_dict()

@@ -261,7 +261,7 @@ def test_real_annotations_become_files_that_pass_the_check(real_data: Path, repo
     sizes = zip(exports.images["height"].tolist(), exports.images["width"].tolist(), strict=True)
     size_of = dict(zip(exports.images["key"].tolist(), sizes, strict=True))
     ready = ReadyStuff(folder / "stuff_predictions", project)
-    assert ready.missing(size_of) == []
+    assert None not in map(ready.find, size_of)
     converted = list(
         merge_images(exports.images, exports.annotations, lambda key: ready.labels(key, size_of[key]), project)
     )

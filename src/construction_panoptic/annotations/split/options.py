@@ -27,16 +27,7 @@ def fold_split(
     Folds are taken one after the other, each by `splitting.split` from what is left, so that rare classes
     are spread and the same data and seed give the same folds whichever is asked for.
 
-    Args:
-        keys: unique image keys.
-        groups: one group number an image; images of a group stay together.
-        classes: the category ids in each image.
-        folds: how many, at least 2.
-        fold: which one is val, from 1.
-        seed: decides among equally good places.
-
-    Returns:
-        As `splitting.split`.
+    Arguments and result are those of `splitting.split`; ``fold``, counted from 1, is val.
 
     Raises:
         InputDataError: fewer groups than folds.

@@ -89,24 +89,8 @@ class ReadyStuff(StuffLabeller):
         """Leave the predictions of all images out of what goes to other processes, which get those of their images."""
         return self.__dict__ | {"_predictions": {}}
 
-    def missing(self, keys: Iterable[str]) -> list[str]:
-        """Return the keys that the predictions do not cover, in their order."""
-        return [key for key in keys if key not in self._predictions]
-
     def labels(self, key: str, size: tuple[int, int]) -> LabelMap | None:
-        """Read the label map of one image.
-
-        Args:
-            key: the image key.
-            size: the image's upright (height, width), in pixels.
-
-        Returns:
-            uint8 [H, W] stuff ids, 0 = none; None if the predictions do not cover the image.
-
-        Raises:
-            InputDataError: the PNG is missing or damaged, has another size than the image, or its ids are not
-                those of ``segments_info``.
-        """
+        """Read the label map of one image of (height, width), uint8 [H, W]; None if the predictions do not cover it."""
         return self.read(ImageToLabel(key, "", size, found=self.find(key)))
 
     def find(self, key: str) -> tuple[_Prediction, list[int]] | None:
@@ -119,7 +103,12 @@ class ReadyStuff(StuffLabeller):
         return prediction, state
 
     def read(self, image: ImageToLabel) -> LabelMap | None:
-        """Read the label map of an image; see `labels`."""
+        """Read the label map of an image.
+
+        Raises:
+            InputDataError: the PNG is missing or damaged, has another size than the image, or its ids are not
+                those of ``segments_info``.
+        """
         if image.found is None:
             return None
         return _read_labels(self._file, image.found[0], image.key, image.size)
@@ -127,12 +116,11 @@ class ReadyStuff(StuffLabeller):
     def label(self, images: Sequence[LabelMap | None], things: Sequence[Mask]) -> list[StuffMaps | None]:
         """Leave out what things explain."""
         return [
-            None if labels is None else StuffMaps(self._cleaned(labels, mask), labels)
+            None
+            if labels is None
+            else StuffMaps(without_explained_parts(labels, mask, self._leftover, self._fraction), labels)
             for labels, mask in zip(images, things, strict=True)
         ]
-
-    def _cleaned(self, labels: LabelMap, things: Mask) -> LabelMap:
-        return without_explained_parts(labels, things, self._leftover, self._fraction)
 
     def _read_json(self) -> dict[str, list[Any]]:
         lists: dict[str, list[Any]] = {}

@@ -104,7 +104,7 @@ def merge_annotations(
     images: pd.DataFrame,
     annotations: StoredTable,
     stuff_labels: StuffLabelFolder,
-    so_far: Journal,
+    so_far: Path,
     taxonomy: dict[str, Any],
     parameters: ConversionSettings,
 ) -> Iterable[ConvertedImage | ConvertedRecord]:
@@ -120,7 +120,7 @@ def merge_annotations(
         stuff_labels.content,
         Taxonomy.from_dict(taxonomy),
         parameters.overlap,
-        finished=partial(finished_record, so_far),
+        finished=partial(finished_record, Journal(so_far)),
         **parameters.execution.model_dump(),
     )
 
