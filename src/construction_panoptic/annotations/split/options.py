@@ -48,7 +48,9 @@ def fold_split(
             break
         chosen = [position for position, group in enumerate(groups) if group in left]
         table = split(
-            *([values[position] for position in chosen] for values in (keys, groups, classes)),
+            [keys[position] for position in chosen],
+            [groups[position] for position in chosen],
+            [classes[position] for position in chosen],
             val_fraction=1 / (to_come + 1),
             seed=seed,
         )

@@ -46,8 +46,11 @@ def place_groups(members: Sequence[Group], val_fraction: float) -> list[bool]:
 def _stratify(members: Sequence[Group], val_fraction: float) -> list[bool]:
     """Place the groups, those of the rarest class first and large ones before small ones; True is val."""
     # Images of each class, and of all together under None.
-    counts: list[dict[int | None, int]] = [{None: group.size, **group.images_of_class} for group in members]
-    total = sum((Counter(of_group) for of_group in counts), Counter[int | None]())
+    counts: list[Counter[int | None]] = [Counter({None: group.size}) for group in members]
+    total: Counter[int | None] = Counter()
+    for of_group, group in zip(counts, members, strict=True):
+        of_group.update(dict(group.images_of_class.items()))
+        total.update(of_group)
     placed: dict[bool, Counter[int | None]] = {True: Counter(), False: Counter()}
 
     def room(val: bool, class_id: int | None) -> tuple[float, ...]:
@@ -148,7 +151,7 @@ def _move(
     row = np.repeat(np.arange(len(rows)), [len(positions) for positions in rows])
     column = np.concatenate([np.array(positions) for positions in rows])
     incidence = coo_array((np.ones(len(row)), (row, column)), shape=(len(rows), count))
-    slack = eye_array(len(rows))
+    slack = coo_array(eye_array(len(rows)))
     empty = coo_array((len(rows), 1))
     at_most = np.array([len(positions) - 1.0 for positions in rows])
     in_val_size = np.concatenate([sizes, np.zeros(len(rows)), [0.0]])[None]

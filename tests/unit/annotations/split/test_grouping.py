@@ -206,4 +206,4 @@ def test_videos_join_groups_of_near_duplicates() -> None:
 def test_crops_of_a_photograph_can_stay_together() -> None:
     keys = ["f/IMG_7_scaled_0.jpg", "f/IMG_7_scaled_1.jpg", "f/IMG_71_scaled_0.jpg", "g/IMG_7_scaled_0.jpg", "f/x.jpg"]
     names = video_names(keys, r"(.*)_scaled_\d+")
-    assert join_groups(keys, [0, 1, 2, 3, 4], names) == [0, 0, 1, 3, 2]
+    assert join_groups(keys, [0, 1, 2, 3, 4], names) == [1, 1, 0, 3, 2]

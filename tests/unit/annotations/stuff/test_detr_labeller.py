@@ -104,7 +104,7 @@ def literal_labels(model: DetrPanoptic, images: list[NDArray[np.uint8]], taxonom
 
 
 def labeller(model: DetrPanoptic, taxonomy: Taxonomy, **changed: Any) -> DetrLabeller:
-    settings = {"threshold": THRESHOLD, "side": SIDE, "max_side": MAX_SIDE, "device": "cpu"} | changed
+    settings: dict[str, Any] = {"threshold": THRESHOLD, "side": SIDE, "max_side": MAX_SIDE, "device": "cpu"} | changed
     return DetrLabeller(StuffSettings(**settings), taxonomy, model)
 
 
@@ -243,7 +243,7 @@ def test_the_network_sees_sizes_of_the_recipe(size: tuple[int, int], expected: t
 
 def test_a_checkpoint_file_becomes_its_labeller(model: DetrPanoptic, taxonomy: Taxonomy, tmp_path: Path) -> None:
     torch.save({"model": model.state_dict()}, tmp_path / "weights.pth")
-    sizes = {"threshold": THRESHOLD, "side": SIDE, "max_side": MAX_SIDE}
+    sizes: dict[str, Any] = {"threshold": THRESHOLD, "side": SIDE, "max_side": MAX_SIDE}
     loaded = DetrLabeller(StuffSettings(weights=str(tmp_path / "weights.pth"), device="cpu", **sizes), taxonomy)
     image = photograph(1, 100, 150)
     labels = labels_of(loaded, image)
