@@ -1,5 +1,5 @@
 # make demo: install, make the sample data set, train and evaluate on it.
-# make test: install, then ruff, mypy and pytest.
+# make check: install, then lint, types and unit tests. make test: also the tests of whole pipelines.
 # Both need nothing but Python >= 3.11 and make; everything goes into .venv.
 
 PYTHON ?= python3
@@ -10,7 +10,7 @@ KILLS ?= 20
 SEED ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow torture format bench notebooks viz ui constraints
+.PHONY: help install demo check test test-slow torture format bench notebooks viz ui constraints
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -28,13 +28,17 @@ demo: install  ## make the sample data set, then run the whole main job on it
 	$(BIN)/kedro run --env sample --pipelines sample_data
 	$(BIN)/kedro run --env sample
 
-test: install  ## ruff, mypy and the default tests
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+check: install  ## lint, types, layers and unit tests: a minute or two
+	$(BIN)/ruff check --quiet .
+	$(BIN)/ruff format --quiet --check .
 	$(BIN)/mypy
-	$(BIN)/pytest
+	$(BIN)/lint-imports --no-cache
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 tests/unit
 
-test-slow: install  ## the tests that take minutes: end-to-end runs, kill and resume
+test: check  ## check, and the tests that run pipelines, browsers and servers: several minutes
+	$(BIN)/pytest tests/integration
+
+test-slow: install  ## the tests that take minutes: kill and resume, Ray, several processes
 	$(BIN)/pytest -m slow
 
 torture: install  ## kill the sample's job at KILLS random moments (default 20), compare the results; minutes

@@ -13,7 +13,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -132,9 +131,7 @@ def merge_quality(folder: Path, images: int) -> None:  # noqa: ARG001
     def shard(count: int) -> Iterator[dict[int, SegmentCounts]]:
         for values in generator.integers(0, 3, (count, SEGMENTS, 4)).tolist():
             total[:] += np.sum(values, axis=0)
-            yield {
-                1 + 8 * k: SegmentCounts(tp, fp, fn, Fraction(3 * tp, 4)) for k, (tp, fp, fn, _) in enumerate(values)
-            }
+            yield {1 + 8 * k: SegmentCounts(tp, fp, fn, 0.75 * tp) for k, (tp, fp, fn, _) in enumerate(values)}
 
     counts = merge_counts(merge_counts(shard(IMAGES_OF_SHARD)) for _ in range(images // IMAGES_OF_SHARD))
     assert [sum(c[k] for c in counts.values()) for k in range(3)] == total[:3].tolist()

@@ -32,6 +32,8 @@ def segment(logits, masks, config, processed, target):
     categories = {category["id"]: category for category in config["categories"]}
     scores = np.exp(logits - logits.max(-1, keepdims=True))
     scores /= scores.sum(-1, keepdims=True)
+    if config["merging"] == "masks":
+        return merge_whole_masks(scores[:, :-1], masks, config, categories, processed, target)
     labels, best = scores.argmax(-1), scores.max(-1)
     kept = [q for q in range(len(best)) if labels[q] in categories and best[q] > config["threshold"]]
     alive = np.ones(len(kept), bool)
@@ -58,6 +60,32 @@ def segment(logits, masks, config, processed, target):
             return id_map, list(segments.values())
         alive[tiny] = False
     return np.zeros(target[::-1], np.int32), []
+
+
+def merge_whole_masks(scores, masks, config, categories, processed, target):
+    """Paint whole masks from the highest quality down; give what `segment` gives."""
+    candidates = []
+    for query, label in enumerate(scores.argmax(-1).tolist()):
+        if label in categories and scores[query, label] > 0.2:
+            logits = np.asarray(Image.fromarray(masks[query]).resize(processed, Image.Resampling.BILINEAR))
+            inside = logits >= 0
+            quality = float(scores[query, label] * (1 / (1 + np.exp(-logits[inside]))).mean()) if inside.any() else 0.0
+            thing = categories[label]["isthing"]
+            if quality >= config["quality_things" if thing else "quality_stuff"]:
+                candidates.append((quality, label, inside))
+    id_map, segments = np.zeros(processed[::-1], np.int32), {}
+    for number, (quality, label, inside) in enumerate(sorted(candidates, key=lambda candidate: -candidate[0])):
+        thing = categories[label]["isthing"]
+        free = inside & (id_map == 0)
+        if free.sum() >= (0.4 if thing else 0.2) * inside.sum():
+            new = {"id": len(segments) + 1, "class": categories[label]["name"], "score": quality}
+            id_map[free] = segments.setdefault(f"thing {number}" if thing else f"stuff {label}", new)["id"]
+    id_map = np.asarray(Image.fromarray(id_map).resize(target, Image.Resampling.NEAREST))
+    found = [{**each, "area": int((id_map == each["id"]).sum())} for each in segments.values()]
+    kept = [each for each in found if each["area"] > config["tiny_area"]]
+    numbers = np.zeros(len(found) + 1, np.int32)
+    numbers[[each["id"] for each in kept]] = range(1, len(kept) + 1)
+    return numbers[id_map], [{**each, "id": number} for number, each in enumerate(kept, 1)]
 
 
 def main(folder, image, out):

@@ -20,6 +20,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from construction_panoptic.evaluation.quality import pq_sq_rq
+
 LOSSES = ("badly_outlined", "mislabelled", "missed", "spurious")
 """The parts of the loss budget."""
 
@@ -152,11 +154,9 @@ def size_quality(
 def class_scores(segments: pd.DataFrame, by: Sequence[str] = ("category_id",)) -> pd.DataFrame:
     """PQ, SQ and RQ by class (fractions; SQ is 0 without a true positive), tp, fp and fn; see :func:`class_counts`."""
     counts = class_counts(segments, by)
-    size = counts["tp"] + counts["fp"] / 2 + counts["fn"] / 2
-    pq, rq = counts["iou"] / size, counts["tp"] / size
-    sq = (counts["iou"] / counts["tp"]).fillna(0.0)
-    scores = pd.DataFrame({"pq": pq, "sq": sq, "rq": rq, **counts[["tp", "fp", "fn"]]})
-    return scores[size > 0]
+    scores = pq_sq_rq(*(counts[name] for name in ("iou", "tp", "fp", "fn")))
+    table = pd.DataFrame(scores.T, index=counts.index, columns=pd.Index(["pq", "sq", "rq"]))
+    return table.join(counts[["tp", "fp", "fn"]]).dropna()
 
 
 def image_scores(segments: pd.DataFrame) -> pd.Series:

@@ -1,8 +1,8 @@
-"""What became of every segment, true and predicted: the ground under all error analysis.
+"""Matching of ground-truth and predicted segments, one by one, for the error analysis and for validation.
 
 Segments are matched as in panoptic quality (Kirillov et al. 2019, section 4.1), but whatever their class: void pixels
-of the truth leave a predicted segment's area, and IoU > 0.5 makes a pair, of which a segment can have only one. A pair
-of one class is what PQ counts as a true positive, so PQ follows from these rows.
+leave a predicted segment's area, and IoU > 0.5 makes a pair, of which a segment can have only one. A pair of one class
+is what PQ counts as a true positive, so PQ follows from these rows.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from construction_panoptic.annotations.panoptic_png import decode_id_map
 from construction_panoptic.config.base import ONE_PROCESS, Execution
 from construction_panoptic.errors import InputDataError
+from construction_panoptic.evaluation.quality import SegmentCounts, merge_counts, quality_of_counts
 from construction_panoptic.parallel.workers import Workers
 
 IdMap = NDArray[np.integer[Any]]
@@ -98,8 +99,8 @@ def _match_files(
     predicted_ids = decode_id_map(prediction_folder / predicted["file_name"])
     if true_ids.shape != predicted_ids.shape:
         raise InputDataError(
-            f"image {true['image_id']}: the truth {true['file_name']} is {_size(true_ids)}, the prediction "
-            f"{predicted['file_name']} {_size(predicted_ids)} pixels; predict again."
+            f"image {true['image_id']}: {true['file_name']} is {true_ids.shape[::-1]}, the prediction "
+            f"{predicted['file_name']} {predicted_ids.shape[::-1]} pixels (width, height); predict again."
         )
     segments = true["segments_info"], predicted["segments_info"]
     return list(match_image(true["image_id"], true_ids, segments[0], predicted_ids, segments[1]))
@@ -231,5 +232,31 @@ def _row(
     return (image_id, side, *common, float(iou[position]) if met else 0.0, *other)
 
 
-def _size(ids: IdMap) -> str:
-    return f"{ids.shape[1]} × {ids.shape[0]}"
+class QualityCounter:
+    """Panoptic quality of predictions in memory, image by image, as `panoptic_quality` measures it in files."""
+
+    def __init__(self) -> None:
+        self._counts: dict[int, SegmentCounts] = {}
+
+    def add(
+        self,
+        true_ids: IdMap,
+        true_segments: Sequence[Mapping[str, Any]],
+        predicted_ids: IdMap,
+        predicted_segments: Sequence[Mapping[str, Any]],
+    ) -> None:
+        """Count the segments of one image; arguments as of `match_image`."""
+        rows = match_image(0, true_ids, true_segments, predicted_ids, predicted_segments)
+        self._counts = merge_counts([self._counts, *map(_counts_of, rows)])
+
+    def result(self, categories: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Give PQ, SQ and RQ in panopticapi's layout; see `quality_of_counts`."""
+        return quality_of_counts(self._counts, categories)
+
+
+def _counts_of(row: tuple[Any, ...]) -> dict[int, SegmentCounts]:
+    _, side, _, category, _, _, outcome, iou, *_ = row
+    if side == "true":
+        matched = outcome == "matched"
+        return {category: SegmentCounts(int(matched), 0, int(not matched), iou if matched else 0.0)}
+    return {category: SegmentCounts(0, int(outcome not in ("matched", "ignored")), 0, 0.0)}

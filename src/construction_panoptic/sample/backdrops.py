@@ -12,49 +12,32 @@ from construction_panoptic.sample.textures import Colour, FloatArray, NoiseBank,
 
 SUPERSAMPLING = 3
 
-COCO_CATEGORIES: dict[str, tuple[int, bool]] = {
-    "person": (1, True),
-    "truck": (8, True),
-    "gravel": (125, False),
-    "road": (149, False),
-    "sand": (154, False),
-    "wall-brick": (171, False),
-    "wall-tile": (176, False),
-    "window-other": (181, False),
-    "tree-merged": (184, False),
-    "fence-merged": (185, False),
-    "ceiling-merged": (186, False),
-    "sky-other-merged": (187, False),
-    "floor-other-merged": (190, False),
-    "pavement-merged": (191, False),
-    "grass-merged": (193, False),
-    "dirt-merged": (194, False),
-    "building-other-merged": (197, False),
-    "wall-other-merged": (199, False),
+# COCO panoptic name: (COCO id, is a thing in COCO, noise), for all that the stuff predictions may contain. The noise of
+# such a region: (grain in pixels at 96 pixels height, strength in 0…255 units).
+_REGIONS: dict[str, tuple[int, bool, tuple[tuple[float, float], ...]]] = {
+    "person": (1, True, ()),
+    "truck": (8, True, ()),
+    "gravel": (125, False, ((0, 17), (0.8, 12))),
+    "road": (149, False, ((0, 5), (5, 4))),
+    "sand": (154, False, ((0.8, 6), (5, 7))),
+    "wall-brick": (171, False, ((0, 6), (5, 5))),
+    "wall-tile": (176, False, ((0, 2), (12, 4))),
+    "window-other": (181, False, ((5, 7),)),
+    "tree-merged": (184, False, ((0.8, 15), (2, 19))),
+    "fence-merged": (185, False, ((0, 4), (5, 4))),
+    "ceiling-merged": (186, False, ((0, 2), (12, 4))),
+    "sky-other-merged": (187, False, ((12, 4),)),
+    "floor-other-merged": (190, False, ((0.8, 3), (5, 5))),
+    "pavement-merged": (191, False, ((0, 5), (5, 5))),
+    "grass-merged": (193, False, ((0, 12), (2, 10))),
+    "dirt-merged": (194, False, ((0.8, 9), (2, 9), (12, 7))),
+    "building-other-merged": (197, False, ((0, 3), (5, 4))),
+    "wall-other-merged": (199, False, ((0.8, 3), (12, 6))),
 }
-"""COCO panoptic name → (COCO id, is a thing in COCO): what the sample's stuff predictions may contain."""
-LABELS: tuple[str, ...] = ("void", *COCO_CATEGORIES)
+COCO_CATEGORIES = {name: (coco_id, is_thing) for name, (coco_id, is_thing, _) in _REGIONS.items()}
+"""COCO panoptic name → (COCO id, is a thing in COCO)."""
+LABELS = ("void", *_REGIONS)
 """Names of the values of a label map; 0 is void."""
-
-# (grain in pixels at 96 pixels height, strength in 0…255 units) of the noise on each kind of region.
-_GRAIN: dict[str, tuple[tuple[float, float], ...]] = {
-    "gravel": ((0, 17), (0.8, 12)),
-    "road": ((0, 5), (5, 4)),
-    "sand": ((0.8, 6), (5, 7)),
-    "wall-brick": ((0, 6), (5, 5)),
-    "wall-tile": ((0, 2), (12, 4)),
-    "window-other": ((5, 7),),
-    "tree-merged": ((0.8, 15), (2, 19)),
-    "fence-merged": ((0, 4), (5, 4)),
-    "ceiling-merged": ((0, 2), (12, 4)),
-    "sky-other-merged": ((12, 4),),
-    "floor-other-merged": ((0.8, 3), (5, 5)),
-    "pavement-merged": ((0, 5), (5, 5)),
-    "grass-merged": ((0, 12), (2, 10)),
-    "dirt-merged": ((0.8, 9), (2, 9), (12, 7)),
-    "building-other-merged": ((0, 3), (5, 4)),
-    "wall-other-merged": ((0.8, 3), (12, 6)),
-}
 
 
 @dataclass(frozen=True)
@@ -72,7 +55,7 @@ class Backdrop:
 
 
 class Canvas:
-    """Paints colour and labels together, in shares of the image (x and y from 0 to 1)."""
+    """Paints colour and labels together, in fractions of the image (x and y from 0 to 1)."""
 
     def __init__(self, rng: np.random.Generator, noise: NoiseBank, height: int, width: int) -> None:
         self.rng, self.noise = rng, noise
@@ -101,31 +84,30 @@ class Canvas:
         """Draw a line without changing labels; ``width`` in pixels of an image 96 pixels high."""
         self._draw.line(self._pixels(points), fill=colour, width=max(1, round(width * self.unit * SUPERSAMPLING)))
 
-    def edge(self, level: float, roughness: float, left: float = 0.0, right: float = 1.0) -> list[Point]:
-        """A wavy line from ``left`` to ``right`` around ``level``; all in shares of the image."""
-        xs = np.linspace(left, right, 25)
+    def edge(self, level: float, roughness: float) -> list[Point]:
+        """A wavy line over the whole width around ``level``; both in fractions of the image's height."""
+        xs = np.linspace(0, 1, 25)
         waves = self.noise.crop(self.rng, (1, 25), 2)[0] + 0.6 * self.noise.crop(self.rng, (1, 25), 0.8)[0]
         return [(float(x), float(level + roughness * wave)) for x, wave in zip(xs, waves, strict=True)]
 
     def _clouds(self, shape: tuple[int, ...]) -> FloatArray:
-        """Share of white in each pixel of the sky [H, W], soft and wider than high."""
+        """How white each pixel of the sky is [H, W], 0 to 1: soft and wider than high."""
         height, width = shape
         wide = (height, -(-width // 2))
         billows = self.noise.crop(self.rng, wide, 5 * self.unit) + 0.35 * self.noise.crop(self.rng, wide, 2 * self.unit)
-        cover = float(self.rng.uniform(0.4, 2.4))
+        cover = self.rng.uniform(0.4, 2.4)
         return np.clip((np.repeat(billows, 2, axis=1)[:, :width] - cover) * 1.1, 0, 0.85)
 
     def finish(self) -> tuple[FloatArray, NDArray[np.uint8]]:
         """Average down, add the grain of each region, and return (rgb [H, W, 3] 0…1, labels [H, W])."""
         rgb = np.asarray(self._image.reduce(SUPERSAMPLING), np.float32)
-        middle = SUPERSAMPLING // 2
-        labels = np.asarray(self._label_image)[middle::SUPERSAMPLING, middle::SUPERSAMPLING]
+        labels = np.asarray(self._label_image)[SUPERSAMPLING // 2 :: SUPERSAMPLING, SUPERSAMPLING // 2 :: SUPERSAMPLING]
         grain = np.zeros(labels.shape, np.float32)
         sky = labels == LABELS.index("sky-other-merged")
         rgb[sky] += (248 - rgb[sky]) * self._clouds(labels.shape)[sky, None]
         for value in np.unique(labels):
             inside = labels == value
-            for scale, strength in _GRAIN.get(LABELS[value], ()):
+            for scale, strength in _REGIONS[LABELS[value]][2]:
                 grain[inside] += strength * self.noise.crop(self.rng, labels.shape, scale * self.unit)[inside]
         return np.clip((rgb + grain[..., None]) / 255, 0, 1), labels.copy()
 
@@ -139,19 +121,16 @@ def _sky(canvas: Canvas, bottom: float) -> None:
     rng = canvas.rng
     high = pick(rng, ((86, 150, 220), (112, 170, 226), (150, 184, 214), (176, 190, 204)))
     low = pick(rng, ((206, 224, 240), (224, 228, 232), (238, 226, 210)))
-    steps = 32
-    for step in range(steps):
-        share = step / (steps - 1)
-        r, g, b = (round(a + (z - a) * share) for a, z in zip(high, low, strict=True))
-        top = bottom * step / steps
-        canvas.region("sky-other-merged", box(0, top, 1, bottom + 0.15), (r, g, b))
+    for step in range(32):
+        r, g, b = (round(a + (z - a) * (step / 31)) for a, z in zip(high, low, strict=True))
+        canvas.region("sky-other-merged", box(0, bottom * step / 32, 1, bottom + 0.15), (r, g, b))
 
 
 def _trees(canvas: Canvas, top: float, bottom: float) -> None:
     colour = pick(canvas.rng, ((62, 104, 48), (78, 116, 50), (50, 92, 58)))
     canvas.region("tree-merged", [*canvas.edge(top, 0.03), (1, bottom), (0, bottom)], colour)
     for x in canvas.rng.uniform(0, 1, 9):
-        y = float(canvas.rng.uniform(top + 0.05, bottom))
+        y = canvas.rng.uniform(top + 0.05, bottom)
         canvas.detail([(x - 0.05, y), (x, y - 0.06), (x + 0.05, y), (x, y + 0.03)], shade(colour, 0.8))
 
 
@@ -168,16 +147,16 @@ def _ground(canvas: Canvas, label: str, top: float, roughness: float = 0.008) ->
     colour = pick(rng, colours[label])
     canvas.region(label, [*canvas.edge(top, roughness), (1, 1), (0, 1)], colour)
     if label == "pavement-merged":
-        vanish = float(rng.uniform(0.2, 0.8))
+        vanish = rng.uniform(0.2, 0.8)
         for x in np.linspace(-1.2, 2.2, 12):
             canvas.line([(vanish + (x - vanish) * 0.35, top + 0.02), (x, 1)], 0.6, shade(colour, 0.84))
         for depth in (0.16, 0.38, 0.68):
             canvas.line([(0, top + (1 - top) * depth), (1, top + (1 - top) * depth)], 0.7, shade(colour, 0.84))
     elif label in ("dirt-merged", "sand"):
         for _ in range(int(rng.integers(1, 4))):
-            y, lean = float(rng.uniform(top + 0.1, 0.95)), float(rng.uniform(-0.15, 0.15))
+            y, lean = rng.uniform(top + 0.1, 0.95), rng.uniform(-0.15, 0.15)
             track = [(0, y), (0.4, y + lean * 0.3), (1, y + lean)]
-            canvas.line(track, float(rng.uniform(1, 2.4)), shade(colour, 0.87))
+            canvas.line(track, rng.uniform(1, 2.4), shade(colour, 0.87))
 
 
 def _building(canvas: Canvas, left: float, top: float, right: float, bottom: float) -> None:
@@ -203,10 +182,10 @@ def _fence(canvas: Canvas, top: float, bottom: float) -> None:
     rng = canvas.rng
     sheet = pick(rng, ((92, 146, 152), (70, 128, 150), (120, 150, 168)), 6)
     canvas.region("fence-merged", box(0, top, 1, bottom), sheet)
-    slat = float(rng.uniform(0.022, 0.032))
-    for x in np.arange(float(rng.uniform(-slat, 0)), 1, slat):
+    slat = rng.uniform(0.022, 0.032)
+    for x in np.arange(rng.uniform(-slat, 0), 1, slat):
         canvas.detail(box(x, top, x + slat * 0.45, bottom), shade(sheet, 0.78))
-    for x in np.arange(float(rng.uniform(0, 0.3)), 1, 0.33):
+    for x in np.arange(rng.uniform(0, 0.3), 1, 0.33):
         canvas.detail(box(x, top - 0.015, x + 0.018, bottom), shade(sheet, 0.45))
     canvas.line([(0, top), (1, top)], 1.5, shade(sheet, 1.25))
 
@@ -215,32 +194,32 @@ def _bricks(canvas: Canvas, top: float, bottom: float) -> None:
     rng = canvas.rng
     brick = pick(rng, ((166, 84, 62), (148, 78, 64), (180, 104, 74)))
     canvas.region("wall-brick", box(0, top, 1, bottom), brick)
-    tall = float(rng.uniform(0.045, 0.06))
+    tall = rng.uniform(0.045, 0.06)
     long = tall * 2.4 * canvas.height / canvas.width
     joint = (206, 188, 170)
     for row, y in enumerate(np.arange(bottom, top, -tall)):
         for x in np.arange(-long if row % 2 else -long / 2, 1, long):
             if rng.random() < 0.35:
-                canvas.detail(box(x, max(top, y - tall), x + long, y), shade(brick, float(rng.uniform(0.82, 1.14))))
+                canvas.detail(box(x, max(top, y - tall), x + long, y), shade(brick, rng.uniform(0.82, 1.14)))
             canvas.line([(x, max(top, y - tall)), (x, y)], 0.5, joint)
         canvas.line([(0, y), (1, y)], 0.6, joint)
 
 
 def _open_site(canvas: Canvas) -> float:
-    horizon = float(canvas.rng.uniform(0.34, 0.54))
+    horizon = canvas.rng.uniform(0.34, 0.54)
     _sky(canvas, horizon)
     if canvas.rng.random() < 0.5:
-        _trees(canvas, horizon - float(canvas.rng.uniform(0.14, 0.22)), horizon + 0.03)
+        _trees(canvas, horizon - canvas.rng.uniform(0.14, 0.22), horizon + 0.03)
     _ground(canvas, str(canvas.rng.choice(["dirt-merged", "sand", "dirt-merged", "gravel"])), horizon)
     return horizon
 
 
 def _building_site(canvas: Canvas) -> float:
     rng = canvas.rng
-    horizon = float(rng.uniform(0.4, 0.56))
+    horizon = rng.uniform(0.4, 0.56)
     _sky(canvas, horizon)
-    top = float(rng.uniform(0.0, horizon - 0.26))
-    width = float(rng.uniform(0.4, 0.75))
+    top = rng.uniform(0.0, horizon - 0.26)
+    width = rng.uniform(0.4, 0.75)
     left = float(rng.choice([0.0, 1 - width, rng.uniform(0.1, 0.3)]))
     _building(canvas, left, top, min(1.0, left + width), horizon + 0.03)
     if left + width < 0.75 and rng.random() < 0.4:
@@ -251,11 +230,11 @@ def _building_site(canvas: Canvas) -> float:
 
 def _fenced_site(canvas: Canvas) -> float:
     rng = canvas.rng
-    horizon = float(rng.uniform(0.42, 0.56))
-    top = horizon - float(rng.uniform(0.2, 0.28))
+    horizon = rng.uniform(0.42, 0.56)
+    top = horizon - rng.uniform(0.2, 0.28)
     _sky(canvas, top)
     if rng.random() < 0.45:
-        _trees(canvas, max(0.03, top - float(rng.uniform(0.14, 0.2))), top + 0.03)
+        _trees(canvas, max(0.03, top - rng.uniform(0.14, 0.2)), top + 0.03)
     _fence(canvas, top, horizon + 0.02)
     _ground(canvas, str(rng.choice(["gravel", "dirt-merged", "pavement-merged"])), horizon)
     return horizon
@@ -263,22 +242,22 @@ def _fenced_site(canvas: Canvas) -> float:
 
 def _meadow(canvas: Canvas) -> float:
     rng = canvas.rng
-    horizon = float(rng.uniform(0.36, 0.52))
+    horizon = rng.uniform(0.36, 0.52)
     _sky(canvas, horizon)
     if rng.random() < 0.5:
-        width = float(rng.uniform(0.36, 0.6))
+        width = rng.uniform(0.36, 0.6)
         left = float(rng.choice([0.0, 1 - width]))
-        _building(canvas, left, horizon - float(rng.uniform(0.2, 0.3)), left + width, horizon + 0.03)
+        _building(canvas, left, horizon - rng.uniform(0.2, 0.3), left + width, horizon + 0.03)
     _ground(canvas, "grass-merged", horizon)
     return horizon
 
 
 def _brick_yard(canvas: Canvas) -> float:
     rng = canvas.rng
-    horizon = float(rng.uniform(0.46, 0.62))
+    horizon = rng.uniform(0.46, 0.62)
     top = 0.0
     if rng.random() < 0.4:
-        top = float(rng.uniform(0.14, 0.22))
+        top = rng.uniform(0.14, 0.22)
         _sky(canvas, top)
     _bricks(canvas, top, horizon + 0.02)
     if top:
@@ -290,8 +269,8 @@ def _brick_yard(canvas: Canvas) -> float:
 def _room(canvas: Canvas) -> float:
     """A room under fit-out: ceiling with panels, walls, tiled floor."""
     rng = canvas.rng
-    horizon, top = float(rng.uniform(0.56, 0.7)), float(rng.uniform(0.14, 0.24))
-    left, right = float(rng.uniform(0.0, 0.18)), float(rng.uniform(0.82, 1.0))
+    horizon, top = rng.uniform(0.56, 0.7), rng.uniform(0.14, 0.24)
+    left, right = rng.uniform(0.0, 0.18), rng.uniform(0.82, 1.0)
     tiled = rng.random() < 0.3
     label = "wall-tile" if tiled else "wall-other-merged"
     wall = pick(rng, ((218, 212, 190), (198, 210, 214), (226, 206, 180), (196, 204, 176)))
@@ -305,14 +284,12 @@ def _room(canvas: Canvas) -> float:
             canvas.line([(left, y), (right, y)], 0.5, shade(wall, 0.84))
     ceiling = vary(rng, (240, 240, 244), 4)
     canvas.region(
-        "ceiling-merged",
-        [(0, outer_top), (left, top), (right, top), (1, outer_top), (1, -1), (0, -1)],
-        ceiling,
+        "ceiling-merged", [(0, outer_top), (left, top), (right, top), (1, outer_top), (1, -1), (0, -1)], ceiling
     )
     for x in np.linspace(-0.4, 1.4, 9):
         canvas.line([(left + (right - left) * x, top), (1.5 * x - 0.25, top - 0.24)], 0.6, shade(ceiling, 0.8))
     canvas.line([(0, top * 0.45), (1, top * 0.45)], 0.6, shade(ceiling, 0.8))
-    lamp = float(rng.uniform(0.25, 0.6))
+    lamp = rng.uniform(0.25, 0.6)
     canvas.detail(
         [(lamp, top * 0.6), (lamp + 0.2, top * 0.6), (lamp + 0.22, top * 0.3), (lamp - 0.02, top * 0.3)],
         (255, 252, 226),
@@ -326,9 +303,7 @@ def _room(canvas: Canvas) -> float:
     for x in np.linspace(-1, 2, 13):
         near = 0.5 + (x - 0.5) * 2.2
         canvas.line(
-            [(left + (right - left) * x, horizon + (0.0 if 0 <= x <= 1 else 0.5)), (near, 1.1)],
-            0.6,
-            shade(floor, 0.8),
+            [(left + (right - left) * x, horizon + (0.0 if 0 <= x <= 1 else 0.5)), (near, 1.1)], 0.6, shade(floor, 0.8)
         )
     for depth in (0.12, 0.32, 0.62):
         y = horizon + (1 - horizon) * depth
@@ -336,8 +311,8 @@ def _room(canvas: Canvas) -> float:
         canvas.line([(left * inset, y), (1 - (1 - right) * inset, y)], 0.6, shade(floor, 0.8))
     canvas.line([(left, horizon), (right, horizon)], 1.2, shade(wall, 0.6))
     if rng.random() < 0.55:
-        x, y = float(rng.uniform(left + 0.08, right - 0.45)), top + 0.07
-        wide, tall = float(rng.uniform(0.26, 0.36)), float(rng.uniform(0.22, 0.28))
+        x, y = rng.uniform(left + 0.08, right - 0.45), top + 0.07
+        wide, tall = rng.uniform(0.26, 0.36), rng.uniform(0.22, 0.28)
         canvas.detail(box(x - 0.02, y - 0.02, x + wide + 0.02, y + tall + 0.025), (250, 250, 250))
         canvas.region("window-other", box(x, y, x + wide, y + tall), pick(rng, ((158, 204, 236), (126, 180, 226))))
         canvas.line([(x + wide / 2, y), (x + wide / 2, y + tall)], 1.2, (250, 250, 250))
@@ -346,7 +321,7 @@ def _room(canvas: Canvas) -> float:
 
 @dataclass(frozen=True)
 class Layout:
-    """A kind of place: ``paint`` draws it and returns the share of the height at which its floor begins.
+    """A kind of place: ``paint`` draws it and returns at which fraction of the height its floor begins.
 
     ``weight``: how often it is chosen, relative to other fitting places.
     """

@@ -77,31 +77,23 @@ def generate(settings: SampleSettings) -> Iterator[tuple[str, bytes]]:
             scene = make_scene(frame, settings, noise)
             file_name = f"{folder}_{number:04d}.jpg"
             quality = max(30, settings.jpeg_quality - (15 if frame.alteration == "recompressed" else 0))
-            yield f"construction/{folder}/images/{file_name}", encode_jpeg(scene.rgb, quality)
+            yield f"construction/{folder}/images/{file_name}", _encode_jpeg(scene.rgb, quality)
             export.add(file_name, scene)
             stuff_rng = np.random.default_rng([settings.seed, 3, len(stuff_images)])
-            stuff = predict_stuff(scene, settings, stuff_rng, noise)
+            predicted = predict_stuff(scene, settings, stuff_rng, noise)
             png_name = f"{folder}__{file_name.removesuffix('.jpg')}.png"
-            yield f"stuff_predictions/panoptic/{png_name}", encode_id_map(stuff.id_map)
+            yield f"stuff_predictions/panoptic/{png_name}", encode_id_map(predicted.id_map)
             height, width = scene.labels.shape
             image_id = len(stuff_images) + 1
             stuff_images.append(
                 {"id": image_id, "file_name": f"{folder}/{file_name}", "width": width, "height": height}
             )
-            stuff_annotations.append({"image_id": image_id, "file_name": png_name, "segments_info": stuff.segments})
+            stuff_annotations.append({"image_id": image_id, "file_name": png_name, "segments_info": predicted.segments})
         name = "annotations/instances_default.json" if folder == MIXED_FOLDER else "coco.json"
-        yield f"construction/{folder}/{name}", _json_bytes(export.content())
-    yield (
-        "stuff_predictions/panoptic.json",
-        _json_bytes(
-            {
-                "info": {"description": "stuff regions of the sample images, with COCO panoptic categories"},
-                "categories": coco_categories(),
-                "images": stuff_images,
-                "annotations": stuff_annotations,
-            }
-        ),
-    )
+        yield f"construction/{folder}/{name}", _json_bytes(export.content)
+    info = {"description": "stuff regions of the sample images, with COCO panoptic categories"}
+    stuff = {"info": info, "categories": coco_categories(), "images": stuff_images, "annotations": stuff_annotations}
+    yield "stuff_predictions/panoptic.json", _json_bytes(stuff)
 
 
 def noise_bank(settings: SampleSettings) -> NoiseBank:
@@ -123,53 +115,35 @@ class _CvatExport:
 
     def __init__(self, names: list[str]) -> None:
         self._ids = {name: number for number, name in enumerate(names, 1)}
-        self._images: list[dict[str, Any]] = []
-        self._annotations: list[dict[str, Any]] = []
+        categories = [{"id": number, "name": name, "supercategory": ""} for name, number in self._ids.items()]
+        self.content: dict[str, Any] = {**_CREDITS, "categories": categories, "images": [], "annotations": []}
 
     def add(self, file_name: str, scene: Scene) -> None:
+        images, annotations = self.content["images"], self.content["annotations"]
         height, width = scene.labels.shape
-        self._images.append(
-            {
-                "id": len(self._images) + 1,
-                "width": width,
-                "height": height,
-                "file_name": file_name,
-                "license": 0,
-                "flickr_url": "",
-                "coco_url": "",
-                "date_captured": 0,
-            }
+        images.append(
+            {"id": len(images) + 1, "width": width, "height": height, "file_name": file_name, "license": 0}
+            | {"flickr_url": "", "coco_url": "", "date_captured": 0}
         )
         for instance in scene.instances:
-            self._annotations.append(self._annotation(instance))
-
-    def _annotation(self, instance: Instance) -> dict[str, Any]:
-        polygons = outline(instance.visible if instance.outlined_as_seen else instance.coverage)
-        corners = np.concatenate(polygons)
-        (left, top), (right, bottom) = corners.min(0), corners.max(0)
-        return {
-            "id": len(self._annotations) + 1,
-            "image_id": len(self._images),
-            "category_id": self._ids[instance.name],
-            "segmentation": [polygon.ravel().tolist() for polygon in polygons],
-            "area": round(sum(polygon_area(polygon) for polygon in polygons), 2),
-            "bbox": [round(float(v), 2) for v in (left, top, right - left, bottom - top)],
-            "iscrowd": 0,
-            "attributes": {"occluded": instance.hidden > 0.05},
-        }
-
-    def content(self) -> dict[str, Any]:
-        categories = [{"id": number, "name": name, "supercategory": ""} for name, number in self._ids.items()]
-        return {
-            **_CREDITS,
-            "categories": categories,
-            "images": self._images,
-            "annotations": self._annotations,
-        }
+            ids = {"id": len(annotations) + 1, "image_id": len(images), "category_id": self._ids[instance.name]}
+            annotations.append(ids | _annotation(instance))
 
 
-def encode_jpeg(rgb: NDArray[np.uint8], quality: int) -> bytes:
-    """JPEG file content of an [H, W, 3] uint8 image."""
+def _annotation(instance: Instance) -> dict[str, Any]:
+    polygons = outline(instance.visible if instance.outlined_as_seen else instance.coverage)
+    corners = np.concatenate(polygons)
+    (left, top), (right, bottom) = corners.min(0), corners.max(0)
+    return {
+        "segmentation": [polygon.ravel().tolist() for polygon in polygons],
+        "area": round(sum(polygon_area(polygon) for polygon in polygons), 2),
+        "bbox": [round(float(v), 2) for v in (left, top, right - left, bottom - top)],
+        "iscrowd": 0,
+        "attributes": {"occluded": instance.hidden > 0.05},
+    }
+
+
+def _encode_jpeg(rgb: NDArray[np.uint8], quality: int) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(rgb).save(buffer, "JPEG", quality=quality, subsampling=0)
     return buffer.getvalue()

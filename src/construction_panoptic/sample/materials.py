@@ -43,11 +43,7 @@ def _pipe(pen: Pen, x: float, y: float, radius: float, concrete: Colour) -> None
     for step in range(steps, -1, -1):
         share = step / steps
         pen.ellipse(
-            x + length[0] * share,
-            y + length[1] * share,
-            radius,
-            radius,
-            shade(concrete, 0.66 + 0.12 * (1 - share)),
+            x + length[0] * share, y + length[1] * share, radius, radius, shade(concrete, 0.66 + 0.12 * (1 - share))
         )
     pen.ellipse(x, y, radius, radius, shade(concrete, 1.1))
     pen.ellipse(x, y, radius * 0.74, radius * 0.74, (44, 42, 44))
@@ -87,10 +83,7 @@ def water_tank(pen: Pen, rng: np.random.Generator) -> None:
 def fire_extinguishers(pen: Pen, rng: np.random.Generator) -> None:
     """A red fire extinguisher with hose and label (height 2.3)."""
     red = vary(rng, (214, 22, 26), 7)
-    pen.barrel(
-        [(0.52, 0.46, 0.12), (0.6, 0.46, 0.26), (0.72, 0.46, 0.36), (0.85, 0.46, 0.38), (2.2, 0.46, 0.38)],
-        red,
-    )
+    pen.barrel([(0.52, 0.46, 0.12), (0.6, 0.46, 0.26), (0.72, 0.46, 0.36), (0.85, 0.46, 0.38), (2.2, 0.46, 0.38)], red)
     pen.barrel([(2.18, 0.46, 0.38), (2.3, 0.46, 0.34)], (60, 16, 18))
     pen.rectangle(0.36, 0.3, 0.56, 0.56, (46, 46, 48))
     pen.polygon([(0.3, 0.22), (0.92, 0.06), (0.95, 0.18), (0.5, 0.32), (0.3, 0.34)], (40, 40, 42))
@@ -121,9 +114,9 @@ def vitrified_tiles(pen: Pen, rng: np.random.Generator) -> None:
         for column in range(columns):
             u0, u1 = column / columns + gap_u, (column + 1) / columns - gap_u
             v0, v1 = row / rows + gap_v, (row + 1) / rows - gap_v
-            tone = shade(rose, float(rng.uniform(0.9, 1.06)))
+            tone = shade(rose, rng.uniform(0.9, 1.06))
             pen.polygon([at(u0, v0), at(u1, v0), at(u1, v1), at(u0, v1)], tone)
-            middle = u0 + (u1 - u0) * float(rng.uniform(0.35, 0.5))
+            middle = u0 + (u1 - u0) * rng.uniform(0.35, 0.5)
             gloss = shade(tone, 1.22)
             pen.polygon([at(u0, v0), at(middle, v0), at(u0, v0 + (v1 - v0) * 0.7)], gloss)
 

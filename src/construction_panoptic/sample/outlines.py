@@ -6,6 +6,9 @@ from numpy.typing import NDArray
 
 from construction_panoptic.sample.textures import FloatArray
 
+TOLERANCE = 0.3  # pixels, the largest distance between an outline and its simplified form
+SMALLEST_PART = 6  # square pixels
+
 
 def simplify(points: NDArray[np.float64], tolerance: float) -> NDArray[np.float64]:
     """Drop vertices that lie within ``tolerance`` pixels of the line through their neighbours.
@@ -40,18 +43,14 @@ def polygon_area(points: NDArray[np.float64]) -> float:
     return float(abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2)
 
 
-def outline(coverage: FloatArray, *, tolerance: float = 0.3, smallest: float = 6) -> list[NDArray[np.float64]]:
-    """Outer outlines of what is covered by more than one half.
+def outline(coverage: FloatArray) -> list[NDArray[np.float64]]:
+    """Outer outlines of what is covered by more than one half; holes are filled, since CVAT's polygons have none.
 
     Args:
-        coverage: [H, W] float32 in 0…1, the share of each pixel that the thing covers.
-        tolerance: largest distance in pixels between the outline and its simplified form.
-        smallest: parts of a smaller area, in square pixels, are left out.
+        coverage: [H, W] float32 in 0…1, the fraction of each pixel that the thing covers.
 
     Returns:
-        Polygons [N, 2] of (x, y) in image pixels (the first pixel spans 0…1), inside the image,
-        largest first.
-        Holes are filled, since CVAT's polygons have none.
+        Polygons [N, 2] of (x, y) in image pixels (the first pixel spans 0…1), inside the image, largest first.
     """
     height, width = coverage.shape
     rows, columns = np.flatnonzero(coverage.max(1) > 0.5), np.flatnonzero(coverage.max(0) > 0.5)
@@ -67,7 +66,7 @@ def outline(coverage: FloatArray, *, tolerance: float = 0.3, smallest: float = 6
             continue
         # Pixel centres lie at one half; the padding moved everything by one.
         ring = np.asarray(points, np.float64)[: int(offsets[1])] + np.array([left - 0.5, top - 0.5])
-        ring = np.clip(simplify(ring, tolerance), 0, (width, height)).round(2)[:-1]
-        if len(ring) >= 3 and polygon_area(ring) >= smallest:
+        ring = np.clip(simplify(ring, TOLERANCE), 0, (width, height)).round(2)[:-1]
+        if len(ring) >= 3 and polygon_area(ring) >= SMALLEST_PART:
             polygons.append(ring)
     return sorted(polygons, key=polygon_area, reverse=True)

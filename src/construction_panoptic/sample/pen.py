@@ -52,12 +52,7 @@ class Pen:
         self._draw.line([self._at(x, y) for x, y in points], fill=(*colour, 255), width=pixels, joint="curve")
 
     def barrel(
-        self,
-        outline: Sequence[tuple[float, float, float]],
-        colour: Colour,
-        *,
-        upright: bool = True,
-        strips: int = 14,
+        self, outline: Sequence[tuple[float, float, float]], colour: Colour, *, upright: bool = True, strips: int = 14
     ) -> None:
         """Fill a round body with light from one side.
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from construction_panoptic.sample.shapes import DRAWINGS, WORKER, Drawing, Sprit
 from construction_panoptic.sample.textures import FloatArray, NoiseBank
 
 Alteration = Literal["brighter", "shifted", "recompressed"]
-ALTERATIONS: tuple[Alteration, ...] = ("brighter", "shifted", "recompressed")
+ALTERATIONS: tuple[Alteration, ...] = get_args(Alteration)
 """What can differ between a frame and its near-duplicate."""
 
 _ATTEMPTS = 14
@@ -24,7 +24,7 @@ _ATTEMPTS = 14
 class Instance:
     """A thing in a scene.
 
-    ``coverage`` [H, W] float32 is the share of each pixel inside its full shape, ``visible`` the same for the
+    ``coverage`` [H, W] float32 is the fraction of each pixel inside its full shape, ``visible`` the same for the
     part that no later thing hides. ``outlined_as_seen``: the annotator followed the visible part.
     """
 
@@ -35,7 +35,7 @@ class Instance:
 
     @property
     def hidden(self) -> float:
-        """Share of the full shape that other things hide."""
+        """Fraction of the full shape that other things hide."""
         return 1 - float(self.visible.sum() / max(1e-6, float(self.coverage.sum())))
 
 
@@ -57,12 +57,7 @@ def _fits(drawing: Drawing, layout: Layout) -> bool:
 
 
 def draw_scene(
-    names: Sequence[str],
-    settings: SampleSettings,
-    rng: np.random.Generator,
-    noise: NoiseBank,
-    *,
-    fewest: int = 1,
+    names: Sequence[str], settings: SampleSettings, rng: np.random.Generator, noise: NoiseBank, *, fewest: int = 1
 ) -> Scene:
     """Draw one scene with things of the classes ``names``; ``fewest`` of them if they find room.
 
@@ -97,11 +92,11 @@ class _Stage:
     def add_workers(self, count: int) -> None:
         height, width = self.labels.shape
         for _ in range(count):
-            size = float(self._rng.uniform(0.1, 0.13)) * height
+            size = self._rng.uniform(0.1, 0.13) * height
             bottom = float(np.interp(self._rng.uniform(0, 0.4), (0, 1), self._backdrop.standing))
-            left = float(self._rng.uniform(0, width - size))
+            left = self._rng.uniform(0, width - size)
             sprite = draw_sprite(WORKER, self._rng, self._noise, size).placed(left, max(bottom, size * 2.6))
-            coverage = _on_image(sprite, self.labels.shape)
+            coverage = _on_image(sprite.alpha, sprite, self.labels.shape)
             if self._accepts(coverage, coverage, bottom):
                 self._put(sprite, coverage, bottom, shadow=True)
                 self.labels[coverage > 0.5] = LABELS.index("person")
@@ -121,11 +116,11 @@ class _Stage:
             sprite = draw_sprite(drawing, rng, self._noise, size)
             mounted = drawing.mountable and self._backdrop.mounting is not None and rng.random() < 0.5
             for _ in range(_ATTEMPTS):
-                left = float(rng.uniform(-0.12 * size, max(0.0, width - 0.88 * size)))
+                left = rng.uniform(-0.12 * size, max(0.0, width - 0.88 * size))
                 bottom = self._bottom(float(span) / largest, mounted)
                 bottom = min(max(bottom, size * drawing.height * 0.97), height * 0.985)
                 sprite = sprite.placed(left, bottom)
-                coverage = _on_image(sprite, self.labels.shape)
+                coverage = _on_image(sprite.alpha, sprite, self.labels.shape)
                 if self._accepts(coverage, sprite.alpha, bottom):
                     self._put(sprite, coverage, bottom, shadow=not mounted)
                     as_seen = bool(rng.random() < self._settings.visible_outline_fraction)
@@ -141,7 +136,7 @@ class _Stage:
     def _bottom(self, nearness: float, mounted: bool) -> float:
         """Lower edge of a thing: the larger it looks, the nearer it stands."""
         if mounted and self._backdrop.mounting is not None:
-            return float(self._rng.uniform(*self._backdrop.mounting))
+            return self._rng.uniform(*self._backdrop.mounting)
         share = np.clip(0.65 * nearness + self._rng.uniform(-0.1, 0.4), 0, 1)
         return float(np.interp(share, (0, 1), self._backdrop.standing))
 
@@ -161,44 +156,29 @@ class _Stage:
     def _put(self, sprite: Sprite, coverage: FloatArray, bottom: float, *, shadow: bool) -> None:
         if shadow:
             _shadow(self.rgb, sprite)
-        rows, columns, sprite_rows, sprite_columns = _overlap(sprite, self.labels.shape)
-        alpha = sprite.alpha[sprite_rows, sprite_columns, None]
-        under = self.rgb[rows, columns]
-        self.rgb[rows, columns] = under * (1 - alpha) + sprite.rgb[sprite_rows, sprite_columns] * alpha
+        alpha = coverage[..., None]
+        self.rgb = self.rgb * (1 - alpha) + _on_image(sprite.rgb, sprite, self.labels.shape) * alpha
         self._visible = [left * (1 - coverage) for left in self._visible]
         self._coverages.append(coverage)
         self._visible.append(coverage)
         self._bottoms.append(bottom)
 
 
-def _overlap(sprite: Sprite, shape: tuple[int, ...]) -> tuple[slice, slice, slice, slice]:
-    """Rows and columns of the image, then of the sprite, where they overlap."""
+def _on_image(pixels: FloatArray, sprite: Sprite, shape: tuple[int, ...]) -> FloatArray:
+    """Set a sprite's pixels [h, w, …] in an image of zeros [H, W, …]."""
+    image = np.zeros((*shape, *pixels.shape[2:]), np.float32)
     high, wide = sprite.alpha.shape
     top, left = max(0, sprite.top), max(0, sprite.left)
     bottom, right = max(top, min(shape[0], sprite.top + high)), max(left, min(shape[1], sprite.left + wide))
-    return (
-        slice(top, bottom),
-        slice(left, right),
-        slice(top - sprite.top, bottom - sprite.top),
-        slice(left - sprite.left, right - sprite.left),
-    )
-
-
-def _on_image(sprite: Sprite, shape: tuple[int, ...]) -> FloatArray:
-    coverage = np.zeros(shape, np.float32)
-    rows, columns, sprite_rows, sprite_columns = _overlap(sprite, shape)
-    coverage[rows, columns] = sprite.alpha[sprite_rows, sprite_columns]
-    return coverage
+    inside = pixels[top - sprite.top : bottom - sprite.top, left - sprite.left : right - sprite.left]
+    image[top:bottom, left:right] = inside
+    return image
 
 
 def _shadow(rgb: FloatArray, sprite: Sprite) -> None:
     """Darken the ground under the sprite in place."""
     rows, columns = np.nonzero(sprite.alpha > 0.5)
-    bottom, left, right = (
-        sprite.top + rows.max() + 0.5,
-        sprite.left + columns.min(),
-        sprite.left + columns.max(),
-    )
+    bottom, left, right = (sprite.top + rows.max() + 0.5, sprite.left + columns.min(), sprite.left + columns.max())
     y, x = np.ogrid[: rgb.shape[0], : rgb.shape[1]]
     reach = max(2.0, (right - left) * 0.62)
     distance = ((x - (left + right) / 2) / reach) ** 2 + ((y - bottom) / max(1.5, reach * 0.16)) ** 2

@@ -13,7 +13,7 @@ def wheel_loader(pen: Pen, rng: np.random.Generator) -> None:
     """A yellow wheel loader, bucket down or raised (height 0.66)."""
     yellow = vary(rng, (240, 190, 20), 8)
     dark = shade(yellow, 0.72)
-    lift = float(rng.uniform(0, 0.24))
+    lift = rng.uniform(0, 0.24)
     pen.polygon([(0.02, 0.26), (0.1, 0.2), (0.42, 0.2), (0.42, 0.48), (0.04, 0.48)], yellow)
     pen.rectangle(0.03, 0.3, 0.1, 0.44, FRAME)
     for step in range(3):
@@ -27,13 +27,7 @@ def wheel_loader(pen: Pen, rng: np.random.Generator) -> None:
     tip = 0.46 - lift
     pen.line([(0.6, 0.3), (0.76, 0.3 - lift * 0.5), (0.86, tip)], 0.075, yellow)
     pen.line([(0.62, 0.38), (0.84, tip + 0.02)], 0.03, FRAME)
-    bucket = [
-        (0.82, tip - 0.12),
-        (0.9, tip - 0.04),
-        (1.0, tip + 0.12),
-        (0.98, tip + 0.17),
-        (0.84, tip + 0.16),
-    ]
+    bucket = [(0.82, tip - 0.12), (0.9, tip - 0.04), (1.0, tip + 0.12), (0.98, tip + 0.17), (0.84, tip + 0.16)]
     pen.polygon(bucket, shade((112, 104, 92), 1.0))
     pen.polygon([(0.84, tip - 0.08), (0.97, tip + 0.12), (0.86, tip + 0.12)], (72, 68, 62))
     for x in (0.2, 0.64):
@@ -44,7 +38,7 @@ def hydra_crane(pen: Pen, rng: np.random.Generator) -> None:
     """An orange pick-and-carry crane with a long boom and a hook (height 0.9)."""
     orange = vary(rng, (236, 104, 22), 8)
     dark = shade(orange, 0.7)
-    raised = float(rng.uniform(0.0, 0.22))
+    raised = rng.uniform(0.0, 0.22)
     tip = (0.95, 0.06 + raised)
     pen.rectangle(0.06, 0.62, 0.78, 0.76, orange)
     pen.rectangle(0.06, 0.7, 0.78, 0.74, dark)
@@ -58,7 +52,7 @@ def hydra_crane(pen: Pen, rng: np.random.Generator) -> None:
     pen.line([(0.14, 0.5), (middle[0] - 0.04, middle[1] + 0.03)], 0.025, dark)
     pen.line([(0.5, 0.6), (0.44, 0.36 + raised * 0.4)], 0.05, (120, 120, 124))
     pen.ellipse(*tip, 0.05, 0.05, dark)
-    drop = tip[1] + float(rng.uniform(0.18, 0.3))
+    drop = tip[1] + rng.uniform(0.18, 0.3)
     pen.line([tip, (tip[0], drop)], 0.035, FRAME)
     pen.polygon([(tip[0] - 0.05, drop), (tip[0] + 0.05, drop), (tip[0], drop + 0.1)], (60, 60, 64))
     pen.line([(0.72, 0.68), (0.8, 0.72)], 0.04, FRAME)
@@ -126,8 +120,7 @@ def dump_truck(pen: Pen, rng: np.random.Generator) -> None:
     heap = pick(rng, ((176, 136, 84), (150, 122, 92)))
     tops = rng.uniform(0.0, 0.06, 3)
     pen.polygon(
-        [(0.06, 0.14), (0.18, 0.06 + tops[0]), (0.34, 0.0 + tops[1]), (0.5, 0.05 + tops[2]), (0.62, 0.14)],
-        heap,
+        [(0.06, 0.14), (0.18, 0.06 + tops[0]), (0.34, 0.0 + tops[1]), (0.5, 0.05 + tops[2]), (0.62, 0.14)], heap
     )
     pen.rectangle(0.04, 0.4, 0.97, 0.46, FRAME)
     pen.polygon([(0.0, 0.12), (0.67, 0.12), (0.65, 0.4), (0.06, 0.4)], blue)

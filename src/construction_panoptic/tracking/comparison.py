@@ -84,11 +84,9 @@ def on_the_same_images(counts: Sequence[ImageCounts]) -> list[ImageCounts]:
     images = np.unique(np.concatenate([count.images for count in counts]))
     same = []
     for count in counts:
-        place = np.searchsorted(images, count.images)
-        shape = (len(images), count.iou.shape[1])
-        iou, weight, present = np.zeros(shape), np.zeros(shape), np.zeros(shape, dtype=bool)
-        iou[place], weight[place], present[place] = count.iou, count.weight, count.present
-        same.append(ImageCounts(images, iou, weight, present))
+        table = np.zeros((4, len(images), count.counts.shape[2]))
+        table[:, np.searchsorted(images, count.images)] = count.counts
+        same.append(ImageCounts(images, table))
     return same
 
 

@@ -1,13 +1,15 @@
 """The data report: the data set on one HTML page."""
 
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import Any
 
 import pandas as pd
 
+from construction_panoptic.visualisation.charts import percent_text
 from construction_panoptic.visualisation.classes import display_name
-from construction_panoptic.visualisation.page import ReportPicture, bars, facts, html_page, sheet, table
+from construction_panoptic.visualisation.page import ReportPicture, render
+
+_COUNTS = ["images_train", "images_val", "segments_train", "segments_val", "rejected"]
 
 
 def data_report(
@@ -17,7 +19,7 @@ def data_report(
     suspicious: Sequence[ReportPicture],
     examples: Mapping[str, Sequence[ReportPicture]],
 ) -> str:
-    """Set the report.
+    """Set the report as an HTML page in ASCII with its pictures inside.
 
     Args:
         summary: the content of ``dataset_summary.json``.
@@ -25,54 +27,45 @@ def data_report(
         distributions: by title, how many fall under each label, such as images by their number of segments.
         suspicious: images worth a look.
         examples: by class name, ground truth of some of its images.
-
-    Returns:
-        An HTML page in ASCII; pictures are inside.
     """
     present = counts[(counts["images_total"] > 0) | (counts["rejected"] > 0)]
-    parts = [
-        _facts(summary),
-        "<h2>Classes</h2>",
-        _class_table(present),
-        "<h2>Rejected records</h2>",
-        bars(summary["rejected"]["by_reason"]) or "<p>Nothing was rejected.</p>",
-        "<h2>Repaired records</h2>",
-        bars(summary["repaired"]["by_reason"]) or "<p>Nothing was changed.</p>",
-        *(f"<h2>{escape(title)}</h2>{bars(values)}" for title, values in distributions.items()),
-        "<h2>Worth a look</h2>",
-        sheet(suspicious) or "<p>No image stands out.</p>",
-        "<h2>Ground truth by class</h2>",
-        *(f"<h3>{escape(display_name(name))}</h3>{sheet(pictures)}" for name, pictures in examples.items()),
+    rows = [
+        [display_name(row["class"]), row["kind"], *(f"{row[name]:,}" for name in _COUNTS)]
+        for row in present.sort_values("segments_total", ascending=False, kind="stable").to_dict("records")
     ]
-    return html_page("Data report", parts)
+    return render(
+        "data_report.html.j2",
+        title="Data report",
+        facts=_facts(summary),
+        class_head=["class", "kind", *map(display_name, _COUNTS)],
+        class_rows=rows,
+        rejected=summary["rejected"]["by_reason"],
+        repaired=summary["repaired"]["by_reason"],
+        distributions=distributions,
+        suspicious=suspicious,
+        examples=examples,
+    )
 
 
-def _facts(summary: Mapping[str, Any]) -> str:
-    whole, fringe = summary["all"], summary.get("fringe", {})
+def _facts(summary: Mapping[str, Any]) -> dict[str, Any]:
+    whole, fringe = summary["all"], summary.get("fringe")
     void = whole["void_share"]
-    values = {
+    facts = {
         "images": f"{whole['images']:,}",
         "train / val": f"{summary['train']['images']:,} / {summary['val']['images']:,}",
         "groups of look-alikes": f"{summary['groups']:,}",
         "segments": f"{whole['segments']:,}",
         "things": f"{whole['thing_segments']:,}",
         "segments an image": whole["segments_per_image"],
-        "void": "–" if void is None else f"{100 * void:.1f} %",
+        "void": "–" if void is None else f"{percent_text(void)} %",
         "images without stuff": f"{whole['images_without_stuff']:,}",
         "images without things": f"{whole['images_without_things']:,}",
         "rejected": f"{summary['rejected']['total']:,}",
         "repaired": f"{summary['repaired']['total']:,}",
     }
+    if "sha256" in summary.get("split", {}):
+        facts["digest of the split"] = summary["split"]["sha256"][:12]
     if fringe:
         name = f"leftover stuff within {fringe['within_pixels']} px of things, before → after"
-        values[name] = f"{fringe['pixels_before']:,} → {fringe['pixels_after']:,} px"
-    return facts(values)
-
-
-def _class_table(counts: pd.DataFrame) -> str:
-    columns = ["images_train", "images_val", "segments_train", "segments_val", "rejected"]
-    rows = [
-        [display_name(str(row["class"])), str(row["kind"]), *(f"{int(row[name]):,}" for name in columns)]
-        for _, row in counts.sort_values("segments_total", ascending=False, kind="stable").iterrows()
-    ]
-    return table([name.replace("_", " ") for name in ["class", "kind", *columns]], rows)
+        facts[name] = f"{fringe['pixels_before']:,} → {fringe['pixels_after']:,} px"
+    return facts

@@ -8,17 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
-from scipy.ndimage import find_objects
+from scipy.ndimage import find_objects, maximum_filter, minimum_filter
 
 from construction_panoptic.errors import InputDataError
 from construction_panoptic.visualisation.classes import Classes, Color, display_name
-from construction_panoptic.visualisation.labels import (
-    LabelPlacer,
-    draw_text,
-    label_size,
-    load_font,
-    text_size,
-)
+from construction_panoptic.visualisation.labels import LabelPlacer, draw_text, label_size, load_font, text_size
 
 Picture = NDArray[np.uint8]
 
@@ -38,6 +32,7 @@ def panoptic_overlay(
     min_side: int = 384,
     max_side: int = 1600,
     border: int | None = None,
+    hatch_void: bool = True,
 ) -> Picture:
     """Draw a panoptic segmentation over its image.
 
@@ -55,6 +50,7 @@ def panoptic_overlay(
         min_side: a shorter side below this is enlarged to it, so that names are readable.
         max_side: a longer side above this is reduced to it; it has precedence.
         border: width of the border between segments in pixels, None = 1 or 2 by the picture's size, 0 = none.
+        hatch_void: draw the diagonal lines.
 
     Returns:
         uint8 [h, w, 3]; h, w differ from H, W only where ``min_side`` or ``max_side`` ask for it.
@@ -72,11 +68,11 @@ def panoptic_overlay(
     _check_categories((int(segment["category_id"]) for segment in segments), classes)
     height, width = display_size(image.shape[0], image.shape[1], min_side, max_side)
     base = resize_picture(image, height, width)
-    index = _segment_index(_resize_ids(id_map, height, width), segments)
+    index = _resize_nearest(_segment_index(id_map, segments), height, width)
 
     colors = np.array([(0, 0, 0), *segment_colors(segments, classes)], dtype=np.float32)
     blended = base * np.float32(1 - alpha) + colors[index] * np.float32(alpha)
-    picture = np.where((index == 0)[..., None], _hatched(base), blended).round().astype(np.uint8)
+    picture = np.where((index == 0)[..., None], _pale(base, hatch_void), blended).round().astype(np.uint8)
     if border is None:
         border = 1 if max(height, width) < 700 else 2
     picture[_borders(index, border)] = BORDER_COLOR
@@ -187,12 +183,8 @@ def _check_categories(categories: Any, classes: Classes) -> None:
         raise InputDataError(f"category ids {unknown} are not in the taxonomy, so they have no name or colour")
 
 
-def _resize_ids(id_map: NDArray[np.integer[Any]], height: int, width: int) -> NDArray[np.integer[Any]]:
-    if id_map.shape == (height, width):
-        return id_map
-    rows = ((np.arange(height) + 0.5) * id_map.shape[0] / height).astype(np.int64)
-    columns = ((np.arange(width) + 0.5) * id_map.shape[1] / width).astype(np.int64)
-    return id_map[rows[:, None], columns]
+def _resize_nearest(index: NDArray[np.int32], height: int, width: int) -> NDArray[np.int32]:
+    return np.asarray(Image.fromarray(index).resize((width, height), Image.Resampling.NEAREST))
 
 
 def _segment_index(id_map: NDArray[np.integer[Any]], segments: Sequence[Mapping[str, Any]]) -> NDArray[np.int32]:
@@ -206,29 +198,22 @@ def _segment_index(id_map: NDArray[np.integer[Any]], segments: Sequence[Mapping[
     return lookup[inverse].reshape(id_map.shape)
 
 
-def _hatched(base: Picture) -> NDArray[np.float32]:
-    """The image in pale grey under diagonal lines."""
+def _pale(base: Picture, hatched: bool) -> NDArray[np.float32]:
+    """The image in pale grey, under diagonal lines if ``hatched``."""
     grey = base.astype(np.float32) @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
     grey = grey * np.float32(0.5) + np.float32(60)
     height, width = grey.shape
     period = max(8, round(label_size(width, height) * 0.7))
     diagonal = np.add.outer(np.arange(height), np.arange(width)) % period
-    grey[diagonal < max(1, period // 7)] += np.float32(50)
+    if hatched:
+        grey[diagonal < max(1, period // 7)] += np.float32(50)
     return np.repeat(grey[..., None], 3, axis=2)
 
 
 def _borders(index: NDArray[np.int32], width: int) -> NDArray[np.bool_]:
     """Mark the pixels along borders: width 1 marks one side of each, 2 both, and so on outwards."""
-    marked = np.zeros(index.shape, dtype=bool)
-    across, down = index[:, 1:] != index[:, :-1], index[1:] != index[:-1]
-    for k in range(width):
-        if k % 2 == 0:
-            marked[:, : across.shape[1] - k // 2] |= across[:, k // 2 :]
-            marked[: down.shape[0] - k // 2] |= down[k // 2 :]
-        else:
-            marked[:, 1 + k // 2 :] |= across[:, : across.shape[1] - k // 2]
-            marked[1 + k // 2 :] |= down[: down.shape[0] - k // 2]
-    return marked
+    size, origin = width + 1, -(width % 2)
+    return maximum_filter(index, size, origin=origin) != minimum_filter(index, size, origin=origin)
 
 
 def _with_names(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from construction_panoptic.errors import InputDataError
 from construction_panoptic.visualisation.classes import Color
@@ -34,6 +34,7 @@ class Example:
         prediction: the predicted overlay, or None.
         quality: the PQ of this image, 0 to 1.
         legend: (class name, colour) of the classes in the row; see ``classes.legend_entries``.
+        errors: the overlay of what is wrong, or None.
     """
 
     image: Picture
@@ -42,6 +43,7 @@ class Example:
     prediction: Picture | None = None
     quality: float | None = None
     legend: Sequence[tuple[str, Color]] = ()
+    errors: Picture | None = None
 
 
 def example_sheet(examples: Sequence[Example], *, width: int = 2400) -> Image.Image:
@@ -62,50 +64,22 @@ def example_sheet(examples: Sequence[Example], *, width: int = 2400) -> Image.Im
     """
     if not examples:
         raise InputDataError("a sheet needs at least one example")
-    columns = [
-        (heading, pictures)
-        for heading, pictures in (
-            ("Image", [example.image for example in examples]),
-            ("Ground truth", [example.truth for example in examples]),
-            ("Prediction", [example.prediction for example in examples]),
-        )
-        if any(picture is not None for picture in pictures)
-    ]
-    cell = (width - MARGIN * (len(columns) + 1)) // len(columns)
-    heading_size, text_size = max(16, width // 75), max(12, width // 110)
-    fitted = [[_fitted(picture, cell) for picture in pictures] for _, pictures in columns]
-    rows = list(zip(*fitted, strict=True))
-    captions = [_caption(example, width - 2 * MARGIN, text_size) for example in examples]
-    heights = [max(picture.height for picture in row if picture is not None) for row in rows]
-    total = 2 * MARGIN + round(heading_size * 1.4) + sum(caption.height for caption in captions)
-    sheet = Image.new("RGB", (width, total + sum(heights) + MARGIN * len(rows)), PAPER)
-    draw = ImageDraw.Draw(sheet)
-    lefts = [MARGIN + k * (cell + MARGIN) for k in range(len(columns))]
-    for left, (heading, _) in zip(lefts, columns, strict=True):
-        draw.text((left + cell / 2, MARGIN), heading, INK, load_font(heading_size), anchor="ma")
-    top = MARGIN + round(heading_size * 1.4)
-    for row, caption, height in zip(rows, captions, heights, strict=True):
-        sheet.paste(caption, (MARGIN, top))
-        top += caption.height
-        for left, picture in zip(lefts, row, strict=True):
-            if picture is None:
-                box = (left, top, left + cell - 1, top + height - 1)
-                draw.rectangle(box, outline=PALE)
-                centre = (left + cell / 2, top + height / 2)
-                draw.text(centre, "none", PALE, load_font(text_size, bold=False), anchor="mm")
-            else:
-                sheet.paste(picture, (left + (cell - picture.width) // 2, top))
-        top += height + MARGIN
-    return sheet
+    columns = {
+        "Image": [example.image for example in examples],
+        "Ground truth": [example.truth for example in examples],
+        "Prediction": [example.prediction for example in examples],
+        "Errors": [example.errors for example in examples],
+    }
+    shown = {heading: pictures for heading, pictures in columns.items() if any(p is not None for p in pictures)}
+    cell = (width - MARGIN * (len(shown) + 1)) // len(shown)
+    parts = [_titles(list(shown), cell, load_font(max(16, width // 75)))]
+    for example, pictures in zip(examples, zip(*shown.values(), strict=True), strict=True):
+        caption = _caption(example, width - 2 * MARGIN, max(12, width // 110))
+        parts += [caption, _row(pictures, cell)]
+    return _stacked(parts, width)
 
 
-def mosaic(
-    pictures: Sequence[Picture],
-    titles: Sequence[str],
-    *,
-    columns: int = 3,
-    width: int = 2400,
-) -> Image.Image:
+def mosaic(pictures: Sequence[Picture], titles: Sequence[str], *, columns: int = 3, width: int = 2400) -> Image.Image:
     """Set pictures in a grid, each under its title.
 
     Args:
@@ -124,28 +98,47 @@ def mosaic(
         raise InputDataError(f"a mosaic needs pictures, and as many titles: {len(pictures)} and {len(titles)}")
     columns = max(1, min(columns, len(pictures)))
     cell = (width - MARGIN * (columns + 1)) // columns
-    size = max(12, width // 110)
-    title_height = round(size * 1.7)
-    fitted = [_resized(picture, cell) for picture in pictures]
-    starts = range(0, len(fitted), columns)
-    heights = [max(picture.height for picture in fitted[start : start + columns]) for start in starts]
-    total = MARGIN + sum(height + title_height + MARGIN for height in heights)
-    sheet = Image.new("RGB", (width, total), PAPER)
-    draw = ImageDraw.Draw(sheet)
-    font = load_font(size, bold=False)
+    font = load_font(max(12, width // 110), bold=False)
+    parts = []
+    for start in range(0, len(pictures), columns):
+        row = slice(start, start + columns)
+        parts += [_titles(titles[row], cell, font), _row(pictures[row], cell)]
+    return _stacked(parts, width)
+
+
+def _stacked(parts: Sequence[Image.Image], width: int) -> Image.Image:
+    """Set titles and rows of pictures under each other; a margin follows each row."""
+    sheet = Image.new("RGB", (width, MARGIN + sum(part.height for part in parts)), PAPER)
     top = MARGIN
-    for start, height in zip(starts, heights, strict=True):
-        for k, picture in enumerate(fitted[start : start + columns]):
-            left = MARGIN + k * (cell + MARGIN)
-            title = shorten_text(titles[start + k], font.getlength, cell)
-            draw.text((left + cell / 2, top + title_height / 2), title, INK, font, anchor="mm")
-            sheet.paste(picture, (left + (cell - picture.width) // 2, top + title_height))
-        top += title_height + height + MARGIN
+    for part in parts:
+        sheet.paste(part, (MARGIN, top))
+        top += part.height
     return sheet
 
 
-def _fitted(picture: Picture | None, width: int) -> Image.Image | None:
-    return None if picture is None else _resized(picture, width)
+def _titles(texts: Sequence[str], cell: int, font: ImageFont.FreeTypeFont) -> Image.Image:
+    height = round(font.size * 1.7)
+    line = Image.new("RGB", (len(texts) * (cell + MARGIN) - MARGIN, height), PAPER)
+    draw = ImageDraw.Draw(line)
+    for k, text in enumerate(texts):
+        shown = shorten_text(text, font.getlength, cell)
+        draw.text((k * (cell + MARGIN) + cell / 2, height / 2), shown, INK, font, anchor="mm")
+    return line
+
+
+def _row(pictures: Sequence[Picture | None], cell: int) -> Image.Image:
+    fitted = [None if picture is None else _resized(picture, cell) for picture in pictures]
+    height = max(picture.height for picture in fitted if picture is not None)
+    row = Image.new("RGB", (len(pictures) * (cell + MARGIN) - MARGIN, height + MARGIN), PAPER)
+    draw = ImageDraw.Draw(row)
+    for k, picture in enumerate(fitted):
+        left = k * (cell + MARGIN)
+        if picture is None:
+            draw.rectangle((left, 0, left + cell - 1, height - 1), outline=PALE)
+            draw.text((left + cell / 2, height / 2), "none", PALE, load_font(20, bold=False), anchor="mm")
+        else:
+            row.paste(picture, (left + (cell - picture.width) // 2, 0))
+    return row
 
 
 def _resized(picture: Picture, width: int) -> Image.Image:

@@ -9,21 +9,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from construction_panoptic.annotations.panoptic_png import encode_id_map
 from construction_panoptic.config.training import AugmentationSettings
-from construction_panoptic.models.detr import DetrPanoptic, build_detr_panoptic
+from construction_panoptic.models.detr import DetrPanoptic
 from construction_panoptic.parallel.workers import Workers
 from construction_panoptic.training.loading import BatchLoader, build_loader
 from construction_panoptic.training.samples import DetectionSamples, PanopticSamples
 from tests.unit.evaluation.pairs import PanopticPair, make_random_pair
+from tests.unit.small_model import CATEGORIES, small_model
 
-CATEGORIES = [
-    {"id": i, "name": f"class {i}", "supercategory": "x", "isthing": int(i > 2), "color": [i, i, i]}
-    for i in range(1, 6)
-]
 # Height and width of each image, in blocks of 32 pixels.
 SIZES = [(4, 6), (6, 4), (4, 4), (5, 4), (4, 6)]
 
@@ -87,7 +83,7 @@ def small_data(tmp_path_factory: pytest.TempPathFactory) -> SmallData:
         segments = _segments(ids)
         panoptic.append({"image_id": number * 7, "file_name": f"{number}.png", "segments_info": segments})
         detection += [{**segment, "image_id": number * 7, "id": 100 * number + k} for k, segment in enumerate(segments)]
-    common = {"images": images, "categories": CATEGORIES}
+    common = {"images": images, "categories": list(CATEGORIES)}
     data = SmallData(
         folder / "images",
         folder / "pngs",
@@ -102,25 +98,9 @@ def small_data(tmp_path_factory: pytest.TempPathFactory) -> SmallData:
 @pytest.fixture
 def model() -> DetrPanoptic:
     """A small model with random weights, in training mode."""
-    torch.manual_seed(1)
-    model = build_detr_panoptic(
-        6,
-        backbone="tiny",
-        norm="batch",
-        num_queries=9,
-        hidden_dim=32,
-        num_heads=4,
-        encoder_layers=1,
-        decoder_layers=2,
-        feedforward_dim=32,
-    )
-    # Random heads give every query the same class, box and mask; larger weights give each its own.
-    with torch.no_grad():
-        model.detr.class_embed.weight.mul_(20)
-        model.detr.query_embed.weight.mul_(10)
-        model.bbox_attention.q_linear.weight.mul_(10)
-        model.mask_head.lay1.weight[:, 32:].mul_(1000)
-    return model.train()
+    network = small_model().network
+    assert isinstance(network, DetrPanoptic)
+    return network.train()
 
 
 @pytest.fixture

@@ -1,4 +1,3 @@
-import io
 import json
 import random
 from collections.abc import Iterator
@@ -14,7 +13,6 @@ from torch import nn
 from construction_panoptic.annotations.panoptic_png import decode_id_map, encode_id_map
 from construction_panoptic.errors import InputDataError
 from construction_panoptic.evaluation.predictions import (
-    ImageFiles,
     ImagePrediction,
     evaluating,
     predict_boxes,
@@ -24,16 +22,22 @@ from construction_panoptic.evaluation.predictions import (
     write_predictions,
 )
 from construction_panoptic.evaluation.quality import panoptic_quality
-from construction_panoptic.models.detr import DetrPanoptic
+from construction_panoptic.models.detr import DetrModel, DetrPanoptic
 from construction_panoptic.models.detr.postprocess import keep_queries, panoptic_result
-from construction_panoptic.training.loading import build_loader
+from construction_panoptic.models.spec import ModelSpec
+from tests.unit.small_model import CATEGORIES
 
 THRESHOLD = 0.3
 
 
-def predict(model: DetrPanoptic, data: Any, batch_size: int = 2, **options: Any) -> list[ImagePrediction]:
-    arguments = {"categories": data.panoptic["categories"], "threshold": THRESHOLD, **options}
-    return list(predict_images(model, data.panoptic_loader(batch_size), **arguments))
+def wrapped(network: DetrPanoptic, categories: Any = CATEGORIES) -> DetrModel:
+    return DetrModel(network, ModelSpec(categories=categories, threshold=THRESHOLD))
+
+
+def predict(
+    network: DetrPanoptic, data: Any, batch_size: int = 2, categories: Any = CATEGORIES, **options: Any
+) -> list[ImagePrediction]:
+    return list(predict_images(wrapped(network, categories), data.panoptic_loader(batch_size), **options))
 
 
 def test_one_prediction_an_image_at_the_size_of_its_file(model: DetrPanoptic, small_data: Any) -> None:
@@ -107,7 +111,7 @@ def test_masks_of_the_kept_queries_give_what_masks_of_all_queries_give(
 
 def test_boxes_are_those_of_every_query(model: DetrPanoptic, small_data: Any) -> None:
     """DETR's post-processing, written out: best class that is not no-object, box in pixels of the file."""
-    boxes = predict_boxes(model, small_data.detection_loader(1), category_ids=range(1, 6))
+    boxes = predict_boxes(wrapped(model), small_data.detection_loader(1))
     model.eval()
     expected = []
     for batch in small_data.detection_loader(1):
@@ -126,7 +130,7 @@ def test_boxes_are_those_of_every_query(model: DetrPanoptic, small_data: Any) ->
 
 
 def test_boxes_of_both_functions_agree(model: DetrPanoptic, small_data: Any) -> None:
-    alone = predict_boxes(model, small_data.detection_loader(2), category_ids=range(1, 6))
+    alone = predict_boxes(wrapped(model), small_data.detection_loader(2))
     beside = [box for prediction in predict(model, small_data) for box in prediction.boxes]
     assert alone == beside
 
@@ -150,14 +154,6 @@ def test_only_some_categories(model: DetrPanoptic, small_data: Any) -> None:
     assert {b["category_id"] for p in predictions for b in p.boxes} <= {chosen}
 
 
-def test_things_can_be_given(model: DetrPanoptic, small_data: Any) -> None:
-    things = dict.fromkeys(range(1, 6), False)
-    for prediction in predict(model, small_data, is_thing=things):
-        labels = [s["category_id"] for s in prediction.segments_info]
-        assert len(labels) == len(set(labels))
-        assert not any(s["isthing"] for s in prediction.segments_info)
-
-
 def random_states() -> list[Any]:
     return [torch.get_rng_state().tolist(), random.getstate(), np.random.get_state()[1].tolist()]  # type: ignore[index] # noqa: NPY002
 
@@ -167,12 +163,12 @@ def test_leaves_modes_gradients_and_random_numbers_alone(model: DetrPanoptic, sm
     modes = {name: module.training for name, module in model.named_modules()}
     before = random_states()
     loader = small_data.panoptic_loader()
-    for prediction in predict_images(model, loader, categories=small_data.panoptic["categories"]):
+    for prediction in predict_images(wrapped(model), loader):
         assert torch.is_grad_enabled()
         assert not torch.is_inference_mode_enabled()
         assert prediction.png
     assert {name: module.training for name, module in model.named_modules()} == modes
-    predict_boxes(model, small_data.detection_loader(), category_ids=[1])
+    predict_boxes(wrapped(model), small_data.detection_loader())
     assert {name: module.training for name, module in model.named_modules()} == modes
     assert random_states() == before
     assert all(parameter.grad is None for parameter in model.parameters())
@@ -207,12 +203,12 @@ def prediction(image_id: int = 1, file_name: str = "a.jpg", value: int = 1) -> I
         file_name=file_name,
         width=4,
         height=3,
-        png=encode_id_map(ids),
         segments_info=[
             {"id": value, "category_id": 2, "isthing": False, "area": 12, "bbox": [0, 0, 4, 3], "score": 0.9}
         ],
         boxes=[{"image_id": image_id, "category_id": 2, "bbox": [0.5, 0.0, 3.5, 3.0], "score": 0.9}],
         categories=({"id": 2, "name": "b", "isthing": 0},),
+        segmentation=encode_id_map(ids),
     )
 
 
@@ -285,38 +281,3 @@ def test_missing_parts_are_named(tmp_path: Path) -> None:
     (tmp_path / "boxes.jsonl").write_text("")
     with pytest.raises(InputDataError, match="not of one run"):
         list(read_predictions(tmp_path))
-
-
-def test_image_files_are_read_upright_and_predicted(model: DetrPanoptic, small_data: Any, tmp_path: Path) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by 90°
-    Image.new("RGB", (128, 192), (9, 90, 200)).save(tmp_path / "turned.jpg", exif=exif)
-    Image.new("L", (128, 128), 7).save(tmp_path / "grey.png")
-    files = ImageFiles([tmp_path / "turned.jpg", tmp_path / "grey.png"], small_data.settings, names=["x/t.jpg", "g"])
-    image, target = files[0]
-    assert image.shape == (3, 64, 96)
-    assert (target["orig_size"].tolist(), target["size"].tolist()) == ([128, 192], [64, 96])
-    loader = build_loader(files, batch_size=2, shuffle=False)
-    predictions = list(predict_images(model, loader, categories=small_data.panoptic["categories"], threshold=0.2))
-    assert [(p.image_id, p.file_name, p.width, p.height) for p in predictions] == [
-        (1, "x/t.jpg", 192, 128),
-        (2, "g", 128, 128),
-    ]
-    with Image.open(io.BytesIO(predictions[0].png)) as png:
-        assert png.size == (192, 128)
-
-
-def test_image_files_and_samples_agree(model: DetrPanoptic, small_data: Any) -> None:
-    paths = [small_data.images / image["file_name"] for image in small_data.panoptic["images"]]
-    loader = build_loader(ImageFiles(paths, small_data.settings), batch_size=2, shuffle=False)
-    options = {"categories": small_data.panoptic["categories"], "threshold": THRESHOLD}
-    from_files = [p.png for p in predict_images(model, loader, **options)]
-    assert from_files == [p.png for p in predict(model, small_data)]
-
-
-def test_bad_image_files(tmp_path: Path) -> None:
-    (tmp_path / "a.jpg").write_text("no image")
-    with pytest.raises(InputDataError, match=r"a\.jpg"):
-        ImageFiles([tmp_path / "a.jpg"])[0]
-    with pytest.raises(ValueError, match="1 names for 2 paths"):
-        ImageFiles(["a", "b"], names=["a"])

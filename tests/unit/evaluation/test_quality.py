@@ -12,13 +12,7 @@ import pytest
 from construction_panoptic.config.base import Execution
 from construction_panoptic.errors import InputDataError, ParameterError, UserError
 from construction_panoptic.evaluation import quality
-from construction_panoptic.evaluation.quality import (
-    merge_counts,
-    panoptic_quality,
-    quality_of_counts,
-    segment_counts,
-    shard,
-)
+from construction_panoptic.evaluation.quality import panoptic_quality
 from tests.unit.evaluation.pairs import CATEGORIES, PanopticPair, entry, load_ids, make_random_pair, save_ids
 
 
@@ -328,26 +322,12 @@ def many(tmp_path: Path) -> tuple[dict[str, Any], str, dict[str, Any], str]:
     return truth, "", predictions, ""
 
 
-@pytest.mark.parametrize("of", [2, 3, 7])
-def test_shards_add_up_to_the_whole(many: tuple[Any, ...], of: int) -> None:
-    truth, *others = many
-    expected = segment_counts(truth, *others)
-    assert sum(counts.tp for counts in expected.values()) > 10
-
-    parts = [shard(truth, number, of) for number in range(of)]
-    assert sum(len(part["annotations"]) for part in parts) == len(truth["annotations"])
-    merged = merge_counts(segment_counts(part, *others) for part in parts if part["annotations"])
-
-    assert merged == expected
-    assert quality_of_counts(merged, CATEGORIES) == panoptic_quality(truth, *others)
-
-
 @pytest.mark.usefixtures("ready_processes")
 def test_processes_give_the_same_to_the_last_bit(many: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quality, "_BLOCK", 2)
     expected, two = panoptic_quality(*many), Execution(workers=2)
-    for images in (1, 3):
-        monkeypatch.setitem(quality._IMAGES_IN_BLOCK, "local", images)
-        assert panoptic_quality(*many, execution=two) == expected
+    assert sum(row["tp"] for row in expected["per_class"].values()) > 10
+    assert panoptic_quality(*many, execution=two) == expected
     many[2]["annotations"][-1]["segments_info"][0]["category_id"] = 99
     with pytest.raises(InputDataError, match=r"the predictions cannot be evaluated .*unknown category_id 99"):
         panoptic_quality(*many, execution=two)
@@ -356,6 +336,5 @@ def test_processes_give_the_same_to_the_last_bit(many: tuple[Any, ...], monkeypa
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_ray_gives_the_same_to_the_last_bit(many: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = panoptic_quality(*many)
-    monkeypatch.setattr(quality, "_IMAGES_IN_BLOCK", {"local": 9, "ray": 9})
-    assert panoptic_quality(*many, execution=Execution(engine="ray", workers=2)) == expected
+    monkeypatch.setattr(quality, "_BLOCK", 2)
+    assert panoptic_quality(*many, execution=Execution(engine="ray", workers=2)) == panoptic_quality(*many)

@@ -12,8 +12,8 @@ from construction_panoptic.errors import InputDataError
 from construction_panoptic.evaluation import segments
 from construction_panoptic.evaluation.analysis import class_scores
 from construction_panoptic.evaluation.quality import panoptic_quality
-from construction_panoptic.evaluation.segments import match_image, match_segments, segment_table
-from tests.unit.evaluation.pairs import PanopticPair, load_ids, save_ids
+from construction_panoptic.evaluation.segments import QualityCounter, match_image, match_segments, segment_table
+from tests.unit.evaluation.pairs import CATEGORIES, PanopticPair, load_ids, save_ids
 
 
 def matched(truth: list[str], predicted: list[str], crowd: str = "") -> pd.DataFrame:
@@ -127,5 +127,24 @@ def test_another_size_is_named(random_pair: Callable[..., PanopticPair], tmp_pat
     pair = random_pair(0)
     save_ids(tmp_path / "1.png", np.zeros((2, 3), np.int64))
     predictions = {"annotations": [{"image_id": 1, "file_name": "1.png", "segments_info": []}]}
-    with pytest.raises(InputDataError, match=r"image 1: .* 3 × 2 pixels"):
+    with pytest.raises(InputDataError, match=r"image 1: .* \(3, 2\) pixels"):
         match_segments(pair.truth, pair.truth_folder, predictions, tmp_path)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_quality_in_memory_is_that_of_the_files(seed: int, random_pair: Callable[..., PanopticPair]) -> None:
+    pair = random_pair(seed)
+    counter = QualityCounter()
+    for true, predicted in zip(pair.truth["annotations"], pair.predictions["annotations"], strict=True):
+        counter.add(
+            load_ids(pair.truth_folder / true["file_name"]),
+            true["segments_info"],
+            load_ids(pair.prediction_folder / predicted["file_name"]),
+            predicted["segments_info"],
+        )
+    found, expected = counter.result(CATEGORIES), panoptic_quality(*pair.arguments)
+    assert expected["All"]["n"] > 2
+    for split in ("All", "Things", "Stuff"):
+        assert found[split] == pytest.approx(expected[split], abs=1e-12)
+    for identity, row in expected["per_class"].items():
+        assert found["per_class"][identity] == pytest.approx(row, abs=1e-12)

@@ -17,16 +17,19 @@ from construction_panoptic.evaluation.precision import average_precision
 from construction_panoptic.evaluation.predictions import predict_boxes, predict_images, write_predictions
 from construction_panoptic.evaluation.quality import panoptic_quality
 from construction_panoptic.evaluation.validation import detection_validator, panoptic_validator
-from construction_panoptic.models.detr import DetrPanoptic, PanopticFeatures
+from construction_panoptic.models.detr import DetrModel, DetrPanoptic, PanopticFeatures
+from construction_panoptic.models.spec import ModelSpec
 from construction_panoptic.parallel import collectives as team
 from construction_panoptic.signals import StopRequest
 from construction_panoptic.training.loading import build_loader
 from construction_panoptic.training.loop import train
 from construction_panoptic.training.samples import DetectionSamples
 from construction_panoptic.training.tasks.stages import DetectionStage, MaskHeadStage
+from tests.unit.small_model import CATEGORIES
 
 SURE = 12.0  # a logit
 NUM_CLASSES = 6
+SPEC = ModelSpec(categories=CATEGORIES, threshold=0.3)
 
 
 def truth_logits(labels: Tensor, queries: int) -> Tensor:
@@ -124,7 +127,7 @@ def test_detection_metrics_are_those_of_the_predictions(small_data: Any) -> None
         return detector
 
     metrics = detection_validator(loader, small_data.detection, engine="pycocotools")(model(), 3)
-    boxes = predict_boxes(model(), loader, category_ids=range(1, 6))
+    boxes = predict_boxes(DetrModel(model(), SPEC), loader)
     expected = average_precision(small_data.detection, boxes)
     assert metrics["val/ap"] == pytest.approx(expected["AP"])
     assert metrics["val/ar"] == pytest.approx(expected["AR100"])
@@ -134,11 +137,11 @@ def test_detection_metrics_are_those_of_the_predictions(small_data: Any) -> None
 def test_panoptic_metrics_are_those_of_the_predictions(model: DetrPanoptic, small_data: Any, tmp_path: Path) -> None:
     loader = small_data.panoptic_loader()
     validate = panoptic_validator(
-        loader, small_data.pngs.parent / "panoptic.json", small_data.pngs, threshold=0.3, scratch=tmp_path
+        loader, small_data.pngs.parent / "panoptic.json", small_data.pngs, SPEC, scratch=tmp_path
     )
     metrics = validate(model, 1)
     assert list(tmp_path.iterdir()) == []
-    predictions = predict_images(model, loader, categories=small_data.panoptic["categories"], threshold=0.3)
+    predictions = predict_images(DetrModel(model, SPEC), loader)
     write_predictions(predictions, tmp_path)
     quality = panoptic_quality(small_data.panoptic, small_data.pngs, tmp_path / "predictions.json", tmp_path)
     assert metrics["val/pq"] == quality["All"]["pq"]
@@ -250,7 +253,7 @@ def test_training_is_the_same_with_and_without_validation(
             stage = MaskHeadStage(model, settings)
             loader = small_data.panoptic_loader()
             samples = loader.dataset
-            validate = panoptic_validator(loader, small_data.panoptic, small_data.pngs, threshold=0.3)
+            validate = panoptic_validator(loader, small_data.panoptic, small_data.pngs, SPEC)
         train_loader = build_loader(samples, batch_size=2, shuffle=True)
         results = list(train(stage, train_loader, settings, validate=validate if validated else None))
         assert ("time/validation_seconds" in results[-1].timings[-1]) == validated

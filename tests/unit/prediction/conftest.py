@@ -5,46 +5,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-from construction_panoptic.config.model import DetrSettings
-from construction_panoptic.config.training import AugmentationSettings
-from construction_panoptic.models.detr import build_detr_panoptic
-from construction_panoptic.prediction.models import TrainedModel
+from construction_panoptic.models.protocol import PanopticModel
 from construction_panoptic.prediction.videos import VideoWriter
-
-CATEGORIES = [
-    {"id": i, "name": f"class {i}", "supercategory": "x", "isthing": int(i > 2), "color": [40 * i, 200, 90]}
-    for i in range(1, 6)
-]
+from tests.unit.small_model import small_model
 
 
 @pytest.fixture(scope="session")
-def trained() -> TrainedModel:
+def trained() -> PanopticModel:
     """A model that keeps some queries at the threshold 0.2."""
-    torch.manual_seed(1)
-    architecture = DetrSettings(
-        backbone="tiny",
-        norm="batch",
-        num_queries=9,
-        hidden_dim=32,
-        num_heads=4,
-        encoder_layers=1,
-        decoder_layers=2,
-        feedforward_dim=32,
-        dropout=0.0,
-    )
-    model = build_detr_panoptic(6, **architecture.model_dump())
-    # Random heads give every query the same class, box and mask; larger weights give each its own.
-    with torch.no_grad():
-        model.detr.class_embed.weight.mul_(20)
-        model.detr.query_embed.weight.mul_(10)
-        model.bbox_attention.q_linear.weight.mul_(10)
-        model.mask_head.lay1.weight[:, 32:].mul_(1000)
-    return TrainedModel(
-        model.eval(), CATEGORIES, architecture, AugmentationSettings(evaluation_side=64, max_side=128), 0.2
-    )
+    return small_model()
 
 
 def pixels(seed: int, height: int = 80, width: int = 120) -> np.ndarray:

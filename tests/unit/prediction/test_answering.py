@@ -10,13 +10,13 @@ from construction_panoptic.annotations import images
 from construction_panoptic.annotations.panoptic_png import decode_id_map
 from construction_panoptic.config.prediction import PredictionSettings
 from construction_panoptic.errors import InputDataError, ParameterError
+from construction_panoptic.models.protocol import PanopticModel
 from construction_panoptic.prediction.answering import answer
-from construction_panoptic.prediction.models import TrainedModel
 from construction_panoptic.prediction.running import PredictedPicture, predict_source
 from construction_panoptic.prediction.sources import find_files
 
 
-def test_a_path_bytes_and_base64_give_the_same(trained: TrainedModel, site: Path) -> None:
+def test_a_path_bytes_and_base64_give_the_same(trained: PanopticModel, site: Path) -> None:
     content = (site / "a.jpg").read_bytes()
     text = base64.b64encode(content).decode()
     wrapped = "\n".join(text[k : k + 76] for k in range(0, len(text), 76))
@@ -25,7 +25,7 @@ def test_a_path_bytes_and_base64_give_the_same(trained: TrainedModel, site: Path
     assert all(other == found[0] for other in found)
 
 
-def test_the_answer_is_the_prediction(trained: TrainedModel, site: Path) -> None:
+def test_the_answer_is_the_prediction(trained: PanopticModel, site: Path) -> None:
     files = find_files(str(site / "*.png"))
     (picture,) = predict_source(trained, files, PredictionSettings(device="cpu", threshold=0.1))
     assert isinstance(picture, PredictedPicture)
@@ -42,7 +42,7 @@ def test_the_answer_is_the_prediction(trained: TrainedModel, site: Path) -> None
         np.testing.assert_array_equal(rle_codec.decode(segment["rle"]), id_map == segment["id"])
 
 
-def test_a_threshold_can_be_given(trained: TrainedModel, site: Path) -> None:
+def test_a_threshold_can_be_given(trained: PanopticModel, site: Path) -> None:
     assert answer(trained, [str(site / "a.jpg")], 0.99999)[0]["segments"] == []
     with pytest.raises(ParameterError, match=r"threshold is 1\.5"):
         answer(trained, [str(site / "a.jpg")], 1.5)
@@ -59,13 +59,13 @@ def test_a_threshold_can_be_given(trained: TrainedModel, site: Path) -> None:
         (None, "a path, bytes or base64 is needed, not NoneType"),
     ],
 )
-def test_what_is_no_image_is_named(trained: TrainedModel, site: Path, image: Any, words: str) -> None:
+def test_what_is_no_image_is_named(trained: PanopticModel, site: Path, image: Any, words: str) -> None:
     with pytest.raises(InputDataError, match=f"Image 2: .*{words}"):
         answer(trained, [str(site / "a.jpg"), image])
 
 
 def test_images_that_are_too_large_are_refused(
-    trained: TrainedModel, site: Path, monkeypatch: pytest.MonkeyPatch
+    trained: PanopticModel, site: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(images, "MAX_PIXELS", 9000)
     with pytest.raises(InputDataError, match=r"Image 1: .*more than 9000 pixels"):

@@ -6,14 +6,14 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner, Result
 
+from construction_panoptic.models.files import export_model
+from construction_panoptic.models.protocol import PanopticModel
 from construction_panoptic.prediction import merge_panoptic
 from construction_panoptic.prediction.command import predict
-from construction_panoptic.prediction.exported import export_model
-from construction_panoptic.prediction.models import TrainedModel
 
 
 @pytest.fixture
-def model(trained: TrainedModel, tmp_path: Path) -> Path:
+def model(trained: PanopticModel, tmp_path: Path) -> Path:
     export_model(trained, tmp_path / "model")
     return tmp_path / "model"
 

@@ -11,12 +11,13 @@ import pytest
 import torch
 from PIL import Image
 
-from construction_panoptic.evaluation.predictions import ImageFiles
+from construction_panoptic.evaluation.inference import ImageFiles
+from construction_panoptic.models.detr import DetrModel
+from construction_panoptic.models.files import export_model
+from construction_panoptic.models.protocol import PanopticModel
 from construction_panoptic.prediction import onnx_export
 from construction_panoptic.prediction.answering import answer
-from construction_panoptic.prediction.exported import export_model
-from construction_panoptic.prediction.models import TrainedModel
-from construction_panoptic.prediction.onnx_export import OUTPUTS, OnnxError, onnx_model
+from construction_panoptic.prediction.onnx_export import OnnxError, onnx_model
 from construction_panoptic.training.loading import collate
 from tests.unit.prediction.conftest import pixels
 
@@ -27,7 +28,7 @@ EXAMPLE = Path(__file__).parents[3] / "docs" / "examples" / "onnx_segments.py"
 
 
 @pytest.mark.slow
-def test_onnx_computes_what_the_model_does(trained: TrainedModel, site: Path, tmp_path: Path) -> None:
+def test_onnx_computes_what_the_model_does(trained: PanopticModel, site: Path, tmp_path: Path) -> None:
     content, report = onnx_model(trained)
     assert report["opset"] == 18
     assert max(report["largest_difference"].values()) < 1e-4
@@ -35,21 +36,23 @@ def test_onnx_computes_what_the_model_does(trained: TrainedModel, site: Path, tm
     path.write_bytes(content)
 
     # Images of different sizes in one batch, with padding.
-    samples = ImageFiles([site / "a.jpg", site / "a.png"], trained.augmentation)
+    samples = ImageFiles([site / "a.jpg", site / "a.png"], trained.prepare)
     batch = collate([samples[0], samples[1]])
     assert batch.padding_mask is not None
     with torch.no_grad():
-        expected = trained.model(batch.images, batch.padding_mask)
+        expected = trained.network(batch.images, batch.padding_mask)
     found = onnx_export.run_onnx(path, batch.images.numpy(), batch.padding_mask.numpy())
-    for name in OUTPUTS:
+    for name in expected:
         np.testing.assert_allclose(
             found[name], expected[name].numpy(), rtol=1e-3, atol=1e-3 * expected[name].abs().max()
         )
 
-    the_example_sees_what_the_model_does(trained, site, tmp_path)
+    for merging in ("pixels", "masks"):
+        model = DetrModel(trained.network, trained.spec.overridden({"merging": merging}))
+        the_example_sees_what_the_model_does(model, site, tmp_path)
 
 
-def the_example_sees_what_the_model_does(trained: TrainedModel, site: Path, folder: Path) -> None:
+def the_example_sees_what_the_model_does(trained: PanopticModel, site: Path, folder: Path) -> None:
     """Run the script of the documentation beside ``model.onnx``, as somebody without this project would."""
     export_model(trained, folder)
     Image.fromarray(pixels(4, 64, 96)).save(site / "as_seen.png")
@@ -75,12 +78,12 @@ def test_the_example_imports_nothing_of_the_project() -> None:
     assert names == {"json", "sys", "pathlib", "numpy", "onnxruntime", "PIL"}
 
 
-def test_another_result_is_refused(trained: TrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_result_is_refused(trained: PanopticModel, monkeypatch: pytest.MonkeyPatch) -> None:
     def slightly_off(_: bytes, images: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
         with torch.no_grad():
-            outputs = trained.model(torch.from_numpy(images), torch.from_numpy(mask))
-        return {name: outputs[name].numpy() * (1.01 if name == "pred_boxes" else 1) for name in OUTPUTS}
+            outputs = trained.network(torch.from_numpy(images), torch.from_numpy(mask))
+        return {name: value.numpy() * (1.01 if name == "pred_boxes" else 1) for name, value in outputs.items()}
 
     monkeypatch.setattr(onnx_export, "run_onnx", slightly_off)
     with pytest.raises(OnnxError, match=r"does not compute what the model does.*pred_boxes"):
-        onnx_export._differences(onnx_export._Outputs(trained.model), b"", 64)
+        onnx_export._differences(onnx_export._Outputs(trained), b"", 64)

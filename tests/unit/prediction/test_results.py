@@ -11,8 +11,9 @@ from construction_panoptic.annotations.images import read_rgb
 from construction_panoptic.annotations.panoptic_png import decode_id_map
 from construction_panoptic.config.base import Execution
 from construction_panoptic.config.prediction import PredictionSettings
-from construction_panoptic.evaluation.predictions import ImageFiles, predict_images
-from construction_panoptic.prediction.models import TrainedModel
+from construction_panoptic.evaluation.inference import ImageFiles
+from construction_panoptic.evaluation.predictions import predict_images
+from construction_panoptic.models.protocol import PanopticModel
 from construction_panoptic.prediction.results import is_complete, write_results
 from construction_panoptic.prediction.running import PredictedPicture, RejectedFile, predict_source
 from construction_panoptic.prediction.sources import find_files
@@ -23,30 +24,30 @@ from construction_panoptic.training.loading import build_loader
 SETTINGS = PredictionSettings(device="cpu", batch_size=3)
 
 
-def predict(trained: TrainedModel, source: Path, out: Path, settings: PredictionSettings = SETTINGS) -> None:
+def predict(trained: PanopticModel, source: Path, out: Path, settings: PredictionSettings = SETTINGS) -> None:
     write_results(predict_source(trained, find_files(source), settings), out)
 
 
 @pytest.fixture
-def out(trained: TrainedModel, site: Path, tmp_path: Path) -> Path:
+def out(trained: PanopticModel, site: Path, tmp_path: Path) -> Path:
     predict(trained, site, tmp_path / "out")
     return tmp_path / "out"
 
 
-def test_images_are_predicted_as_in_evaluation(trained: TrainedModel, site: Path) -> None:
+def test_images_are_predicted_as_in_evaluation(trained: PanopticModel, site: Path) -> None:
     paths = [site / "a.jpg", site / "a.png", site / "north" / "b.JPG"]
-    loader = build_loader(ImageFiles(paths, trained.augmentation), batch_size=1, shuffle=False)
-    expected = list(predict_images(trained.model, loader, categories=trained.categories, threshold=0.2))
+    loader = build_loader(ImageFiles(paths, trained.prepare), batch_size=1, shuffle=False)
+    expected = list(predict_images(trained, loader))
     files = [file for path in paths for file in find_files(path)]
     items = list(predict_source(trained, files, SETTINGS.model_copy(update={"batch_size": 1})))
     assert any(len(prediction.segments_info) > 1 for prediction in expected)
     for item, prediction in zip(items, expected, strict=True):
         assert isinstance(item, PredictedPicture)
-        assert item.prediction == prediction
+        assert item.prediction == prediction.packed()
 
 
 @pytest.mark.slow
-def test_processes_predict_as_one_does(trained: TrainedModel, site: Path) -> None:
+def test_processes_predict_as_one_does(trained: PanopticModel, site: Path) -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as many as each of two processes has
     found = []
@@ -93,7 +94,7 @@ def test_a_video_keeps_its_frames_times_and_rate(out: Path, site: Path) -> None:
         assert [float(frame.time) for frame in frames] == pytest.approx(times, abs=1e-4)
 
 
-def test_every_nth_frame_keeps_the_speed_of_the_video(trained: TrainedModel, site: Path, tmp_path: Path) -> None:
+def test_every_nth_frame_keeps_the_speed_of_the_video(trained: PanopticModel, site: Path, tmp_path: Path) -> None:
     settings = SETTINGS.model_copy(update={"every_nth_frame": 3})
     predict(trained, site / "film.mp4", tmp_path / "out", settings)
     original = list(read_frames(site / "film.mp4"))
@@ -112,7 +113,7 @@ def test_bad_files_are_listed(out: Path) -> None:
     assert "site/bad.jpg" in rejected["detail"][0]
 
 
-def test_a_video_that_breaks_off_keeps_its_first_frames(trained: TrainedModel, tmp_path: Path) -> None:
+def test_a_video_that_breaks_off_keeps_its_first_frames(trained: PanopticModel, tmp_path: Path) -> None:
     from fractions import Fraction
 
     from construction_panoptic.prediction.videos import VideoWriter
@@ -150,7 +151,7 @@ def test_the_table_counts_what_the_pngs_show(out: Path) -> None:
             assert row["best_score"] == pytest.approx(max(s["score"] for s in found), abs=1e-4)
 
 
-def test_an_image_without_anything_has_a_row(trained: TrainedModel, site: Path, tmp_path: Path) -> None:
+def test_an_image_without_anything_has_a_row(trained: PanopticModel, site: Path, tmp_path: Path) -> None:
     predict(trained, site / "a.jpg", tmp_path / "out", SETTINGS.model_copy(update={"threshold": 0.9999}))
     (row,) = seen_table(tmp_path / "out").to_dict("records")
     assert (row["image"], row["count"], row["area_share"]) == ("a.jpg", 0, 0.0)
@@ -158,7 +159,7 @@ def test_an_image_without_anything_has_a_row(trained: TrainedModel, site: Path, 
 
 
 def test_a_second_prediction_removes_what_the_first_wrote_and_nothing_else(
-    trained: TrainedModel, out: Path, site: Path
+    trained: PanopticModel, out: Path, site: Path
 ) -> None:
     (out / "masks" / "mine.jpg").write_bytes(b"kept")
     predict(trained, site / "a.jpg", out)
@@ -168,7 +169,7 @@ def test_a_second_prediction_removes_what_the_first_wrote_and_nothing_else(
     assert is_complete(out)
 
 
-def test_results_that_were_interrupted_do_not_count(trained: TrainedModel, out: Path, site: Path) -> None:
+def test_results_that_were_interrupted_do_not_count(trained: PanopticModel, out: Path, site: Path) -> None:
     def broken() -> object:
         yield from predict_source(trained, find_files(site / "film.mp4"), SETTINGS)
         raise KeyboardInterrupt

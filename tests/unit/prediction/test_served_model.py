@@ -21,8 +21,8 @@ from kedro.io import DatasetError
 
 from construction_panoptic.catalog.served import REGISTRATION, ServedModelDataset
 from construction_panoptic.cli import user_error
-from construction_panoptic.prediction.answering import answer
-from construction_panoptic.prediction.models import ModelToServe, TrainedModel
+from construction_panoptic.models.protocol import PanopticModel
+from construction_panoptic.prediction.answering import ModelToServe, answer
 
 START_LIMIT = 120  # seconds
 ANSWER_LIMIT = 60
@@ -44,7 +44,7 @@ def entry(tmp_path: Path) -> ServedModelDataset:
 
 
 def test_the_model_is_kept_and_registered(
-    trained: TrainedModel, entry: ServedModelDataset, registry: str, site: Path, tmp_path: Path
+    trained: PanopticModel, entry: ServedModelDataset, registry: str, site: Path, tmp_path: Path
 ) -> None:
     with mlflow.start_run() as run:
         entry.save(ModelToServe(trained, "site_model"))
@@ -74,7 +74,7 @@ def test_the_model_is_kept_and_registered(
 
 
 def test_without_a_registry_there_is_the_folder(
-    trained: TrainedModel, entry: ServedModelDataset, registry: str, monkeypatch: pytest.MonkeyPatch
+    trained: PanopticModel, entry: ServedModelDataset, registry: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     mlflow.set_tracking_uri("http://127.0.0.1:9")  # where nobody listens
@@ -88,7 +88,7 @@ def test_without_a_registry_there_is_the_folder(
 
 
 @pytest.fixture
-def server(trained: TrainedModel, entry: ServedModelDataset, tmp_path: Path) -> Iterator[str]:
+def server(trained: PanopticModel, entry: ServedModelDataset, tmp_path: Path) -> Iterator[str]:
     """Address of ``mlflow models serve`` on the loopback interface."""
     entry.save(ModelToServe(trained, None))
     with socket.socket() as free:
@@ -142,7 +142,7 @@ def ask(address: str, content: dict[str, Any]) -> tuple[int, Any]:
 
 
 @pytest.mark.slow
-def test_it_answers_over_http(trained: TrainedModel, server: str, site: Path) -> None:
+def test_it_answers_over_http(trained: PanopticModel, server: str, site: Path) -> None:
     expected = answer(trained, [str(site / "a.jpg")])
     text = base64.b64encode((site / "a.jpg").read_bytes()).decode()
     for image in (str(site / "a.jpg"), text):
@@ -160,7 +160,7 @@ def test_it_answers_over_http(trained: TrainedModel, server: str, site: Path) ->
 
 
 @pytest.mark.slow
-def test_mlflow_models_predict(trained: TrainedModel, entry: ServedModelDataset, site: Path, tmp_path: Path) -> None:
+def test_mlflow_models_predict(trained: PanopticModel, entry: ServedModelDataset, site: Path, tmp_path: Path) -> None:
     entry.save(ModelToServe(trained, None))
     table, out = tmp_path / "images.csv", tmp_path / "out.json"
     pd.DataFrame({"image": [str(site / "a.jpg"), str(site / "north" / "b.JPG")]}).to_csv(table, index=False)

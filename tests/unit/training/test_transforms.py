@@ -31,33 +31,6 @@ def sample(height: int, width: int, seed: int = 0) -> Annotated:
     return Annotated(image, boxes, torch.arange(len(segment_ids)), ids, segment_ids)
 
 
-@pytest.mark.parametrize(
-    ("size", "side", "expected"),
-    [
-        # Worked out by hand: longer side cut off to whole pixels; the limit rounds the shorter side.
-        ((480, 640), 800, (800, 1066)),
-        ((640, 480), 800, (1066, 800)),
-        ((427, 640), 800, (800, 1199)),
-        ((300, 900), 800, (444, 1332)),  # 1333 * 300 / 900 = 444.33; 444 * 900 / 300 = 1332
-        ((900, 301), 800, (1333, 446)),  # 445.81 → 446; 446 * 900 / 301 = 1333.55
-        ((500, 500), 608, (608, 608)),
-        ((800, 1000), 800, (800, 1000)),
-        ((1080, 1920), 800, (750, 1333)),
-    ],
-)
-def test_sizes(size: tuple[int, int], side: int, expected: tuple[int, int]) -> None:
-    assert transforms.resized_size(size, side, 1333) == expected
-
-
-@given(st.integers(8, 4000), st.integers(8, 4000), st.integers(8, 800))
-def test_sizes_keep_the_limit_and_the_shape(height: int, width: int, side: int) -> None:
-    new_height, new_width = transforms.resized_size((height, width), side, 1333)
-    assert min(new_height, new_width) <= side
-    # Rounding the shorter side can carry the longer one past the limit by half a pixel's share of it.
-    assert max(new_height, new_width) <= 1333 + max(height, width) / min(height, width)
-    assert (new_height - new_width) * (height - width) >= 0
-
-
 def test_resized_image_equals_pillow() -> None:
     gradient = np.linspace(0, 255, 50 * 70 * 3).reshape(50, 70, 3).astype(np.uint8)
     noise = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
@@ -172,22 +145,6 @@ def test_flip_and_crop_happen_as_often_as_asked() -> None:
     assert 70 <= count <= 130
 
 
-def test_normalise() -> None:
-    image = torch.full((3, 2, 2), 255, dtype=torch.uint8)
-    image[1] = 0
-    values = transforms.normalise(image, AugmentationSettings())
-    assert values[:, 0, 0].tolist() == pytest.approx([(1 - 0.485) / 0.229, -0.456 / 0.224, (1 - 0.406) / 0.225])
-
-
 def test_normalised_boxes() -> None:
     boxes = transforms.normalised_boxes(torch.tensor([[10.0, 20, 30, 40]]), (80, 100))
     assert boxes[0].tolist() == pytest.approx([0.2, 0.375, 0.2, 0.25])
-
-
-def test_evaluation_resize() -> None:
-    settings = AugmentationSettings(evaluation_side=40, max_side=50)
-    assert transforms.evaluation_resize(torch.zeros(3, 60, 80, dtype=torch.uint8), settings).shape == (
-        3,
-        38,
-        50,
-    )

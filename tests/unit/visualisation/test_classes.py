@@ -1,8 +1,12 @@
+import json
+from pathlib import Path
+
+import numpy as np
 import pytest
 
 from construction_panoptic.annotations.taxonomy import Taxonomy
 from construction_panoptic.errors import InputDataError
-from construction_panoptic.visualisation import Classes, ClassTable, display_name, legend_entries
+from construction_panoptic.visualisation.classes import Classes, ClassTable, display_name, legend_entries
 
 
 def test_coco_categories_become_a_table() -> None:
@@ -46,3 +50,38 @@ def test_the_legend_has_each_class_once_things_first(classes: ClassTable) -> Non
 def test_display_name() -> None:
     assert display_name("fire_extinguishers") == "fire extinguishers"
     assert display_name("_") == "_"
+
+
+# The classes that touch most often: in the sample and in photographs of construction sites.
+TOUCHING = [
+    ("sky", "plant"),
+    ("floor", "wall"),
+    ("ceiling", "wall"),
+    ("ground", "dump_truck_tipper_truck"),
+    ("ground", "wall"),
+    ("wall", "fire_extinguishers"),
+    ("sky", "building"),
+    ("ground", "structural"),
+    ("ground", "sky"),
+    ("window", "wall"),
+    ("ground", "building"),
+    ("ground", "plant"),
+]
+
+
+def lab(color: tuple[int, int, int]) -> np.ndarray:
+    """CIELAB of an sRGB colour."""
+    channels = np.array(color) / 255
+    linear = np.where(channels > 0.04045, ((channels + 0.055) / 1.055) ** 2.4, channels / 12.92)
+    to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+    x, y, z = np.cbrt(to_xyz @ linear / (0.9505, 1, 1.089))
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+def test_classes_that_touch_are_far_apart_in_colour(repository: Path) -> None:
+    taxonomy = Taxonomy.from_dict(json.loads((repository / "conf/base/taxonomy.json").read_text()))
+    colors = {name: taxonomy.colors[i] for i, name in taxonomy.names.items()}
+    for one, other in TOUCHING:
+        assert np.linalg.norm(lab(colors[one]) - lab(colors[other])) >= 30, (one, other)
+    red, green, blue = colors["plant"]
+    assert green > 2 * max(red, blue)

@@ -56,6 +56,8 @@ def test_the_page_holds_the_numbers_and_stands_alone() -> None:
         assert text in page
     assert "absent" not in page
     assert "<b>bad" not in page
+    widths = [float(width) for width in re.findall(r"width:([\d.]+)rem", page[page.index("Rejected records") :])]
+    assert widths[:2] == [8, 3.2]
     assert not re.search(r'(?:src|href)="(?!data:)', page)
     [encoded] = re.findall(r'src="data:image/jpeg;base64,([^"]+)"', page)
     shown = Image.open(io.BytesIO(base64.b64decode(encoded)))

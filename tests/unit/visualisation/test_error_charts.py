@@ -30,19 +30,23 @@ CONFUSIONS = pd.DataFrame(
     {"true": ["sky", "wall", "spurious"], "sky": [5, 3, 1], "wall": [2, 4, 0], "missed": [1, 0, 0]}
 )
 
+CALIBRATION = pd.DataFrame(
+    {"of": ["boxes", "boxes", "segments"], "score": [0.2, 0.9, 0.9], "right": [0.1, 0.8, 0.7], "count": [5, 4, 3]}
+)
+
 
 def test_the_budget_goes_from_the_means_to_the_best_and_the_worst_class() -> None:
     assert sorted_budget(budget())["name"].tolist() == ["All", "Things", "tower_crane", "wheel_loader"]
 
 
-def test_the_bars_of_a_class_fill_the_axis() -> None:
-    figure = loss_budget_chart(budget())
-    assert [bar.name for bar in figure.data] == ["PQ", "badly outlined", "mislabelled", "missed", "spurious"]
-    assert list(figure.data[0].y) == ["All", "Things", "tower crane", "wheel loader"]
-    assert [sum(bar.x[k] for bar in figure.data) for k in range(4)] == pytest.approx([100] * 4)
+def test_the_parts_of_a_class_are_in_one_row() -> None:
+    [column] = loss_budget_chart(budget()).columns
+    assert [bars.name for bars in column.bars] == ["PQ", "badly outlined", "mislabelled", "missed", "spurious"]
+    assert column.labels == ["All", "Things", "tower crane", "wheel loader"]
+    assert [sum(bars.values[k] for bars in column.bars) for k in range(4)] == pytest.approx([100] * 4)
 
 
-def test_the_matrix_is_drawn_as_shares_of_true_segments() -> None:
+def test_the_matrix_is_drawn_as_fractions_of_the_ground_truth() -> None:
     [heat] = confusion_chart(CONFUSIONS).data
     assert list(heat.x) == ["sky", "wall", "missed"]
     assert list(heat.z[0]) == pytest.approx([5 / 8, 2 / 8, 1 / 8])
@@ -55,15 +59,13 @@ def test_confusions_come_most_frequent_first() -> None:
 
 def test_the_threshold_in_use_is_marked() -> None:
     curve = pd.DataFrame({"threshold": [0.5, 0.9], "pq": [0.5, 0.4], "pq_things": [0.5, 0.4], "pq_stuff": [NAN, NAN]})
-    figure = threshold_chart(curve, 0.7)
-    assert list(figure.data[0].y) == pytest.approx([50, 40])
-    assert figure.layout.shapes[0].x0 == 0.7
+    pq, things, in_use = threshold_chart(curve, 0.7).panels[0].curves
+    assert (pq.name, pq.y) == ("PQ", pytest.approx([50, 40]))
+    assert things.name == "things"
+    assert (in_use.style, in_use.x) == ("dashed", [0.7, 0.7])
 
 
 def test_boxes_and_segments_have_a_curve_each() -> None:
-    calibration = pd.DataFrame(
-        {"of": ["boxes", "boxes", "segments"], "score": [0.2, 0.9, 0.9], "right": [0.1, 0.8, 0.7], "count": [5, 4, 3]}
-    )
-    _, boxes, segments = calibration_chart(calibration).data
-    assert (list(boxes.x), list(boxes.y)) == ([0.2, 0.9], [0.1, 0.8])
-    assert list(segments.customdata) == [3]
+    _, boxes, segments = calibration_chart(CALIBRATION).panels[0].curves
+    assert (boxes.x, boxes.y) == ([0.2, 0.9], [0.1, 0.8])
+    assert segments.hover == ["score 0.90, right 70% of 3 segments"]

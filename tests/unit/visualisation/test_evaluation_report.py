@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from construction_panoptic.visualisation.evaluation_report import evaluation_report
-from construction_panoptic.visualisation.page import ReportPicture
+from construction_panoptic.visualisation.sheets import Example
 from tests.unit.visualisation.test_error_charts import CONFUSIONS, NAN, budget
 
 QUALITY = {
@@ -31,25 +31,38 @@ CURVE = pd.DataFrame(
     }
 )
 PICTURE = np.full((90, 60, 3), 200, np.uint8)
-WORST = [(ReportPicture(PICTURE, "yard.jpg: ground truth"), ReportPicture(PICTURE, "yard.jpg: PQ 12.0"))]
+WORST = [Example(PICTURE, "<b>yard.jpg", PICTURE, PICTURE, 0.12, errors=PICTURE)]
 
 
 def report(threshold: float = 0.7, calibration: pd.DataFrame = CALIBRATION) -> str:
     precision = {"AP": 0.345, "AP50": -1}
     tables = (budget(), CONFUSIONS, SIZES, calibration, ERRORS, CURVE)
-    return evaluation_report(QUALITY, precision, *tables, threshold, WORST)
+    return evaluation_report({"model": "DETR, epoch 8"}, QUALITY, precision, *tables, threshold, WORST)
 
 
 def test_the_page_holds_every_part_and_stands_alone() -> None:
     page = report()
     assert page.isascii()
-    for text in ("60.0", "34.5", "n/a", "tower crane", "1,234", "32.1", "badly placed &lt;x&gt;", "12.3", "PQ 12.0"):
+    assert "<b>yard" not in page
+    for text in (
+        "DETR, epoch 8",
+        "60.0",
+        "34.5",
+        "n/a",
+        "tower crane",
+        "1,234",
+        "32.1",
+        "badly placed &lt;x&gt;",
+        "12.3",
+        "&lt;b&gt;yard.jpg: PQ 12.0",
+    ):
         assert text in page, text
-    assert "Mean distance from the line: 30.0 points for boxes." in page
-    assert page.count("data:image/jpeg;base64,") == 2
+    assert "Mean distance from the line: 30.0 points for boxes." in " ".join(page.split())
+    assert page.count("data:image/jpeg;base64,") == 4
     assert page.count("<svg") == 2
-    assert not re.search(r'(?:src|href)="(?!data:)', page)
-    assert "nan" not in re.sub(r"base64,[^\"]+", "", page)
+    assert not re.search(r'(?:src|href)="(?!data:|#)', page)
+    assert page.count('width="60" height="90"') == 4
+    assert "nan" not in re.sub(r"base64,[^\"]+|<svg.*?</svg>", "", page, flags=re.DOTALL)
 
 
 def test_the_best_threshold_on_training_images_is_recommended() -> None:

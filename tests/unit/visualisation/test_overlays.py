@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from construction_panoptic.errors import InputDataError
-from construction_panoptic.visualisation import ClassTable, boxes_overlay, panoptic_overlay
-from construction_panoptic.visualisation.overlays import display_size, segment_colors
+from construction_panoptic.visualisation import ClassTable, panoptic_overlay
+from construction_panoptic.visualisation.overlays import boxes_overlay, display_size, segment_colors
 
 PLAIN: dict[str, Any] = {"draw_labels": False, "border": 0, "min_side": 1}
 

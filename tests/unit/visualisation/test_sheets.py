@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 
 from construction_panoptic.errors import InputDataError
-from construction_panoptic.visualisation import Example, example_sheet, mosaic
-from construction_panoptic.visualisation.sheets import MARGIN
+from construction_panoptic.visualisation.sheets import MARGIN, Example, example_sheet, mosaic
 
 RED, GREEN, BLUE = (230, 10, 10), (10, 200, 10), (10, 10, 230)
 
@@ -30,7 +29,7 @@ def test_a_row_shows_image_truth_and_prediction_side_by_side() -> None:
     assert len({(top, bottom) for _, top, _, bottom in boxes}) == 1
     _, top, _, bottom = boxes[0]
     assert bottom - top == round(cell * 100 / 150)
-    assert sheet.shape[0] - bottom == 2 * MARGIN
+    assert sheet.shape[0] - bottom == MARGIN
     assert (sheet[MARGIN:top] < 100).all(axis=2).any()
 
 

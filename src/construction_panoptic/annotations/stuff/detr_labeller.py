@@ -1,6 +1,12 @@
 """Labelling the stuff of images with a DETR that was trained on COCO panoptic."""
 
+<<<<<<< HEAD
 from collections.abc import Mapping, Sequence
+=======
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+>>>>>>> house
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,11 +29,13 @@ from construction_panoptic.models.detr.checkpoint import (
     PUBLISHED_WEIGHTS,
     fetch_weights,
     load_weights,
+    panoptic_architecture,
     read_weights,
 )
 from construction_panoptic.models.detr.model import DetrPanoptic, build_detr_panoptic
 from construction_panoptic.models.detr.postprocess import PanopticResult, panoptic_result
 from construction_panoptic.models.detr.segmenting import segment_images
+<<<<<<< HEAD
 from construction_panoptic.parallel.device import resolve_device
 
 _MEAN, _STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]  # ImageNet's
@@ -41,6 +49,12 @@ _BACKBONES = {
 }
 _BODY = "detr.backbone.0.body."
 _TRANSFORMER = "detr.transformer."
+=======
+from construction_panoptic.models.preprocessing import resized_size as network_size
+
+_MEAN, _STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]  # ImageNet's
+_READERS = 2
+>>>>>>> house
 
 
 @dataclass(frozen=True)
@@ -192,6 +206,7 @@ def load_detr(weights: str) -> DetrPanoptic:
     return model
 
 
+<<<<<<< HEAD
 def _checkpoint_identity(weights: str) -> list[Any]:
     """What tells one checkpoint from another: a published name, or a file's path, size and time."""
     path = Path(weights)
@@ -250,3 +265,13 @@ def network_size(size: tuple[int, int], side: int, max_side: int) -> tuple[int, 
         side = round(max_side * shorter / longer)
     side, other = (side, int(side * longer / shorter)) if side else (1, max_side)
     return (side, other) if size[0] <= size[1] else (other, side)
+=======
+def label_block(labeller: DetrStuffLabeller, block: Sequence[tuple[str, str, OutlinedThings]]) -> list[StuffOfImage]:
+    """Label images of which key, location and annotated things are given; the labels come as files.
+
+    A block has whole batches, so that its images are padded as in one process.
+    """
+    images, things = [image[:2] for image in block], {key: outlined for key, _, outlined in block}
+    found = labeller._labelled(images, lambda key: things[key].mask())
+    return [StuffOfImage(key, encode_labels(labels), before, after) for key, (labels, before, after) in found]
+>>>>>>> house

@@ -66,16 +66,11 @@ class MaskHead(nn.Module):
         super().__init__()
         self.dim = dim
         widths = [dim + heads, dim // 2, dim // 4, dim // 8, dim // 16]
-        self.lay1 = nn.Conv2d(widths[0], widths[0], 3, padding=1)
-        self.gn1 = _group_norm(widths[0])
-        self.lay2 = nn.Conv2d(widths[0], widths[1], 3, padding=1)
-        self.gn2 = _group_norm(widths[1])
-        self.lay3 = nn.Conv2d(widths[1], widths[2], 3, padding=1)
-        self.gn3 = _group_norm(widths[2])
-        self.lay4 = nn.Conv2d(widths[2], widths[3], 3, padding=1)
-        self.gn4 = _group_norm(widths[3])
-        self.lay5 = nn.Conv2d(widths[3], widths[4], 3, padding=1)
-        self.gn5 = _group_norm(widths[4])
+        self.lay1, self.gn1 = _conv_norm(widths[0], widths[0])
+        self.lay2, self.gn2 = _conv_norm(widths[0], widths[1])
+        self.lay3, self.gn3 = _conv_norm(widths[1], widths[2])
+        self.lay4, self.gn4 = _conv_norm(widths[2], widths[3])
+        self.lay5, self.gn5 = _conv_norm(widths[3], widths[4])
         self.out_lay = nn.Conv2d(widths[4], 1, 3, padding=1)
         self.adapter1 = nn.Conv2d(pyramid_channels[0], widths[1], 1)
         self.adapter2 = nn.Conv2d(pyramid_channels[1], widths[2], 1)
@@ -139,9 +134,9 @@ class MaskHead(nn.Module):
         return self.out_lay(x).squeeze(1)
 
 
-def _group_norm(channels: int) -> nn.GroupNorm:
-    """Eight groups, or as many as divide a narrower model's channels."""
-    return nn.GroupNorm(math.gcd(8, channels), channels)
+def _conv_norm(inputs: int, outputs: int) -> tuple[nn.Conv2d, nn.GroupNorm]:
+    # Eight groups, or as many as divide a narrower model's channels.
+    return nn.Conv2d(inputs, outputs, 3, padding=1), nn.GroupNorm(math.gcd(8, outputs), outputs)
 
 
 def _layout(x: Tensor) -> torch.memory_format:

@@ -10,8 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from construction_panoptic.config.base import parse
+from construction_panoptic.config.model import DetrSettings
 from construction_panoptic.errors import ParameterError
-from construction_panoptic.models.backbones import Backbone, Norm
+from construction_panoptic.models.backbones import Backbone
 from construction_panoptic.models.detr.mask_head import CHUNK_PIXELS, MaskAttention, MaskHead
 from construction_panoptic.models.detr.position import sine_position_embedding
 from construction_panoptic.models.detr.transformer import Transformer
@@ -272,68 +274,34 @@ class DetrPanoptic(nn.Module):
         return outputs
 
 
-def build_detr(
-    num_classes: int,
-    *,
-    backbone: str = "resnet50",
-    dilation: bool = False,
-    norm: Norm = "frozen",
-    num_queries: int = 100,
-    hidden_dim: int = 256,
-    num_heads: int = 8,
-    encoder_layers: int = 6,
-    decoder_layers: int = 6,
-    feedforward_dim: int = 2048,
-    dropout: float = 0.1,
-    pre_norm: bool = False,
-    auxiliary_outputs: bool = True,
-) -> Detr:
-    """Build a DETR with random weights; the defaults are the published DETR-R50.
+def build_detr(num_classes: int, **architecture: Any) -> Detr:
+    """Build a DETR with random weights.
 
     Args:
         num_classes: highest category id + 1; one more output stands for no-object.
-        backbone: "resnet18", "resnet34", "resnet50", "resnet101", or "tiny" for small images on a CPU.
-        dilation: keep the last stage at stride 16 (DC5); for ResNet-50 and 101.
-        norm: "frozen" for fine-tuning (fixed batch statistics, stem and first stage fixed), "batch" for
-            training from scratch.
-        num_queries: the most objects that one image can have.
-        hidden_dim: width D of the transformer, a multiple of 4 and of ``num_heads``.
-        num_heads: attention heads.
-        encoder_layers: number of encoder layers; may be 0.
-        decoder_layers: number of decoder layers, at least 1.
-        feedforward_dim: width of the feed-forward blocks.
-        dropout: dropout probability in the transformer.
-        pre_norm: normalise before rather than after each block of the transformer.
-        auxiliary_outputs: in training, give the predictions of every decoder layer.
+        **architecture: the fields of `DetrSettings`; by default those of the published DETR-R50.
 
     Raises:
         ParameterError: a value that cannot work.
     """
-    _check_sizes(num_classes=num_classes, num_queries=num_queries, num_heads=num_heads)
-    _check_sizes(decoder_layers=decoder_layers, feedforward_dim=feedforward_dim, hidden_dim=hidden_dim)
-    if encoder_layers < 0:
-        raise ParameterError(f"encoder_layers: {encoder_layers} must be at least 0.")
-    if not 0 <= dropout < 1:
-        raise ParameterError(f"dropout: {dropout} must be a probability below 1.")
-    if hidden_dim % 4 or hidden_dim % num_heads:
-        raise ParameterError(
-            f"hidden_dim: {hidden_dim} must be a multiple of 4 and of num_heads ({num_heads}), e.g. 256."
-        )
+    if num_classes < 1:
+        raise ParameterError(f"num_classes: {num_classes} must be at least 1.")
+    settings = parse(DetrSettings, architecture, "model")
     transformer = Transformer(
-        dim=hidden_dim,
-        heads=num_heads,
-        encoder_layers=encoder_layers,
-        decoder_layers=decoder_layers,
-        feedforward_dim=feedforward_dim,
-        dropout=dropout,
-        pre_norm=pre_norm,
+        dim=settings.hidden_dim,
+        heads=settings.num_heads,
+        encoder_layers=settings.encoder_layers,
+        decoder_layers=settings.decoder_layers,
+        feedforward_dim=settings.feedforward_dim,
+        dropout=settings.dropout,
+        pre_norm=settings.pre_norm,
     )
-    body = Backbone(backbone, norm=norm, dilation=dilation)
-    return Detr(body, transformer, num_classes, num_queries, auxiliary_outputs)
+    backbone = Backbone(settings.backbone, norm=settings.norm, dilation=settings.dilation)
+    return Detr(backbone, transformer, num_classes, settings.num_queries, settings.auxiliary_outputs)
 
 
 def build_detr_panoptic(
-    num_classes: int, *, freeze_detector: bool = True, attention_gain: float = 1.0, **detector: Any
+    num_classes: int, *, freeze_detector: bool = True, attention_gain: float = 1.0, **architecture: Any
 ) -> DetrPanoptic:
     """Build a DETR panoptic with random weights.
 
@@ -342,14 +310,12 @@ def build_detr_panoptic(
         freeze_detector: train the mask branch alone, with the detector fixed and in eval mode.
         attention_gain: factor on the initial weights that read the attention maps, see
             `MaskHead.amplify_attention`; 1 is the published start.
-        **detector: the keyword arguments of `build_detr`. ``hidden_dim`` must be a multiple of 16.
+        **architecture: see `build_detr`.
 
     Raises:
         ParameterError: a value that cannot work.
     """
-    if detector.get("hidden_dim", 256) % 16:
-        raise ParameterError(f"hidden_dim: {detector['hidden_dim']} must be a multiple of 16 for the mask head.")
-    model = DetrPanoptic(build_detr(num_classes, **detector), freeze_detector)
+    model = DetrPanoptic(build_detr(num_classes, **architecture), freeze_detector)
     model.mask_head.amplify_attention(attention_gain)
     return model
 
@@ -362,9 +328,3 @@ def compile_detector(detector: Detr) -> None:
     """
     for part in (detector.backbone[0], detector.transformer):
         part.compile(dynamic=True)
-
-
-def _check_sizes(**sizes: int) -> None:
-    for name, value in sizes.items():
-        if value < 1:
-            raise ParameterError(f"{name}: {value} must be at least 1.")

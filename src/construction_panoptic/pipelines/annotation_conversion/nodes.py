@@ -31,15 +31,22 @@ from construction_panoptic.annotations.stuff.labeller import Fringe
 from construction_panoptic.annotations.stuff.labelling import label_all
 from construction_panoptic.annotations.stuff.registry import LABELLERS
 from construction_panoptic.annotations.summary import class_counts, dataset_summary
+from construction_panoptic.annotations.suspicion import images_of_classes, size_distributions, suspicious_images
 from construction_panoptic.annotations.tables import StoredTable
 from construction_panoptic.annotations.taxonomy import Taxonomy
 from construction_panoptic.catalog.folders import ConvertedImages, StuffLabelFolder, finished_record
 from construction_panoptic.catalog.journal import Journal
 from construction_panoptic.config.conversion import ConversionSettings
 from construction_panoptic.evaluation.examples import some_images
+<<<<<<< HEAD
+=======
+from construction_panoptic.parallel.device import resolve_device
+from construction_panoptic.visualisation import interactive, still
+>>>>>>> house
 from construction_panoptic.visualisation.charts import class_balance_chart
 from construction_panoptic.visualisation.classes import ClassTable
-from construction_panoptic.visualisation.figures import class_balance_figure
+from construction_panoptic.visualisation.data_report import data_report
+from construction_panoptic.visualisation.page import ReportPicture
 from construction_panoptic.visualisation.progress import overlay_of
 from construction_panoptic.visualisation.sheets import mosaic
 
@@ -200,10 +207,36 @@ def audit_and_count(
     return audited, counts, {**summary, "split": {**audit.facts, "sha256": split_digest(split)}}
 
 
-def draw_class_balance(counts: pd.DataFrame, taxonomy: dict[str, Any]) -> tuple[go.Figure, Figure]:
+def draw_class_balance(counts: pd.DataFrame) -> tuple[go.Figure, Figure]:
     """Draw how many segments of each class are on both sides."""
+    chart = class_balance_chart(counts)
+    return interactive.draw(chart), still.draw(chart)
+
+
+def report_data(
+    converted: ConvertedImages,
+    annotations: StoredTable,
+    rejected: pd.DataFrame,
+    counts: pd.DataFrame,
+    summary: dict[str, Any],
+    taxonomy: dict[str, Any],
+) -> str:
+    """Set the data report: numbers, images worth a look, and ground truth of each class."""
     classes = Taxonomy.from_dict(taxonomy)
-    return class_balance_chart(counts, classes), class_balance_figure(counts, classes)
+
+    def picture(record: ConvertedRecord, note: str = "") -> ReportPicture:
+        image, annotation = {"file_name": record.image_file}, record.to_dict() | {"file_name": record.png_file}
+        annotation["segments_info"] = annotation["segments"]
+        overlay = overlay_of(converted.image_folder, converted.png_folder, image, annotation, classes)[1]
+        return ReportPicture(overlay, record.key + (f": {note}" if note else ""))
+
+    return data_report(
+        summary,
+        counts,
+        size_distributions(converted),
+        [picture(record, note) for record, note in suspicious_images(converted, annotations, rejected)],
+        {name: [picture(r) for r in chosen] for name, chosen in images_of_classes(converted, classes).items()},
+    )
 
 
 def draw_ground_truth(panoptic_train: Mapping[str, Any], converted: ConvertedImages) -> Image.Image:

@@ -5,7 +5,6 @@ from typing import Any
 from kedro.pipeline import Node, Pipeline
 
 from construction_panoptic.pipelines.annotation_conversion import nodes
-from construction_panoptic.visualisation.conversion_report import report_data
 
 
 def create_pipeline(**_: Any) -> Pipeline:
@@ -85,7 +84,7 @@ def create_pipeline(**_: Any) -> Pipeline:
             ),
             Node(
                 nodes.draw_class_balance,
-                inputs=["class_counts", "taxonomy"],
+                inputs="class_counts",
                 outputs=["class_balance_chart", "class_balance_picture"],
                 name="draw_class_balance",
             ),
@@ -96,7 +95,7 @@ def create_pipeline(**_: Any) -> Pipeline:
                 name="draw_ground_truth",
             ),
             Node(
-                report_data,
+                nodes.report_data,
                 inputs=[
                     "converted_images",
                     "raw_annotations",

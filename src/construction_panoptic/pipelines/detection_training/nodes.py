@@ -27,8 +27,8 @@ from construction_panoptic.training.running import (
 from construction_panoptic.training.samples import DetectionSamples
 from construction_panoptic.training.state import own_randomness
 from construction_panoptic.training.tasks.stages import DetectionStage
-from construction_panoptic.visualisation.charts import training_curves
-from construction_panoptic.visualisation.figures import training_figure
+from construction_panoptic.visualisation import interactive, still
+from construction_panoptic.visualisation.charts import training_chart
 from construction_panoptic.visualisation.progress import ProgressSheet
 
 logger = logging.getLogger(__name__)
@@ -101,4 +101,5 @@ def build_detector(num_classes: int, architecture: DetrSettings, settings: Detec
 
 def draw_curves(history: pd.DataFrame) -> tuple[go.Figure, Figure]:
     """Draw losses, errors, validation AP and learning rates against the epoch."""
-    return training_curves(history, "detection"), training_figure(history, "detection")
+    chart = training_chart(history, "Training of the detector")
+    return interactive.draw(chart), still.draw(chart)

@@ -1,5 +1,6 @@
 """Nodes that say what the model does wrong, and set the evaluation report."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,25 +8,30 @@ import pandas as pd
 from PIL import Image
 from plotly import graph_objects as go
 
+from construction_panoptic.annotations.panoptic_png import decode_id_map
 from construction_panoptic.catalog.folders import ConvertedImages
 from construction_panoptic.config.evaluation import EvaluationSettings
 from construction_panoptic.evaluation.analysis import confusion_matrix, image_scores, loss_budget, size_quality
 from construction_panoptic.evaluation.calibration import box_analysis, calibration_table
 from construction_panoptic.evaluation.examples import some_images
-from construction_panoptic.evaluation.inference import on_device
-from construction_panoptic.evaluation.running import examples_of, model_and_samples, read_results
+from construction_panoptic.evaluation.inference import ImageFiles, on_device
+from construction_panoptic.evaluation.predictions import read_results
 from construction_panoptic.evaluation.segments import match_segments
-from construction_panoptic.evaluation.thresholds import THRESHOLDS, threshold_curve
+from construction_panoptic.evaluation.thresholds import threshold_curve
+from construction_panoptic.models.files import model_of
 from construction_panoptic.training.loading import build_loader
+from construction_panoptic.visualisation import interactive
+from construction_panoptic.visualisation.classes import ClassTable, display_name
 from construction_panoptic.visualisation.error_charts import (
     calibration_chart,
     confusion_chart,
     loss_budget_chart,
     threshold_chart,
 )
+from construction_panoptic.visualisation.error_overlays import ERROR_COLORS, errors_overlay
 from construction_panoptic.visualisation.evaluation_report import evaluation_report
-from construction_panoptic.visualisation.page import ReportPicture
-from construction_panoptic.visualisation.sheets import Example, example_sheet
+from construction_panoptic.visualisation.examples import examples_of
+from construction_panoptic.visualisation.sheets import CELL_SIDE, Example, example_sheet
 
 
 def match_all_segments(
@@ -57,53 +63,40 @@ def try_thresholds(
     checkpoint: dict[str, Any],
     panoptic_train: dict[str, Any],
     converted: ConvertedImages,
-    model_parameters: dict[str, Any],
-    mask_head_parameters: dict[str, Any],
     parameters: EvaluationSettings,
 ) -> pd.DataFrame:
     """Measure PQ of some training images at several score thresholds."""
     truth = some_images(panoptic_train, parameters.threshold_images)
-    model, samples = model_and_samples(checkpoint, truth, converted, model_parameters, mask_head_parameters)
+    model = on_device(model_of(checkpoint, "the best checkpoint"), parameters.device)
+    files = ImageFiles.of_coco(truth, converted.image_folder, model.prepare)
     return threshold_curve(
-        on_device(model, parameters.device),
-        build_loader(samples, batch_size=parameters.batch_size, shuffle=False, workers=parameters.workers),
+        model,
+        build_loader(files, batch_size=parameters.batch_size, shuffle=False, workers=parameters.workers),
         truth,
         converted.png_folder,
-        thresholds=[*THRESHOLDS, parameters.threshold],
+        overrides=parameters.overrides,
         precision=parameters.precision,
     )
 
 
 def draw_errors(
-    budget: pd.DataFrame,
-    confusions: pd.DataFrame,
-    calibration: pd.DataFrame,
-    thresholds: pd.DataFrame,
-    parameters: EvaluationSettings,
+    budget: pd.DataFrame, confusions: pd.DataFrame, calibration: pd.DataFrame, thresholds: pd.DataFrame
 ) -> tuple[go.Figure, go.Figure, go.Figure, go.Figure]:
     """Draw the loss budget, the confusion matrix, the calibration and the effect of the threshold."""
-    threshold = parameters.threshold
     return (
-        loss_budget_chart(budget),
+        interactive.draw(loss_budget_chart(budget)),
         confusion_chart(confusions),
-        calibration_chart(calibration),
-        threshold_chart(thresholds, threshold),
+        interactive.draw(calibration_chart(calibration)),
+        interactive.draw(threshold_chart(thresholds, _in_use(thresholds))),
     )
 
 
-def draw_worst_images(
-    segments: pd.DataFrame,
-    panoptic_val: dict[str, Any],
-    converted: ConvertedImages,
-    predictions: Path,
-    parameters: EvaluationSettings,
-) -> Image.Image:
-    """Set image, ground truth and prediction of the images with the lowest PQ side by side, worst first."""
-    count = parameters.examples
-    return example_sheet(_worst(segments, panoptic_val, converted, predictions, count))
+def _in_use(thresholds: pd.DataFrame) -> float:
+    return float(thresholds.loc[thresholds["in_use"], "threshold"].iloc[0])
 
 
 def report_evaluation(
+    checkpoint: dict[str, Any],
     quality: dict[str, Any],
     precision: dict[str, Any],
     budget: pd.DataFrame,
@@ -117,28 +110,35 @@ def report_evaluation(
     converted: ConvertedImages,
     predictions: Path,
     parameters: EvaluationSettings,
-) -> str:
-    """Set the evaluation report.
-
-    Returns:
-        An HTML page with its charts and pictures inside.
-    """
-    worst = _worst(segments, panoptic_val, converted, predictions, parameters.examples)
-    pairs = [
-        (
-            ReportPicture(example.truth, f"{example.title}: ground truth"),
-            ReportPicture(example.prediction, f"{example.title}: PQ {100 * (example.quality or 0):.1f}"),
-        )
-        for example in worst
-        if example.truth is not None and example.prediction is not None
-    ]
-    return evaluation_report(
-        quality, precision, budget, confusions, sizes, calibration, box_errors, thresholds, parameters.threshold, pairs
-    )
+) -> tuple[str, Image.Image]:
+    """Set the evaluation report, an HTML page, and the sheet of the images with the lowest PQ, worst first."""
+    about = {
+        "model": f"{checkpoint['stage']}, epoch {checkpoint['epoch']}",
+        "data set": f"{len(panoptic_val['images']):,} validation images",
+        "digest of the split": panoptic_val["info"]["split_sha256"][:12],
+    }
+    tables = (budget, confusions, sizes, calibration, box_errors, thresholds)
+    worst = _worst_images(segments, panoptic_val, converted, predictions, parameters.examples)
+    report = evaluation_report(about, quality, precision, *tables, _in_use(thresholds), worst)
+    return report, example_sheet(worst)
 
 
-def _worst(
+def _worst_images(
     segments: pd.DataFrame, truth: dict[str, Any], converted: ConvertedImages, predictions: Path, count: int
 ) -> list[Example]:
-    """Draw the images with the lowest PQ."""
-    return examples_of(dict(image_scores(segments).head(count)), truth, converted, predictions)
+    """Draw the images with the lowest PQ, with ground truth, prediction and what is wrong."""
+    worst = dict(image_scores(segments).head(count))
+    folders = (converted.image_folder, converted.png_folder)
+    classes = ClassTable.from_categories(truth["categories"])
+    true, predicted = (
+        {annotation["image_id"]: folder / annotation["file_name"] for annotation in side["annotations"]}
+        for side, folder in ((truth, converted.png_folder), (read_results(predictions), predictions))
+    )
+    legend = [(display_name(outcome), color) for outcome, color in ERROR_COLORS.items()]
+    drawn = []
+    for image_id, example in zip(worst, examples_of(worst, truth, folders, predictions), strict=True):
+        ids = decode_id_map(true[image_id]), decode_id_map(predicted[image_id])
+        matches = segments[segments["image_id"] == image_id]
+        errors = errors_overlay(example.image, *ids, matches, classes, max_side=CELL_SIDE)
+        drawn.append(replace(example, errors=errors, legend=[*example.legend, *legend]))
+    return drawn

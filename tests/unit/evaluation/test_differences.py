@@ -1,4 +1,5 @@
 import itertools
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,9 +21,15 @@ def segment(image: int, side: str, category: int, outcome: str, iou: float = 0.0
 
 def random_counts(seed: int, images: int, better: float = 0.0) -> ImageCounts:
     generator = np.random.default_rng(seed)
-    weight = generator.integers(0, 3, (images, 3)) / 2
-    iou = np.minimum(weight, weight * (0.5 + better + generator.random((images, 3)) / 10))
-    return ImageCounts(np.arange(images), iou, weight, weight > 0)
+    tp, fp, fn = generator.integers(0, 3, (3, images, 3)).astype(float)
+    return ImageCounts(
+        np.arange(images), np.stack([tp * (0.5 + better + generator.random((images, 3)) / 10), tp, fp, fn])
+    )
+
+
+def pq_of(counts: ImageCounts, draw: list[int] | slice = slice(None)) -> Any:
+    iou, tp, fp, fn = counts.counts[:, draw].sum(axis=1)
+    return iou / (tp + fp / 2 + fn / 2)
 
 
 def test_segments_are_counted_as_pq_does() -> None:
@@ -39,9 +46,12 @@ def test_segments_are_counted_as_pq_does() -> None:
     )
     counts = image_counts(table, [1, 2, 3])
     assert counts.images.tolist() == [7, 9]
-    assert counts.iou.tolist() == [[0.8, 0, 0], [0, 0, 0]]
-    assert counts.weight.tolist() == [[1, 1, 0.5], [0, 0, 0.5]]
-    assert counts.present.tolist() == [[True, True, False], [False, False, True]]
+    assert counts.counts.tolist() == [
+        [[0.8, 0, 0], [0, 0, 0]],  # IoU
+        [[1, 0, 0], [0, 0, 0]],  # true positives
+        [[0, 1, 1], [0, 0, 0]],  # false positives
+        [[0, 1, 0], [0, 0, 1]],  # false negatives
+    ]
     assert image_scores(table).to_dict() == pytest.approx({7: 0.8 / 3, 9: 0.0})
 
 
@@ -49,7 +59,7 @@ def test_the_means_are_over_the_classes_that_there_are() -> None:
     one, other = random_counts(0, 20), random_counts(1, 20)
     rows = quality_differences(one, other, CLASSES).set_index("name")
     for name, counts in (("one", one), ("other", other)):
-        pq = counts.iou.sum(axis=0) / counts.weight.sum(axis=0)
+        pq = pq_of(counts)
         assert rows.loc["All", name] == pytest.approx(pq.mean())
         assert rows.loc["Things", name] == pytest.approx(pq[1:].mean())
         assert rows.loc["sky", name] == pytest.approx(pq[0])
@@ -58,11 +68,11 @@ def test_the_means_are_over_the_classes_that_there_are() -> None:
 
 def test_the_interval_is_that_of_drawing_every_possible_set_of_images() -> None:
     """Of three images there are 27 draws; the bootstrap samples come from them, each equally often."""
-    one, other = random_counts(2, 3), random_counts(3, 3)
+    one, other = random_counts(4, 3), random_counts(5, 3)
     possible = []
     for draw in itertools.product(range(3), repeat=3):
         with np.errstate(invalid="ignore"):  # a draw without the class has no PQ
-            pq = [counts.iou[list(draw), 0].sum() / counts.weight[list(draw), 0].sum() for counts in (one, other)]
+            pq = [pq_of(counts, list(draw))[0] for counts in (one, other)]
         possible.append(pq[1] - pq[0])
     row = quality_differences(one, other, CLASSES).set_index("name").loc["sky"]
     assert [row["low"], row["high"]] == pytest.approx(np.nanpercentile(possible, [2.5, 97.5]), abs=0.02)
@@ -83,6 +93,6 @@ def test_more_images_make_it_surer() -> None:
 
 def test_a_class_that_is_in_none_of_the_images_has_no_difference() -> None:
     counts = random_counts(6, 10)
-    counts.weight[:, 2] = counts.iou[:, 2] = 0
+    counts.counts[:, :, 2] = 0
     row = quality_differences(counts, counts, CLASSES).set_index("name").loc["pump"]
     assert row[["one", "other", "difference", "low", "high"]].isna().all()
