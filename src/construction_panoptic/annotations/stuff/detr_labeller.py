@@ -1,12 +1,6 @@
 """Labelling the stuff of images with a DETR that was trained on COCO panoptic."""
 
-<<<<<<< HEAD
-from collections.abc import Mapping, Sequence
-=======
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
->>>>>>> house
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import functional as transforms
 
 from construction_panoptic.annotations.digests import digest_of
 from construction_panoptic.annotations.images import read_rgb
@@ -35,26 +28,9 @@ from construction_panoptic.models.detr.checkpoint import (
 from construction_panoptic.models.detr.model import DetrPanoptic, build_detr_panoptic
 from construction_panoptic.models.detr.postprocess import PanopticResult, panoptic_result
 from construction_panoptic.models.detr.segmenting import segment_images
-<<<<<<< HEAD
+from construction_panoptic.models.preprocessing import evaluation_resize, normalise
+from construction_panoptic.models.spec import Preprocessing
 from construction_panoptic.parallel.device import resolve_device
-
-_MEAN, _STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]  # ImageNet's
-# Blocks of the third stage, and whether they are bottlenecks.
-_BACKBONES = {
-    (2, False): "resnet18",
-    (6, False): "resnet34",
-    (6, True): "resnet50",
-    (23, True): "resnet101",
-    (1, False): "tiny",
-}
-_BODY = "detr.backbone.0.body."
-_TRANSFORMER = "detr.transformer."
-=======
-from construction_panoptic.models.preprocessing import resized_size as network_size
-
-_MEAN, _STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]  # ImageNet's
-_READERS = 2
->>>>>>> house
 
 
 @dataclass(frozen=True)
@@ -95,6 +71,7 @@ class DetrLabeller(StuffLabeller):
             raise InputDataError("the taxonomy's coco_to_stuff is empty, so no stuff can be labelled; fill it.")
         self.device, self.batch_size = settings.device, settings.batch_size
         self.identity = digest_of(settings.model_dump(), taxonomy.model_dump(), _checkpoint_identity(settings.weights))
+        self._sizes = Preprocessing(evaluation_side=settings.side, max_side=settings.max_side)
         self._settings, self._given = settings, model
 
     @cached_property
@@ -120,9 +97,7 @@ class DetrLabeller(StuffLabeller):
     def read(self, image: ImageToLabel) -> _Resized:
         """Read an image at the network's size."""
         pixels = torch.from_numpy(np.require(read_rgb(image.location), requirements="W")).permute(2, 0, 1)
-        original_size = (int(pixels.shape[1]), int(pixels.shape[2]))
-        size = network_size(original_size, self._settings.side, self._settings.max_side)
-        return _Resized(transforms.resize(pixels, list(size), antialias=True), original_size)
+        return _Resized(evaluation_resize(pixels, self._sizes), (int(pixels.shape[1]), int(pixels.shape[2])))
 
     @torch.inference_mode()
     def label(self, images: Sequence[_Resized], things: Sequence[Mask]) -> list[StuffMaps]:
@@ -174,8 +149,7 @@ class DetrLabeller(StuffLabeller):
         padding_mask = torch.ones(len(images), height, width, dtype=torch.bool, device=device)
         for number, image in enumerate(images):
             h, w = image.size
-            scaled = transforms.to_dtype(image.pixels.to(device), torch.float32, scale=True)
-            pixels[number, :, :h, :w] = transforms.normalize(scaled, _MEAN, _STD)
+            pixels[number, :, :h, :w] = normalise(image.pixels.to(device), self._sizes)
             padding_mask[number, :h, :w] = False
         return pixels, padding_mask if padding_mask.any() else None
 
@@ -206,72 +180,7 @@ def load_detr(weights: str) -> DetrPanoptic:
     return model
 
 
-<<<<<<< HEAD
 def _checkpoint_identity(weights: str) -> list[Any]:
     """What tells one checkpoint from another: a published name, or a file's path, size and time."""
     path = Path(weights)
     return [weights, path.stat().st_size, path.stat().st_mtime_ns] if path.is_file() else [weights]
-
-
-def panoptic_architecture(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Read from a state dict of a DETR panoptic how its model is built.
-
-    Args:
-        state: keys of the published layout.
-
-    Returns:
-        The arguments of `build_detr_panoptic`, apart from ``dilation``, which has no weights.
-
-    Raises:
-        KeyError: a part is missing or unknown; says which.
-    """
-    blocks = _count(state, f"{_BODY}layer3."), f"{_BODY}layer1.0.conv3.weight" in state
-    if blocks not in _BACKBONES:
-        raise KeyError(f"a known backbone ({_BODY}layer3)")
-    outputs, hidden_dim = state["detr.class_embed.weight"].shape
-    return {
-        "num_classes": outputs - 1,
-        "backbone": _BACKBONES[blocks],
-        "num_queries": len(state["detr.query_embed.weight"]),
-        "hidden_dim": hidden_dim,
-        # The mask head's first layer sees the image's channels and one attention map a head.
-        "num_heads": len(state["mask_head.lay1.weight"]) - hidden_dim,
-        "encoder_layers": _count(state, f"{_TRANSFORMER}encoder.layers."),
-        "decoder_layers": _count(state, f"{_TRANSFORMER}decoder.layers."),
-        "feedforward_dim": len(state[f"{_TRANSFORMER}decoder.layers.0.linear1.weight"]),
-        # Only an encoder that normalises first has a last normalisation.
-        "pre_norm": f"{_TRANSFORMER}encoder.norm.weight" in state,
-    }
-
-
-def _count(state: Mapping[str, Tensor], prefix: str) -> int:
-    return len({key.removeprefix(prefix).split(".")[0] for key in state if key.startswith(prefix)})
-
-
-def network_size(size: tuple[int, int], side: int, max_side: int) -> tuple[int, int]:
-    """Size at which DETR sees an image: the shorter side is ``side`` unless the longer passes ``max_side``.
-
-    Args:
-        size: the image's height and width, in pixels.
-        side: wanted shorter side, in pixels.
-        max_side: limit of the longer side, in pixels.
-
-    Returns:
-        Height and width; the longer side is rounded down, as in DETR's recipe. Of an image so narrow that
-        nothing would be left of the shorter side, that one is 1 and the longer one ``max_side``.
-    """
-    shorter, longer = min(size), max(size)
-    if longer / shorter * side > max_side:
-        side = round(max_side * shorter / longer)
-    side, other = (side, int(side * longer / shorter)) if side else (1, max_side)
-    return (side, other) if size[0] <= size[1] else (other, side)
-=======
-def label_block(labeller: DetrStuffLabeller, block: Sequence[tuple[str, str, OutlinedThings]]) -> list[StuffOfImage]:
-    """Label images of which key, location and annotated things are given; the labels come as files.
-
-    A block has whole batches, so that its images are padded as in one process.
-    """
-    images, things = [image[:2] for image in block], {key: outlined for key, _, outlined in block}
-    found = labeller._labelled(images, lambda key: things[key].mask())
-    return [StuffOfImage(key, encode_labels(labels), before, after) for key, (labels, before, after) in found]
->>>>>>> house

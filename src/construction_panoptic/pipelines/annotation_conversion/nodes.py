@@ -38,11 +38,7 @@ from construction_panoptic.catalog.folders import ConvertedImages, StuffLabelFol
 from construction_panoptic.catalog.journal import Journal
 from construction_panoptic.config.conversion import ConversionSettings
 from construction_panoptic.evaluation.examples import some_images
-<<<<<<< HEAD
-=======
-from construction_panoptic.parallel.device import resolve_device
 from construction_panoptic.visualisation import interactive, still
->>>>>>> house
 from construction_panoptic.visualisation.charts import class_balance_chart
 from construction_panoptic.visualisation.classes import ClassTable
 from construction_panoptic.visualisation.data_report import data_report

@@ -12,12 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from construction_panoptic.annotations.stuff.detr_labeller import (
-    DetrLabeller,
-    load_detr,
-    network_size,
-    panoptic_architecture,
-)
+from construction_panoptic.annotations.stuff.detr_labeller import DetrLabeller, load_detr
 from construction_panoptic.annotations.stuff.label_maps import LabelMap, decode_labels
 from construction_panoptic.annotations.stuff.labeller import Fringe, ImageToLabel, StuffMaps, label_images
 from construction_panoptic.annotations.taxonomy import Taxonomy
@@ -25,6 +20,7 @@ from construction_panoptic.config.base import parse
 from construction_panoptic.config.conversion import StuffSettings
 from construction_panoptic.errors import CheckpointError, InputDataError, ParameterError
 from construction_panoptic.models.detr import DetrPanoptic, build_detr_panoptic
+from construction_panoptic.models.preprocessing import resized_size
 
 SIDE, MAX_SIDE, THRESHOLD = 64, 107, 0.6
 LIKELY = [1, 118, 128, 154, 178, 184, 186, 187, 192, 199]  # COCO classes of ten stuff classes
@@ -81,7 +77,7 @@ def network_input(image: NDArray[np.uint8], size: tuple[int, int]) -> Tensor:
 
 def literal_labels(model: DetrPanoptic, images: list[NDArray[np.uint8]], taxonomy: Taxonomy) -> list[NDArray[np.uint8]]:
     """All queries' masks of a padded batch, then one pixel at a time the class of the best kept query."""
-    sizes = [network_size((image.shape[0], image.shape[1]), SIDE, MAX_SIDE) for image in images]
+    sizes = [resized_size((image.shape[0], image.shape[1]), SIDE, MAX_SIDE) for image in images]
     height, width = max(h for h, _ in sizes), max(w for _, w in sizes)
     batch = torch.zeros(len(images), 3, height, width)
     padding = torch.ones(len(images), height, width, dtype=torch.bool)
@@ -226,21 +222,6 @@ def test_bad_settings_are_refused(model: DetrPanoptic, taxonomy: Taxonomy) -> No
         labeller(model, Taxonomy(stuff=taxonomy.stuff, things=taxonomy.things))
 
 
-@pytest.mark.parametrize(
-    ("size", "expected"),
-    [
-        ((480, 640), (800, 1066)),
-        ((640, 480), (1066, 800)),
-        ((500, 500), (800, 800)),
-        ((800, 1066), (800, 1066)),
-        ((480, 1200), (533, 1332)),
-        ((10, 100_000), (1, 1333)),
-    ],
-)
-def test_the_network_sees_sizes_of_the_recipe(size: tuple[int, int], expected: tuple[int, int]) -> None:
-    assert network_size(size, 800, 1333) == expected
-
-
 def test_a_checkpoint_file_becomes_its_labeller(model: DetrPanoptic, taxonomy: Taxonomy, tmp_path: Path) -> None:
     torch.save({"model": model.state_dict()}, tmp_path / "weights.pth")
     sizes: dict[str, Any] = {"threshold": THRESHOLD, "side": SIDE, "max_side": MAX_SIDE}
@@ -249,31 +230,6 @@ def test_a_checkpoint_file_becomes_its_labeller(model: DetrPanoptic, taxonomy: T
     labels = labels_of(loaded, image)
     assert len(np.unique(labels)) > 2
     assert np.array_equal(labels, labels_of(labeller(model, taxonomy), image))
-
-
-ARCHITECTURES: list[dict[str, Any]] = [
-    {"backbone": "resnet34", "num_heads": 4, "encoder_layers": 2},
-    {"backbone": "resnet50", "hidden_dim": 48, "num_heads": 2, "decoder_layers": 3, "pre_norm": True},
-    {"backbone": "resnet101", "num_queries": 7, "feedforward_dim": 40},
-    {"backbone": "tiny", "num_classes": 300},
-]
-
-
-@pytest.mark.parametrize("changed", ARCHITECTURES, ids=lambda changed: changed["backbone"])
-def test_the_architecture_is_read_from_the_weights(changed: dict[str, Any]) -> None:
-    architecture: dict[str, Any] = {
-        "num_classes": 250,
-        "num_queries": 10,
-        "hidden_dim": 32,
-        "num_heads": 8,
-        "encoder_layers": 1,
-        "decoder_layers": 1,
-        "feedforward_dim": 64,
-        "pre_norm": False,
-    } | changed
-    with torch.device("meta"):
-        state = build_detr_panoptic(**architecture).state_dict()
-    assert panoptic_architecture(state) == architecture
 
 
 def test_dilation_follows_the_name(tmp_path: Path) -> None:
