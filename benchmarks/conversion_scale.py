@@ -32,11 +32,14 @@ from construction_panoptic.annotations.panoptic_png import encode_id_map
 from construction_panoptic.annotations.records import ConvertedImage, ConvertedRecord
 from construction_panoptic.annotations.rejected import check_conservation
 from construction_panoptic.annotations.split.grouping import near_duplicate_groups
-from construction_panoptic.annotations.split.splitting import split_records
-from construction_panoptic.annotations.stuff.annotated_things import AnnotatedThings
+from construction_panoptic.annotations.split.splitting import split as divide
+from construction_panoptic.annotations.stuff.fringe import leftover_classes
+from construction_panoptic.annotations.stuff.labeller import Fringe
+from construction_panoptic.annotations.stuff.labelling import label_all
 from construction_panoptic.annotations.stuff.ready import ReadyStuff
 from construction_panoptic.annotations.tables import StoredTable
 from construction_panoptic.annotations.taxonomy import Taxonomy
+from construction_panoptic.config.base import Execution
 
 TAXONOMY = Path(__file__).parents[1] / "conf/base/taxonomy.json"
 SMALL = (200, 150)
@@ -157,11 +160,12 @@ def convert(folder: Path, images: int, workers: int = 1) -> Size:
     size.annotations = len(annotations)
     with size.stage("stuff"):
         ready = ReadyStuff(folder / "stuff", taxonomy)
-        things = AnnotatedThings(exports.images, annotations)
-        for stuff in ready.label_around(exports.images["key"], things.of, workers=workers):
+        fringe, execution = Fringe(leftover_classes(taxonomy), 10), Execution(workers=workers)
+        labelled = label_all(exports.images, annotations, ready, fringe, folder=out / "stuff", execution=execution)
+        for stuff in labelled:
             if isinstance(stuff.labels, bytes):
                 (out / "stuff" / _file_name(stuff.key)).write_bytes(stuff.labels)
-        del ready, things
+        del ready
 
     def labels(key: str) -> bytes:
         return (out / "stuff" / _file_name(key)).read_bytes()
@@ -184,7 +188,8 @@ def convert(folder: Path, images: int, workers: int = 1) -> Size:
         records = Records(out / "converted.jsonl")
         check_conservation(annotations, exports.images, records)
         hashes, keys = [record.phash for record in records], [record.key for record in records]
-        split = split_records(records, near_duplicate_groups(hashes, keys, 24))
+        classes = [{segment.category_id for segment in record.segments} for record in records]
+        split = divide(keys, near_duplicate_groups(hashes, keys, 24), classes)
     with size.stage("write"):
         files = CocoFiles(records, split, taxonomy)
         for side in ("train", "val"):

@@ -16,7 +16,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from construction_panoptic import cli
-from construction_panoptic.catalog.journal import appending
+from construction_panoptic.catalog.journal import Journal
 from construction_panoptic.parallel.workers import Workers
 from construction_panoptic.shortage import ShortageError, shortage
 from construction_panoptic.training import loading
@@ -79,9 +79,9 @@ def test_no_room_for_the_journal_of_a_folder(small_disk: Path) -> None:
     (small_disk / "filler").write_bytes(bytes(500 * 1024))
 
     def note() -> None:
-        with appending(small_disk / "labels") as journal:
-            for number in range(1000):
-                journal.add(f"image {number}", "digest", [], "x" * 100)
+        journal = Journal(small_disk / "labels")
+        for number in range(1000):
+            journal.add(f"image {number}", "digest", [], "x" * 100)
 
     assert "There is no room for a file" in str(shortage(error_of(note)))
 
@@ -98,8 +98,8 @@ def test_an_entry_that_cannot_be_removed(small_disk: Path) -> None:
 def test_a_killed_process_of_the_conversion() -> None:
     with Workers(2) as workers:
         list(workers.map(abs, [1]))
-        assert workers._pool is not None
-        workers._pool.result(timeout=300)  # until then all runs in this process
+        assert workers._starting is not None
+        workers._starting.result(timeout=300)  # until then all runs in this process
         told = shortage(error_of(list, workers.map(os._exit, [1])))
     assert "was killed" in str(told)
     assert "annotation_conversion.execution.workers" in str(told)

@@ -5,7 +5,6 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,9 @@ from kedro.io import AbstractDataset
 from kedro_datasets._typing import ImagePreview, JSONPreview
 
 from construction_panoptic.annotations.records import ConvertedImage, ConvertedRecord
-from construction_panoptic.annotations.stuff.fringe import StuffOfImage
-from construction_panoptic.annotations.stuff.ready import decode_labels, encode_labels
+from construction_panoptic.annotations.stuff.label_maps import StuffOfImage, decode_labels
 from construction_panoptic.catalog.files import damaged
-from construction_panoptic.catalog.journal import Journal, appending
+from construction_panoptic.catalog.journal import Journal
 from construction_panoptic.catalog.previews import image_grid
 from construction_panoptic.errors import InputDataError
 from construction_panoptic.evaluation.predictions import ImagePrediction, write_predictions
@@ -54,15 +52,15 @@ class LocalFileDataset(LocalDataset):
 
 
 class FolderDataset(LocalDataset):
-    """A folder that people fill by hand; loads as its path, whether it exists or not."""
+    """A folder that this entry only reads; loads as its path, whether it exists or not."""
 
     def load(self) -> Path:
         """Give the path; the node that reads it says what is wrong with its content."""
         return self._filepath
 
     def save(self, data: Path) -> None:
-        """Refuse: nothing in the project writes into this folder."""
-        raise NotImplementedError(f"{self._filepath} is filled by hand")
+        """Refuse: people, or another entry, fill this folder."""
+        raise NotImplementedError(f"this entry only reads {self._filepath}")
 
     def _exists(self) -> bool:
         return self._filepath.is_dir()
@@ -176,6 +174,8 @@ class StuffLabelFolder:
 class StuffLabelsDataset(LocalDataset):
     """A folder of stuff label maps with an index and ``fringe.json``, written image by image.
 
+    Names of files tell what they were made from, see `StuffOfImage.file_name`; those of earlier runs go at the end.
+
     Args:
         filepath: local path of the folder; ``index.json`` in it is written last.
         metadata: arbitrary metadata, for plugins.
@@ -189,23 +189,16 @@ class StuffLabelsDataset(LocalDataset):
         """Give a handle that reads one map at a time."""
         return StuffLabelFolder(self._filepath, json.loads(self._index.read_text()))
 
-    def save(self, data: Iterable[tuple[str, np.ndarray | None] | StuffOfImage]) -> None:
-        """Write each image's labels and fringe as they come, then the index; `StuffOfImage` has the fields."""
+    def save(self, data: Iterable[StuffOfImage]) -> None:
+        """Write each image's labels as they come, then fringe and index; labels that are in a file stay there."""
         self.invalidate()
         files: dict[str, str | None] = {}
         fringe: dict[str, tuple[int, int]] = {}
-        with appending(self._filepath) as journal:
-            for stuff in (StuffOfImage(*item) for item in data):
-                # Not by position, since what is finished keeps its file when other images come or go.
-                name = f"{sha256(stuff.key.encode()).hexdigest()[:20]}.png"
-                fringe[stuff.key] = (stuff.fringe_before, stuff.fringe_after)
-                files[stuff.key] = None if stuff.labels is None else name
-                if stuff.labels is not None:
-                    path = self._filepath / name
-                    content = stuff.labels if isinstance(stuff.labels, bytes) else encode_labels(stuff.labels)
-                    write_bytes(path, content)
-                    journal.add(stuff.key, stuff.digest, [path], [name, *fringe[stuff.key]])
-        Journal(self._filepath).keep(files)
+        for stuff in data:
+            files[stuff.key] = name = stuff.file_name
+            fringe[stuff.key] = (stuff.fringe_before, stuff.fringe_after)
+            if name is not None and isinstance(stuff.labels, bytes):
+                write_bytes(self._filepath / name, stuff.labels)
         _remove_others(self._filepath, {name for name in files.values() if name})
         write_json(self._filepath / "fringe.json", fringe)
         write_json(self._index, files)
@@ -268,11 +261,8 @@ class ConvertedImagesDataset(LocalFileDataset):
         keys: dict[str, None] = {}
         images: set[str] = set()
         pngs: set[str] = set()
-        with (
-            appending(self._filepath) as journal,
-            atomic_path(self._filepath) as temporary,
-            temporary.open("w", encoding="utf-8") as index,
-        ):
+        journal = Journal(self._filepath)
+        with atomic_path(self._filepath) as temporary, temporary.open("w", encoding="utf-8") as index:
             for item in data:
                 record = item if isinstance(item, ConvertedRecord) else item.record
                 content = record.to_dict()
@@ -295,15 +285,6 @@ class ConvertedImagesDataset(LocalFileDataset):
     def preview(self) -> ImagePreview:
         """Show a grid of panoptic PNGs, a colour for each id."""
         return image_grid(sorted(self._png_folder.glob("*.png")), labels=True)
-
-
-def finished_stuff(journal: Journal, key: str, digest: str) -> StuffOfImage | None:
-    """Give the stuff of an image that was labelled from the same input before, else None."""
-    found = journal.find(key, digest)
-    if found is None:
-        return None
-    name, before, after = found
-    return StuffOfImage(key, (journal.entry / name).read_bytes(), before, after, digest)
 
 
 def finished_record(journal: Journal, key: str, digest: str) -> ConvertedRecord | None:

@@ -7,33 +7,23 @@ changed since, means that the item is made anew.
 import json
 import os
 import zlib
-from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable
 from pathlib import Path
-from typing import Any, BinaryIO
-
-from kedro.io import AbstractDataset
-from kedro_datasets._typing import JSONPreview
+from typing import Any
 
 from construction_panoptic.files import atomic_path
 
 
 class Journal:
-    """The journal of an entry, as it is when this is made; what is appended later is not seen.
+    """The journal of an entry, as it is when this is made; what is added later is not found.
 
     Args:
         entry: local path of the entry, a file or folder; the journal lies beside it, hidden.
-
-    Attributes:
-        entry: the same.
-        path: of the journal.
     """
 
     def __init__(self, entry: Path) -> None:
-        self.entry = entry
-        self.path = journal_path(entry)
+        self.path = entry.with_name(f".{entry.stem}.journal.jsonl")
         self._offsets: dict[str, int] = {}
-        self._lines = 0
         offset = 0
         if self.path.is_file():
             with self.path.open("rb") as lines:
@@ -41,24 +31,29 @@ class Journal:
                     if (found := _parse(line)) is not None:
                         self._offsets[found["key"]] = offset
                     offset += len(line)
-                    self._lines += 1
-
-    def __len__(self) -> int:
-        """Count the finished items."""
-        return len(self._offsets)
 
     def find(self, key: str, digest: str) -> Any:
-        """Return what was noted of an item; None if it is not finished.
-
-        Args:
-            key: names the item.
-            digest: of all that it is made from; no digest, no item.
-        """
+        """Return what was noted of an item that was made from what has this digest; None if it is not finished."""
         found = self._read(key)
         if found is None or not digest or found["digest"] != digest:
             return None
         unchanged = all(_state(self.path.parent / name) == state for name, state in found["files"].items())
         return found["data"] if unchanged else None
+
+    def add(self, key: str, digest: str, files: Iterable[Path], data: Any) -> None:
+        """Note an item whose files are written; one without a digest is not noted. The process may be killed here."""
+        if not digest:
+            return
+        states = {os.path.relpath(path, self.path.parent): _state(path) for path in files}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("ab") as lines:
+            # A line of its own, also after half a line that a killed process has left.
+            lines.write(b"\n" + _line({"key": key, "digest": digest, "files": states, "data": data}))
+
+    def keep(self, keys: Collection[str]) -> None:
+        """Forget all items but these, and what was noted of them before they were made anew."""
+        with atomic_path(self.path) as temporary, temporary.open("wb") as file:
+            file.writelines(_line(found) for key in keys if (found := self._read(key)) is not None)
 
     def _read(self, key: str) -> Any:
         if key not in self._offsets:
@@ -66,80 +61,6 @@ class Journal:
         with self.path.open("rb") as lines:
             lines.seek(self._offsets[key])
             return _parse(lines.readline())
-
-    def keep(self, keys: Collection[str]) -> None:
-        """Forget all items but these."""
-        if self._lines == len(self._offsets) and self._offsets.keys() == set(keys):
-            return
-        with atomic_path(self.path) as temporary, temporary.open("wb") as file:
-            for key in keys:
-                if (found := self._read(key)) is not None:
-                    file.write(_line(found))
-
-
-@contextmanager
-def appending(entry: Path) -> Iterator["JournalWriter"]:
-    """Open the journal of an entry to note items."""
-    path = journal_path(entry)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab+") as file:
-        if file.tell():
-            file.seek(-1, os.SEEK_END)
-            if file.read(1) != b"\n":  # killed in the middle of a line
-                file.write(b"\n")
-        yield JournalWriter(file, path.parent)
-
-
-class JournalWriter:
-    """Notes items as they are finished; the process may be killed at any time."""
-
-    def __init__(self, file: BinaryIO, folder: Path) -> None:
-        self._file = file
-        self._folder = folder
-
-    def add(self, key: str, digest: str, files: Iterable[Path], data: Any) -> None:
-        """Note an item whose files are written; one without a digest is not noted."""
-        if not digest:
-            return
-        states = {os.path.relpath(path, self._folder): _state(path) for path in files}
-        self._file.write(_line({"key": key, "digest": digest, "files": states, "data": data}))
-        self._file.flush()
-
-
-class JournalDataset(AbstractDataset[Any, Any]):
-    """The journal of another entry on the same path, read by the node that makes it.
-
-    Args:
-        filepath: local path of that entry.
-        metadata: arbitrary metadata, for plugins.
-    """
-
-    def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
-        self._filepath = Path(filepath)
-        self.metadata = metadata
-
-    def load(self) -> Journal:
-        """Read what is finished, which may be nothing."""
-        return Journal(self._filepath)
-
-    def preview(self) -> JSONPreview:
-        """Say how many items are finished."""
-        return JSONPreview(json.dumps({"finished": len(self.load())}))
-
-    def save(self, data: Any) -> None:
-        """Refuse: the other entry writes the journal."""
-        raise NotImplementedError("this entry only reads; the entry on the same path writes the journal")
-
-    def _exists(self) -> bool:
-        return True  # "nothing is finished" is a valid answer
-
-    def _describe(self) -> dict[str, Any]:
-        return {"filepath": str(self._filepath)}
-
-
-def journal_path(entry: Path) -> Path:
-    """Return where an entry's journal is."""
-    return entry.with_name(f".{entry.stem}.journal.jsonl")
 
 
 def _state(path: Path) -> list[int] | None:
@@ -151,19 +72,12 @@ def _state(path: Path) -> list[int] | None:
     return [found.st_size, found.st_mtime_ns]
 
 
-def _line(entry: Any) -> bytes:
+def _line(entry: dict[str, Any]) -> bytes:
     text = json.dumps(entry, ensure_ascii=False).encode()
     return b"%s\t%08x\n" % (text, zlib.crc32(text))
 
 
 def _parse(line: bytes) -> Any:
     """Return a line's entry; None for what a killed process left of one, and for one that is damaged."""
-    text, has_sum, checksum = line.rstrip(b"\n").partition(b"\t")  # none in a journal of an older version
-    if has_sum and checksum != b"%08x" % zlib.crc32(text):
-        return None
-    try:
-        entry = json.loads(text)
-    except ValueError:
-        return None
-    complete = isinstance(entry, dict) and {"key", "digest", "files", "data"} <= entry.keys()
-    return entry if complete and line.endswith(b"\n") else None
+    text, _, checksum = line.partition(b"\t")
+    return json.loads(text) if checksum == b"%08x\n" % zlib.crc32(text) else None

@@ -1,11 +1,11 @@
 """The parameters of the conversion and of the way back to CVAT: what each means, its unit and its default."""
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from construction_panoptic.config.base import Device, Execution, Fraction, PositiveInt, Seed, Settings
+from construction_panoptic.config.base import Device, Execution, Fraction, PositiveInt, Seed, Settings, Threshold
 
 
 class StuffSettings(Settings):
@@ -19,7 +19,7 @@ class StuffSettings(Settings):
     weights: str = Field(
         default="detr-r101-panoptic", min_length=1, description="detr: a published name, or the path of a checkpoint."
     )
-    threshold: Fraction = Field(default=0.85, description="detr: least score of a segment that is used.")
+    threshold: Threshold = Field(default=0.85, description="detr: least score of a segment that is used.")
     side: PositiveInt = Field(default=800, description="detr: shorter side of the network's input, pixels.")
     max_side: PositiveInt = Field(default=1333, description="detr: longest side of the network's input, pixels.")
     batch_size: PositiveInt = Field(default=1, description="detr: images a forward pass.")
@@ -31,6 +31,12 @@ class StuffSettings(Settings):
         default=10, description="Pixels of a leftover class this close to a thing are counted as its fringe, pixels."
     )
     device: Device = "auto"
+
+    @model_validator(mode="after")
+    def _check_sides(self) -> Self:
+        if self.side > self.max_side:
+            raise ValueError(f"side is {self.side} and max_side {self.max_side}; side must not be larger")
+        return self
 
 
 class SplitSettings(Settings):

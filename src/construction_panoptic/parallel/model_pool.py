@@ -1,34 +1,36 @@
-"""Mapping with a model: processes that each make it once and keep it, with results in order."""
+"""Mapping with a network: processes that each make it once and keep it, with results in order."""
 
 import os
 import pickle
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from functools import cached_property, partial
 from importlib import import_module
-from itertools import islice
-from multiprocessing.queues import SimpleQueue
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from construction_panoptic.config.base import Execution
-from construction_panoptic.parallel.ray_cluster import joined_ray
-from construction_panoptic.parallel.workers import (
-    IN_FLIGHT,
-    PATIENCE,
-    Failure,
-    hanging,
-    in_order,
-    pool_context,
-    start_worker,
-)
+from construction_panoptic.parallel.local import VISIBLE_GPUS, network_processes, run, run_own
+from construction_panoptic.parallel.ray_cluster import RayExecutor, joined_ray
+from construction_panoptic.parallel.workers import IN_FLIGHT, blocks_of, in_order
 
 Model = TypeVar("Model")
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 IMAGES_IN_BLOCK = 8  # an item for a process; at least a batch
-_VISIBLE = "CUDA_VISIBLE_DEVICES"
-_RESTARTS = 3  # of an actor of Ray whose machine or process dies; its items are done again
+
+
+class _WithModel(Generic[Model, Item, Result]):
+    """A function and its model, which is made in the process that calls it, and with the first item."""
+
+    def __init__(self, make: Callable[[], Model], function: Callable[[Model, Item], Result]) -> None:
+        self._make, self._function = make, function
+
+    @cached_property
+    def _model(self) -> Model:
+        return self._make()
+
+    def __call__(self, item: Item) -> Result:
+        return self._function(self._model, item)
 
 
 def map_with_model(
@@ -48,28 +50,35 @@ def map_with_model(
         execution: the processes, see `process_count`; with one, all is done here.
         device: what ``make`` puts the model on. With ``auto`` or ``cuda``, each process sees one GPU alone.
 
-    Yields:
-        The results, in the order of the items.
+    Returns:
+        The results, in the order of the items, computed as they are asked for.
 
     Raises:
         Exception: what the functions raise.
         ParameterError: Ray is asked for and not installed.
         UserError: a process hangs.
     """
+    both = _WithModel(make, function)
+    return map_on_devices(both, items, execution=execution, device=device)
+
+
+def map_on_devices(
+    function: Callable[[Item], Result], items: Iterable[Item], *, execution: Execution, device: str
+) -> Iterator[Result]:
+    """Apply a function to each item; as `map_with_model`, but the function itself makes its model and keeps it."""
     if in_this_process(execution, device):
-        model = make()
-        yield from (function(model, item) for item in items)
+        yield from map(function, items)
         return
-    packed = pickle.dumps((make, function))
-    results = (
-        _by_ray(packed, items, execution, device)
-        if execution.engine == "ray"
-        else _by_processes(packed, items, process_count(execution, device), _visible_gpus(device))
-    )
-    for result in results:
-        if isinstance(result, Failure):
-            raise result.error
-        yield result
+    packed, single = pickle.dumps(function), blocks_of(items, 1)
+    if execution.engine == "local":
+        count = process_count(execution, device)
+        with network_processes(packed, count, _visible_gpus(device)) as pool:
+            yield from in_order(pool, run_own, single, count * IN_FLIGHT)
+        return
+    with joined_ray(execution.workers) as ray:
+        count, resources = _ray_resources(ray.cluster_resources(), execution, device)
+        with RayExecutor(ray, actors=count, resources=resources) as actors:
+            yield from in_order(actors, partial(run, actors.put(packed)), single, count * IN_FLIGHT)
 
 
 def process_count(execution: Execution, device: str) -> int:
@@ -84,98 +93,24 @@ def process_count(execution: Execution, device: str) -> int:
     return min(workers, gpus) if gpus else workers
 
 
-def batches_in_block(batch_size: int) -> int:
-    """The number of batches that make an item worth sending to another process."""
-    return max(1, IMAGES_IN_BLOCK // batch_size)
-
-
 def in_this_process(execution: Execution, device: str) -> bool:
     """Tell whether `map_with_model` needs no other process."""
     return execution.engine == "local" and process_count(execution, device) == 1
 
 
+def batches_in_block(batch_size: int) -> int:
+    """The number of batches that make an item worth sending to another process."""
+    return max(1, IMAGES_IN_BLOCK // batch_size)
+
+
 def _visible_gpus(device: str) -> list[str]:
     count = 0 if device == "cpu" else import_module("torch").cuda.device_count()
-    return os.environ.get(_VISIBLE, ",".join(str(number) for number in range(count))).split(",")[:count]
+    return os.environ.get(VISIBLE_GPUS, ",".join(str(number) for number in range(count))).split(",")[:count]
 
 
-def _by_processes(packed: bytes, items: Iterable[Any], count: int, gpus: list[str]) -> Iterator[Any]:
-    context = pool_context()
-    numbers: SimpleQueue[int] = context.SimpleQueue()
-    for number in range(count):
-        numbers.put(number)
-    threads = max(1, import_module("torch").get_num_threads() // count)
-    with ProcessPoolExecutor(count, context, _start, (packed, numbers, gpus, threads)) as pool:
-        yield from in_order(pool, _apply, items, count * IN_FLIGHT)
-
-
-def _start(packed: bytes, numbers: "SimpleQueue[int]", gpus: list[str], threads: int) -> None:
-    start_worker()
-    if gpus:
-        os.environ[_VISIBLE] = gpus[numbers.get()]
-    import_module("torch").set_num_threads(threads)
-    _held.append(_Holder(packed))
-
-
-class _Holder:
-    """A process's model; made when the first item is there, so that what goes wrong is told as for an item."""
-
-    def __init__(self, packed: bytes) -> None:
-        self._make, self._function = pickle.loads(packed)
-        self._models: list[Any] = []
-
-    def apply(self, item: Any) -> Any:
-        try:
-            if not self._models:
-                self._models.append(self._make())
-            return self._function(self._models[0], item)
-        except Exception as error:
-            return Failure(error)
-
-
-_held: list[_Holder] = []  # one, in a process of a pool
-
-
-def _apply(item: Any) -> Any:
-    return _held[0].apply(item)
-
-
-class _Actor:
-    """Holds a model in a process of Ray; its replacement gets all that it needs with its first item."""
-
-    def __init__(self) -> None:
-        self._holders: list[_Holder] = []
-
-    def apply(self, packed: list[Any], item: Any) -> Any:
-        if not self._holders:
-            self._holders.append(_Holder(import_module("ray").get(packed[0])))
-        return self._holders[0].apply(item)
-
-
-def _by_ray(packed: bytes, items: Iterable[Any], execution: Execution, device: str) -> Iterator[Any]:
-    """By actors, which keep their models; what tasks of Ray load onto a GPU is gone with the task."""
-    with joined_ray(execution.workers) as ray:
-        resources = ray.cluster_resources()
-        cores, gpus = int(resources.get("CPU", 1)), int(resources.get("GPU", 0)) if device != "cpu" else 0
-        workers = execution.workers if execution.workers != "auto" else gpus or cores
-        count = min(workers, gpus) if gpus else workers
-        needs = {"num_gpus": 1} if gpus else {"num_cpus": max(1, cores // count)}
-        kind = ray.remote(_Actor).options(**needs, max_restarts=_RESTARTS, max_task_retries=_RESTARTS)
-        shared = ray.put(packed)
-        actors = [kind.remote() for _ in range(count)]
-        waiting: deque[Any] = deque()
-        remaining = iter(items)
-        number = 0
-        try:
-            while True:
-                for item in islice(remaining, count * IN_FLIGHT - len(waiting)):
-                    waiting.append(actors[number % count].apply.remote([shared], item))
-                    number += 1
-                if not waiting:
-                    return
-                yield ray.get(waiting.popleft(), timeout=PATIENCE)
-        except ray.exceptions.GetTimeoutError:
-            raise hanging() from None
-        finally:
-            for actor in actors:
-                ray.kill(actor)
+def _ray_resources(cluster: dict[str, Any], execution: Execution, device: str) -> tuple[int, dict[str, int]]:
+    """The number of actors, and what each needs."""
+    cores, gpus = int(cluster.get("CPU", 1)), int(cluster.get("GPU", 0)) if device != "cpu" else 0
+    workers = execution.workers if execution.workers != "auto" else gpus or cores
+    count = min(workers, gpus) if gpus else workers
+    return count, {"num_gpus": 1} if gpus else {"num_cpus": max(1, cores // count)}

@@ -1,4 +1,4 @@
-"""Ray for those who share out work: a cluster that runs already, or a small one of this machine for a while."""
+"""Ray: a cluster that runs already, or a small one of this machine for a while, and an executor of it."""
 
 import logging
 import os
@@ -7,8 +7,10 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Executor, Future
 from contextlib import ExitStack, contextmanager
+from itertools import cycle
 from typing import Any, Literal
 
 from construction_panoptic.errors import ParameterError
@@ -25,6 +27,8 @@ _AT_HOME = {
     "RAY_AUTH_MODE": "token",
     "RAY_AUTH_TOKEN": secrets.token_hex(32),
 }
+_ONE_CORE = {"num_cpus": 1}
+_RETRIES = 3  # of a task or an actor whose machine or process dies
 _OWN_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -102,3 +106,41 @@ def _signals_kept() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+class RayExecutor(Executor):
+    """Runs functions as tasks of a Ray cluster, or in actors, which keep from one call to the next what they made.
+
+    Args:
+        ray: the module, in a cluster.
+        actors: their number, each called in turn; 0: tasks.
+        resources: what a task or an actor takes of the cluster, such as ``{"num_gpus": 1}``.
+    """
+
+    def __init__(self, ray: Any, actors: int = 0, resources: Mapping[str, int] = _ONE_CORE) -> None:
+        self.put = ray.put
+        self._kill = ray.kill
+        kind = ray.remote(_Actor).options(**resources, max_restarts=_RETRIES, max_task_retries=_RETRIES)
+        self._actors = [kind.remote() for _ in range(actors)]
+        task = ray.remote(_call).options(**resources, max_retries=_RETRIES)
+        self._calls = cycle([actor.call.remote for actor in self._actors] or [task.remote])
+
+    def submit(self, function: Callable[..., Any], /, *arguments: Any, **options: Any) -> Future[Any]:
+        """See `concurrent.futures.Executor`; Ray itself waits until there is room."""
+        future: Future[Any] = next(self._calls)(function, *arguments, **options).future()
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: ARG002
+        """End the actors, whatever they do."""
+        for actor in self._actors:
+            self._kill(actor)
+
+
+class _Actor:
+    def call(self, function: Callable[..., Any], /, *arguments: Any, **options: Any) -> Any:
+        return _call(function, *arguments, **options)
+
+
+def _call(function: Callable[..., Any], /, *arguments: Any, **options: Any) -> Any:
+    os.environ.setdefault("RAYON_NUM_THREADS", "1")  # a task has one core; Ray sees to the threads of OpenMP itself
+    return function(*arguments, **options)

@@ -17,8 +17,9 @@ from construction_panoptic.annotations.merging.panoptic_check import detections_
 from construction_panoptic.annotations.panoptic_png import encode_id_map
 from construction_panoptic.annotations.records import ConvertedRecord, Segment
 from construction_panoptic.annotations.split.grouping import near_duplicate_groups
-from construction_panoptic.annotations.split.splitting import audit_split, split_records
-from construction_panoptic.annotations.stuff.ready import ReadyStuff, encode_labels
+from construction_panoptic.annotations.split.splitting import audit_split, split
+from construction_panoptic.annotations.stuff.label_maps import encode_labels
+from construction_panoptic.annotations.stuff.ready import ReadyStuff
 from construction_panoptic.annotations.summary import class_counts_and_summary
 from construction_panoptic.annotations.taxonomy import Taxonomy
 from construction_panoptic.errors import InputDataError
@@ -221,7 +222,7 @@ def test_real_annotations_become_files_that_pass_the_check(real_data: Path, repo
     sizes = zip(exports.images["height"].tolist(), exports.images["width"].tolist(), strict=True)
     size_of = dict(zip(exports.images["key"].tolist(), sizes, strict=True))
     ready = ReadyStuff(folder / "stuff_predictions", project)
-    assert ready.missing(size_of) == []
+    assert None not in map(ready.find, size_of)
     labels: Any = {key: ready.labels(key, size) for key, size in size_of.items()}
     stuff = {key: None if found is None else encode_labels(found) for key, found in labels.items()}
     converted: Any = list(merge_images(exports.images, exports.annotations, stuff.get, project))
@@ -230,7 +231,8 @@ def test_real_annotations_become_files_that_pass_the_check(real_data: Path, repo
     found = [image.record for image in converted]
     groups = near_duplicate_groups([record.phash for record in found], [record.key for record in found], 24)
     assert len(set(groups)) == 6
-    table = split_records(found, groups)
+    classes = [{segment.category_id for segment in record.segments} for record in found]
+    table = split([record.key for record in found], groups, classes)
     audit = audit_split(found, table, max_distance=24)
     assert audit.facts["classes_on_one_side"] == []
     assert audit.facts["images_val"] in (1, 2)

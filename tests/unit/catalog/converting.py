@@ -13,10 +13,10 @@ import numpy as np
 from construction_panoptic.annotations.formats.reading import read_exports
 from construction_panoptic.annotations.merging.converting import merge_images
 from construction_panoptic.annotations.records import ConvertedImage, ConvertedRecord
-from construction_panoptic.annotations.stuff.ready import encode_labels
+from construction_panoptic.annotations.stuff.label_maps import encode_labels
 from construction_panoptic.annotations.taxonomy import Taxonomy
 from construction_panoptic.catalog.folders import ConvertedImagesDataset, finished_record
-from construction_panoptic.catalog.journal import JournalDataset
+from construction_panoptic.catalog.journal import Journal
 
 STUFF = encode_labels(np.repeat(np.array([[1], [2]], np.uint8), 15, axis=0).repeat(40, axis=1))
 
@@ -35,7 +35,7 @@ def convert(raw: Path, folder: Path, taxonomy: Path, kill_at: int | None = None,
     exports = read_exports(raw, classes)
     path = str(folder / "converted.jsonl")
     dataset = ConvertedImagesDataset(filepath=path, image_folder="images", png_folder="panoptic")
-    finished = partial(finished_record, JournalDataset(filepath=path).load())
+    finished = partial(finished_record, Journal(Path(path)))
     made = []
 
     def watched() -> Iterator[ConvertedImage | ConvertedRecord]:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from construction_panoptic.annotations.panoptic_png import encode_id_map
 from construction_panoptic.annotations.records import ConvertedImage, ConvertedRecord, Segment
-from construction_panoptic.annotations.stuff.fringe import StuffOfImage
+from construction_panoptic.annotations.stuff.label_maps import StuffOfImage, encode_labels
 from construction_panoptic.catalog import (
     ConvertedImagesDataset,
     FolderDataset,
@@ -113,7 +113,7 @@ def test_half_generated_files_do_not_exist_and_can_be_replaced(tmp_path: Path) -
 def test_stuff_labels_come_back(tmp_path: Path) -> None:
     dataset = StuffLabelsDataset(filepath=str(tmp_path / "labels"))
     labels = np.arange(24, dtype=np.uint8).reshape(4, 6)
-    dataset.save(iter([("a/x.jpg", labels), ("a/y.jpg", None)]))
+    dataset.save(iter([StuffOfImage("a/x.jpg", encode_labels(labels), digest="1"), StuffOfImage("a/y.jpg", None)]))
     folder = dataset.load()
     np.testing.assert_array_equal(folder.labels("a/x.jpg"), labels)
     assert folder.labels("a/y.jpg") is None
@@ -135,6 +135,11 @@ def test_a_folder_lists_what_it_holds(tmp_path: Path) -> None:
 
 def test_the_fringe_is_summed_over_images(tmp_path: Path) -> None:
     dataset = StuffLabelsDataset(filepath=str(tmp_path / "labels"))
-    labels = np.ones((4, 6), dtype=np.uint8)
-    dataset.save([StuffOfImage("a/x.jpg", labels, 9, 2), StuffOfImage("a/y.jpg", None), ("a/z.jpg", labels)])
-    assert dataset.load().fringe() == {"pixels_before": 9, "pixels_after": 2}
+    png = encode_labels(np.ones((4, 6), dtype=np.uint8))
+    stuff = [
+        StuffOfImage("a/x.jpg", png, 9, 2, "1"),
+        StuffOfImage("a/y.jpg", None),
+        StuffOfImage("a/z.jpg", png, 1, 0, "2"),
+    ]
+    dataset.save(stuff)
+    assert dataset.load().fringe() == {"pixels_before": 10, "pixels_after": 2}

@@ -111,8 +111,8 @@ def ready_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     def started(self: Workers, function: Any, items: Any) -> Iterator[Any]:
         if not self.inline:
             list(original(self, abs, [0]))
-            assert self._pool is not None
-            wait([self._pool])
+            assert self._starting is not None
+            wait([self._starting])
         yield from original(self, function, items)
 
     monkeypatch.setattr(Workers, "map", started)

@@ -17,7 +17,7 @@ from construction_panoptic.annotations.merging.masks import pixel_runs
 from construction_panoptic.annotations.merging.segment_shapes import segment_extents
 from construction_panoptic.annotations.panoptic_png import MAX_SEGMENT_ID, encode_id_map
 from construction_panoptic.annotations.records import ConvertedImage, ConvertedRecord, Rejected, Segment
-from construction_panoptic.annotations.stuff.ready import decode_labels
+from construction_panoptic.annotations.stuff.label_maps import decode_labels
 from construction_panoptic.annotations.taxonomy import Taxonomy
 from construction_panoptic.errors import InputDataError
 

@@ -1,10 +1,13 @@
-"""Groups of near-duplicate images, so that a split can keep them on one side."""
+"""Groups of images that a split keeps on one side: near-duplicates, and frames of one video."""
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
@@ -44,22 +47,68 @@ def near_duplicate_groups(phashes: Sequence[str], keys: Sequence[str], max_dista
         raise ParameterError(f"max_distance is {max_distance}; give 0 or more bits.")
     if not keys:
         return []
+    unique, inverse = np.unique(hash_bytes(phashes, keys), axis=0, return_inverse=True)
+    component = _components(len(unique), near_pairs(unique, max_distance))
+    return _numbered(keys, component[inverse.reshape(-1)])
+
+
+def video_names(keys: Sequence[str], pattern: str) -> list[str | None]:
+    """Name the video that each image is a frame of, or whatever else images have in common by their names.
+
+    Args:
+        keys: image keys.
+        pattern: regular expression that the whole file name without suffix must match; its first group, if it
+            has one, names the video within the image's folder.
+
+    Returns:
+        A name for each image, unique over folders; None for an image that does not match.
+
+    Raises:
+        ParameterError: the pattern is no regular expression.
+    """
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise ParameterError(f"video_pattern {pattern!r} is no regular expression ({error}).") from None
+    names: list[str | None] = []
+    for path in map(PurePosixPath, keys):
+        match = compiled.fullmatch(path.stem)
+        group = match[1] if match and compiled.groups else None
+        names.append(f"{path.parent}/{group or ''}" if match else None)
+    return names
+
+
+def join_groups(keys: Sequence[str], groups: Sequence[int], names: Sequence[str | None]) -> list[int]:
+    """Put groups together that share a name.
+
+    Args:
+        keys: unique image keys.
+        groups: one group number an image.
+        names: one name an image, None where it has none.
+
+    Returns:
+        One group number an image, numbered from 0 in the order of the groups' smallest keys.
+    """
+    if not keys:
+        return []
+    first: dict[str, int] = {}
+    edges = [(group, first.setdefault(name, group)) for group, name in zip(groups, names, strict=True) if name]
+    left, right = np.array(edges, dtype=np.int64).reshape(-1, 2).T
+    return _numbered(keys, _components(max(groups) + 1, [(left, right)])[list(groups)])
+
+
+def _numbered(keys: Sequence[str], component: NDArray[np.int64]) -> list[int]:
+    """Number groups from 0 in the order of their smallest key.
+
+    Raises:
+        InputDataError: a key comes twice.
+    """
     order = sorted(range(len(keys)), key=keys.__getitem__)
     for one, other in pairwise(order):
         if keys[one] == keys[other]:
             raise InputDataError(f"image {keys[one]!r} is listed twice; every image needs its own key.")
-    hashes = hash_bytes(phashes, keys)[order]
-    unique, inverse = np.unique(hashes, axis=0, return_inverse=True)
-    edges = _Edges(len(unique))
-    for left, right in near_pairs(unique, max_distance):
-        edges.add(left, right)
-    component = edges.components()[inverse.reshape(-1)]
-    # Number by first appearance in key order.
-    _, first, compact = np.unique(component, return_index=True, return_inverse=True)
-    rank = np.empty_like(first)
-    rank[np.argsort(first)] = np.arange(len(first))
     groups = np.empty(len(keys), dtype=np.int64)
-    groups[order] = rank[compact.reshape(-1)]
+    groups[order] = pd.factorize(component[order])[0]
     return [int(group) for group in groups]
 
 
@@ -197,31 +246,25 @@ def _near(
             yield one[near], other[near]
 
 
-class _Edges:
-    """Pairs of neighbours, folded into components now and then so that memory stays flat."""
+def _components(count: int, pairs: Iterable[Pairs]) -> NDArray[np.int64]:
+    """Number the connected components of ``count`` nodes, int64 [count]; pairs are folded so that memory stays flat."""
+    labels = np.arange(count, dtype=np.int64)
+    for left, right in _gathered(pairs):
+        edges: Any = (np.ones(len(left), dtype=np.int8), (labels[left], labels[right]))
+        graph = coo_array(edges, shape=(count, count))
+        labels = connected_components(graph, directed=False)[1].astype(np.int64)[labels]
+    return labels
 
-    def __init__(self, count: int) -> None:
-        self._labels = np.arange(count, dtype=np.int64)
-        self._pending: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
-        self._pending_size = 0
 
-    def add(self, left: NDArray[np.int64], right: NDArray[np.int64]) -> None:
-        if len(left):
-            self._pending.append((left, right))
-            self._pending_size += len(left)
-            if self._pending_size > _FLUSH_EDGES:
-                self._fold()
-
-    def components(self) -> NDArray[np.int64]:
-        self._fold()
-        return self._labels
-
-    def _fold(self) -> None:
-        if not self._pending:
-            return
-        left, right = (self._labels[np.concatenate(side)] for side in zip(*self._pending, strict=True))
-        size = len(self._labels)
-        graph: Any = coo_array((np.ones(len(left), dtype=np.int8), (left, right)), shape=(size, size))
-        _, component = connected_components(graph, directed=False)
-        self._labels = component.astype(np.int64)[self._labels]
-        self._pending, self._pending_size = [], 0
+def _gathered(pairs: Iterable[Pairs]) -> Iterator[NDArray[np.int64]]:
+    """Give pairs in blocks, int64 [2, n]."""
+    waiting: list[NDArray[np.int64]] = []
+    size = 0
+    for some in pairs:
+        waiting.append(np.stack(some))
+        size += len(some[0])
+        if size > _FLUSH_EDGES:
+            yield np.concatenate(waiting, axis=1)
+            waiting, size = [], 0
+    if waiting:
+        yield np.concatenate(waiting, axis=1)

@@ -61,7 +61,7 @@ def split(
         keys: unique image keys.
         groups: one group number an image; images of a group stay together.
         classes: the category ids in each image, things and stuff.
-        val_fraction: wanted share of images in val, in (0, 1).
+        val_fraction: wanted fraction of images in val, in (0, 1).
         seed: decides among equally good places.
 
     Returns:
@@ -76,8 +76,8 @@ def split(
     if not len(keys) == len(groups) == len(classes):
         raise ValueError(f"{len(keys)} keys, {len(groups)} groups and {len(classes)} sets of classes")
     if not 0 < val_fraction < 1:
-        raise ParameterError(f"val_fraction is {val_fraction}; give a share between 0 and 1, such as 0.2.")
-    table = pd.DataFrame({"key": list(keys), "group": list(groups)}).sort_values("key", ignore_index=True)
+        raise ParameterError(f"val_fraction is {val_fraction}; give a fraction between 0 and 1, such as 0.2.")
+    table = groups_of_keys(keys, groups)
     if table["key"].duplicated().any():
         twice = table.loc[table["key"].duplicated(), "key"].iloc[0]
         raise InputDataError(f"image {twice!r} is listed twice; every image needs its own key.")
@@ -96,12 +96,9 @@ def split(
     return table
 
 
-def split_records(
-    records: Iterable[ConvertedRecord], groups: Sequence[int], *, val_fraction: float = 0.2, seed: int = 0
-) -> pd.DataFrame:
-    """`split` for converted images, by the classes of their segments; ``records`` are iterated over twice."""
-    classes = [{segment.category_id for segment in record.segments} for record in records]
-    return split([record.key for record in records], groups, classes, val_fraction=val_fraction, seed=seed)
+def groups_of_keys(keys: Sequence[str], groups: Sequence[int]) -> pd.DataFrame:
+    """A table with the columns key and group, sorted by key."""
+    return pd.DataFrame({"key": list(keys), "group": list(groups)}).sort_values("key", ignore_index=True)
 
 
 def split_digest(table: pd.DataFrame) -> str:
@@ -261,26 +258,9 @@ def _class_table(
             groups[class_id].add(group_of[record.key])
             images[class_id][here] += 1
             segments[class_id][here] += number
-    rows = [
-        {
-            "class_id": class_id,
-            "groups": len(groups[class_id]),
-            "images_train": images[class_id][TRAIN],
-            "images_val": images[class_id][VAL],
-            "segments_train": segments[class_id][TRAIN],
-            "segments_val": segments[class_id][VAL],
-            "on_both_sides": images[class_id][TRAIN] > 0 and images[class_id][VAL] > 0,
-        }
-        for class_id in sorted(groups)
-    ]
-    columns = [
-        "class_id",
-        "groups",
-        "images_train",
-        "images_val",
-        "segments_train",
-        "segments_val",
-        "on_both_sides",
-    ]
-    table = pd.DataFrame(rows, columns=columns)
-    return table.astype({"on_both_sides": bool})
+    table = pd.DataFrame({"class_id": sorted(groups)})
+    table["groups"] = [len(groups[class_id]) for class_id in table["class_id"]]
+    for name, counts in (("images", images), ("segments", segments)):
+        for here in (TRAIN, VAL):
+            table[f"{name}_{here}"] = [counts[class_id][here] for class_id in table["class_id"]]
+    return table.assign(on_both_sides=(table[f"images_{TRAIN}"] > 0) & (table[f"images_{VAL}"] > 0))

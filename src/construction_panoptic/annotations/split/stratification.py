@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import Bounds, LinearConstraint, milp
-from scipy.sparse import coo_array, hstack
+from scipy.sparse import coo_array, eye_array, hstack
 
 # Groups that one integer program may move, and the classes through which it looks for them.
 _MOST_FREE = 100
@@ -35,7 +35,7 @@ def place_groups(members: Sequence[Group], val_fraction: float) -> list[bool]:
 
     Args:
         members: at least two groups; of two that are equally good, the earlier one is placed first.
-        val_fraction: wanted share of images in val, in (0, 1).
+        val_fraction: wanted fraction of images in val, in (0, 1).
 
     Returns:
         True for each group in val; neither side is empty.
@@ -45,65 +45,46 @@ def place_groups(members: Sequence[Group], val_fraction: float) -> list[bool]:
 
 def _stratify(members: Sequence[Group], val_fraction: float) -> list[bool]:
     """Place the groups, those of the rarest class first and large ones before small ones; True is val."""
-    wanted = _Wanted(members, val_fraction)
+    # Images of each class, and of all together under None.
+    counts: list[Counter[int | None]] = [Counter({None: group.size}) for group in members]
+    total: Counter[int | None] = Counter()
+    for of_group, group in zip(counts, members, strict=True):
+        of_group.update(dict(group.images_of_class.items()))
+        total.update(of_group)
+    placed: dict[bool, Counter[int | None]] = {True: Counter(), False: Counter()}
+
+    def room(val: bool, class_id: int | None) -> tuple[float, ...]:
+        """How far a side is from what it should have, by the class, then overall."""
+        fraction = val_fraction if val else 1 - val_fraction
+        # Rounded, so that equal fractions compare equal.
+        return tuple(round(1 - placed[val][key] / (fraction * total[key]), 9) for key in (class_id, None))
+
     in_val = [False] * len(members)
-    lonely = _lonely_classes(members)
+    exclusive = _exclusive_classes(members)
     unplaced: dict[int, None] = {}
     for position in sorted(range(len(members)), key=lambda position: -members[position].size):
-        if lonely[position]:
-            wanted.place(members[position], val=False)
+        if exclusive[position]:
+            placed[False].update(counts[position])
         else:
             unplaced[position] = None
     left = Counter(class_id for position in unplaced for class_id in members[position].images_of_class)
     while unplaced:
         rarest = min(((count, class_id) for class_id, count in left.items() if count), default=(0, None))[1]
         for position in [p for p in unplaced if rarest is None or rarest in members[p].images_of_class]:
-            in_val[position] = wanted.val_has_more_room(rarest)
-            wanted.place(members[position], val=in_val[position])
+            in_val[position] = room(True, rarest) > room(False, rarest)
+            placed[in_val[position]].update(counts[position])
             left.subtract(members[position].images_of_class.keys())
             del unplaced[position]
     return in_val
 
 
-def _lonely_classes(members: Sequence[Group]) -> list[int]:
+def _exclusive_classes(members: Sequence[Group]) -> list[int]:
     """How many classes each group has that no other group has."""
     counts = [0] * len(members)
     for positions in _positions_of_class(members).values():
         if len(positions) == 1:
             counts[positions[0]] += 1
     return counts
-
-
-class _Wanted:
-    """How far each side is filled, for each class and for all images (key None)."""
-
-    def __init__(self, members: Sequence[Group], val_fraction: float) -> None:
-        self._target: dict[int | None, float] = defaultdict(float)
-        self._placed: dict[bool, dict[int | None, int]] = {True: defaultdict(int), False: defaultdict(int)}
-        self._fraction = {True: val_fraction, False: 1 - val_fraction}
-        for group in members:
-            for class_id, images in self._counts(group):
-                self._target[class_id] += images
-
-    def place(self, group: Group, *, val: bool) -> None:
-        """Count the group on one side."""
-        for class_id, images in self._counts(group):
-            self._placed[val][class_id] += images
-
-    def val_has_more_room(self, class_id: int | None) -> bool:
-        """Whether val is less filled than train, by the class, then overall; not if they are equal."""
-        return self._room(True, class_id) > self._room(False, class_id)
-
-    def _room(self, val: bool, class_id: int | None) -> tuple[float, float]:
-        return self._unfilled(val, class_id), self._unfilled(val, None)
-
-    def _unfilled(self, val: bool, class_id: int | None) -> float:
-        # Rounded, so that equal shares compare equal.
-        return round(1 - self._placed[val][class_id] / (self._fraction[val] * self._target[class_id]), 9)
-
-    @staticmethod
-    def _counts(group: Group) -> list[tuple[int | None, int]]:
-        return [(None, group.size), *group.images_of_class.items()]
 
 
 def _positions_of_class(members: Sequence[Group]) -> dict[int, list[int]]:
@@ -155,33 +136,32 @@ def _move(
     free: NDArray[np.bool_],
     val_fraction: float,
 ) -> list[bool]:
-    """Cover as many classes as possible on both sides, near the wanted share and the given placement.
+    """Cover as many classes as possible on both sides, near the wanted fraction and the given placement.
 
     An integer program. Variables: one binary a group (1 = val; only free ones may change), one slack a row
-    (1 = left on one side), and the distance of the val share from the wanted one, in images.
+    (1 = left on one side), and the distance of val's size from the wanted one, in images.
     """
     count = len(members)
     sizes = np.array([group.size for group in members], dtype=float)
     total = sizes.sum()
     now = np.array(in_val, dtype=float)
-    moves = 0.1 * sizes * (1 - 2 * now) + 0.5 * np.array(_lonely_classes(members))
+    moves = 0.1 * sizes * (1 - 2 * now) + 0.5 * np.array(_exclusive_classes(members))
     # Covering a class is worth more than all else; the first row (both sides non-empty) has no slack.
     cost = np.concatenate([moves, np.full(len(rows), total + np.abs(moves).sum()), [1.0]])
     row = np.repeat(np.arange(len(rows)), [len(positions) for positions in rows])
     column = np.concatenate([np.array(positions) for positions in rows])
     incidence = coo_array((np.ones(len(row)), (row, column)), shape=(len(rows), count))
-    slack = coo_array((np.ones(len(rows)), (np.arange(len(rows)), np.arange(len(rows)))))
+    slack = coo_array(eye_array(len(rows)))
     empty = coo_array((len(rows), 1))
     at_most = np.array([len(positions) - 1.0 for positions in rows])
-    share = np.concatenate([sizes, np.zeros(len(rows)), [0.0]])[None]
-    distance = np.zeros_like(share)
-    distance[0, -1] = 1
+    in_val_size = np.concatenate([sizes, np.zeros(len(rows)), [0.0]])[None]
+    distance = np.eye(1, in_val_size.size, in_val_size.size - 1)
     target = val_fraction * total
     constraints = [
         LinearConstraint(hstack([incidence, slack, empty]).tocsr(), lb=1),
         LinearConstraint(hstack([incidence, -slack, empty]).tocsr(), ub=at_most),
-        LinearConstraint(share - distance, ub=target),
-        LinearConstraint(share + distance, lb=target),
+        LinearConstraint(in_val_size - distance, ub=target),
+        LinearConstraint(in_val_size + distance, lb=target),
     ]
     upper = np.concatenate([np.where(free, 1, now), [0.0], np.ones(len(rows) - 1), [np.inf]])
     lower = np.concatenate([np.where(free, 0, now), np.zeros(len(rows) + 1)])

@@ -1,1 +1,1 @@
-"""Where stuff regions come from, one module each, behind `labeller`."""
+"""Stuff regions: a labeller a module, behind the door in `labeller`; `labelling` runs any of them."""

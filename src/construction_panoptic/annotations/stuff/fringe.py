@@ -5,51 +5,17 @@ A model that was trained on COCO calls a wheel loader a truck, and the truck bec
 around every thing. A COCO segment that annotated things explain is therefore not used.
 """
 
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from scipy import ndimage
 
-from construction_panoptic.annotations.merging.masks import union_mask
+from construction_panoptic.annotations.stuff.label_maps import LabelMap
 from construction_panoptic.annotations.taxonomy import LAST_COCO_THING, Taxonomy
 
 Mask = NDArray[np.bool_]
-
-
-class StuffOfImage(NamedTuple):
-    """The stuff of one image, and how much of a leftover class lies around its things.
-
-    Attributes:
-        key: the image key.
-        labels: uint8 [H, W] of the project's stuff ids, 0 = none, or the file that `stuff.encode_labels` makes of it;
-            None where nothing is known.
-        fringe_before: pixels of a leftover class close to a thing, had all segments been used.
-        fringe_after: the same in ``labels``.
-        digest: of all that it was made from; "" where that is not known.
-    """
-
-    key: str
-    labels: NDArray[np.uint8] | bytes | None
-    fringe_before: int = 0
-    fringe_after: int = 0
-    digest: str = ""
-
-
-class OutlinedThings(NamedTuple):
-    """The annotated things of one image.
-
-    Attributes:
-        size: height and width of the image, in pixels.
-        codes: the counts of their masks as compressed COCO run-length codes.
-    """
-
-    size: tuple[int, int]
-    codes: tuple[str, ...]
-
-    def mask(self) -> Mask:
-        """Draw the things: bool [H, W], True where any of them is."""
-        return union_mask((code.encode() for code in self.codes), *self.size)
 
 
 def leftover_classes(taxonomy: Taxonomy) -> list[int]:
@@ -57,16 +23,51 @@ def leftover_classes(taxonomy: Taxonomy) -> list[int]:
     return sorted({stuff for coco, stuff in taxonomy.stuff_id_of_coco.items() if coco <= LAST_COCO_THING})
 
 
-def explained_parts(region: Mask, things: Mask, share: float) -> Mask:
-    """Find the connected parts of a region that annotated things explain.
+def explained_masks(masks: Mask, things: Mask, fraction: float) -> NDArray[np.bool_]:
+    """Tell which masks annotated things explain.
 
     Args:
-        region: bool [H, W], such as a segment.
+        masks: bool [K, h, w], at any resolution.
         things: bool [H, W], True on annotated things.
-        share: a part is explained if more than this share of it lies on things, 0…1.
+        fraction: a mask is explained if more than this fraction of it lies on things, 0…1.
 
     Returns:
-        bool [H, W], the pixels of the explained parts; neighbours are the eight around a pixel.
+        bool [K].
+    """
+    count, height, width = masks.shape
+    if not things.any():
+        return np.zeros(count, dtype=bool)
+    share = np.asarray(Image.fromarray(things.astype(np.float32)).resize((width, height), Image.Resampling.BOX))
+    covered = masks.reshape(count, height * width) @ share.ravel()
+    explained: NDArray[np.bool_] = covered > fraction * masks.sum(axis=(1, 2))
+    return explained
+
+
+def without_explained_parts(labels: LabelMap, things: Mask, leftover: Sequence[int], fraction: float) -> LabelMap:
+    """Make void what things explain, where nothing but a label map is known.
+
+    A connected part of a leftover class, together with the unlabelled things that it touches, of which things cover
+    more than the fraction is what a COCO model saw of these things. What is behind its rim is unknown.
+
+    Args:
+        labels: uint8 [H, W].
+        things: bool [H, W], True on annotated things.
+        leftover: stuff ids, see `leftover_classes`.
+        fraction: 0…1; 1 keeps all labels.
+    """
+    cleaned, unlabelled = labels.copy(), things & (labels == 0)
+    for stuff_id in leftover:
+        of_class = labels == stuff_id
+        if of_class.any():
+            # Where predictions leave out what is annotated, the things stand for the part that is missing.
+            cleaned[explained_parts(of_class | unlabelled, things, fraction)] = 0
+    return cleaned
+
+
+def explained_parts(region: Mask, things: Mask, fraction: float) -> Mask:
+    """Find the connected parts of a region of which more than a fraction lies on things: bool [H, W].
+
+    Neighbours are the eight around a pixel.
     """
     found = np.zeros_like(region)
     if not (region & things).any():
@@ -76,24 +77,21 @@ def explained_parts(region: Mask, things: Mask, share: float) -> Mask:
     parts, count = ndimage.label(region[inside], structure=np.ones((3, 3)))
     areas = np.bincount(parts.ravel(), minlength=count + 1)
     covered = np.bincount(parts[things[inside]], minlength=count + 1)
-    explained = covered > share * areas
+    explained = covered > fraction * areas
     explained[0] = False
     if explained.any():
         found[inside] = explained[parts]
     return found
 
 
-def fringe_pixels(labels: NDArray[np.uint8], things: Mask, leftover: list[int], distance: int) -> int:
-    """Count the pixels of leftover classes around things.
+def fringe_pixels(labels: LabelMap, things: Mask, leftover: Sequence[int], distance: int) -> int:
+    """Count the pixels that are of a leftover class, on no thing, and within ``distance`` of one.
 
     Args:
         labels: uint8 [H, W] of stuff ids.
         things: bool [H, W], True on annotated things.
         leftover: stuff ids, see `leftover_classes`.
-        distance: how far from a thing a pixel may be, in rows and in columns, pixels.
-
-    Returns:
-        Pixels that are of a leftover class, on no thing, and within ``distance`` of one.
+        distance: in rows and in columns, pixels.
     """
     rest = np.logical_or.reduce([labels == stuff_id for stuff_id in leftover] or [np.zeros_like(things)]) & ~things
     if not (rest.any() and things.any()):

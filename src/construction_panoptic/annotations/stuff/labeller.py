@@ -1,31 +1,150 @@
-"""The door for stuff labellers: from an image, and the things annotated in it, to a map of stuff ids."""
+"""The door for stuff labellers: from an image, and the things annotated in it, to a map of stuff ids.
 
-from collections.abc import Sequence
-from typing import Protocol
+A labeller is a class in a module of its own and a line in `registry`. Reading ahead, batches, processes, the fringe,
+files and going on after an interruption are outside of it.
+"""
 
-import numpy as np
-from numpy.typing import NDArray
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple, Protocol
+
+from construction_panoptic.annotations.images import read_rgb
+from construction_panoptic.annotations.merging.masks import union_mask
+from construction_panoptic.annotations.stuff.fringe import Mask, fringe_pixels
+from construction_panoptic.annotations.stuff.label_maps import LabelMap, StuffOfImage, encode_labels
+from construction_panoptic.parallel.workers import blocks_of, in_order
+
+_READERS = 2
+
+
+@dataclass(frozen=True)
+class ImageToLabel:
+    """An image, and the things that are annotated in it.
+
+    Attributes:
+        key: the image key.
+        location: of its file, see `annotations.images`.
+        size: height and width of the image, upright, in pixels.
+        codes: the counts of the things' masks as compressed COCO run-length codes.
+        found: what the labeller's `find` gave.
+        digest: of all that its labels depend on.
+    """
+
+    key: str
+    location: str
+    size: tuple[int, int]
+    codes: tuple[str, ...] = ()
+    found: Any = None
+    digest: str = ""
+
+    def things(self) -> Mask:
+        """Draw the things: bool [H, W], True where any of them is."""
+        return union_mask((code.encode() for code in self.codes), *self.size)
+
+
+class StuffMaps(NamedTuple):
+    """The stuff of an image.
+
+    Attributes:
+        labels: uint8 [H, W] stuff ids, 0 = none, without what annotated things explain; see `fringe`.
+        with_explained: the same, had all segments been used.
+    """
+
+    labels: LabelMap
+    with_explained: LabelMap
 
 
 class StuffLabeller(Protocol):
-    """One way of labelling stuff.
+    """One way of labelling stuff; pickled where there are more processes than one, so load a network when it is used.
+
+    Classes go by name through `Taxonomy.stuff_id_of_name`, which knows COCO's names and the project's own.
 
     Attributes:
-        identity: names everything that the labels depend on; an equal identity means equal labels.
+        identity: names everything that the labels depend on, apart from the image, its things and what `find` gave; an
+            equal identity means equal labels.
+        device: where its network is to run, see `parallel.device.resolve_device`; None: it has no network, so that
+            there is a process a CPU core.
+        batch_size: images that it labels at once.
     """
 
     identity: str
+    device: str | None = None
+    batch_size: int = 1
 
-    def label(
-        self, images: Sequence[NDArray[np.uint8]], things: Sequence[NDArray[np.bool_] | None]
-    ) -> list[NDArray[np.uint8]]:
+    def find(self, key: str) -> Any:  # noqa: ARG002
+        """Look up what is known of an image beforehand, in the process that drives the others."""
+        return None
+
+    def read(self, image: ImageToLabel) -> Any:
+        """Read what `label` needs of an image; called ahead, from threads. By default its pixels, uint8 [H, W, 3]."""
+        return read_rgb(image.location)
+
+    def label(self, images: Sequence[Any], things: Sequence[Mask]) -> Sequence[StuffMaps | None]:
         """Label a batch.
 
         Args:
-            images: uint8 [H, W, 3] each, RGB, upright.
-            things: bool [H, W] each, True on annotated things; None where there are none.
+            images: what `read` gave of each.
+            things: bool [H, W] each, True on annotated things.
 
         Returns:
-            uint8 [H, W] stuff ids for each image, 0 = none.
+            The stuff of each image; None: nothing is known about it.
         """
         ...
+
+
+@dataclass(frozen=True)
+class Fringe:
+    """What counts as the fringe of things, see `fringe.fringe_pixels`."""
+
+    leftover: Sequence[int]
+    distance: int
+
+    def pixels(self, labels: LabelMap, things: Mask) -> int:
+        """Count them."""
+        return fringe_pixels(labels, things, self.leftover, self.distance)
+
+
+def label_images(labeller: StuffLabeller, fringe: Fringe, images: Iterable[ImageToLabel]) -> Iterator[StuffOfImage]:
+    """Label images one batch at a time, in order, while the next ones are being read.
+
+    Raises:
+        ImageError: an image cannot be read.
+        Exception: what the labeller raises.
+    """
+    for batch in blocks_of(_read_ahead(labeller, images), labeller.batch_size):
+        chosen, inputs, things = zip(*batch, strict=True)
+        for image, maps, mask in zip(chosen, labeller.label(inputs, things), things, strict=True):
+            if maps is None:
+                yield StuffOfImage(image.key, None)
+                continue
+            after = fringe.pixels(maps.labels, mask)
+            before = after if maps.with_explained is maps.labels else fringe.pixels(maps.with_explained, mask)
+            yield StuffOfImage(image.key, encode_labels(maps.labels), before, after, image.digest)
+
+
+_Read = tuple[ImageToLabel, Any, Mask]
+
+
+def _read_ahead(labeller: StuffLabeller, images: Iterable[ImageToLabel]) -> Iterator[_Read]:
+    if labeller.device is None:  # all cores are busy already
+        for image in images:
+            yield from _read(labeller, image)
+        return
+    with ThreadPoolExecutor(_READERS) as readers:
+        yield from in_order(readers, partial(_read, labeller), images, labeller.batch_size + 1)
+
+
+def _read(labeller: StuffLabeller, image: ImageToLabel) -> list[_Read]:
+    return [(image, labeller.read(image), image.things())]
+
+
+def label_block(labeller: StuffLabeller, fringe: Fringe, images: Iterable[ImageToLabel]) -> list[StuffOfImage]:
+    """Label whole batches, in another process."""
+    return list(label_images(labeller, fringe, images))
+
+
+def label_image(labeller: StuffLabeller, fringe: Fringe, image: ImageToLabel) -> StuffOfImage:
+    """Label one image."""
+    return next(label_images(labeller, fringe, [image]))

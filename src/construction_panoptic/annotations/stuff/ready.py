@@ -1,35 +1,20 @@
-"""Stuff regions: reading ready predictions, and the 8-bit label maps that every way of labelling gives.
+"""Ready stuff predictions: a file in the COCO panoptic format, and PNGs."""
 
-A label map is uint8 [H, W] of the project's stuff ids, 0 = none. Whatever made it, labelling gives an iterable of
-`StuffOfImage`; no label map says that nothing is known about the image, so that all of it but the things is void.
-"""
-
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from functools import partial
-from io import BytesIO
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 from pydantic import BaseModel, Field, ValidationError
 
+from construction_panoptic.annotations.digests import digest_of
 from construction_panoptic.annotations.json_stream import json_members
-from construction_panoptic.annotations.panoptic_png import MAX_SEGMENT_ID, decode_id_map, encode_png
-from construction_panoptic.annotations.stuff.fringe import (
-    OutlinedThings,
-    StuffOfImage,
-    explained_parts,
-    fringe_pixels,
-    leftover_classes,
-)
+from construction_panoptic.annotations.panoptic_png import MAX_SEGMENT_ID, decode_id_map
+from construction_panoptic.annotations.stuff.fringe import Mask, leftover_classes, without_explained_parts
+from construction_panoptic.annotations.stuff.label_maps import LabelMap
+from construction_panoptic.annotations.stuff.labeller import ImageToLabel, StuffLabeller, StuffMaps
 from construction_panoptic.annotations.taxonomy import Taxonomy
 from construction_panoptic.errors import InputDataError
-from construction_panoptic.parallel.workers import Engine, WorkerCount, Workers
-
-Labels = NDArray[np.uint8]
 
 
 class _ImageEntry(BaseModel):
@@ -77,92 +62,67 @@ class _Prediction(NamedTuple):
     stuff_ids: tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class _Task:
-    """An image to label."""
-
-    key: str
-    prediction: _Prediction | None
-    things: OutlinedThings
-
-
-class ReadyStuff:
+class ReadyStuff(StuffLabeller):
     """Ready stuff predictions in a folder: ``panoptic.json`` in the COCO panoptic format, ``panoptic/*.png``.
 
     ``images[].file_name`` is the image key, ``<export>/<image name>``. Categories go by their names, which
     are the project's own stuff names or COCO's 133. Of the JSON only ids and names are held, each PNG is read when
-    it is asked for.
+    it is asked for. What annotated things explain of a leftover class becomes void.
 
     Args:
         folder: the folder.
         taxonomy: the project's classes.
+        explained_fraction: see `fringe.without_explained_parts`.
 
     Raises:
         InputDataError: the JSON is missing, damaged, names an unknown category, or contradicts itself.
     """
 
-    def __init__(self, folder: Path | str, taxonomy: Taxonomy) -> None:
+    def __init__(self, folder: Path | str, taxonomy: Taxonomy, explained_fraction: float = 0.5) -> None:
         self._leftover = leftover_classes(taxonomy)
+        self._fraction = explained_fraction
         self._file = Path(folder) / "panoptic.json"
-        self._predictions = self._index(self._read(), taxonomy)
+        self._predictions = self._index(self._read_json(), taxonomy)
+        self.identity = digest_of("ready", self._leftover, explained_fraction)
 
-    def missing(self, keys: Iterable[str]) -> list[str]:
-        """Return the keys that the predictions do not cover, in their order."""
-        return [key for key in keys if key not in self._predictions]
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the predictions of all images out of what goes to other processes, which get those of their images."""
+        return self.__dict__ | {"_predictions": {}}
 
-    def labels(self, key: str, size: tuple[int, int]) -> Labels | None:
-        """Read the label map of one image.
+    def labels(self, key: str, size: tuple[int, int]) -> LabelMap | None:
+        """Read the label map of one image of (height, width), uint8 [H, W]; None if the predictions do not cover it."""
+        return self.read(ImageToLabel(key, "", size, found=self.find(key)))
 
-        Args:
-            key: the image key.
-            size: the image's upright (height, width), in pixels.
+    def find(self, key: str) -> tuple[_Prediction, list[int]] | None:
+        """Give the prediction of an image, and size and time of its PNG; None if there is none."""
+        prediction = self._predictions.get(key)
+        if prediction is None:
+            return None
+        path = Path(prediction.png)
+        state = [path.stat().st_size, path.stat().st_mtime_ns] if path.is_file() else []
+        return prediction, state
 
-        Returns:
-            uint8 [H, W] stuff ids, 0 = none; None if the predictions do not cover the image.
+    def read(self, image: ImageToLabel) -> LabelMap | None:
+        """Read the label map of an image.
 
         Raises:
             InputDataError: the PNG is missing or damaged, has another size than the image, or its ids are not
                 those of ``segments_info``.
         """
-        prediction = self._predictions.get(key)
-        return None if prediction is None else _read_labels(self._file, prediction, key, size)
+        if image.found is None:
+            return None
+        return _read_labels(self._file, image.found[0], image.key, image.size)
 
-    def label_around(
-        self,
-        keys: Iterable[str],
-        things_of: Callable[[str], OutlinedThings],
-        *,
-        explained_fraction: float = 0.5,
-        fringe_distance: int = 10,
-        workers: WorkerCount = 1,
-        engine: Engine = "local",
-    ) -> Iterator[StuffOfImage]:
-        """Label images; what annotated things explain of a leftover class becomes void.
+    def label(self, images: Sequence[LabelMap | None], things: Sequence[Mask]) -> list[StuffMaps | None]:
+        """Leave out what things explain."""
+        return [
+            None
+            if labels is None
+            else StuffMaps(without_explained_parts(labels, mask, self._leftover, self._fraction), labels)
+            for labels, mask in zip(images, things, strict=True)
+        ]
 
-        A connected part of a leftover class (see `fringe.leftover_classes`), together with the unlabelled
-        things that it touches, of which things cover more than the share is what a COCO model saw of these
-        things. What is behind its rim is unknown, so it is void.
-
-        Args:
-            keys: the image keys.
-            things_of: gives the annotated things of an image key.
-            explained_fraction: 0…1; 1 keeps all labels.
-            fringe_distance: how far from a thing a pixel may be to count as its fringe, in pixels.
-            workers: processes, or "auto"; the result is the same with any number.
-            engine: what runs them, see `parallel.Workers`.
-
-        Yields:
-            The stuff of each image as a file, in order.
-
-        Raises:
-            InputDataError: see `labels`.
-        """
-        clean = partial(_clean_labels, self._file, self._leftover, explained_fraction, fringe_distance)
-        tasks = (_Task(key, self._predictions.get(key), things_of(key)) for key in keys)
-        with Workers(workers, engine) as pool:
-            yield from pool.map(clean, tasks)
-
-    def _read(self) -> dict[str, list[Any]]:
+    def _read_json(self) -> dict[str, list[Any]]:
         lists: dict[str, list[Any]] = {}
         try:
             with self._file.open("rb") as file:
@@ -243,25 +203,7 @@ class ReadyStuff:
         return found
 
 
-def _clean_labels(file: Path, leftover: list[int], share: float, distance: int, task: _Task) -> StuffOfImage:
-    """Do what `ReadyStuff.label_around` says for one image."""
-    if task.prediction is None:
-        return StuffOfImage(task.key, None)
-    labels = _read_labels(file, task.prediction, task.key, task.things.size)
-    things = task.things.mask()
-    before = fringe_pixels(labels, things, leftover, distance)
-    cleaned, unlabelled = labels.copy(), things & (labels == 0)
-    for stuff_id in leftover:
-        of_class = labels == stuff_id
-        if not of_class.any():
-            continue
-        # Where predictions leave out what is annotated, the things stand for the part that is missing.
-        region = of_class | unlabelled
-        cleaned[explained_parts(region, things, share)] = 0
-    return StuffOfImage(task.key, encode_labels(cleaned), before, fringe_pixels(cleaned, things, leftover, distance))
-
-
-def _read_labels(file: Path, prediction: _Prediction, key: str, size: tuple[int, int]) -> Labels:
+def _read_labels(file: Path, prediction: _Prediction, key: str, size: tuple[int, int]) -> LabelMap:
     id_map = decode_id_map(Path(prediction.png))
     if id_map.shape != size:
         raise InputDataError(
@@ -280,38 +222,3 @@ def _read_labels(file: Path, prediction: _Prediction, key: str, size: tuple[int,
         raise InputDataError(f"{prediction.png}: segment {min(missing)} of {file} has no pixel in the PNG.")
     stuff_ids = np.array([stuff_of[segment_id] for segment_id in present], dtype=np.uint8)
     return np.repeat(stuff_ids[of_run], np.diff(starts, append=flat.size)).reshape(id_map.shape)
-
-
-def encode_labels(labels: Labels) -> bytes:
-    """Encode a label map.
-
-    Args:
-        labels: uint8 [H, W].
-
-    Returns:
-        The content of an 8-bit greyscale PNG file.
-
-    Raises:
-        ValueError: another shape or dtype, or no pixels.
-    """
-    if labels.ndim != 2 or labels.dtype != np.uint8 or labels.size == 0:
-        raise ValueError(f"a label map is uint8 [H, W] with pixels, not {labels.dtype} {labels.shape}")
-    return encode_png([labels], 1)
-
-
-def decode_labels(png: bytes) -> Labels:
-    """Decode what `encode_labels` gave.
-
-    Returns:
-        uint8 [H, W].
-
-    Raises:
-        InputDataError: not an 8-bit greyscale PNG.
-    """
-    try:
-        with Image.open(BytesIO(png), formats=["PNG"]) as image:
-            if image.mode != "L":
-                raise InputDataError(f"stuff labels: expected an 8-bit greyscale PNG, not mode {image.mode}.")
-            return np.asarray(image)
-    except (OSError, SyntaxError) as error:
-        raise InputDataError(f"stuff labels: not a readable PNG ({error}); label the stuff again.") from None

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -11,30 +12,28 @@ from PIL import Image
 from plotly import graph_objects as go
 
 from construction_panoptic.annotations.coco_files import CocoFiles
-from construction_panoptic.annotations.digests import digest_of
 from construction_panoptic.annotations.formats.reading import read_exports
 from construction_panoptic.annotations.formats.sources import NoExportError
 from construction_panoptic.annotations.merging.converting import merge_images
 from construction_panoptic.annotations.records import ConvertedImage, ConvertedRecord
 from construction_panoptic.annotations.rejected import all_rejected, check_conservation, repaired_and_kept
-from construction_panoptic.annotations.split.grouping import near_duplicate_groups
-from construction_panoptic.annotations.split.options import fold_split, join_groups, listed_split, video_names
+from construction_panoptic.annotations.split.grouping import join_groups, near_duplicate_groups, video_names
+from construction_panoptic.annotations.split.options import fold_split, listed_split
 from construction_panoptic.annotations.split.splitting import audit_split, split_digest
 from construction_panoptic.annotations.split.splitting import split as divide
-from construction_panoptic.annotations.stuff.annotated_things import AnnotatedThings
-from construction_panoptic.annotations.stuff.detr_labeller import DetrStuffLabeller, load_labeller
-from construction_panoptic.annotations.stuff.fringe import StuffOfImage
-from construction_panoptic.annotations.stuff.ready import ReadyStuff
-from construction_panoptic.annotations.stuff.relabelling import checkpoint_identity, label_unfinished
+from construction_panoptic.annotations.stuff.fringe import leftover_classes
+from construction_panoptic.annotations.stuff.label_maps import StuffOfImage
+from construction_panoptic.annotations.stuff.labeller import Fringe
+from construction_panoptic.annotations.stuff.labelling import label_all
+from construction_panoptic.annotations.stuff.registry import LABELLERS
 from construction_panoptic.annotations.summary import class_counts_and_summary
 from construction_panoptic.annotations.suspicion import images_of_classes, size_distributions, suspicious_images
 from construction_panoptic.annotations.tables import StoredTable
 from construction_panoptic.annotations.taxonomy import Taxonomy
-from construction_panoptic.catalog.folders import ConvertedImages, StuffLabelFolder, finished_record, finished_stuff
+from construction_panoptic.catalog.folders import ConvertedImages, StuffLabelFolder, finished_record
 from construction_panoptic.catalog.journal import Journal
-from construction_panoptic.config.conversion import ConversionSettings, StuffSettings
+from construction_panoptic.config.conversion import ConversionSettings
 from construction_panoptic.evaluation.examples import some_images
-from construction_panoptic.parallel.device import resolve_device
 from construction_panoptic.visualisation import interactive, still
 from construction_panoptic.visualisation.charts import class_balance_chart
 from construction_panoptic.visualisation.classes import ClassTable
@@ -83,57 +82,31 @@ def read_annotations(
 def label_stuff(
     images: pd.DataFrame,
     annotations: StoredTable,
-    stuff_predictions: Any,
-    so_far: Journal,
+    stuff_predictions: Path,
+    so_far: Path,
     taxonomy: dict[str, Any],
     parameters: ConversionSettings,
 ) -> Iterable[StuffOfImage]:
     """Find the stuff regions of every image, without what annotated things explain.
 
-    What a network has labelled before an interruption is not labelled again.
+    What was labelled before an interruption is not labelled again.
 
     Returns:
         The stuff of each image, computed as it is asked for.
     """
-    stuff = parameters.stuff
-    classes = Taxonomy.from_dict(taxonomy)
+    stuff, classes = parameters.stuff, Taxonomy.from_dict(taxonomy)
     if stuff.source == "none":
         return (StuffOfImage(key, None) for key in images["key"])
-    if stuff.source == "detr":
-        common = digest_of(classes.model_dump(), stuff.model_dump(), checkpoint_identity(stuff.weights))
-        return label_unfinished(
-            images,
-            annotations,
-            partial(finished_stuff, so_far),
-            partial(_labeller, stuff, classes),
-            batch_size=stuff.batch_size,
-            common=common,
-            execution=parameters.execution,
-            device=stuff.device,
-        )
-    things = AnnotatedThings(images, annotations)
-    ready = ReadyStuff(stuff_predictions, classes)
-    if missing := ready.missing(images["key"]):
-        logger.warning(
-            "%d of %d images have no ready stuff prediction and stay void outside things: %s",
-            len(missing),
-            len(images),
-            ", ".join(missing[:5]) + (", …" if len(missing) > 5 else ""),
-        )
-    return ready.label_around(
-        images["key"],
-        things.of,
-        explained_fraction=stuff.explained_fraction,
-        fringe_distance=stuff.fringe_distance,
-        **parameters.execution.model_dump(),
-    )
+    labeller = LABELLERS[stuff.source](stuff, classes, stuff_predictions)
+    fringe = Fringe(leftover_classes(classes), stuff.fringe_distance)
+    return label_all(images, annotations, labeller, fringe, folder=so_far, execution=parameters.execution)
 
 
 def merge_annotations(
     images: pd.DataFrame,
     annotations: StoredTable,
     stuff_labels: StuffLabelFolder,
-    so_far: Journal,
+    so_far: Path,
     taxonomy: dict[str, Any],
     parameters: ConversionSettings,
 ) -> Iterable[ConvertedImage | ConvertedRecord]:
@@ -149,7 +122,7 @@ def merge_annotations(
         stuff_labels.content,
         Taxonomy.from_dict(taxonomy),
         parameters.overlap,
-        finished=partial(finished_record, so_far),
+        finished=partial(finished_record, Journal(so_far)),
         **parameters.execution.model_dump(),
     )
 
@@ -268,17 +241,3 @@ def draw_ground_truth(panoptic_train: Mapping[str, Any], converted: ConvertedIma
         for image in some["images"]
     ]
     return mosaic(overlays, [image["file_name"] for image in some["images"]], columns=4)
-
-
-def _labeller(settings: StuffSettings, taxonomy: Taxonomy) -> DetrStuffLabeller:
-    return load_labeller(
-        settings.weights,
-        taxonomy,
-        threshold=settings.threshold,
-        side=settings.side,
-        max_side=settings.max_side,
-        batch_size=settings.batch_size,
-        explained_fraction=settings.explained_fraction,
-        fringe_distance=settings.fringe_distance,
-        device=resolve_device(settings.device),
-    )

@@ -19,7 +19,7 @@ from construction_panoptic.annotations.merging.converting import merge_images
 from construction_panoptic.annotations.merging.masks import run_lengths, segmentation_rle, union_mask
 from construction_panoptic.annotations.panoptic_png import decode_id_map
 from construction_panoptic.annotations.records import ConvertedImage
-from construction_panoptic.annotations.stuff.ready import encode_labels
+from construction_panoptic.annotations.stuff.label_maps import encode_labels
 from construction_panoptic.annotations.taxonomy import Taxonomy
 from construction_panoptic.errors import InputDataError
 

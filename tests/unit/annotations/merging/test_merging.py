@@ -20,7 +20,7 @@ from construction_panoptic.annotations.merging.merging import Overlap, merge_ima
 from construction_panoptic.annotations.panoptic_png import decode_id_map
 from construction_panoptic.annotations.records import ConvertedImage, ConvertedRecord
 from construction_panoptic.annotations.rejected import all_rejected, check_conservation
-from construction_panoptic.annotations.stuff.ready import encode_labels
+from construction_panoptic.annotations.stuff.label_maps import encode_labels
 from construction_panoptic.annotations.taxonomy import Taxonomy
 from construction_panoptic.errors import InputDataError
 

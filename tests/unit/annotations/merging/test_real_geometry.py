@@ -21,7 +21,7 @@ from construction_panoptic.annotations.formats.reading import Exports, read_expo
 from construction_panoptic.annotations.merging.converting import merge_images
 from construction_panoptic.annotations.records import ConvertedRecord
 from construction_panoptic.annotations.rejected import all_rejected, check_conservation
-from construction_panoptic.annotations.stuff.ready import encode_labels
+from construction_panoptic.annotations.stuff.label_maps import encode_labels
 from construction_panoptic.annotations.taxonomy import Taxonomy
 from construction_panoptic.evaluation.quality import panoptic_quality
 

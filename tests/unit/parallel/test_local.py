@@ -6,7 +6,7 @@ import pytest
 CODE = """
 import resource
 import numpy as np
-from construction_panoptic.parallel.reuse import keep_freed_memory
+from construction_panoptic.parallel.local import keep_freed_memory
 
 if {keep}:
     keep_freed_memory()

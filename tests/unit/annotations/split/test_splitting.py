@@ -18,7 +18,6 @@ from construction_panoptic.annotations.split.splitting import (
     audit_split,
     split,
     split_digest,
-    split_records,
 )
 from construction_panoptic.errors import InputDataError, ParameterError, UserError
 
@@ -27,6 +26,11 @@ def record(key: str, phash: int, *class_ids: int) -> ConvertedRecord:
     segments = [Segment(position, class_id, 4, (0, 0, 2, 2), 0, None) for position, class_id in enumerate(class_ids, 1)]
     stem = key.replace("/", "__")
     return ConvertedRecord(key, stem, f"{stem}.jpg", 8, 8, segments, 64, [], f"{phash:064x}")
+
+
+def split_records(records: Sequence[ConvertedRecord], groups: list[int], **options: Any) -> pd.DataFrame:
+    classes = [{segment.category_id for segment in record.segments} for record in records]
+    return split([record.key for record in records], groups, classes, **options)
 
 
 def sides_of_classes(table: pd.DataFrame, classes: dict[str, set[int]]) -> dict[int, set[str]]:

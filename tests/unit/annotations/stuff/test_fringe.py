@@ -8,15 +8,18 @@ import pytest
 
 from construction_panoptic.annotations.merging.masks import segmentation_rle, union_mask
 from construction_panoptic.annotations.panoptic_png import encode_id_map
-from construction_panoptic.annotations.stuff.annotated_things import AnnotatedThings
 from construction_panoptic.annotations.stuff.fringe import (
-    OutlinedThings,
+    explained_masks,
     explained_parts,
     fringe_pixels,
     leftover_classes,
 )
-from construction_panoptic.annotations.stuff.ready import ReadyStuff, decode_labels
+from construction_panoptic.annotations.stuff.label_maps import decode_labels
+from construction_panoptic.annotations.stuff.labeller import Fringe, ImageToLabel
+from construction_panoptic.annotations.stuff.labelling import label_all
+from construction_panoptic.annotations.stuff.ready import ReadyStuff
 from construction_panoptic.annotations.taxonomy import Taxonomy
+from construction_panoptic.config.base import Execution
 
 TAXONOMY = Taxonomy.from_dict(
     {
@@ -33,8 +36,9 @@ TAXONOMY = Taxonomy.from_dict(
 )
 
 
-def code_of(segmentation: Any) -> str:
-    counts: bytes = segmentation_rle(segmentation, 20, 30)["counts"]
+def code_of(segmentation: Any, height: int = 20, width: int = 30) -> str:
+    """The counts of a mask's compressed run-length code."""
+    counts: bytes = segmentation_rle(segmentation, height, width)["counts"]
     return counts.decode()
 
 
@@ -74,16 +78,28 @@ def test_the_fringe_is_counted_by_hand() -> None:
     assert fringe_pixels(labels, np.zeros_like(things), [1], 3) == 0
 
 
+def test_masks_of_any_resolution_are_explained_by_what_covers_them() -> None:
+    things = block(slice(0, 10), slice(0, 16))
+    masks = np.zeros((4, 10, 15), dtype=bool)  # half the resolution
+    masks[0, 0:5, 0:8] = True
+    masks[1, 0:5, 0:14] = True  # 40 of 70 cells
+    masks[2, 6:10, :] = True
+    np.testing.assert_array_equal(explained_masks(masks, things, 0.5), [True, True, False, False])
+    np.testing.assert_array_equal(explained_masks(masks, things, 0.6), [True, False, False, False])
+    assert not explained_masks(masks, things, 1.0).any()
+    assert not explained_masks(masks, np.zeros_like(things), 0.0).any()
+    assert explained_masks(masks[:0], things, 0.5).shape == (0,)
+
+
 def test_things_are_drawn_together() -> None:
     polygon = [[1.0, 1.0, 9.0, 1.0, 9.0, 9.0]]
     rle = {"size": [20, 30], "counts": [400, 15, 185]}
-    images = pd.DataFrame({"key": ["a", "b"], "height": [20, 4], "width": [30, 5]})
-    annotations = pd.DataFrame({"key": ["a", "a"], "is_thing": True, "rle": [code_of(polygon), code_of(rle)]})
-    things = AnnotatedThings(images, annotations)
+    things = ImageToLabel("a", "a.jpg", (20, 30), (code_of(polygon), code_of(rle))).things()
     expected = union_mask([code_of(polygon).encode()], 20, 30) | union_mask([code_of(rle).encode()], 20, 30)
-    np.testing.assert_array_equal(things.of("a").mask(), expected)
-    assert things.of("b").mask().shape == (4, 5)
-    assert not things.of("b").mask().any()
+    np.testing.assert_array_equal(things, expected)
+    none = ImageToLabel("b", "b.jpg", (4, 5)).things()
+    assert none.shape == (4, 5)
+    assert not none.any()
 
 
 @pytest.mark.parametrize("cut_out", [False, True])
@@ -107,11 +123,13 @@ def test_the_rim_of_a_ready_prediction_becomes_void(tmp_path: Path, share: float
         "categories": [{"id": 1, "name": "misc"}, {"id": 2, "name": "ground"}],
     }
     (tmp_path / "panoptic.json").write_text(json.dumps(content))
-    outlined = OutlinedThings((20, 30), (code_of([[6, 6, 14, 6, 14, 14, 6, 14]]),))
-    np.testing.assert_array_equal(outlined.mask(), things)
-    found, unknown = ReadyStuff(tmp_path, TAXONOMY).label_around(
-        ["yard/a.jpg", "yard/b.jpg"], lambda key: outlined, explained_fraction=share, fringe_distance=2, workers=workers
-    )
+    names = ["a.jpg", "b.jpg"]
+    sizes = {"sha256": "", "height": 20, "width": 30}
+    images = pd.DataFrame([{"key": f"yard/{name}", "location": name} | sizes for name in names])
+    code = code_of([[6, 6, 14, 6, 14, 14, 6, 14]])
+    annotations = pd.DataFrame([{"key": "yard/a.jpg", "is_thing": True, "rle": code}])
+    ready, execution = ReadyStuff(tmp_path, TAXONOMY, share), Execution(workers=workers)
+    found, unknown = label_all(images, annotations, ready, Fringe([1], 2), folder=tmp_path, execution=execution)
     assert unknown.labels is None
     assert isinstance(found.labels, bytes)
     labels = decode_labels(found.labels)

@@ -8,8 +8,8 @@ import pytest
 from numpy.typing import NDArray
 
 from construction_panoptic.annotations.panoptic_png import encode_id_map
-from construction_panoptic.annotations.stuff.fringe import OutlinedThings
-from construction_panoptic.annotations.stuff.ready import ReadyStuff, decode_labels, encode_labels
+from construction_panoptic.annotations.stuff.label_maps import decode_labels, encode_labels
+from construction_panoptic.annotations.stuff.ready import ReadyStuff
 from construction_panoptic.annotations.taxonomy import Taxonomy
 from construction_panoptic.errors import InputDataError
 
@@ -87,18 +87,22 @@ def test_an_image_without_segments_has_no_stuff(tmp_path: Path, taxonomy: Taxono
     assert not labels.any()
 
 
-def test_images_that_are_not_covered_are_listed(tmp_path: Path, taxonomy: Taxonomy) -> None:
+def test_images_that_are_not_covered_are_not_found(tmp_path: Path, taxonomy: Taxonomy) -> None:
     content = predictions()
     content["images"].append({"id": 5, "file_name": "crane/no_annotation.jpg", "width": 3, "height": 2})
     stuff = ReadyStuff(write(tmp_path, content), taxonomy)
     keys = ["z/other.jpg", KEY, "crane/no_annotation.jpg"]
-    assert stuff.missing(keys) == ["z/other.jpg", "crane/no_annotation.jpg"]
-    labelled = stuff.label_around(keys, lambda key: OutlinedThings((2, 3), ()))
-    assert {found.key: found.labels is None for found in labelled} == {
-        keys[0]: True,
-        KEY: False,
-        keys[2]: True,
-    }
+    assert [stuff.find(key) is None for key in keys] == [True, False, True]
+
+
+def test_what_is_found_tells_predictions_apart(tmp_path: Path, taxonomy: Taxonomy) -> None:
+    folder = write(tmp_path, predictions())
+    stuff = ReadyStuff(folder, taxonomy)
+    first = stuff.find(KEY)
+    assert stuff.find(KEY) == first
+    (folder / "panoptic" / "a.png").write_bytes(b"another")
+    assert stuff.find(KEY) != first
+    assert len({stuff.identity, ReadyStuff(folder, taxonomy, 0.4).identity}) == 2
 
 
 def test_pngs_are_read_only_when_asked_for(tmp_path: Path, taxonomy: Taxonomy) -> None:

@@ -8,10 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from construction_panoptic.annotations.split import grouping
-from construction_panoptic.annotations.split.grouping import near_duplicate_groups
+from construction_panoptic.annotations.split.grouping import join_groups, near_duplicate_groups, video_names
+from construction_panoptic.config.conversion import SplitSettings
 from construction_panoptic.errors import InputDataError, ParameterError
 
 BITS = 256
+DEFAULT = SplitSettings().video_pattern or ""
 
 
 def as_hex(value: int) -> str:
@@ -174,3 +176,34 @@ def test_bad_input_is_named() -> None:
         near_duplicate_groups([as_hex(1)], ["a"], -1)
     with pytest.raises(ValueError, match="1 hashes for 2 keys"):
         near_duplicate_groups([as_hex(1)], ["a", "b"], 1)
+
+
+def test_cvat_frames_are_one_video_a_folder() -> None:
+    keys = ["a/frame_000001.PNG", "a/frame_000002.PNG", "b/frame_000001.PNG", "a/frame_12.png", "a/photo.jpg"]
+    first, second, other, *rest = video_names(keys, DEFAULT)
+    assert first == second != other
+    assert first is not None
+    assert rest == [None, None]
+
+
+def test_the_first_group_names_the_video() -> None:
+    keys = ["a/site1_0001.jpg", "a/site1_0002.jpg", "a/site2_0001.jpg", "a/x.jpg"]
+    names = video_names(keys, r"(.+)_\d+")
+    assert names[0] == names[1] != names[2]
+    assert names[3] is None
+    with pytest.raises(ParameterError, match="video_pattern"):
+        video_names(keys, "(")
+
+
+def test_videos_join_groups_of_near_duplicates() -> None:
+    keys = ["a/1", "a/2", "a/3", "a/4", "a/0"]
+    # 1 and 2 look alike, 2 and 3 are frames of one video, so the three belong together.
+    assert join_groups(keys, [0, 0, 1, 2, 3], [None, "v", "v", None, None]) == [1, 1, 1, 2, 0]
+    assert join_groups(keys, [0, 0, 1, 2, 3], [None] * 5) == [1, 1, 2, 3, 0]
+    assert join_groups([], [], []) == []
+
+
+def test_crops_of_a_photograph_can_stay_together() -> None:
+    keys = ["f/IMG_7_scaled_0.jpg", "f/IMG_7_scaled_1.jpg", "f/IMG_71_scaled_0.jpg", "g/IMG_7_scaled_0.jpg", "f/x.jpg"]
+    names = video_names(keys, r"(.*)_scaled_\d+")
+    assert join_groups(keys, [0, 1, 2, 3, 4], names) == [1, 1, 0, 3, 2]

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from construction_panoptic.config.base import Execution
-from construction_panoptic.parallel import model_pool
 from construction_panoptic.parallel.model_pool import map_with_model, process_count
 
 
@@ -49,4 +48,4 @@ class _Model:
 
 def _describe(model: _Model, number: int) -> tuple[int, int, float, str]:
     time.sleep(0.05)
-    return model.first + number, os.getpid(), model.made, os.environ[model_pool._VISIBLE]
+    return model.first + number, os.getpid(), model.made, os.environ["CUDA_VISIBLE_DEVICES"]

@@ -4,37 +4,9 @@ import numpy as np
 import pytest
 
 from construction_panoptic.annotations.records import ConvertedRecord, Segment
-from construction_panoptic.annotations.split.options import fold_split, join_groups, listed_split, video_names
+from construction_panoptic.annotations.split.options import fold_split, listed_split
 from construction_panoptic.annotations.split.splitting import SplitError, audit_split
-from construction_panoptic.config.conversion import SplitSettings
 from construction_panoptic.errors import InputDataError, ParameterError
-
-DEFAULT = SplitSettings().video_pattern or ""
-
-
-def test_cvat_frames_are_one_video_a_folder() -> None:
-    keys = ["a/frame_000001.PNG", "a/frame_000002.PNG", "b/frame_000001.PNG", "a/frame_12.png", "a/photo.jpg"]
-    first, second, other, *rest = video_names(keys, DEFAULT)
-    assert first == second != other
-    assert first is not None
-    assert rest == [None, None]
-
-
-def test_the_first_group_names_the_video() -> None:
-    keys = ["a/site1_0001.jpg", "a/site1_0002.jpg", "a/site2_0001.jpg", "a/x.jpg"]
-    names = video_names(keys, r"(.+)_\d+")
-    assert names[0] == names[1] != names[2]
-    assert names[3] is None
-    with pytest.raises(ParameterError, match="video_pattern"):
-        video_names(keys, "(")
-
-
-def test_videos_join_groups_of_near_duplicates() -> None:
-    keys = ["a/1", "a/2", "a/3", "a/4", "a/0"]
-    # 1 and 2 look alike, 2 and 3 are frames of one video, so the three belong together.
-    assert join_groups(keys, [0, 0, 1, 2, 3], [None, "v", "v", None, None]) == [1, 1, 1, 2, 0]
-    assert join_groups(keys, [0, 0, 1, 2, 3], [None] * 5) == [1, 1, 2, 3, 0]
-    assert join_groups([], [], []) == []
 
 
 def data(count: int) -> tuple[list[str], list[int], list[set[int]]]:

@@ -1,5 +1,7 @@
 import json
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 import numpy as np
@@ -7,18 +9,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
-from construction_panoptic.annotations.stuff.detr_labeller import (
-    DetrStuffLabeller,
-    load_labeller,
-    network_size,
-    panoptic_architecture,
-)
+from construction_panoptic.annotations.stuff.detr_labeller import DetrLabeller, load_detr
+from construction_panoptic.annotations.stuff.label_maps import LabelMap, decode_labels
+from construction_panoptic.annotations.stuff.labeller import Fringe, ImageToLabel, StuffMaps, label_images
 from construction_panoptic.annotations.taxonomy import Taxonomy
+from construction_panoptic.config.base import parse
+from construction_panoptic.config.conversion import StuffSettings
 from construction_panoptic.errors import CheckpointError, InputDataError, ParameterError
 from construction_panoptic.models.detr import DetrPanoptic, build_detr_panoptic
+from construction_panoptic.models.preprocessing import resized_size
 
 SIDE, MAX_SIDE, THRESHOLD = 64, 107, 0.6
 LIKELY = [1, 118, 128, 154, 178, 184, 186, 187, 192, 199]  # COCO classes of ten stuff classes
@@ -75,7 +77,7 @@ def network_input(image: NDArray[np.uint8], size: tuple[int, int]) -> Tensor:
 
 def literal_labels(model: DetrPanoptic, images: list[NDArray[np.uint8]], taxonomy: Taxonomy) -> list[NDArray[np.uint8]]:
     """All queries' masks of a padded batch, then one pixel at a time the class of the best kept query."""
-    sizes = [network_size((image.shape[0], image.shape[1]), SIDE, MAX_SIDE) for image in images]
+    sizes = [resized_size((image.shape[0], image.shape[1]), SIDE, MAX_SIDE) for image in images]
     height, width = max(h for h, _ in sizes), max(w for _, w in sizes)
     batch = torch.zeros(len(images), 3, height, width)
     padding = torch.ones(len(images), height, width, dtype=torch.bool)
@@ -97,9 +99,37 @@ def literal_labels(model: DetrPanoptic, images: list[NDArray[np.uint8]], taxonom
     return found
 
 
-def labeller(model: DetrPanoptic, taxonomy: Taxonomy, **changed: object) -> DetrStuffLabeller:
-    settings: dict[str, object] = {"threshold": THRESHOLD, "side": SIDE, "max_side": MAX_SIDE} | changed
-    return DetrStuffLabeller(model, taxonomy, **settings)  # type: ignore[arg-type]
+def labeller(model: DetrPanoptic, taxonomy: Taxonomy, **changed: Any) -> DetrLabeller:
+    settings: dict[str, Any] = {"threshold": THRESHOLD, "side": SIDE, "max_side": MAX_SIDE, "device": "cpu"} | changed
+    return DetrLabeller(StuffSettings(**settings), taxonomy, model)
+
+
+def label_files(labeller: DetrLabeller, paths: Iterable[Path]) -> Iterator[LabelMap]:
+    """The way of a run: reading ahead, and by batches."""
+    for stuff in label_images(labeller, Fringe([], 1), (ImageToLabel(p.name, str(p), size_of(p)) for p in paths)):
+        assert isinstance(stuff.labels, bytes)
+        yield decode_labels(stuff.labels)
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    try:
+        with Image.open(path) as image:
+            width, height = ImageOps.exif_transpose(image).size
+    except OSError:
+        return 1, 1
+    return height, width
+
+
+def maps_of(labeller: DetrLabeller, image: Path, things: NDArray[np.bool_] | None = None) -> StuffMaps:
+    read = labeller.read(ImageToLabel("k", str(image), (0, 0)))
+    [found] = labeller.label([read], [np.zeros(read.original_size, dtype=bool) if things is None else things])
+    return found
+
+
+def labels_of(labeller: DetrLabeller, image: NDArray[np.uint8], things: NDArray[np.bool_] | None = None) -> LabelMap:
+    with NamedTemporaryFile(suffix=".png") as file:
+        Image.fromarray(image).save(file.name)
+        return maps_of(labeller, Path(file.name), things).labels
 
 
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (64, 107), (100, 150), (311, 97), (20, 33), (90, 1000)])
@@ -107,7 +137,7 @@ def test_labels_equal_a_literal_panoptic_segmentation(
     model: DetrPanoptic, taxonomy: Taxonomy, height: int, width: int
 ) -> None:
     image = photograph(1, height, width)
-    labels = labeller(model, taxonomy).labels(image)
+    labels = labels_of(labeller(model, taxonomy), image)
     assert labels.dtype == np.uint8
     assert labels.shape == (height, width)
     assert len(np.unique(labels)) > 1
@@ -117,48 +147,32 @@ def test_labels_equal_a_literal_panoptic_segmentation(
 
 
 def test_a_photograph_of_20_megapixels_has_its_own_size(model: DetrPanoptic, taxonomy: Taxonomy) -> None:
-    labels = labeller(model, taxonomy).labels(np.zeros((3648, 5472, 3), np.uint8))
+    labels = labels_of(labeller(model, taxonomy), np.zeros((3648, 5472, 3), np.uint8))
     assert labels.shape == (3648, 5472)
 
 
 def test_batches_of_unequal_images_are_padded_and_cropped(
     model: DetrPanoptic, taxonomy: Taxonomy, tmp_path: Path
 ) -> None:
-    images = {f"f/{number}.png": photograph(number, 70, 70 + 8 * number) for number in range(5)}
-    locations: list[tuple[str, str | Path]] = []
-    for number, (key, image) in enumerate(images.items()):
-        path = tmp_path / Path(key).name
+    images = [photograph(number, 70, 70 + 8 * number) for number in range(5)]
+    paths = [tmp_path / f"{number}.png" for number in range(5)]
+    for path, image in zip(paths, images, strict=True):
         Image.fromarray(image).save(path)
-        locations.append((key, str(path) if number % 2 else path))
-    found = list(labeller(model, taxonomy, batch_size=3).label(iter(locations)))
-    assert [key for key, _ in found] == list(images)
-    pictures = list(images.values())
-    expected = literal_labels(model, pictures[:3], taxonomy) + literal_labels(model, pictures[3:], taxonomy)
-    for (key, labels), wanted in zip(found, expected, strict=True):
-        assert labels is not None
-        assert labels.shape == images[key].shape[:2]
+    found = list(label_files(labeller(model, taxonomy, batch_size=3), paths))
+    expected = literal_labels(model, images[:3], taxonomy) + literal_labels(model, images[3:], taxonomy)
+    for labels, wanted in zip(found, expected, strict=True):
+        assert labels.shape == wanted.shape
         assert (labels == wanted).mean() > 0.98
-
-
-def test_labelling_is_repeatable_one_by_one(model: DetrPanoptic, taxonomy: Taxonomy, tmp_path: Path) -> None:
-    images = [photograph(number, 70, 100) for number in range(4)]
-    for number, image in enumerate(images):
-        Image.fromarray(image).save(tmp_path / f"{number}.png")
     single = labeller(model, taxonomy)
-    found = list(single.label((str(number), tmp_path / f"{number}.png") for number in range(4)))
-    assert [key for key, _ in found] == ["0", "1", "2", "3"]
-    for (_, labels), image in zip(found, images, strict=True):
-        assert labels is not None
-        assert np.array_equal(labels, single.labels(image))
+    for labels, path in zip(label_files(single, paths), paths, strict=True):
+        assert np.array_equal(labels, maps_of(single, path).labels)
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "1", "CMYK"])
 def test_every_colour_mode_is_read(model: DetrPanoptic, taxonomy: Taxonomy, tmp_path: Path, mode: str) -> None:
     path = tmp_path / ("a.jpg" if mode == "CMYK" else "a.png")
     Image.fromarray(photograph(0, 50, 70)).convert(mode).save(path)
-    [(key, labels)] = labeller(model, taxonomy).label([("k", path)])
-    assert key == "k"
-    assert labels is not None
+    [labels] = label_files(labeller(model, taxonomy), [path])
     assert labels.shape == (50, 70)
 
 
@@ -166,20 +180,19 @@ def test_turned_photographs_are_labelled_upright(model: DetrPanoptic, taxonomy: 
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(photograph(0, 50, 70)).save(tmp_path / "a.png", exif=exif)
-    [(_, labels)] = labeller(model, taxonomy).label([("k", tmp_path / "a.png")])
-    assert labels is not None
+    [labels] = label_files(labeller(model, taxonomy), [tmp_path / "a.png"])
     assert labels.shape == (70, 50)
 
 
 def test_no_kept_query_leaves_no_label(taxonomy: Taxonomy) -> None:
     model = build()
     torch.nn.init.zeros_(model.detr.class_embed.weight)
-    assert not labeller(model, taxonomy).labels(photograph(0, 64, 80)).any()
+    assert not labels_of(labeller(model, taxonomy), photograph(0, 64, 80)).any()
 
 
 def test_unmapped_categories_are_void(model: DetrPanoptic, taxonomy: Taxonomy) -> None:
     image = photograph(1, 100, 150)
-    every = labeller(model, taxonomy).labels(image)
+    every = labels_of(labeller(model, taxonomy), image)
     present = int(np.bincount(every[every > 0]).argmax())
     name = taxonomy.names[present]
     fewer = Taxonomy(
@@ -187,113 +200,64 @@ def test_unmapped_categories_are_void(model: DetrPanoptic, taxonomy: Taxonomy) -
         things=taxonomy.things,
         coco_to_stuff=[mapping for mapping in taxonomy.coco_to_stuff if mapping.stuff != name],
     )
-    assert np.array_equal(labeller(model, fewer).labels(image), np.where(every == present, 0, every))
+    assert np.array_equal(labels_of(labeller(model, fewer), image), np.where(every == present, 0, every))
 
 
 def test_an_unreadable_image_is_named(model: DetrPanoptic, taxonomy: Taxonomy, tmp_path: Path) -> None:
     (tmp_path / "bad.jpg").write_bytes(b"no image")
     Image.fromarray(photograph(0, 50, 70)).save(tmp_path / "good.png")
-    found = labeller(model, taxonomy).label(
-        [("f/good.png", tmp_path / "good.png"), ("f/bad.jpg", tmp_path / "bad.jpg")]
-    )
-    assert next(found)[0] == "f/good.png"
+    found = label_files(labeller(model, taxonomy), [tmp_path / "good.png", tmp_path / "bad.jpg"])
+    assert next(found).shape == (50, 70)
     with pytest.raises(InputDataError, match=r"bad\.jpg"):
         next(found)
 
 
 def test_bad_settings_are_refused(model: DetrPanoptic, taxonomy: Taxonomy) -> None:
-    for wrong in ({"threshold": 1.0}, {"threshold": -0.1}, {"side": 0}, {"side": 200}, {"batch_size": 0}):
+    for wrong in ({"threshold": 1.0}, {"threshold": -0.1}, {"side": 0}, {"side": 2000}, {"batch_size": 0}):
         with pytest.raises(ParameterError, match=next(iter(wrong))):
-            labeller(model, taxonomy, **wrong)
+            parse(StuffSettings, wrong, "stuff")
     with pytest.raises(CheckpointError, match=r"65 classes.*COCO category 200"):
-        labeller(build(65), taxonomy)
+        labels_of(labeller(build(65), taxonomy), photograph(0, 64, 80))
     with pytest.raises(InputDataError, match="coco_to_stuff is empty"):
         labeller(model, Taxonomy(stuff=taxonomy.stuff, things=taxonomy.things))
-    for bad in (np.zeros((4, 5), np.uint8), np.zeros((4, 5, 4), np.uint8), np.zeros((4, 5, 3), np.float32)):
-        with pytest.raises(ValueError, match="an image is uint8"):
-            labeller(model, taxonomy).labels(bad)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    ("size", "expected"),
-    [
-        ((480, 640), (800, 1066)),
-        ((640, 480), (1066, 800)),
-        ((500, 500), (800, 800)),
-        ((800, 1066), (800, 1066)),
-        ((480, 1200), (533, 1332)),
-        ((10, 100_000), (1, 1333)),
-    ],
-)
-def test_the_network_sees_sizes_of_the_recipe(size: tuple[int, int], expected: tuple[int, int]) -> None:
-    assert network_size(size, 800, 1333) == expected
 
 
 def test_a_checkpoint_file_becomes_its_labeller(model: DetrPanoptic, taxonomy: Taxonomy, tmp_path: Path) -> None:
     torch.save({"model": model.state_dict()}, tmp_path / "weights.pth")
-    loaded = load_labeller(tmp_path / "weights.pth", taxonomy, threshold=THRESHOLD, side=SIDE, max_side=MAX_SIDE)
+    sizes: dict[str, Any] = {"threshold": THRESHOLD, "side": SIDE, "max_side": MAX_SIDE}
+    loaded = DetrLabeller(StuffSettings(weights=str(tmp_path / "weights.pth"), device="cpu", **sizes), taxonomy)
     image = photograph(1, 100, 150)
-    labels = loaded.labels(image)
+    labels = labels_of(loaded, image)
     assert len(np.unique(labels)) > 2
-    assert np.array_equal(labels, labeller(model, taxonomy).labels(image))
+    assert np.array_equal(labels, labels_of(labeller(model, taxonomy), image))
 
 
-ARCHITECTURES: list[dict[str, Any]] = [
-    {"backbone": "resnet34", "num_heads": 4, "encoder_layers": 2},
-    {"backbone": "resnet50", "hidden_dim": 48, "num_heads": 2, "decoder_layers": 3, "pre_norm": True},
-    {"backbone": "resnet101", "num_queries": 7, "feedforward_dim": 40},
-    {"backbone": "tiny", "num_classes": 300},
-]
-
-
-@pytest.mark.parametrize("changed", ARCHITECTURES, ids=lambda changed: changed["backbone"])
-def test_the_architecture_is_read_from_the_weights(changed: dict[str, Any]) -> None:
-    architecture: dict[str, Any] = {
-        "num_classes": 250,
-        "num_queries": 10,
-        "hidden_dim": 32,
-        "num_heads": 8,
-        "encoder_layers": 1,
-        "decoder_layers": 1,
-        "feedforward_dim": 64,
-        "pre_norm": False,
-    } | changed
-    with torch.device("meta"):
-        state = build_detr_panoptic(**architecture).state_dict()
-    assert panoptic_architecture(state) == architecture
-
-
-def test_dilation_follows_the_name_or_the_argument(taxonomy: Taxonomy, tmp_path: Path) -> None:
+def test_dilation_follows_the_name(tmp_path: Path) -> None:
     torch.manual_seed(0)
     small: dict[str, Any] = {"num_queries": 4, "hidden_dim": 16, "encoder_layers": 1, "decoder_layers": 1}
     state = build_detr_panoptic(250, feedforward_dim=16, num_heads=4, **small).state_dict()
 
-    def stride(name: str, **arguments: Any) -> int:
-        model = load_labeller(tmp_path / name, taxonomy, **arguments).model
+    def stride(name: str) -> int:
+        torch.save(state, tmp_path / name)
+        model = load_detr(str(tmp_path / name))
         return 64 // model.features(torch.zeros(1, 3, 64, 64)).projected.shape[-1]
 
-    for name in ("detr-r50-dc5-panoptic-da08f1b1.pth", "detr-r50-panoptic.pth"):
-        torch.save(state, tmp_path / name)
     assert stride("detr-r50-dc5-panoptic-da08f1b1.pth") == 16
     assert stride("detr-r50-panoptic.pth") == 32
-    assert stride("detr-r50-panoptic.pth", dilation=True) == 16
 
 
-def test_checkpoints_that_cannot_label_are_refused(model: DetrPanoptic, taxonomy: Taxonomy, tmp_path: Path) -> None:
+def test_checkpoints_that_cannot_label_are_refused(model: DetrPanoptic, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"detr-r50 has no masks.*detr-r50-panoptic"):
-        load_labeller("detr-r50", taxonomy)
+        load_detr("detr-r50")
     with pytest.raises(CheckpointError, match="there is no file"):
-        load_labeller(tmp_path / "none.pth", taxonomy)
+        load_detr(str(tmp_path / "none.pth"))
     torch.save(model.detr.state_dict(), tmp_path / "detector.pth")
     with pytest.raises(CheckpointError, match=r"detector\.pth: not a DETR panoptic checkpoint"):
-        load_labeller(tmp_path / "detector.pth", taxonomy)
+        load_detr(str(tmp_path / "detector.pth"))
     state = {key: value for key, value in model.state_dict().items() if not key.startswith("mask_head")}
     torch.save(state, tmp_path / "no_masks.pth")
     with pytest.raises(CheckpointError, match=r"no_masks\.pth: .*mask_head\.lay1\.weight is missing"):
-        load_labeller(tmp_path / "no_masks.pth", taxonomy)
-    torch.save(build(65).state_dict(), tmp_path / "own.pth")
-    with pytest.raises(CheckpointError, match="65 classes"):
-        load_labeller(tmp_path / "own.pth", taxonomy)
+        load_detr(str(tmp_path / "no_masks.pth"))
 
 
 @pytest.fixture
@@ -308,20 +272,20 @@ def thing_model() -> DetrPanoptic:
 def test_what_things_explain_goes_to_the_neighbours(thing_model: DetrPanoptic, taxonomy: Taxonomy) -> None:
     image = photograph(1, 100, 150)
     misc = taxonomy.stuff_id("misc")
-    plain = labeller(thing_model, taxonomy).labels(image)
+    plain = labels_of(labeller(thing_model, taxonomy), image)
     others = plain != misc
     assert 0.1 < (~others).mean() < 0.999
     everywhere = np.ones((100, 150), dtype=bool)
-    cleaned = labeller(thing_model, taxonomy).labels(image, everywhere)
+    cleaned = labels_of(labeller(thing_model, taxonomy), image, everywhere)
     assert not (cleaned == misc).any()
     # Where no COCO thing was, nothing changes; where one was, another segment is: nothing is void.
     np.testing.assert_array_equal(cleaned[others], plain[others])
     assert (cleaned > 0).all()
     np.testing.assert_array_equal(
-        labeller(thing_model, taxonomy, explained_fraction=1.0).labels(image, everywhere), plain
+        labels_of(labeller(thing_model, taxonomy, explained_fraction=1.0), image, everywhere), plain
     )
     np.testing.assert_array_equal(
-        labeller(thing_model, taxonomy).labels(image, np.zeros((100, 150), dtype=bool)), plain
+        labels_of(labeller(thing_model, taxonomy), image, np.zeros((100, 150), dtype=bool)), plain
     )
 
 
@@ -330,13 +294,17 @@ def test_the_fringe_is_measured_with_and_without(thing_model: DetrPanoptic, taxo
     Image.fromarray(image).save(tmp_path / "a.png")
     misc = taxonomy.stuff_id("misc")
     assert misc is not None
-    labels = labeller(thing_model, taxonomy).labels(image)
     things = np.zeros((100, 150), dtype=bool)
     things[10:90, 10:140] = True
     around = np.zeros_like(things)
     around[7:93, 7:143] = True
-    cleaner = labeller(thing_model, taxonomy, fringe_distance=3)
-    [stuff] = cleaner.label_around([("k", tmp_path / "a.png")], lambda key: things)
-    assert stuff.labels is not None
-    assert stuff.fringe_before == (around & ~things & (labels == misc)).sum() > 0
-    assert stuff.fringe_after == (around & ~things & (stuff.labels == misc)).sum() < stuff.fringe_before
+    cleaner = labeller(thing_model, taxonomy)
+    maps = maps_of(cleaner, tmp_path / "a.png", things)
+    np.testing.assert_array_equal(maps.with_explained, labels_of(cleaner, image))
+    outline = json.dumps([[10, 10, 140, 10, 140, 90, 10, 90]])
+    task = ImageToLabel("k", str(tmp_path / "a.png"), (100, 150), (outline,))
+    [stuff] = label_images(cleaner, Fringe([misc], 3), [task])
+    assert isinstance(stuff.labels, bytes)
+    np.testing.assert_array_equal(decode_labels(stuff.labels), maps.labels)
+    assert stuff.fringe_before == (around & ~things & (maps.with_explained == misc)).sum() > 0
+    assert stuff.fringe_after == (around & ~things & (maps.labels == misc)).sum() < stuff.fringe_before

@@ -1,0 +1,16 @@
+"""All stuff labellers: a new one is a module, a line here, and its name in `config.conversion.StuffSettings.source`."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from construction_panoptic.annotations.stuff.detr_labeller import DetrLabeller
+from construction_panoptic.annotations.stuff.labeller import StuffLabeller
+from construction_panoptic.annotations.stuff.ready import ReadyStuff
+from construction_panoptic.annotations.taxonomy import Taxonomy
+from construction_panoptic.config.conversion import StuffSettings
+
+LABELLERS: Mapping[str, Callable[[StuffSettings, Taxonomy, Path], StuffLabeller]] = {
+    "detr": lambda settings, taxonomy, _: DetrLabeller(settings, taxonomy),
+    "ready": lambda settings, taxonomy, folder: ReadyStuff(folder, taxonomy, settings.explained_fraction),
+}
+"""``stuff.source`` → what makes the labeller of the settings, the classes, and the folder of ready predictions."""
