@@ -145,7 +145,7 @@ def hanging() -> UserError:
     """The error of a process that has given nothing for `PATIENCE`."""
     return UserError(
         f"A process that works on images has given none for {PATIENCE / 60:.0f} minutes. See whether the "
-        "disk of the images answers, then go on with the same command and --only-missing-outputs."
+        "disk of the images answers."
     )
 
 
