@@ -13,7 +13,7 @@ from construction_panoptic.files import UNCHANGED, atomic_path
 logger = logging.getLogger(__name__)
 
 
-class ProjectCatalog(CatalogCommandsMixin, DataCatalog):
+class ProjectCatalog(DataCatalog, CatalogCommandsMixin):
     """Kedro's catalog, in which a reader, or a run that is killed, never meets half a file.
 
     Stock datasets are saved to a temporary file, which is renamed; the project's own ones do so by themselves.

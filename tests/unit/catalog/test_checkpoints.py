@@ -6,7 +6,7 @@ import pytest
 import torch
 from kedro.io import DatasetError
 
-from construction_panoptic.catalog import UNCHANGED, CheckpointDataset, ResumeDataset
+from construction_panoptic.catalog.checkpoints import CheckpointDataset, ResumeDataset
 from construction_panoptic.cli import user_error
 from construction_panoptic.errors import CheckpointError, StorageError
 
@@ -34,27 +34,6 @@ def test_a_finished_checkpoint_exists_and_is_not_resumed(tmp_path: Path) -> None
     dataset.save(checkpoint(5, finished=True))
     assert dataset.exists()
     assert resume.load() is None
-
-
-def test_invalidate_keeps_only_what_can_still_be_resumed(tmp_path: Path) -> None:
-    path = tmp_path / "last.pt"
-    dataset = CheckpointDataset(filepath=str(path))
-    dataset.save(checkpoint(3, finished=False))
-    dataset.invalidate()
-    assert path.is_file()
-    dataset.save(checkpoint(5, finished=True))
-    dataset.invalidate()
-    assert not path.exists()
-
-
-def test_unchanged_leaves_the_file_alone(tmp_path: Path) -> None:
-    path = tmp_path / "best.pt"
-    dataset = CheckpointDataset(filepath=str(path), complete_when_finished=False)
-    dataset.save(checkpoint(2, finished=False))
-    before = path.read_bytes()
-    dataset.save(UNCHANGED)
-    assert path.read_bytes() == before
-    assert dataset.exists()
 
 
 def test_a_failed_save_leaves_the_last_good_checkpoint(tmp_path: Path) -> None:
