@@ -70,6 +70,7 @@ def test_the_model_is_kept_and_registered(
             model.predict(pd.DataFrame({"image": [b"no picture"]}))
 
 
+
 def test_without_a_registry_there_is_the_folder(
     trained: PanopticModel, entry: ServedModelDataset, registry: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
