@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from construction_panoptic.annotations.stuff.annotated_things import AnnotatedThings
 from PIL import Image
 from pycocotools import mask as coco_mask
 
@@ -23,7 +24,6 @@ from construction_panoptic.annotations.json_stream import json_parts
 from construction_panoptic.annotations.merging.converting import merge_images
 from construction_panoptic.annotations.records import ConvertedImage, ConvertedRecord
 from construction_panoptic.annotations.rejected import check_conservation
-from construction_panoptic.annotations.stuff.annotated_things import AnnotatedThings
 from construction_panoptic.annotations.stuff.ready import ReadyStuff
 from construction_panoptic.annotations.taxonomy import Taxonomy
 

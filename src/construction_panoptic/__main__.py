@@ -11,7 +11,7 @@ def main(*args: Any, **kwargs: Any) -> Any:
     options = {"standalone_mode": not interactive, **kwargs}
     arguments = list(args[0]) if args else sys.argv[1:]
     if arguments[:1] == ["predict"]:
-        from construction_panoptic.prediction.command import predict
+        from construction_panoptic.predict import predict
 
         return predict(arguments[1:], prog_name="construction-panoptic predict", **options)
     from kedro.framework.cli.utils import find_run_command

@@ -2,6 +2,8 @@
 
 import copy
 import logging
+import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +11,13 @@ import click
 from kedro.framework.cli.catalog import catalog as kedro_catalog
 from kedro.framework.cli.project import run as kedro_run
 from kedro.framework.cli.utils import env_option
-from kedro.framework.session import KedroSession
 
-from construction_panoptic.catalog.checkpoints import read_checkpoint
-from construction_panoptic.catalog.files import local_path, shown_path
-from construction_panoptic.errors import UserError
-from construction_panoptic.shortage import shortage
+from construction_panoptic.errors import UserError, shortage, user_error
 from construction_panoptic.signals import Interrupted, interruptible
-from construction_panoptic.tracking import database_error, mark_run_killed
 
 logger = logging.getLogger(__name__)
+
+CONTINUE = "--only-missing-outputs"
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]}, name="construction_panoptic")
@@ -27,20 +26,34 @@ def cli() -> None:
 
 
 def _run(**options: Any) -> Any:
+    from construction_panoptic.preflight import check_run
+
     assert kedro_run.callback is not None
     try:
         with interruptible():
+            check_run(options)
             return kedro_run.callback(**options)
     except Interrupted as interruption:
-        mark_run_killed()
-        click.echo(str(interruption), err=True)
+        if "mlflow" in sys.modules:
+            from construction_panoptic.tracking import mark_run_killed
+
+            mark_run_killed()
+        click.echo(f"{interruption}{how_to_go_on()}", err=True)
         raise SystemExit(interruption.exit_code) from interruption
     except Exception as error:
-        cause = user_error(error) or shortage(error) or database_error(error)
+        cause = user_error(error) or shortage(error) or _tracking_error(error)
         if cause is None:
             raise
         logger.debug("The error with its traceback", exc_info=error)
-        raise click.ClickException(message(cause)) from error
+        raise click.ClickException(f"{message(cause)}{how_to_go_on()}") from error
+
+
+def _tracking_error(error: Exception) -> UserError | None:
+    if "mlflow" not in sys.modules:
+        return None
+    from construction_panoptic.tracking import database_error
+
+    return database_error(error)
 
 
 def message(error: UserError) -> str:
@@ -49,13 +62,19 @@ def message(error: UserError) -> str:
     return traceback.rpartition(f"{type(error).__name__}: ")[2].strip() if mark else text
 
 
-def user_error(error: BaseException | None) -> UserError | None:
-    """Find the error that is meant for the user among ``error`` and its causes; None where there is none."""
-    while error is not None:
-        if isinstance(error, UserError):
-            return error
-        error = error.__cause__ or error.__context__
-    return None
+def how_to_go_on() -> str:
+    """Give the command that goes on with the run; nothing where no node has begun."""
+    reporting = sys.modules.get("construction_panoptic.reporting")
+    if reporting is None or not reporting.REPORT.has_begun:
+        return ""
+    return f"\nThen go on with: {typed_command(CONTINUE)}"
+
+
+def typed_command(*more: str) -> str:
+    """Give the command as it was typed, with further words that it does not have yet."""
+    program = Path(sys.argv[0]).name
+    words = ["python", "-m", "construction_panoptic"] if program == "__main__.py" else [program]
+    return shlex.join([*words, *sys.argv[1:], *(word for word in more if word not in sys.argv)])
 
 
 run = copy.copy(kedro_run)
@@ -67,25 +86,14 @@ catalog.commands = dict(kedro_catalog.commands)
 cli.add_command(catalog)
 
 
-@cli.command()
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option(
-    "--checkpoint",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Checkpoint whose weights are used, by default those in FILE.",
-)
-def replay(file: Path, checkpoint: Path | None) -> None:
-    """Compute the loss of a batch again that stopped a training; FILE is <stage>.failed_batch."""
-    from construction_panoptic.training.faults import replay as replay_batch
+@cli.command(add_help_option=False, context_settings={"ignore_unknown_options": True})
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+@click.pass_obj
+def mlflow(project: Any, arguments: tuple[str, ...]) -> None:
+    """Use mlflow-specific commands inside kedro project."""
+    from kedro_mlflow.framework.cli.cli import mlflow_commands  # see settings.py
 
-    try:
-        saved = read_checkpoint(file)
-        values = replay_batch(saved, read_checkpoint(checkpoint)["model"] if checkpoint else None)
-    except UserError as error:
-        raise click.ClickException(f"{file}: {error}") from error
-    click.echo(f"{saved['stage']}, epoch {saved['epoch']}, images {', '.join(saved['file_names'])}")
-    for name, value in values.items():
-        click.echo(f"  {name:20s} {value if isinstance(value, str) else format(value, '.6g')}")
+    mlflow_commands.main(list(arguments), prog_name="kedro mlflow", obj=project)
 
 
 @cli.command()
@@ -93,9 +101,10 @@ def replay(file: Path, checkpoint: Path | None) -> None:
 @env_option
 def compare(runs: tuple[str, ...], env: str | None) -> None:
     """Compare RUNS, given by MLflow ids or names, with the first of them: PQ by class, parameters, pictures."""
+    from construction_panoptic.catalog.files import local_path, shown_path
     from construction_panoptic.tracking.comparison import compare_runs
 
-    context = KedroSession.create(env=env).load_context()
+    context = _context(env)
     entries = context.catalog
     try:
         page = compare_runs(
@@ -114,12 +123,28 @@ def compare(runs: tuple[str, ...], env: str | None) -> None:
 @env_option
 def list_entries(env: str | None) -> None:
     """List the entries of the catalog: name, layer, whether it is there, and where."""
-    context = KedroSession.create(env=env).load_context()
+    from construction_panoptic.catalog.files import local_path, shown_path
+    from construction_panoptic.preflight import outlines
+
+    context = _context(env)
     entries = context.catalog
-    for name in sorted(entries.keys()):
-        if name.startswith(("params:", "parameters")):
+    names = {name for pipeline in outlines().values() for name in pipeline.datasets()} | set(entries.keys())
+    for name in sorted(names):
+        if name not in entries or name.startswith(("params:", "parameters")):
             continue
         metadata = getattr(entries.get(name), "metadata", None) or {}
         layer = metadata.get("kedro-viz", {}).get("layer", "")
         there = "there" if entries.exists(name) else "-"
         click.echo(f"{name:28s} {layer:18s} {there:6s} {shown_path(local_path(entries, name), context.project_path)}")
+
+
+def _context(env: str | None) -> Any:
+    from kedro.framework.session import KedroSession
+
+    from construction_panoptic.preflight import check_environment, project_path
+
+    try:
+        check_environment(project_path() / "conf", env)
+        return KedroSession.create(env=env).load_context()
+    except UserError as error:
+        raise click.ClickException(str(error)) from error

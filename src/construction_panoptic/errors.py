@@ -1,4 +1,11 @@
-"""Errors whose message is meant for the person at the keyboard."""
+"""Errors whose message is meant for the person at the keyboard, and how libraries say that memory or room ran out."""
+
+import errno
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_LONGEST = 160  # characters of a library's message
 
 
 class UserError(Exception):
@@ -27,3 +34,79 @@ class DamagedFileError(UserError, ValueError):
 
 class StorageError(UserError, OSError):
     """A file cannot be written: the disk is full, or the folder read-only; the message names file and folder."""
+
+
+def user_error(error: BaseException | None) -> UserError | None:
+    """Find the error that is meant for the user among ``error`` and its causes; None where there is none."""
+    while error is not None:
+        if isinstance(error, UserError):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
+
+
+class ShortageError(UserError):
+    """Memory or room has run out, or a helping process was killed, for which this is the usual reason."""
+
+
+def shortage(error: BaseException | None) -> ShortageError | None:
+    """Say what to do about an error that, or whose cause, means too little memory, room or permission; else None."""
+    while error is not None:
+        advice = _advice(error)
+        if advice is not None:
+            return ShortageError(f"{advice} (The error was: {_shortened(error)})")
+        error = error.__cause__ or error.__context__
+    return None
+
+
+@contextmanager
+def explained_shortage() -> Iterator[None]:
+    """Raise `ShortageError` in the place of an error of the block that means that there is too little memory."""
+    try:
+        yield
+    except Exception as error:
+        told = None if isinstance(error, UserError) else shortage(error)
+        if told is None:
+            raise
+        raise told from error
+
+
+def _advice(error: BaseException) -> str | None:
+    name, text = type(error).__name__, str(error)  # by name, so that torch need not be loaded
+    if name == "OutOfMemoryError" or "CUDA out of memory" in text:
+        return (
+            "The device's memory has run out. End what else uses the device; or give the stage under way a larger "
+            "micro_batches, up to its batch_size: batches are then computed in that many parts, and training goes on. "
+            "With a smaller batch_size, or smaller augmentation.sides and max_side, it would start over."
+        )
+    no_memory = isinstance(error, OSError) and error.errno == errno.ENOMEM
+    if no_memory or isinstance(error, MemoryError) or "can't allocate memory" in text:
+        return (
+            "Memory has run out. End other programs; or give the stage under way fewer workers, a smaller cache_mb or, "
+            "in a training, a larger micro_batches (the parts that a batch is computed in)."
+        )
+    if name == "BrokenProcessPool" or "DataLoader worker" in text:
+        return (
+            "A process that loads or converts images was killed; the system does so when memory, or shared memory "
+            "(/dev/shm), runs out. Give the stage under way fewer workers (annotation_conversion.execution.workers, "
+            "detection.workers, …) or more memory."
+        )
+    too_many = isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)
+    if too_many or "Too many open files" in text:
+        return "Too many files are open. Allow more (ulimit -n 4096), or give the stage under way fewer workers."
+    if "DataLoader timed out" in text:
+        return "A process that loads images has given none for a long time. See whether their disk answers."
+    return _storage_advice(error) if isinstance(error, OSError) else None
+
+
+def _storage_advice(error: OSError) -> str | None:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"There is no room for a file. Make some on the project's disk and in {tempfile.gettempdir()}."
+    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM) and error.filename:
+        return f"{error.filename}: {error.strerror}. Make it and its folder writable."
+    return None
+
+
+def _shortened(error: BaseException) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"

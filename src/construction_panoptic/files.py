@@ -17,6 +17,9 @@ import psutil
 
 from construction_panoptic.errors import StorageError, UserError
 
+UNCHANGED = "unchanged"
+"""What a node yields in the place of content that stays as it is; the catalog saves nothing."""
+
 # A temporary name tells whose it is: <machine>-<process>-<random>.
 _MACHINE = f"{zlib.crc32(socket.gethostname().encode()):08x}"
 _TEMPORARY = re.compile(rf"\..*\.{_MACHINE}-(\d+)-[0-9a-f]{{8}}\.tmp")
@@ -26,8 +29,8 @@ _FULL = 4096  # bytes left on a disk: none
 STORAGE_ADVICE = {
     errno.ENOSPC: "Make room on the disk of {folder}",
     errno.EDQUOT: "Make room within your quota for {folder}",
-    errno.EROFS: "Make {folder} writable, or choose another place in the catalog",
-    errno.EACCES: "Make {folder} writable, or choose another place in the catalog",
+    errno.EROFS: "Make {folder} writable, or choose another place",
+    errno.EACCES: "Make {folder} writable, or choose another place",
 }
 
 
@@ -62,8 +65,7 @@ def atomic_path(target: Path | str, *, sync: bool = False) -> Iterator[Path]:
             raise
         advice = STORAGE_ADVICE[number].format(folder=target.parent)
         raise StorageError(
-            f"{target} cannot be written: {os.strerror(number)}. {advice}, then go on with the same command and "
-            "--only-missing-outputs. What was there before is untouched."
+            f"{target} cannot be written: {os.strerror(number)}. {advice}. What was there before is untouched."
         ) from error
     finally:
         with suppress(OSError):

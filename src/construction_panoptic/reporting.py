@@ -13,39 +13,16 @@ from kedro.pipeline import Pipeline
 from construction_panoptic.catalog.files import local_path, shown_path
 from construction_panoptic.evaluation.tables import class_quality_text, precision_text, quality_text
 
-# Entry → what it shows; printed for the entries that the run has written.
-PLACES = {
-    "sample_raw_data": "sample exports",
-    "rejected_records": "rejected records",
-    "repaired_records": "repaired records",
-    "dataset_summary": "data set in numbers",
-    "data_report": "data report",
-    "split_audit": "split audit",
-    "ground_truth_mosaic": "ground truth pictures",
-    "class_balance_picture": "class balance",
-    "detection.curves_picture": "detector curves",
-    "mask_head.curves_picture": "mask head curves",
-    "mask_head.best": "best model",
-    "panoptic_predictions": "predictions",
-    "panoptic_quality": "PQ in numbers",
-    "average_precision": "AP in numbers",
-    "panoptic_quality_picture": "PQ by class",
-    "example_sheet": "example pictures",
-    "worst_images": "worst images",
-    "evaluation_report": "evaluation report",
-    "prediction_results": "predicted pictures",
-    "prediction_seen": "what was seen",
-    "prediction_rejected": "files not readable",
-    "exported_model": "exported model",
-    "exported_onnx": "ONNX model",
-    "served_model": "model for MLflow",
-}
-
 
 class ReportHook:
-    """Prints what a run is going to do, and tables and places when it has ended well."""
+    """Prints what a run is going to do, and tables and places when it has ended well.
+
+    Attributes:
+        has_begun: whether a node has begun to work.
+    """
 
     def __init__(self) -> None:
+        self.has_begun = False
         self._project = Path.cwd()
 
     @hook_impl
@@ -55,34 +32,38 @@ class ReportHook:
 
     @hook_impl
     def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline) -> None:
-        """Print what the run is going to do."""
+        """Print what the run is going to do, by the names that ``--pipelines`` takes: the nodes have them as tags."""
         env = run_params.get("env") or "base"
         missing = ", only what is missing" if run_params.get("only_missing_outputs") else ""
         click.echo(f"To do, with the configuration of conf/{env}{missing}")
-        for name, steps in Counter(node.namespace or "" for node in pipeline.nodes).items():
+        for name, steps in Counter(tag for node in pipeline.nodes for tag in node.tags).items():
             click.echo(f"  {name:22s} {steps} step{'' if steps == 1 else 's'}")
+
+    @hook_impl
+    def before_node_run(self) -> None:
+        """Remember that work has begun."""
+        self.has_begun = True
 
     @hook_impl(trylast=True)
     def after_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: CatalogProtocol) -> None:
-        """Print what the run made."""
-        written = pipeline.all_outputs()
+        """Print what the run made: tables, and the entries that have ``show`` in their metadata."""
+        written = sorted(pipeline.all_outputs())
         if "panoptic_quality" in written:
             click.echo(_quality_report(catalog))
         if "average_precision" in written:
             click.echo("\nBox average precision\n" + precision_text(catalog.load("average_precision")))
-        places = {
-            what: shown_path(local_path(catalog, name), self._project)
-            for name, what in PLACES.items()
-            if name in written
-        }
         click.echo("\nWhere to look")
-        for what, place in places.items():
-            click.echo(f"  {what:22s} {place}")
+        for name in written:
+            if (getattr(catalog.get(name), "metadata", None) or {}).get("show"):
+                click.echo(f"  {name:26s} {shown_path(local_path(catalog, name), self._project)}")
         env = f" --env {run_params['env']}" if run_params.get("env") else ""
-        click.echo(f"  {'pipelines':22s} kedro viz run{env}")
+        click.echo(f"  {'pipelines':26s} kedro viz run{env}")
         store = os.environ.get("MLFLOW_TRACKING_URI", "")
         runs = store if store.startswith("http") else "mlflow ui --backend-store-uri sqlite:///mlflow.db"
-        click.echo(f"  {'compare runs':22s} {runs}")
+        click.echo(f"  {'compare runs':26s} {runs}")
+
+
+REPORT = ReportHook()
 
 
 def _quality_report(catalog: CatalogProtocol) -> str:

@@ -1,9 +1,14 @@
 """Project settings for Kedro; see https://docs.kedro.org/en/stable/configure/configuration_basics/."""
 
 import os
-from pathlib import Path
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
 
-from omegaconf.resolvers import oc
+from kedro.framework.cli.utils import ENTRY_POINT_GROUPS
+
+from construction_panoptic.catalog.files import ProjectCatalog
+from construction_panoptic.configuration import CONFIG_LOADER_ARGS  # noqa: F401  # Kedro reads it here
 
 # Threads that wait for each other spin, which ruins both where other programs need the cores too. A limit
 # costs an idle machine nothing (libgomp reads it when torch is imported).
@@ -21,39 +26,28 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
 # Nothing is sent to anybody, in a folder without the project's .telemetry file either.
 os.environ.setdefault("KEDRO_DISABLE_TELEMETRY", "1")
 
-from construction_panoptic.catalog.exclusive import ExclusiveHook
-from construction_panoptic.catalog.freshness import FreshnessHook
-from construction_panoptic.configuration import CONFIGURATION_FILES, ParametersHook
-from construction_panoptic.reporting import ReportHook
-from construction_panoptic.tracking import TrackingHook
+# Kedro loads the commands of all plugins for each of its commands, and those of kedro-mlflow load MLflow, which takes
+# seconds. cli.py has them instead.
+ENTRY_POINT_GROUPS["project"] = "construction_panoptic.commands"
 
 
-def project_folder() -> str:
-    """Find the project: the first folder with ``conf/base``, upwards from here, else from this file."""
-    for start in (Path.cwd(), Path(__file__).resolve()):
-        for folder in (start, *start.parents):
-            if (folder / "conf" / "base").is_dir():
-                return folder.as_posix()
-    return Path.cwd().as_posix()
+@cache
+def _hooks() -> tuple[Any, ...]:
+    from construction_panoptic.catalog.exclusive import ExclusiveHook
+    from construction_panoptic.catalog.freshness import FreshnessHook
+    from construction_panoptic.configuration import CONFIGURATION
+    from construction_panoptic.reporting import REPORT
+    from construction_panoptic.tracking import TrackingHook
+
+    return CONFIGURATION, ExclusiveHook(), FreshnessHook(), TrackingHook(), REPORT
 
 
-def mlflow_artifacts() -> str | None:
-    """Give the folder of the local artifact store; None with a tracking server, which has its own."""
-    return None if os.environ.get("MLFLOW_TRACKING_URI") else f"{project_folder()}/mlartifacts"
+class SessionHooks:
+    """The hooks, made when a session asks for them: what they need takes seconds to import, too many for ``--help``."""
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(_hooks())
 
 
-HOOKS = (ParametersHook(), CONFIGURATION_FILES, ExclusiveHook(), FreshnessHook(), TrackingHook(), ReportHook())
-
-CONFIG_LOADER_ARGS = {
-    "base_env": "base",
-    "default_run_env": "local",
-    # An environment changes single parameters; what it does not name stays as in conf/base.
-    "merge_strategy": {"parameters": "soft"},
-    "config_patterns": {"mlflow": ["mlflow*", "mlflow*/**", "**/mlflow*"]},
-    "custom_resolvers": {
-        "project": project_folder,
-        "conf_file": CONFIGURATION_FILES.path,
-        "mlflow_artifacts": mlflow_artifacts,
-        "oc.env": oc.env,
-    },
-}
+HOOKS = SessionHooks()
+DATA_CATALOG_CLASS = ProjectCatalog

@@ -1,11 +1,16 @@
+import sys
 from pathlib import Path
+from typing import Any
 
+import click
 import pytest
 from torch.utils.data import DataLoader, Dataset
 
+from construction_panoptic import cli
 from construction_panoptic.annotations.panoptic_png import decode_id_map
-from construction_panoptic.cli import message, user_error
-from construction_panoptic.errors import InputDataError
+from construction_panoptic.cli import message
+from construction_panoptic.errors import InputDataError, user_error
+from construction_panoptic.reporting import REPORT
 
 
 class Pictures(Dataset[object]):
@@ -29,3 +34,22 @@ def test_an_error_for_people_has_no_traceback_whatever_process_raised_it(tmp_pat
     assert told is not None
     assert message(told).startswith(f"{path}: cannot be read as a PNG")
     assert "Traceback" not in message(told)
+
+
+def test_the_command_that_was_typed_goes_on_once_a_node_has_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    def exhausted(**_: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("construction_panoptic.preflight.check_run", lambda _: None)
+    monkeypatch.setattr(cli.kedro_run, "callback", exhausted)
+    monkeypatch.setattr(sys, "argv", ["/venv/bin/kedro", "run", "--env", "sample", "--params", "run_name=first try"])
+    monkeypatch.setattr(REPORT, "has_begun", False)
+    with pytest.raises(click.ClickException) as caught:
+        cli._run()
+    assert "Memory has run out" in caught.value.message
+    assert "go on with" not in caught.value.message
+    monkeypatch.setattr(REPORT, "has_begun", True)
+    with pytest.raises(click.ClickException) as caught:
+        cli._run()
+    line = "Then go on with: kedro run --env sample --params 'run_name=first try' --only-missing-outputs"
+    assert caught.value.message.splitlines()[-1] == line

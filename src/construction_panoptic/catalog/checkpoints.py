@@ -11,9 +11,6 @@ from kedro_datasets._typing import JSONPreview
 from construction_panoptic.files import atomic_path
 from construction_panoptic.models.files import read_checkpoint
 
-UNCHANGED = "unchanged"
-"""What a training node yields for a checkpoint that this epoch did not change; saving it does nothing."""
-
 
 class CheckpointDataset(AbstractDataset[Any, Any]):
     """A training checkpoint: a nested dict of tensors, lists, strings and numbers (``torch.save``).
@@ -43,10 +40,8 @@ class CheckpointDataset(AbstractDataset[Any, Any]):
         """
         return read_checkpoint(self._filepath, checked=True)
 
-    def save(self, data: dict[str, Any] | str) -> None:
-        """Write the checkpoint; ``UNCHANGED`` leaves the file as it is."""
-        if isinstance(data, str):
-            return
+    def save(self, data: dict[str, Any]) -> None:
+        """Write the checkpoint."""
         # To a stream: given a path, torch writes its name, which is a new one each time, into the file.
         with atomic_path(self._filepath, sync=True) as temporary, temporary.open("wb") as stream:
             torch.save(data, stream)
@@ -55,11 +50,6 @@ class CheckpointDataset(AbstractDataset[Any, Any]):
         """Say what the checkpoint is: epoch, best value, settings; no weights."""
         checkpoint = read_checkpoint(self._filepath)
         return JSONPreview(json.dumps(described(checkpoint)))
-
-    def invalidate(self) -> None:
-        """Remove a finished checkpoint; an unfinished one stays, since its training can still go on from it."""
-        if self._exists():
-            self._filepath.unlink(missing_ok=True)
 
     def _exists(self) -> bool:
         if not self._filepath.is_file():

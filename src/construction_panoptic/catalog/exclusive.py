@@ -1,25 +1,20 @@
 """Two runs at once do not make the same files."""
 
-import errno
-import fcntl
-import hashlib
-import logging
-import time
-from io import FileIO
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
+from filelock import FileLock, Timeout
 from kedro.framework.hooks import hook_impl
 from kedro.io import CatalogProtocol
 from kedro.pipeline import Pipeline
 
-from construction_panoptic.catalog.files import local_path
+from construction_panoptic.catalog.files import local_path, shown_path
 from construction_panoptic.errors import UserError
 
-logger = logging.getLogger(__name__)
-
-LOCKS = Path(".mlflow", "running.lock")
-PATIENCE = 5.0  # seconds for a run that was killed to be gone
+LOCKS = Path(".mlflow", "locks")
+PATIENCE = 2.0  # seconds for a run that was killed to be gone
 
 
 class RunningElsewhereError(UserError):
@@ -29,12 +24,12 @@ class RunningElsewhereError(UserError):
 class ExclusiveHook:
     """Refuses a run whose outputs another one is making; runs with other outputs may go on beside it.
 
-    Each output has a byte of a file of the project, which the run locks as long as it lives, however it ends.
+    Each output has a file that the run locks; the system unlocks it when the run's process ends, however it does.
     """
 
     def __init__(self) -> None:
         self._project = Path.cwd()
-        self._file: FileIO | None = None
+        self._locks = ExitStack()
 
     @hook_impl
     def after_context_created(self, context: Any) -> None:
@@ -46,24 +41,22 @@ class ExclusiveHook:
         """Lock the outputs.
 
         Raises:
-            RunningElsewhereError: another run has some of them.
+            RunningElsewhereError: another run has one of them.
         """
-        paths = {name: local_path(catalog, name) for name in sorted(pipeline.all_outputs()) if name in catalog}
-        try:
-            (self._project / LOCKS).parent.mkdir(exist_ok=True)
-            self._file = FileIO(str(self._project / LOCKS), "a+")
-        except OSError as error:
-            logger.debug("Outputs cannot be locked", exc_info=error)
-            return
-        deadline = time.monotonic() + PATIENCE
-        while taken := [name for name, path in paths.items() if path is not None and not self._lock(path)]:
-            if time.monotonic() > deadline:
-                self._file.close()
+        (self._project / LOCKS).mkdir(parents=True, exist_ok=True)
+        for name in sorted(pipeline.all_outputs()):
+            path = local_path(catalog, name) if name in catalog else None
+            if path is None:
+                continue
+            lock = self._project / LOCKS / f"{quote(shown_path(path, self._project), safe='')}.lock"
+            try:
+                self._locks.enter_context(FileLock(lock, timeout=PATIENCE))
+            except Timeout as error:
+                self._unlock()
                 raise RunningElsewhereError(
-                    f"Another run in this project is making the same files: {', '.join(taken[:3])}"
-                    f"{' and more' if len(taken) > 3 else ''}. Wait until it has ended, or end it; then run again."
-                )
-            time.sleep(0.2)
+                    f"Another run in this project is making the same files, {name} among them. "
+                    "Wait until it has ended, or end it; then run again."
+                ) from error
 
     @hook_impl(trylast=True)
     def after_pipeline_run(self) -> None:
@@ -75,17 +68,5 @@ class ExclusiveHook:
         """Unlock the outputs."""
         self._unlock()
 
-    def _lock(self, path: Path) -> bool:
-        """Lock the byte of a path; a file system that knows no locks is no hindrance."""
-        assert self._file is not None
-        byte = int.from_bytes(hashlib.sha256(str(path.absolute()).encode()).digest()[:7])
-        try:
-            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, byte)
-        except OSError as error:
-            return error.errno not in (errno.EACCES, errno.EAGAIN)
-        return True
-
     def _unlock(self) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        self._locks.close()

@@ -22,10 +22,6 @@ class ExportedModelDataset(LocalDataset):
         """Write both files; see `export_model`."""
         export_model(data, self._filepath)
 
-    def invalidate(self) -> None:
-        """Remove the description: the model has changed."""
-        (self._filepath / CONFIG).unlink(missing_ok=True)
-
     def _exists(self) -> bool:
         return (self._filepath / CONFIG).is_file()
 
@@ -45,10 +41,6 @@ class BytesDataset(LocalDataset):
     def save(self, data: bytes) -> None:
         """Write the file under a temporary name and rename it."""
         write_bytes(self._filepath, data)
-
-    def invalidate(self) -> None:
-        """Remove the file: what it was made from has changed."""
-        self._filepath.unlink(missing_ok=True)
 
     def _exists(self) -> bool:
         return self._filepath.is_file()

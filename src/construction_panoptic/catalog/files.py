@@ -1,131 +1,77 @@
-"""The file datasets of kedro-datasets, made atomic, and pictures with a preview."""
+"""The project's catalog: entries are saved atomically; damaged, empty and outdated files are told from good ones."""
 
-import json
+import logging
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from kedro.io import CatalogProtocol, DatasetError
-from kedro_datasets._typing import HTMLPreview, ImagePreview, JSONPreview
-from kedro_datasets.json import JSONDataset as KedroJSONDataset
-from kedro_datasets.matplotlib import MatplotlibDataset
-from kedro_datasets.pandas import CSVDataset as KedroCSVDataset
-from kedro_datasets.pandas import ParquetDataset as KedroParquetDataset
-from kedro_datasets.pillow import ImageDataset
-from kedro_datasets.plotly import JSONDataset as KedroPlotlyDataset
-from kedro_datasets.text import TextDataset
-from PIL import Image
+from kedro.framework.context import CatalogCommandsMixin
+from kedro.io import AbstractVersionedDataset, CatalogProtocol, DataCatalog, DatasetError
 
-from construction_panoptic.catalog.previews import picture_preview
-from construction_panoptic.errors import DamagedFileError
-from construction_panoptic.files import atomic_path
+from construction_panoptic.errors import DamagedFileError, InputDataError, UserError
+from construction_panoptic.files import UNCHANGED, atomic_path
 
-PREVIEW_BYTES = 64 * 2**20
+logger = logging.getLogger(__name__)
 
 
-class AtomicSave:
-    """Makes a file dataset save to a temporary name beside its file and rename it.
+class ProjectCatalog(DataCatalog, CatalogCommandsMixin):
+    """Kedro's catalog, in which a reader, or a run that is killed, never meets half a file.
 
-    Put it before a dataset of kedro-datasets with a local ``filepath``. A reader, or a run that is killed, never
-    meets half a file. An empty file, as a power cut may leave one, does not exist for Kedro.
+    Stock datasets are saved to a temporary file, which is renamed; the project's own ones do so by themselves.
     """
 
-    _filepath: PurePosixPath
-
-    def load(self) -> Any:
-        """Load through the dataset below.
+    def save(self, ds_name: str, data: Any) -> None:
+        """Save an entry; ``UNCHANGED`` leaves it as it is.
 
         Raises:
+            StorageError: there is no room, or no permission; the entry is as it was.
+        """
+        if isinstance(data, str) and data == UNCHANGED:
+            return
+        dataset = self[ds_name]
+        if not isinstance(dataset, AbstractVersionedDataset):
+            super().save(ds_name, data)
+            return
+        target = dataset._filepath
+        with atomic_path(Path(target)) as temporary:
+            dataset._filepath = PurePosixPath(temporary)
+            try:
+                super().save(ds_name, data)
+            finally:
+                dataset._filepath = target
+
+    def load(self, ds_name: str, version: str | None = None) -> Any:
+        """Load an entry.
+
+        Raises:
+            InputDataError: its file is not there.
             DamagedFileError: what is in the file cannot be read.
         """
+        path = local_path(self, ds_name)
+        if path is not None and outdated_mark(path).exists():
+            logger.warning("%s is outdated: what it was made from has been made anew since", ds_name)
         try:
-            return super().load()  # type: ignore[misc]
+            return super().load(ds_name, version)
         except DatasetError as error:
-            if isinstance(error.__cause__, OSError | MemoryError | None):
+            cause = _cause(error)
+            if path is None or cause is None or isinstance(cause, UserError | MemoryError):
                 raise
-            raise damaged(Path(self._filepath), error.__cause__) from error
+            if isinstance(cause, FileNotFoundError) and not path.exists():
+                raise InputDataError(f"{ds_name} is missing ({path}): run the pipeline that makes it first.") from error
+            if isinstance(cause, OSError):
+                raise
+            raise damaged(path, cause) from error
 
-    def save(self, data: Any) -> None:
-        """Save through the dataset below, atomically."""
-        target = self._filepath
-        with atomic_path(Path(target)) as temporary:
-            self._filepath = PurePosixPath(temporary)
-            try:
-                super().save(data)  # type: ignore[misc]
-            finally:
-                self._filepath = target
-
-    def invalidate(self) -> None:
-        """Remove the file: what it was made from has changed."""
-        Path(self._filepath).unlink(missing_ok=True)
-
-    def _exists(self) -> bool:
-        return super()._exists() and Path(self._filepath).stat().st_size > 0  # type: ignore[misc]
+    def exists(self, ds_name: str) -> bool:
+        """Whether an entry is there, whole, and not outdated; an empty file is what a power cut may leave."""
+        path = local_path(self, ds_name)
+        if path is not None and (outdated_mark(path).exists() or (path.is_file() and path.stat().st_size == 0)):
+            return False
+        return bool(super().exists(ds_name))
 
 
-class CSVDataset(AtomicSave, KedroCSVDataset):
-    """A table as CSV (see kedro-datasets), saved atomically."""
-
-
-class ParquetDataset(AtomicSave, KedroParquetDataset):
-    """A table as Parquet (see kedro-datasets), saved atomically."""
-
-
-class JSONDataset(AtomicSave, KedroJSONDataset):
-    """A JSON document (see kedro-datasets), saved atomically; the preview shows the beginning of each list."""
-
-    def preview(self) -> JSONPreview:
-        """Give the document with its lists cut to three items; of a file beyond 64 MiB, its size alone."""
-        size = Path(self._filepath).stat().st_size
-        if size > PREVIEW_BYTES:
-            return JSONPreview(json.dumps({"bytes": size, "preview": "the file is too large to show"}))
-        return JSONPreview(json.dumps(shortened(json.loads(Path(self._filepath).read_bytes()))))
-
-
-class PlotlyDataset(AtomicSave, KedroPlotlyDataset):
-    """A plotly figure as JSON (see kedro-datasets), saved atomically; kedro-viz draws it."""
-
-
-class FigureDataset(AtomicSave, MatplotlibDataset):
-    """A matplotlib figure as PNG (see kedro-datasets), saved atomically; kedro-viz shows it."""
-
-
-class HTMLTextDataset(AtomicSave, TextDataset):
-    """An HTML page, saved atomically; kedro-viz shows it."""
-
-    def preview(self) -> HTMLPreview:
-        """Give the page itself; kedro-viz takes it for Markdown too, in which underscores have a meaning."""
-        return HTMLPreview(self.load().replace("_", "&#95;"))
-
-
-class PictureDataset(AtomicSave, ImageDataset):
-    """A PIL image (see kedro-datasets), saved atomically; kedro-viz shows it."""
-
-    def preview(self) -> ImagePreview:
-        """Give the picture, or its upper part, as base64 PNG."""
-        return picture_preview(self.load())
-
-
-class ProgressDataset(PictureDataset):
-    """A picture that is drawn anew from time to time; ``UNCHANGED`` leaves it."""
-
-    _EPHEMERAL = True  # a training without pictures is complete
-
-    def save(self, data: Image.Image | str) -> None:
-        """Save the picture."""
-        if not isinstance(data, str):
-            super().save(data)
-
-
-def shortened(data: Any) -> Any:
-    """Cut the lists in a JSON document to three items, the fourth says how many more there are; so for long texts."""
-    if isinstance(data, dict):
-        return {key: shortened(value) for key, value in data.items()}
-    if isinstance(data, list):
-        more = [f"… {len(data) - 3} more"] if len(data) > 4 else []
-        return [shortened(item) for item in (data[:3] if more else data)] + more
-    if isinstance(data, str) and len(data) > 200:
-        return data[:200] + "…"
-    return data
+def outdated_mark(path: Path) -> Path:
+    """Give the hidden file that says that a result is outdated: what it was made from has changed."""
+    return path.with_name(f".{path.name}.outdated")
 
 
 def damaged(path: Path, error: BaseException, place: str = "") -> DamagedFileError:
@@ -148,3 +94,11 @@ def shown_path(path: Path | None, project: Path) -> str:
     if path is None:
         return ""
     return str(path.relative_to(project) if path.is_relative_to(project) else path)
+
+
+def _cause(error: BaseException) -> BaseException | None:
+    """Give what Kedro has wrapped."""
+    found: BaseException | None = error
+    while isinstance(found, DatasetError):
+        found = found.__cause__
+    return found

@@ -41,14 +41,10 @@ class LocalDataset(AbstractDataset[Any, Any]):
 
 
 class LocalFileDataset(LocalDataset):
-    """An entry whose file says that it is complete. An empty one, as a power cut may leave it, does not exist."""
-
-    def invalidate(self) -> None:
-        """Remove the file: what it was made from has changed."""
-        self._filepath.unlink(missing_ok=True)
+    """An entry whose file says that it is complete."""
 
     def _exists(self) -> bool:
-        return self._filepath.is_file() and self._filepath.stat().st_size > 0
+        return self._filepath.is_file()
 
 
 class FolderDataset(LocalDataset):
@@ -109,12 +105,6 @@ class GeneratedFilesDataset(LocalDataset):
                 journal.flush()
                 write_bytes(self._filepath / name, content)
             journal.write(COMPLETE + "\n")
-
-    def invalidate(self) -> None:
-        """Mark the files as incomplete; they go when the next ones come."""
-        if self._exists():
-            lines = self._journal.read_text(encoding="utf-8").splitlines()
-            write_bytes(self._journal, "".join(f"{line}\n" for line in lines[:-1]).encode())
 
     def _clear(self) -> None:
         generated = set(self._generated())
@@ -191,7 +181,7 @@ class StuffLabelsDataset(LocalDataset):
 
     def save(self, data: Iterable[StuffOfImage]) -> None:
         """Write each image's labels as they come, then fringe and index; labels that are in a file stay there."""
-        self.invalidate()
+        self._index.unlink(missing_ok=True)
         files: dict[str, str | None] = {}
         fringe: dict[str, tuple[int, int]] = {}
         for stuff in data:
@@ -206,10 +196,6 @@ class StuffLabelsDataset(LocalDataset):
     def preview(self) -> ImagePreview:
         """Show a grid of label maps, a colour for each class."""
         return image_grid(sorted(self._filepath.glob("*.png")), labels=True)
-
-    def invalidate(self) -> None:
-        """Remove the index: the maps no longer belong to the data."""
-        self._index.unlink(missing_ok=True)
 
     def _exists(self) -> bool:
         return self._index.is_file()
@@ -257,7 +243,7 @@ class ConvertedImagesDataset(LocalFileDataset):
 
     def save(self, data: Iterable[ConvertedImage | ConvertedRecord]) -> None:
         """Write image, PNG and record of each item as it comes; of a mere record the files are there already."""
-        self.invalidate()
+        self._filepath.unlink(missing_ok=True)
         keys: dict[str, None] = {}
         images: set[str] = set()
         pngs: set[str] = set()
@@ -302,12 +288,8 @@ class PredictionsDataset(LocalDataset):
 
     def save(self, data: Iterable[ImagePrediction]) -> None:
         """Write each prediction as it comes, then ``predictions.json``."""
-        self.invalidate()
-        write_predictions(data, self._filepath)
-
-    def invalidate(self) -> None:
-        """Remove ``predictions.json``: the predictions no longer belong to the model."""
         (self._filepath / "predictions.json").unlink(missing_ok=True)
+        write_predictions(data, self._filepath)
 
     def _exists(self) -> bool:
         return (self._filepath / "predictions.json").is_file()

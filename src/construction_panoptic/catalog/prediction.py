@@ -7,7 +7,7 @@ from kedro_datasets._typing import ImagePreview
 
 from construction_panoptic.catalog.folders import LocalDataset
 from construction_panoptic.catalog.previews import image_grid
-from construction_panoptic.prediction.results import INDEX, is_complete, write_results
+from construction_panoptic.prediction.results import is_complete, write_results
 from construction_panoptic.prediction.running import PredictedPicture, RejectedFile
 
 
@@ -26,10 +26,6 @@ class PredictionResultsDataset(LocalDataset):
     def save(self, data: Iterable[PredictedPicture | RejectedFile]) -> None:
         """Write each prediction as it comes; see `write_results`."""
         write_results(data, self._filepath)
-
-    def invalidate(self) -> None:
-        """Remove the index: the predictions no longer belong to the model."""
-        (self._filepath / INDEX).unlink(missing_ok=True)
 
     def _exists(self) -> bool:
         return is_complete(self._filepath)

@@ -1,4 +1,4 @@
-"""What kedro-viz shows of pictures and of folders of them."""
+"""Pages and pictures, and what kedro-viz shows of them and of folders of pictures."""
 
 import base64
 import colorsys
@@ -7,13 +7,37 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from kedro_datasets._typing import ImagePreview
+from kedro_datasets._typing import HTMLPreview, ImagePreview
+from kedro_datasets.pillow import ImageDataset
+from kedro_datasets.text import TextDataset
 from PIL import Image, ImageOps
 
 PREVIEW_WIDTH, PREVIEW_HEIGHT = 1200, 1600  # px; of a longer picture the upper part is shown
 PREVIEW_PICTURES = 12
 PREVIEW_CELL = 240  # px
 GOLDEN = 0.618034  # multiples of it are spread evenly over the circle of hues
+
+
+class HTMLDataset(TextDataset):
+    """An HTML page."""
+
+    def preview(self) -> HTMLPreview:
+        """Give the page itself; kedro-viz takes it for Markdown too, in which underscores have a meaning."""
+        return HTMLPreview(self.load().replace("_", "&#95;"))
+
+
+class PictureDataset(ImageDataset):
+    """A PIL image."""
+
+    def preview(self) -> ImagePreview:
+        """Give the picture, or its upper part, as base64 PNG."""
+        return picture_preview(self.load())
+
+
+class ProgressDataset(PictureDataset):
+    """A picture that is drawn anew from time to time; a training without pictures is complete."""
+
+    _EPHEMERAL = True
 
 
 def picture_preview(picture: Image.Image) -> ImagePreview:

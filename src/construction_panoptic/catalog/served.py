@@ -51,7 +51,7 @@ class ServedModelDataset(LocalDataset):
         Raises:
             UserError: the registry cannot be reached or refuses the model; the folder is there all the same.
         """
-        self.invalidate()
+        (self._filepath / REGISTRATION).unlink(missing_ok=True)
         self._filepath.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=self._filepath.parent, prefix=".served_") as temporary:
             exported, folder = Path(temporary) / "exported", Path(temporary) / "model"
@@ -69,10 +69,6 @@ class ServedModelDataset(LocalDataset):
             folder.rename(self._filepath)
         registered = None if data.name is None else register(self._filepath, data.name)
         write_json(self._filepath / REGISTRATION, registered)
-
-    def invalidate(self) -> None:
-        """Mark the folder as incomplete: the model has changed."""
-        (self._filepath / REGISTRATION).unlink(missing_ok=True)
 
     def _exists(self) -> bool:
         return (self._filepath / REGISTRATION).is_file()

@@ -1,59 +1,56 @@
 """Entries that are written, and read, a part at a time."""
 
+import json
 from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from kedro_datasets._typing import TablePreview
+from kedro_datasets._typing import JSONPreview, TablePreview
+from kedro_datasets.json import JSONDataset
 
 from construction_panoptic.annotations.json_stream import JSONDocument, json_parts
 from construction_panoptic.annotations.tables import StoredTable
-from construction_panoptic.catalog.files import JSONDataset, damaged
 from construction_panoptic.catalog.folders import LocalFileDataset
 from construction_panoptic.files import atomic_path
 
 _PREVIEW_ROWS = 5
+_PREVIEW_ITEMS = 3
+_PREVIEW_BYTES = 64 * 2**20
 
 
 class StreamedJSONDataset(JSONDataset):
     """A JSON document whose lists may be iterators; they are drawn from while the file is written."""
 
     def save(self, data: Mapping[str, Any]) -> None:
-        """Write the document, atomically; lines are not broken."""
-        with atomic_path(Path(self._filepath)) as temporary, temporary.open("w", encoding="utf-8") as file:
+        """Write the document; lines are not broken."""
+        with self._fs.open(str(self._filepath), mode="w", encoding="utf-8") as file:
             file.writelines(json_parts(data))
+
+    def preview(self) -> JSONPreview:
+        """Show the first items of each list; of a file beyond 64 MiB, its size alone."""
+        path = Path(self._filepath)
+        if (size := path.stat().st_size) > _PREVIEW_BYTES:
+            return JSONPreview(json.dumps({"bytes": size, "preview": "the file is too large to show"}))
+        parts = json.loads(path.read_bytes()).items()
+        return JSONPreview(json.dumps({name: [*islice(items, _PREVIEW_ITEMS), "…"] for name, items in parts}))
 
 
 class StreamedDocumentDataset(StreamedJSONDataset):
     """A COCO file whose images and annotations are written, and read, one at a time."""
 
     def load(self) -> JSONDocument:
-        """Give the document; of its images and annotations nothing is in memory.
-
-        Raises:
-            DamagedFileError: what is in the file cannot be read.
-        """
-        path = Path(self._filepath)
-        try:
-            return JSONDocument(path)
-        except (ValueError, RecursionError) as error:
-            raise damaged(path, error) from error
+        """Give the document; of its images and annotations nothing is in memory."""
+        return JSONDocument(Path(self._filepath))
 
 
 class StoredTableDataset(LocalFileDataset):
     """A table in a Parquet file, of which only a part is ever in memory."""
 
     def load(self) -> StoredTable:
-        """Give a handle that reads columns, or rows by and by.
-
-        Raises:
-            DamagedFileError: what is in the file cannot be read.
-        """
-        try:
-            return StoredTable(self._filepath)
-        except ValueError as error:
-            raise damaged(self._filepath, error) from error
+        """Give a handle that reads columns, or rows by and by."""
+        return StoredTable(self._filepath)
 
     def save(self, data: StoredTable) -> None:
         """Copy the table's file, atomically."""

@@ -27,7 +27,6 @@ PATIENCE = timedelta(minutes=30)
 """Longest time that a process waits for the others: the first one measures a validation alone."""
 BACKENDS = "cpu:gloo,cuda:nccl"
 _FAILURES = {"user error", "error", "death"}
-_GO_ON = "Go on with the same command and --only-missing-outputs."
 
 
 class Team(Protocol):
@@ -75,7 +74,7 @@ def results(team: Team, stop: StopRequest) -> Iterator[Any]:
             elif kind in _FAILURES:
                 heard = [message, *_last_words(team)]
                 yield from (content for kind, _, content in heard if kind == "result")
-                stop.check(f"a process of the training ended before the batch under way could be saved. {_GO_ON}")
+                stop.check("a process of the training ended before the batch under way could be saved.")
                 raise _explanation([message for message in heard if message[0] in _FAILURES], team.count)
 
 
@@ -95,9 +94,7 @@ def _explanation(failures: list[Message], count: int) -> Exception:
             return UserError(content)
     for kind, rank, content in failures:
         if kind == "death" and isinstance(content, str):
-            return UserError(
-                f"Process {rank + 1} of {count} of the training {content}. The last checkpoint is kept. {_GO_ON}"
-            )
+            return UserError(f"Process {rank + 1} of {count} of the training {content}. The last checkpoint is kept.")
     kind, rank, content = failures[0]
     what = content if kind == "error" else f"exit status {content}"
     return RuntimeError(f"Process {rank + 1} of {count} of the training failed: {what}")

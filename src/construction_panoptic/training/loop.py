@@ -16,10 +16,9 @@ import torch
 from torch import nn
 
 from construction_panoptic.config.training import DetectionSettings
-from construction_panoptic.errors import CheckpointError, ParameterError
+from construction_panoptic.errors import CheckpointError, ParameterError, explained_shortage
 from construction_panoptic.parallel import collectives as team
 from construction_panoptic.parallel.device import resolve_device
-from construction_panoptic.shortage import explained_shortage
 from construction_panoptic.signals import StopRequest
 from construction_panoptic.training.loading import BatchLoader
 from construction_panoptic.training.optimisation import build_optimizer, build_schedule

@@ -10,9 +10,9 @@ from PIL import Image
 from torch import Tensor
 
 from construction_panoptic.annotations.json_stream import json_parts
-from construction_panoptic.catalog.checkpoints import UNCHANGED
 from construction_panoptic.config.model import DetrSettings
 from construction_panoptic.config.training import DetectionSettings, TrainingSettings
+from construction_panoptic.files import UNCHANGED
 from construction_panoptic.models.detr import fetch_weights
 from construction_panoptic.parallel import collectives
 from construction_panoptic.parallel.device import process_count

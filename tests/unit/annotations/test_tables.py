@@ -10,7 +10,7 @@ import pytest
 
 from construction_panoptic.annotations import tables
 from construction_panoptic.annotations.tables import RowsOfKeys, StoredTable, Table, TableBuilder, TableWriter, blocks
-from construction_panoptic.shortage import shortage
+from construction_panoptic.errors import shortage
 
 COLUMNS = {"key": "string", "order": "int64", "area": "float64"}
 

@@ -6,9 +6,8 @@ import pytest
 import torch
 from kedro.io import DatasetError
 
-from construction_panoptic.catalog import UNCHANGED, CheckpointDataset, ResumeDataset
-from construction_panoptic.cli import user_error
-from construction_panoptic.errors import CheckpointError, StorageError
+from construction_panoptic.catalog.checkpoints import CheckpointDataset, ResumeDataset
+from construction_panoptic.errors import CheckpointError, StorageError, user_error
 
 
 def checkpoint(epoch: int, finished: bool) -> dict[str, object]:
@@ -36,27 +35,6 @@ def test_a_finished_checkpoint_exists_and_is_not_resumed(tmp_path: Path) -> None
     assert resume.load() is None
 
 
-def test_invalidate_keeps_only_what_can_still_be_resumed(tmp_path: Path) -> None:
-    path = tmp_path / "last.pt"
-    dataset = CheckpointDataset(filepath=str(path))
-    dataset.save(checkpoint(3, finished=False))
-    dataset.invalidate()
-    assert path.is_file()
-    dataset.save(checkpoint(5, finished=True))
-    dataset.invalidate()
-    assert not path.exists()
-
-
-def test_unchanged_leaves_the_file_alone(tmp_path: Path) -> None:
-    path = tmp_path / "best.pt"
-    dataset = CheckpointDataset(filepath=str(path), complete_when_finished=False)
-    dataset.save(checkpoint(2, finished=False))
-    before = path.read_bytes()
-    dataset.save(UNCHANGED)
-    assert path.read_bytes() == before
-    assert dataset.exists()
-
-
 def test_a_failed_save_leaves_the_last_good_checkpoint(tmp_path: Path) -> None:
     path = tmp_path / "last.pt"
     dataset = CheckpointDataset(filepath=str(path))
@@ -75,7 +53,7 @@ def test_a_full_disk_keeps_the_last_good_checkpoint_and_says_what_to_do(small_di
         dataset.save({**checkpoint(2, finished=True), "optimizer": torch.zeros(2**18)})
     error = user_error(caught.value)
     assert isinstance(error, StorageError)
-    assert re.search(r"last\.pt cannot be written: No space left.*Make room .*--only-missing-outputs", str(error))
+    assert re.search(r"last\.pt cannot be written: No space left.*Make room .*untouched", str(error))
     assert (small_disk / "last.pt").read_bytes() == before
     assert [path.name for path in small_disk.iterdir()] == ["last.pt"]
     dataset.save(checkpoint(2, finished=True))

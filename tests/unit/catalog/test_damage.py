@@ -6,14 +6,15 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from kedro.io import DatasetError
+from kedro_datasets.json import JSONDataset
+from kedro_datasets.pandas import CSVDataset, ParquetDataset
 
 from construction_panoptic.annotations.records import ConvertedImage, ConvertedRecord, Segment
 from construction_panoptic.annotations.tables import TableWriter
-from construction_panoptic.catalog import ConvertedImagesDataset, CSVDataset, JSONDataset, ParquetDataset
+from construction_panoptic.catalog.files import ProjectCatalog
+from construction_panoptic.catalog.folders import ConvertedImagesDataset
 from construction_panoptic.catalog.streams import StoredTableDataset, StreamedDocumentDataset
-from construction_panoptic.cli import user_error
-from construction_panoptic.errors import DamagedFileError
+from construction_panoptic.errors import DamagedFileError, InputDataError
 
 TABLE = pd.DataFrame({"name": ["crane", "excavator"], "count": [1, 2]})
 
@@ -30,32 +31,31 @@ TABLE = pd.DataFrame({"name": ["crane", "excavator"], "count": [1, 2]})
 )
 def test_a_damaged_file_is_named(tmp_path: Path, kind: Any, content: Any) -> None:
     path = tmp_path / "made.file"
-    dataset = kind(filepath=str(path))
-    dataset.save(content)
+    catalog = ProjectCatalog({"made": kind(filepath=str(path))})
+    catalog.save("made", content)
     path.write_bytes(b'"' + path.read_bytes()[:-3])
-    with pytest.raises(DatasetError) as caught:
-        dataset.load()
-    told = user_error(caught.value)
-    assert isinstance(told, DamagedFileError)
-    assert str(told).startswith(f"{path} is damaged (")
-    assert "remove it: with --only-missing-outputs the next run makes it anew" in str(told)
+    with pytest.raises(
+        DamagedFileError, match="remove it: with --only-missing-outputs the next run makes it"
+    ) as caught:
+        catalog.load("made")
+    assert str(caught.value).startswith(f"{path} is damaged (")
 
 
 @pytest.mark.parametrize("kind", [JSONDataset, ParquetDataset, CSVDataset])
 def test_an_empty_file_is_made_anew(tmp_path: Path, kind: Any) -> None:
     path = tmp_path / "made.file"
-    dataset = kind(filepath=str(path))
-    assert not dataset.exists()
-    dataset.save(TABLE if kind is not JSONDataset else {})
-    assert dataset.exists()
+    catalog = ProjectCatalog({"made": kind(filepath=str(path))})
+    assert not catalog.exists("made")
+    catalog.save("made", TABLE if kind is not JSONDataset else {})
+    assert catalog.exists("made")
     path.write_bytes(b"")
-    assert not dataset.exists()
+    assert not catalog.exists("made")
 
 
 def test_a_file_that_is_not_there_is_no_damage(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError) as caught:
-        JSONDataset(filepath=str(tmp_path / "none.json")).load()
-    assert not isinstance(user_error(caught.value), DamagedFileError)
+    catalog = ProjectCatalog({"made": JSONDataset(filepath=str(tmp_path / "none.json"))})
+    with pytest.raises(InputDataError, match=r"made is missing .*run the pipeline that makes it first"):
+        catalog.load("made")
 
 
 def test_a_damaged_record_of_a_converted_image(tmp_path: Path) -> None:
@@ -76,4 +76,4 @@ def test_a_damaged_record_of_a_converted_image(tmp_path: Path) -> None:
         with pytest.raises(DamagedFileError, match=r"images\.jsonl, line 2, is damaged .* remove it"):
             list(images.load())
     path.write_bytes(b"")
-    assert not images.exists()
+    assert not ProjectCatalog({"images": images}).exists("images")

@@ -9,8 +9,9 @@ from types import SimpleNamespace
 import pytest
 from kedro.io import DataCatalog
 from kedro.pipeline import Node, Pipeline
+from kedro_datasets.json import JSONDataset
 
-from construction_panoptic.catalog import JSONDataset, exclusive
+from construction_panoptic.catalog import exclusive
 from construction_panoptic.catalog.exclusive import ExclusiveHook, RunningElsewhereError
 
 FORK = multiprocessing.get_context("fork")
@@ -51,7 +52,7 @@ def test_a_run_that_makes_the_same_is_refused_while_the_other_lives(tmp_path: Pa
     other.start()
     assert begun.wait(60)
     begin(tmp_path, "c").after_pipeline_run()  # a run beside it
-    with pytest.raises(RunningElsewhereError, match=r"making the same files: b\. Wait until it has ended"):
+    with pytest.raises(RunningElsewhereError, match=r"making the same files, b among them\. Wait until it has ended"):
         begin(tmp_path, "b", "c")
     over.set()
     if end == "killed":

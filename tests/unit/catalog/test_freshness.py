@@ -1,13 +1,16 @@
+import json
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from kedro.framework.hooks.manager import _create_hook_manager
-from kedro.io import DataCatalog
 from kedro.pipeline import Node, Pipeline
 from kedro.runner import SequentialRunner
+from kedro_datasets.json import JSONDataset
 
-from construction_panoptic.catalog import JSONDataset
+from construction_panoptic.catalog.files import ProjectCatalog
 from construction_panoptic.catalog.freshness import FreshnessHook
 
 
@@ -17,8 +20,11 @@ class Chain:
     def __init__(self, folder: Path) -> None:
         self.calls: list[str] = []
         self.fail_in = ""
-        self.catalog = DataCatalog(
-            {name: JSONDataset(filepath=str(folder / f"{name}.json")) for name in ("raw", "a", "a2", "b", "c")}
+        self.project = folder
+        files = {"raw": "01_raw/raw", "a": "05_model_input/a", "a2": "05_model_input/a2", "b": "06_models/x/b"}
+        files["c"] = "08_reporting/c"
+        self.catalog = ProjectCatalog(
+            {name: JSONDataset(filepath=f"{folder}/data/{file}.json") for name, file in files.items()}
         )
         self.catalog.save("raw", ["raw"])
         self.pipeline = Pipeline(
@@ -42,7 +48,9 @@ class Chain:
     def run(self, only_missing_outputs: bool = False) -> list[str]:
         self.calls.clear()
         manager = _create_hook_manager()
-        manager.register(FreshnessHook())
+        hook = FreshnessHook()
+        hook.after_context_created(SimpleNamespace(project_path=self.project))
+        manager.register(hook)
         manager.hook.before_pipeline_run(
             run_params={"only_missing_outputs": only_missing_outputs},
             pipeline=self.pipeline,
@@ -78,5 +86,38 @@ def test_a_run_that_fails_before_it_replaces_anything_removes_nothing(tmp_path: 
 def test_what_stands_on_a_missing_output_is_made_again(tmp_path: Path) -> None:
     chain = Chain(tmp_path)
     chain.run()
-    (tmp_path / "a2.json").unlink()
+    (tmp_path / "data/05_model_input/a2.json").unlink()
     assert chain.run(only_missing_outputs=True) == ["a", "b", "c"]
+
+
+def kept(folder: Path) -> list[Any]:
+    return [json.loads(path.read_text())[0] for path in sorted(folder.glob("data/*/previous/*/**/*.json"))]
+
+
+def test_results_stay_until_their_successors_come_and_then_move(tmp_path: Path) -> None:
+    chain = Chain(tmp_path)
+    chain.run()
+    chain.catalog.save("raw", ["other"])
+    chain.fail_in = "b"
+    with pytest.raises(RuntimeError):
+        chain.run()
+    assert chain.catalog.load("b") == ["raw", "a", "b"]
+    assert not chain.catalog.exists("b")
+    assert kept(tmp_path) == []
+    chain.fail_in = ""
+    assert chain.run(only_missing_outputs=True) == ["b", "c"]
+    assert kept(tmp_path) == ["raw", "raw"]
+    assert chain.run(only_missing_outputs=True) == []
+    assert not list(tmp_path.rglob(".*.outdated"))
+
+
+def test_three_previous_versions_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chain = Chain(tmp_path)
+    for number in range(6):
+        monkeypatch.setattr(time, "strftime", lambda _, number=number: f"run {number}")
+        chain.catalog.save("raw", [number])
+        chain.run()
+    assert kept(tmp_path) == 2 * [2, 3, 4]
+    assert [path.name for path in sorted((tmp_path / "data/06_models/previous").iterdir())] == [
+        f"run {number}" for number in (3, 4, 5)
+    ]

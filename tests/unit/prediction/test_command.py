@@ -8,8 +8,8 @@ from click.testing import CliRunner, Result
 
 from construction_panoptic.models.files import export_model
 from construction_panoptic.models.protocol import PanopticModel
+from construction_panoptic.predict import predict
 from construction_panoptic.prediction import merge_panoptic
-from construction_panoptic.prediction.command import predict
 
 
 @pytest.fixture

@@ -8,9 +8,12 @@ import pytest
 import torch
 from kedro.io import DataCatalog, MemoryDataset
 from kedro.pipeline import Node, Pipeline
+from kedro_datasets.json import JSONDataset
+from kedro_datasets.pandas import CSVDataset
 from mlflow.tracking._tracking_service.utils import _tracking_store_registry
 
-from construction_panoptic.catalog import CheckpointDataset, CSVDataset, JSONDataset, PictureDataset
+from construction_panoptic.catalog.checkpoints import CheckpointDataset
+from construction_panoptic.catalog.previews import PictureDataset
 from construction_panoptic.tracking import outbox
 from construction_panoptic.tracking.hook import TrackingHook
 from construction_panoptic.tracking.stage_run import _open_runs

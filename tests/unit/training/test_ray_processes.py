@@ -79,7 +79,7 @@ def test_ray_trains_bit_for_bit_as_local_processes_and_goes_on_after_a_death_and
     victims = training_processes()
     assert len(victims) == 2
     victims[-1].kill()
-    with pytest.raises(UserError, match=r"Process [12] of 2 .* has died.*--only-missing-outputs"):
+    with pytest.raises(UserError, match=r"Process [12] of 2 .* has died"):
         list(run)
     assert time.monotonic() - began < 90
     assert not psutil.wait_procs(victims, timeout=30)[1]

@@ -10,11 +10,6 @@ from construction_panoptic.config.base import parse
 from construction_panoptic.config.prediction import PredictionSettings
 from construction_panoptic.errors import InputDataError, ParameterError, UserError
 from construction_panoptic.files import atomic_path
-from construction_panoptic.models.files import load_model
-from construction_panoptic.prediction.results import write_results
-from construction_panoptic.prediction.running import predict_source
-from construction_panoptic.prediction.sources import find_files, shard
-from construction_panoptic.prediction.tables import rejected_table, seen_table
 
 MODEL = "data/06_models/mask_head/best.pt"
 
@@ -75,6 +70,13 @@ def predict_to_folder(
     Raises:
         UserError: the source or the model cannot be used.
     """
+    # Here, since they take seconds to import, too many for --help.
+    from construction_panoptic.models.files import load_model
+    from construction_panoptic.prediction.results import write_results
+    from construction_panoptic.prediction.running import predict_source
+    from construction_panoptic.prediction.sources import find_files, shard
+    from construction_panoptic.prediction.tables import rejected_table, seen_table
+
     files = shard(find_files(settings.source or ""), *part)
     if not files:
         raise InputDataError(f"{settings.source} has fewer files than {part[1]} parts; part {part[0]} is empty.")

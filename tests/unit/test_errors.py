@@ -9,19 +9,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-import click
 import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from construction_panoptic import cli
 from construction_panoptic.catalog.journal import Journal
+from construction_panoptic.errors import ShortageError, shortage
 from construction_panoptic.parallel.workers import Workers
-from construction_panoptic.shortage import ShortageError, shortage
 from construction_panoptic.training import loading
-
-GO_ON = "--only-missing-outputs"
 
 
 def error_of(function: Any, *arguments: Any) -> BaseException:
@@ -47,7 +43,6 @@ def test_too_little_memory() -> None:
         told = shortage(error_of(function, size))
         assert told is not None
         assert "Memory has run out" in str(told)
-        assert GO_ON in str(told)
     assert "Memory has run out" in str(shortage(OSError(errno.ENOMEM, "Cannot allocate memory")))
 
 
@@ -133,12 +128,3 @@ def test_the_cause_counts_and_other_errors_are_none_of_it() -> None:
     assert shortage(RuntimeError("shape mismatch")) is None
     assert shortage(OSError(errno.ENOENT, "No such file or directory")) is None
     assert shortage(None) is None
-
-
-def test_the_command_shows_the_message(monkeypatch: pytest.MonkeyPatch) -> None:
-    def exhausted(**_: Any) -> None:
-        np.empty(2**50)
-
-    monkeypatch.setattr(cli.kedro_run, "callback", exhausted)
-    with pytest.raises(click.ClickException, match=r"Memory has run out.*fewer workers.*Unable to allocate"):
-        cli._run()

@@ -1,0 +1,152 @@
+"""The check of a command before it loads what takes seconds: environment, parameters, names, and what must be there."""
+
+import os
+import pkgutil
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from difflib import get_close_matches
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from kedro.framework.project import pipelines as kedro_pipelines
+from kedro.io import CatalogConfigResolver
+from kedro.pipeline import Pipeline
+from kedro.utils import find_kedro_project
+
+from construction_panoptic import pipelines
+from construction_panoptic.config.parameters import check_parameters
+from construction_panoptic.configuration import config_loader
+from construction_panoptic.errors import InputDataError, ParameterError
+
+
+def check_run(options: Mapping[str, Any]) -> None:
+    """Check the options of ``kedro run``.
+
+    Raises:
+        ParameterError: an environment, parameter, pipeline, node or entry that there is not.
+        InputDataError: the pipelines need what another one has not made yet.
+    """
+    project = project_path()
+    source = Path(options["conf_source"] or project / "conf")
+    check_environment(source, options["env"])
+    names = options["pipelines"] or [options["pipeline"] or "__default__"]
+    for name in names:
+        check_name("--pipelines", name, [*pipeline_names(), "__default__"])
+    config = config_loader(source, options["env"], options["params"])
+    check_parameters(config["parameters"])
+    registered = outlines()
+    chosen = _filtered(sum((registered[name] for name in names), Pipeline([])), options)
+    if not options["only_missing_outputs"]:
+        _check_inputs(
+            chosen, registered, CatalogConfigResolver(config["catalog"], default_runtime_patterns={}), project
+        )
+
+
+def check_environment(source: Path, env: str | None) -> None:
+    """Check ``--env``.
+
+    Raises:
+        ParameterError: the configuration has no such folder.
+    """
+    env = env or os.environ.get("KEDRO_ENV")
+    if env and source.is_dir():
+        check_name("--env", env, sorted(folder.name for folder in source.iterdir() if folder.is_dir()))
+
+
+def check_name(option: str, name: str, known: Iterable[str]) -> None:
+    """Check a name that was typed.
+
+    Raises:
+        ParameterError: it is not a known one; the message gives the nearest, or all.
+    """
+    names = sorted(known)
+    if name not in names:
+        close = get_close_matches(name, names, n=1) or [other for other in names if other.endswith(f".{name}")]
+        suggestions = [f"did you mean {close[0]}?"] if close else []
+        if not close or len(names) <= 12:
+            suggestions.append(f"known are {', '.join(names)}")
+        raise ParameterError(f"{option} {name}: there is no such name; {' '.join(suggestions)}")
+
+
+def project_path() -> Path:
+    """Give the folder of the project, as Kedro finds it."""
+    return find_kedro_project(Path.cwd()) or Path.cwd()
+
+
+def pipeline_names() -> list[str]:
+    """Give the names of the pipelines."""
+    return [module.name for module in pkgutil.iter_modules(pipelines.__path__)]
+
+
+def outlines() -> dict[str, Pipeline]:
+    """Register the pipelines without their nodes' functions, whose libraries take seconds to import."""
+    with _without_functions():
+        from construction_panoptic.pipeline_registry import register_pipelines
+
+        kedro_pipelines.set_requested(None)
+        return register_pipelines()
+
+
+class _NoFunctions(ModuleType):
+    """Stands in for a module of node functions."""
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        if name.startswith("__"):
+            raise AttributeError(name)
+
+        def function(*_: Any, **__: Any) -> None: ...
+
+        function.__name__ = name
+        return function
+
+
+@contextmanager
+def _without_functions() -> Iterator[None]:
+    package = pipelines.__name__
+    loaded = {name: module for name, module in sys.modules.items() if name.startswith(f"{package}.")}
+    for name in loaded:
+        del sys.modules[name]
+    for name in pipeline_names():
+        sys.modules[f"{package}.{name}.nodes"] = _NoFunctions(name)
+    try:
+        yield
+    finally:
+        for name in [name for name in sys.modules if name.startswith(f"{package}.")]:
+            del sys.modules[name]
+        sys.modules.update(loaded)
+
+
+def _filtered(pipeline: Pipeline, options: Mapping[str, Any]) -> Pipeline:
+    nodes = [node.name for node in pipeline.nodes]
+    entries = pipeline.datasets()
+    known: dict[str, Iterable[str]] = {
+        "node_names": nodes,
+        "from_nodes": nodes,
+        "to_nodes": nodes,
+        "from_inputs": entries,
+        "to_outputs": entries,
+        "tags": {tag for node in pipeline.nodes for tag in node.tags},
+    }
+    for option, names in known.items():
+        for name in options[option] or ():
+            check_name("--nodes" if option == "node_names" else f"--{option.replace('_', '-')}", name, names)
+    try:
+        return pipeline.filter(**{option: options[option] for option in known}, node_namespaces=options["namespaces"])
+    except ValueError as error:
+        raise ParameterError(str(error)) from error
+
+
+def _check_inputs(
+    pipeline: Pipeline, registered: Mapping[str, Pipeline], entries: CatalogConfigResolver, project: Path
+) -> None:
+    missing = []
+    for maker in pipeline_names():
+        for name in sorted(pipeline.inputs() & registered[maker].all_outputs()):
+            path = entries.resolve_pattern(name).get("filepath")
+            if path is not None and not (project / path).exists():
+                missing.append(f"{name} is missing ({path}): the pipeline {maker} makes it.")
+    if missing:
+        advice = "Run that first, or in the same command: --pipelines takes several names."
+        raise InputDataError("\n".join([*missing, advice]))

@@ -1,0 +1,82 @@
+"""Mistakes in a command are said before anything is imported that takes seconds."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kedro.framework.startup import bootstrap_project
+
+from construction_panoptic import preflight
+from construction_panoptic.errors import InputDataError, ParameterError
+
+HEAVY = {"torch", "torchvision", "pandas", "mlflow", "matplotlib", "plotly"}
+OPTIONS = ("from_inputs", "to_outputs", "from_nodes", "to_nodes", "node_names", "tags", "namespaces", "pipelines")
+
+
+@pytest.fixture(autouse=True)
+def _project(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bootstrap_project(repository)
+    monkeypatch.setattr(preflight, "project_path", lambda: tmp_path)
+    (tmp_path / "conf").symlink_to(repository / "conf")
+
+
+def check(**chosen: Any) -> None:
+    options: dict[str, Any] = {"env": None, "conf_source": None, "params": {}, "pipeline": None}
+    preflight.check_run(options | {"only_missing_outputs": False} | dict.fromkeys(OPTIONS) | chosen)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "told"),
+    [
+        ({"env": "smaple"}, "--env smaple: .* did you mean sample.* known are base, .*sample"),
+        ({"params": {"detecton": {"epochs": 3}}}, "detecton: .* did you mean detection"),
+        ({"params": {"panoptic_evaluation": {"threshold": "abc"}}}, "panoptic_evaluation.threshold: .*not 'abc'"),
+        ({"pipelines": ["detection"]}, "--pipelines detection: .* did you mean detection_training"),
+        ({"node_names": ["train_detector"]}, "--nodes train_detector: .* did you mean detection.train_detector"),
+        ({"to_outputs": ["worst_image"]}, "--to-outputs worst_image: .* did you mean worst_images"),
+        ({"namespaces": ["foo"]}, "foo"),
+    ],
+)
+def test_a_mistake_is_named(chosen: dict[str, Any], told: str) -> None:
+    with pytest.raises(ParameterError, match=told):
+        check(**chosen)
+
+
+def test_what_another_pipeline_has_not_made_is_named_with_that_pipeline(tmp_path: Path) -> None:
+    with pytest.raises(InputDataError, match=r"mask_head\.best is missing \(data/06.*\): the pipeline mask_head_"):
+        check(pipelines=["prediction"])
+    best = tmp_path / "data/06_models/mask_head/best.pt"
+    best.parent.mkdir(parents=True)
+    best.write_bytes(b"model")
+    check(pipelines=["prediction"])
+
+
+def test_outlines_are_the_pipelines() -> None:
+    from construction_panoptic.pipeline_registry import register_pipelines
+
+    real, outlined = register_pipelines(), preflight.outlines()
+    assert outlined.keys() == real.keys()
+    for name, pipeline in real.items():
+        assert {node.name: (node.inputs, node.outputs) for node in pipeline.nodes} == {
+            node.name: (node.inputs, node.outputs) for node in outlined[name].nodes
+        }
+
+
+def test_the_check_and_the_commands_import_nothing_heavy(repository: Path) -> None:
+    code = """if True:
+        import json, sys
+        from kedro.framework.startup import bootstrap_project
+        bootstrap_project(".")
+        import construction_panoptic.cli
+        from construction_panoptic.preflight import outlines
+        outlines()
+        print(json.dumps(sorted(sys.modules)))
+    """
+    command = [sys.executable, "-c", code]
+    modules = json.loads(
+        subprocess.run(command, cwd=repository, capture_output=True, check=True).stdout.splitlines()[-1]
+    )
+    assert HEAVY.isdisjoint(modules)
