@@ -63,12 +63,6 @@ def read_runs(client: mlflow.MlflowClient, runs: Sequence[Run], folder: Path, ma
         InputDataError: a run has not been evaluated, or they have different validation sets.
     """
     digests = {run.info.run_id: _validation_digest(run) for run in runs}
-    if len(set(digests.values())) > 1:
-        listed = ", ".join(f"{run.info.run_name}: {digests[run.info.run_id][:8] or 'unknown'}" for run in runs)
-        raise InputDataError(
-            f"these runs were evaluated on different validation sets ({listed}), so their PQ cannot be compared. "
-            "Evaluate both models on one set: kedro run --pipelines panoptic_evaluation"
-        )
     names = [run.info.run_name for run in runs]
     read = []
     for run in runs:
@@ -98,6 +92,12 @@ def read_runs(client: mlflow.MlflowClient, runs: Sequence[Run], folder: Path, ma
                 segments=matched,
                 predictions=predictions,
             )
+        )
+    if len(set(digests.values())) > 1:
+        listed = ", ".join(f"{run.info.run_name}: {digests[run.info.run_id][:8] or 'unknown'}" for run in runs)
+        raise InputDataError(
+            f"these runs were evaluated on different validation sets ({listed}), so their PQ cannot be compared. "
+            "Evaluate both models on one set: kedro run --pipelines panoptic_evaluation"
         )
     return read
 

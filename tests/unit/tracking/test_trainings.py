@@ -1,7 +1,9 @@
 """A training that is interrupted goes on in its run: no step twice, none missing."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import pandas as pd
@@ -190,3 +192,22 @@ def test_epochs_that_a_locked_database_did_not_take_are_sent_at_the_end(
     assert steps(training) == [(1, 3.0), (2, 2.0), (3, 1.0)]
     assert steps(training, "time/epoch_seconds") == [(1, 1.0), (2, 2.0), (3, 3.0)]
     assert training.info.status == "FINISHED"
+
+
+def test_a_slow_store_holds_no_epoch_up(begin: Begin, experiment: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    log_batch, held = mlflow.MlflowClient.log_batch, 2.0  # seconds
+
+    def slow(*args: Any, **kwargs: Any) -> Any:
+        time.sleep(held)
+        return log_batch(*args, **kwargs)
+
+    run = begin().train()
+    monkeypatch.setattr(mlflow.MlflowClient, "log_batch", slow)
+    began = time.monotonic()
+    for done in range(1, 11):
+        run.epoch(*[1 / number for number in range(1, done + 1)])
+    assert time.monotonic() - began < 10 * held  # two tables an epoch
+    monkeypatch.setattr(mlflow.MlflowClient, "log_batch", log_batch)
+    run.hook.after_pipeline_run()
+    assert [step for step, _ in steps(trainings(experiment)[0])] == [*range(1, 11)]
+    assert [step for step, _ in steps(trainings(experiment)[0], "time/epoch_seconds")] == [*range(1, 11)]
