@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from construction_panoptic.parallel.ray_cluster import joined_ray
-from construction_panoptic.tracking.stage_run import _open_runs
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -81,8 +80,7 @@ def experiment(tmp_path: Path, database: Path) -> Iterator[str]:
     """A database of its own, and an experiment in it."""
     shutil.copy(database, tmp_path / "mlflow.db")
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
-    yield mlflow.create_experiment("test", artifact_location=(tmp_path / "artifacts").as_uri())
+    yield mlflow.create_experiment("test", artifact_location=(tmp_path / "mlartifacts").as_uri())
     while mlflow.active_run() is not None:
         mlflow.end_run()
-    _open_runs.clear()
     mlflow.set_tracking_uri(None)  # type: ignore[arg-type]  # that is how to unset it

@@ -1,5 +1,6 @@
 """The project's commands: Kedro's own, with errors for people shown as one message, and ``kedro catalog list``."""
 
+import contextlib
 import copy
 import logging
 import shlex
@@ -51,9 +52,9 @@ def _run(**options: Any) -> Any:
 def _tracking_error(error: Exception) -> UserError | None:
     if "mlflow" not in sys.modules:
         return None
-    from construction_panoptic.tracking import database_error
+    from construction_panoptic.tracking import tracking_error
 
-    return database_error(error)
+    return tracking_error(error)
 
 
 def message(error: UserError) -> str:
@@ -98,25 +99,32 @@ def mlflow(project: Any, arguments: tuple[str, ...]) -> None:
 
 @cli.command()
 @click.argument("runs", nargs=-1, required=True)
+@click.option("--unfinished", is_flag=True, help="Take names of runs that failed or were stopped, too.")
 @env_option
-def compare(runs: tuple[str, ...], env: str | None) -> None:
+def compare(runs: tuple[str, ...], env: str | None, unfinished: bool) -> None:
     """Compare RUNS, given by MLflow ids or names, with the first of them: PQ by class, parameters, pictures."""
     from construction_panoptic.catalog.files import local_path, shown_path
-    from construction_panoptic.tracking.comparison import compare_runs
+    from construction_panoptic.tracking.comparison import Validation, compare_runs
 
     context = _context(env)
     entries = context.catalog
+    file, validation = local_path(entries, "panoptic_val"), None
+    if file is not None and entries.exists("converted_images"):
+        converted = entries.load("converted_images")
+        validation = Validation(file, converted.png_folder, converted.image_folder)
     try:
-        page = compare_runs(
-            runs,
-            context.config_loader["mlflow"]["tracking"]["experiment"]["name"],
-            context.project_path / "data/08_reporting/comparison",
-            validation_file=local_path(entries, "panoptic_val"),
-            converted=entries.load("converted_images") if entries.exists("converted_images") else None,
-        )
+        with contextlib.chdir(context.project_path):  # where the paths of artifacts begin
+            comparison = compare_runs(
+                runs,
+                context.config_loader["mlflow"]["tracking"]["experiment"]["name"],
+                context.project_path / "data/08_reporting/comparison",
+                validation=validation,
+                unfinished=unfinished,
+            )
     except UserError as error:
         raise click.ClickException(str(error)) from error
-    click.echo(f"The comparison is in {shown_path(page, context.project_path)}")
+    click.echo(comparison.text)
+    click.echo(f"\nThe comparison is in {shown_path(comparison.page, context.project_path)}")
 
 
 @catalog.command("list")

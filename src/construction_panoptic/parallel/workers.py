@@ -154,7 +154,7 @@ def _patient_result(executor: Executor, future: Future[list[Any]]) -> list[Any]:
             process.kill()
         raise UserError(
             f"A process that works on images has given none for {PATIENCE / 60:.0f} minutes. See whether the disk of "
-            "the images answers, then start again: what is finished is not done again."
+            "the images answers."
         ) from None
 
 

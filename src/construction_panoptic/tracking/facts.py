@@ -1,4 +1,4 @@
-"""What a run is tagged with, and what is told from these tags later: where it came from, and whether it still lives."""
+"""What a run is told of: where it comes from, its parameters and numbers; and the process that makes it."""
 
 import hashlib
 import math
@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import mlflow
 import pandas as pd
 import psutil
 import torch
@@ -28,9 +27,21 @@ def git_tags(project: Path) -> dict[str, str]:
     return {"mlflow.source.git.commit": commit, "git_commit": commit, "git_dirty": str(dirty).lower()}
 
 
-def process_tags() -> dict[str, str]:
-    """Name the process that writes a run, so that a later one can tell when it has died."""
-    return {"host": socket.gethostname(), "process": f"{os.getpid()}@{psutil.Process().create_time():.0f}"}
+def process_name() -> str:
+    """Name this process, so that a later one can tell when it has died."""
+    return f"{socket.gethostname()}:{os.getpid()}@{psutil.Process().create_time():.0f}"
+
+
+def is_alive(process: str) -> bool:
+    """Whether a process of that name lives; of another machine, it is taken to."""
+    host, _, rest = process.rpartition(":")
+    pid, _, created = rest.partition("@")
+    if host != socket.gethostname():
+        return True
+    try:
+        return abs(psutil.Process(int(pid)).create_time() - int(created)) < 2  # seconds; ids are used again
+    except (psutil.NoSuchProcess, ValueError):
+        return False
 
 
 def device_name() -> str:
@@ -38,14 +49,9 @@ def device_name() -> str:
     return torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu, {torch.get_num_threads()} threads"
 
 
-def close_abandoned_runs(experiment_id: str) -> None:
-    """Mark runs as FAILED whose process on this machine has died without saying so (killed, power cut)."""
-    client = mlflow.MlflowClient()
-    mine = f"attributes.status = 'RUNNING' and tags.host = '{socket.gethostname()}'"
-    for run in client.search_runs([experiment_id], filter_string=mine):
-        pid, _, created = run.data.tags.get("process", "").partition("@")
-        if pid and not _is_alive(int(pid), int(created)):
-            client.set_terminated(run.info.run_id, "FAILED")
+def checkpoint_epoch(path: Path) -> int:
+    """Give the epoch after which a checkpoint was saved."""
+    return int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["epoch"])
 
 
 def file_digest(path: Path) -> str:
@@ -78,13 +84,6 @@ def flat_parameters(parameters: Mapping[str, Any], prefix: str = "") -> dict[str
 def is_number(value: Any) -> bool:
     """Whether a value is a finite number that MLflow takes as a metric."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _is_alive(pid: int, created: int) -> bool:
-    try:
-        return abs(psutil.Process(pid).create_time() - created) < 2  # seconds; ids are used again
-    except psutil.NoSuchProcess:
-        return False
 
 
 def _git(project: Path, *arguments: str) -> str:

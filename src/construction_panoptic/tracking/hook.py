@@ -1,7 +1,9 @@
-"""Streams metrics, tables, pictures, checkpoints and data sets to MLflow as Kedro saves and loads them.
+"""Tells MLflow of a run: metrics, tables, pictures, checkpoints and data sets, as Kedro saves and loads them.
 
-The run of ``kedro run``, which kedro-mlflow opens, has parameters, final numbers, tables and pictures; each training
-has a run of its own in it, see `stage_run`. What is sent stands in the catalog, under ``metadata.mlflow`` of an entry:
+kedro-mlflow sets MLflow up, as conf/base/mlflow.yml says; the run is this hook's. It writes down what MLflow is to
+have (`records`), and a thread brings it there from the files of the catalog (`sender`, `delivery`). The run of
+``kedro run`` has parameters, final numbers, tables and pictures; each training has a run of its own in it. What is
+sent stands in the catalog, under ``metadata.mlflow`` of an entry:
 
 ``history: <stage>``
     The entry is a table with one row an epoch and a column ``epoch``; it makes its node a training. Each new row is
@@ -10,9 +12,9 @@ has a run of its own in it, see `stage_run`. What is sent stands in the catalog,
     The file is the training's checkpoint; the last one that it saved becomes the logged model ``<stage>-<which>``. A
     run that loads it has the tag ``<stage>_run``, the run of the training.
 ``epochs: <key>``
-    The picture is sent each time it is saved, for the epoch of the history saved before.
+    The picture is sent when it is saved, for the epoch of the history saved before.
 ``rows: {name: <column>, values: [<column>, …]}``
-    The entry is a table; each value column becomes metrics ``<column>/<name>``.
+    The entry is a table; each value column becomes metrics ``<column>/<name>``, and the run's description.
 ``table: <file>``
     The entry is a CSV file, which is logged as a table when its node has finished.
 ``archive: <folder>``
@@ -24,264 +26,338 @@ has a run of its own in it, see `stage_run`. What is sent stands in the catalog,
 """
 
 import logging
-import time
-import warnings
+import os
+import shlex
+import sys
+from collections.abc import Mapping
+from functools import reduce
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import mlflow
+import pandas as pd
+import psutil
 from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
 from kedro.io import CatalogProtocol
 from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
-from mlflow.data.dataset_source_registry import resolve_dataset_source
-from mlflow.data.meta_dataset import MetaDataset
-from mlflow.entities import DatasetInput, InputTag
 from mlflow.exceptions import MlflowException
 
-from construction_panoptic.catalog.checkpoints import read_checkpoint
-from construction_panoptic.catalog.files import local_path
-from construction_panoptic.tracking import outbox
+from construction_panoptic.tracking.delivery import Delivery, read_history
 from construction_panoptic.tracking.facts import (
-    close_abandoned_runs,
+    checkpoint_epoch,
     device_name,
     file_digest,
+    flat_parameters,
     git_tags,
-    process_tags,
+    is_number,
     row_metrics,
 )
-from construction_panoptic.tracking.stage_run import StageRun, close_stage_runs, remembered_run, rename_run
+from construction_panoptic.tracking.records import Record, Records
+from construction_panoptic.tracking.sender import Sender
+from construction_panoptic.tracking.store import make_portable, store_of
 
 logger = logging.getLogger(__name__)
 
-TRAININGS = Path(".mlflow", "trainings.json")
-OUTBOX = Path(".mlflow", "outbox")
-LAST_SECONDS = 5.0  # for a server to take what waits when the run was stopped by a signal
+RECORDS = Path(".mlflow", "trainings.json")
+PATIENCE = 120.0  # seconds for MLflow to take what it lacks, before the first node and at the end of a run
+LAST_SECONDS = 5.0  # the same where the run was stopped by a signal
+AFTER_NODE = {"artifact", "archive", "table", "checkpoint"}
 
 
 class TrackingHook:
-    """Sends what the nodes yield and return to the MLflow run that kedro-mlflow opened."""
+    """Keeps the records of a ``kedro run`` and of the trainings in it."""
+
+    running: "ClassVar[TrackingHook | None]" = None
 
     def __init__(self) -> None:
-        self._project = Path.cwd()
+        self._project = self._folder = Path.cwd()
+        self._context: Any = None
         self._catalog: CatalogProtocol | None = None
-        self._tags: dict[str, str] = {}
-        self._inputs: dict[str, DatasetInput] = {}
-        self._pending: dict[str, dict[str, Any]] = {}
-        self._stage: StageRun | None = None
-        self._checkpoints: dict[str, str] = {}
-
-    @hook_impl(tryfirst=True)
-    def after_context_created(self, context: KedroContext) -> None:
-        """Prepare MLflow before kedro-mlflow uses it: system metrics, and a server that may be away."""
-        self._project = context.project_path
-        mlflow.enable_system_metrics_logging()
-        outbox.install(self._project / OUTBOX, self._rename_run)
+        self._records = Records(self._project / RECORDS, "")
+        self._delivery: Delivery | None = None
+        self._sender: Sender | None = None  # while a run is tracked
+        self._run: Record | None = None
+        self._training: Record | None = None
+        self._tags: dict[str, str] = {}  # of the run, and of the trainings in it
+        self._models: set[str] = set()  # trainings whose models the run uses, and whose runs it is not tagged with yet
+        self._notes: dict[str, str] = {}
+        self._epoch = 0
+        self._inputs: dict[str, dict[str, str]] = {}
 
     @hook_impl
-    def before_pipeline_run(self, pipeline: Pipeline, catalog: CatalogProtocol) -> None:
-        """Tag the run with what it takes to repeat it, and bring in order what earlier runs have left."""
-        self._catalog, self._inputs, self._pending, self._stage = catalog, {}, {}, None
-        run = mlflow.active_run()
-        if run is None:
+    def after_context_created(self, context: KedroContext) -> None:
+        """Remember the context, to which kedro-mlflow adds its configuration."""
+        self._context, self._project = context, context.project_path
+
+    @hook_impl(tryfirst=True)
+    def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: CatalogProtocol) -> None:
+        """Send what earlier runs have left, while their files are there. The run itself begins with its first node."""
+        tracking = self._context.mlflow.tracking
+        names = list(run_params.get("pipeline_names") or ["__default__"])
+        untracked = set(names) <= set(tracking.disable_tracking.pipelines)
+        tracking.disable_tracking.pipelines = names  # kedro-mlflow leaves the run to this hook
+        if untracked:
             return
-        self._send(close_abandoned_runs, run.info.experiment_id)
-        self._tags = {**git_tags(self._project), "device": device_name(), **process_tags()}
-        name = {"mlflow.runName": "main_job"} if run.info.run_name == "__default__" else {}
-        self._send(mlflow.set_tags, self._tags | name)
-        for node in pipeline.nodes:
-            self._complete_training(node, catalog)
+        self._catalog, self._training, self._inputs, self._models, self._notes = catalog, None, {}, set(), {}
+        store = store_of(mlflow.get_tracking_uri(), self._project)
+        self._folder = Path.cwd()
+        if not store:
+            make_portable(self._project)
+            os.chdir(self._project)  # artifacts are where MLflow finds them from here
+        self._records = Records(self._project / RECORDS, store)
+        self._tags = {**git_tags(self._project), "device": device_name()}
+        self._run = Record(
+            name=tracking.run.name or "+".join(names).replace("__default__", "main_job"),
+            store=store,
+            tags=_command_tags(run_params) | self._tags,
+            params=self._parameters(pipeline.inputs()),
+        )
+        self._delivery = Delivery(mlflow.MlflowClient(), self._records, self._project)
+        name = f"The tracking server {store}" if store else "MLflow's database"
+        self._sender = Sender(self._delivery, self._records, name)
+        self._go_on_with_earlier_runs(self._sender)
+
+    @hook_impl(tryfirst=True)
+    def before_node_run(self, node: Node) -> None:
+        """Begin the run with its first node; end the training before, and begin one."""
+        if self._sender is None or self._run is None:
+            return
+        if self._run.run_id is None:
+            self._begin_run(self._run, self._sender)
+        self._end_node("FINISHED")
+        histories = [name for name in node.outputs if "history" in self._wanted(name)]
+        if histories:
+            self._begin_training(self._run, histories[0], node)
+        self._update()
 
     @hook_impl
     def after_dataset_loaded(self, dataset_name: str) -> None:
         """Record a data set that the run reads, and the training whose model it uses."""
         self._record_input(dataset_name)
-        if "checkpoint" in self._wanted(dataset_name):
-            self._record_training(dataset_name)
-
-    @hook_impl(tryfirst=True)
-    def before_node_run(self, node: Node, inputs: dict[str, Any]) -> None:
-        """Finish with the node before, a training perhaps, and open the run of a training."""
-        self._end_node("FINISHED")
-        for name in self._histories(node)[:1]:
-            self._send(self._open_stage, self._wanted(name)["history"], name, node, inputs)
+        path = self._path(dataset_name)
+        if path is not None and "checkpoint" in self._wanted(dataset_name):
+            self._models.add(self._relative(path.parent))
 
     @hook_impl
     def after_dataset_saved(self, dataset_name: str, data: Any) -> None:
-        """Send metrics at once, so that they show while the epoch loop runs."""
-        wanted = self._wanted(dataset_name)
-        if "history" in wanted and self._stage is not None:
-            self._send(self._stage.send_history, dataset_name, data)
-        self._note_checkpoint(dataset_name)
-        if "epochs" in wanted and not isinstance(data, str):
-            self._send_epoch_picture(dataset_name, wanted["epochs"])
+        """Note what MLflow is to have; numbers and pictures of an epoch are sent at once."""
+        wanted, path, training = self._wanted(dataset_name), self._path(dataset_name), self._training
+        if self._run is None or path is None or not wanted:
+            return
+        if training is not None and "history" in wanted:
+            self._epoch = int(data["epoch"].max()) if len(data) else 0
+            training.histories[dataset_name] = self._relative(path)
+        if training is not None and "epochs" in wanted and not isinstance(data, str):
+            kinds = {"epochs": wanted["epochs"], "step": self._epoch}
+            self._note_file(training, dataset_name, path, {**kinds, "ready": True})
         if "rows" in wanted:
-            self._send(mlflow.log_metrics, row_metrics(data, **wanted["rows"]))
-        if wanted.keys() & {"artifact", "table", "archive"}:
-            self._pending[dataset_name] = wanted
+            with self._records.lock:
+                self._run.metrics |= row_metrics(data, **wanted["rows"])
+                self._notes[dataset_name] = _markdown(data, **wanted["rows"])
+                self._run.tags["mlflow.note.content"] = "\n\n".join(self._notes.values())
+        if kinds := {kind: wanted[kind] for kind in wanted.keys() & AFTER_NODE}:
+            owner = training if training is not None and "checkpoint" in kinds else self._run
+            self._note_file(owner, dataset_name, path, {**kinds, "ready": False})
         self._record_input(dataset_name)
+        self._update()
 
     @hook_impl(tryfirst=True)
     def after_pipeline_run(self) -> None:
-        """Send what is left, before kedro-mlflow closes the run."""
-        self._end_node("FINISHED")
+        """Send what is left, and end the run."""
+        self.end("FINISHED", PATIENCE)
 
     @hook_impl(tryfirst=True)
     def on_pipeline_error(self) -> None:
         """Send what is left of a failed run too: its best checkpoint so far may be what one wants."""
-        self._end_node("FAILED")
+        self.end("FAILED", PATIENCE)
 
-    @hook_impl(specname="after_pipeline_run", trylast=True)
-    def after_closed_run(self) -> None:
-        """Send a server what it has not taken yet."""
-        self._send(outbox.send_rest, mlflow.get_tracking_uri())
+    def end(self, status: str, patience: float) -> None:
+        """End the run, within so many seconds where MLflow does not answer."""
+        if self._sender is None or self._run is None:
+            return
+        run, begun = self._run, self._run.run_id is not None
+        if begun:
+            self._end_node(status)
+            run.end(status)
+            self._records.save()
+        if not self._sender.finish(patience):
+            os.environ |= {"MLFLOW_HTTP_REQUEST_TIMEOUT": "2", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+        try:
+            if begun:
+                mlflow.end_run(status)
+        except (MlflowException, OSError) as error:
+            logger.debug("The next run tells MLflow how this one ended", exc_info=error)
+        self._sender = self._run = TrackingHook.running = None
+        os.chdir(self._folder)
 
-    @hook_impl(specname="on_pipeline_error", trylast=True)
-    def after_failed_run(self) -> None:
-        """Send a server what it has not taken yet."""
-        self._send(outbox.send_rest, mlflow.get_tracking_uri())
+    def _begin_run(self, run: Record, sender: Sender) -> None:
+        assert self._delivery is not None
+        experiment = mlflow.get_experiment_by_name(self._context.mlflow.tracking.experiment.name)
+        assert experiment is not None  # kedro-mlflow has made it
+        run.experiment_id = experiment.experiment_id
+        self._delivery.create(run)
+        self._records.own[run.key], TrackingHook.running = run, self
+        mlflow.start_run(run.run_id, log_system_metrics=False)
+        sender.monitor(str(run.run_id))
 
-    def _wanted(self, name: str) -> dict[str, Any]:
-        if self._catalog is None or mlflow.active_run() is None or name not in self._catalog:
+    def _begin_training(self, run: Record, history: str, node: Node) -> None:
+        path = self._path(history)
+        if path is None:
+            return
+        stage, key = self._wanted(history)["history"], self._relative(path.parent)
+        former = self._records.known(key)
+        self._epoch = 0
+        self._training = Record(
+            name=f"{run.name} {stage}",
+            store=run.store,
+            experiment_id=run.experiment_id,
+            parent=run.run_id,
+            stage=stage,
+            tags={**self._tags, "stage": stage},
+            params=self._parameters(node.inputs),
+            inputs=[self._inputs[name] for name in node.inputs if name in self._inputs],
+            outputs=list(node.outputs),
+        )
+        if former is not None and former.status != "FINISHED":
+            known = {"run_id": former.run_id, "store": former.store} if former.run_id else None
+            self._training.former = known or former.former
+        with self._records.lock:
+            self._records.own[key] = self._training
+
+    def _end_node(self, status: str) -> None:
+        """Let files be sent now that their node has ended, since a training saves them anew each epoch."""
+        with self._records.lock:
+            for record in filter(None, (self._run, self._training)):
+                for file in record.files.values():
+                    path = self._project / file["path"]
+                    if not file["ready"] and path.exists():
+                        file |= {"ready": True, "stamp": path.stat().st_mtime_ns}
+            if self._training is not None:
+                self._end_training(self._training, status)
+                self._training = None
+
+    def _end_training(self, training: Record, status: str) -> None:
+        """End a training; its best epoch's validation is the command's too."""
+        for file in training.files.values():
+            if file.get("checkpoint") == "best":
+                best = checkpoint_epoch(self._project / file["path"])
+                rows = [read_history(self._project / path).get(best, {}) for path in training.histories.values()]
+                numbers = {f"{training.stage}/best/epoch": float(best)} | {
+                    f"{training.stage}/best/{name.removeprefix('val/')}": value
+                    for row in rows
+                    for name, value in row.items()
+                    if name.startswith("val/")
+                }
+                for record in self._records.own.values():
+                    if record.run_id == training.parent:
+                        record.metrics |= numbers
+        training.end(status)
+
+    def _go_on_with_earlier_runs(self, sender: Sender) -> None:
+        """Send what processes that have ended have left; nothing else would do it for a training that was finished."""
+        left = self._records.adopt()
+        with self._records.lock:
+            for record in left:
+                finished = record.outputs and all(self._exists(name) for name in record.outputs)
+                if record.ended is None and finished:
+                    for name in record.outputs:
+                        path, wanted = self._path(name), self._wanted(name)
+                        if path is not None and "history" in wanted:
+                            record.histories[name] = self._relative(path)
+                        if path is not None and "checkpoint" in wanted:
+                            self._note_file(record, name, path, {"checkpoint": wanted["checkpoint"], "ready": True})
+                    self._end_training(record, "FINISHED")
+                record.end("FAILED")
+        if left:
+            sender.settle(PATIENCE)
+
+    def _note_file(self, record: Record, name: str, path: Path, kinds: dict[str, Any]) -> None:
+        with self._records.lock:
+            record.files[name] = {"path": self._relative(path), "stamp": path.stat().st_mtime_ns, **kinds}
+
+    def _record_input(self, name: str) -> None:
+        wanted, path = self._wanted(name), self._path(name)
+        if "input" not in wanted or path is None or self._run is None or name in self._inputs:
+            return
+        digest = file_digest(path)
+        self._inputs[name] = {
+            "name": name,
+            "digest": digest,
+            "path": self._relative(path),
+            "context": wanted["input"],
+        }
+        with self._records.lock:
+            self._run.inputs = [*self._run.inputs, self._inputs[name]]
+
+    def _tag_models(self) -> None:
+        """Tag the runs with those of the trainings whose models they use, once they are known."""
+        for key in list(self._models):
+            known = self._records.known(key)
+            if known is None or known.run_id is None or self._run is None or known.store != self._run.store:
+                continue
+            self._models.remove(key)
+            self._tags[f"{known.stage}_run"] = known.run_id
+            with self._records.lock:
+                for record in filter(None, (self._run, self._training)):
+                    record.tags[f"{known.stage}_run"] = known.run_id
+
+    def _update(self) -> None:
+        self._tag_models()
+        self._records.save()
+        if self._sender is not None:
+            self._sender.wake()
+
+    def _parameters(self, inputs: Any) -> dict[str, str]:
+        """Give the parameters among the inputs of nodes, as conf and ``--params`` have them, by dotted path."""
+        names = sorted(name.removeprefix("params:") for name in inputs if name.startswith("params:"))
+        values = {name: reduce(lambda value, key: value[key], name.split("."), self._context.params) for name in names}
+        return flat_parameters(values)
+
+    def _wanted(self, name: str) -> Mapping[str, Any]:
+        if self._sender is None or self._catalog is None or name not in self._catalog:
             return {}
         metadata = getattr(self._catalog.get(name), "metadata", None) or {}
         return metadata.get("mlflow") or {}
 
-    def _send(self, function: Any, *args: Any, **kwargs: Any) -> None:
-        """Call MLflow; a store that fails costs a warning, never the training."""
-        try:
-            function(*args, **kwargs)
-        except (MlflowException, OSError) as error:
-            logger.warning("MLflow did not take %s: %s", function.__name__.lstrip("_"), outbox.first_line(error))
-
-    def _send_file(self, kind: str, path: Path, run_id: str, **more: Any) -> None:
-        task = {"kind": kind, "path": str(path), "run_id": run_id, **more}
-        self._send(outbox.send, task, mlflow.get_tracking_uri())
-
-    def _histories(self, node: Node) -> list[str]:
-        return [name for name in node.outputs if "history" in self._wanted(name)]
-
-    def _complete_training(self, node: Node, catalog: CatalogProtocol) -> None:
-        """Send the rest of a training that was finished when its run was killed; nothing trains it again."""
-        histories = self._histories(node)
-        path = self._path(histories[0]) if histories else None
-        known = None if path is None else remembered_run(self._project / TRAININGS, self._training_of(path))
-        if known is None or known["finished"] or known["tracking_uri"] != mlflow.get_tracking_uri():
-            return
-        if not all(catalog.exists(name) for name in node.outputs):
-            return
-        inputs = {name: catalog.load(name) for name in node.inputs if name.startswith("params:")}
-        self._send(self._open_stage, known["stage"], histories[0], node, inputs)
-        for name in node.outputs:
-            self._note_checkpoint(name)
-            if name in histories and self._stage is not None:
-                self._send(self._stage.send_history, name, catalog.load(name))
-        self._end_node("FINISHED")
-
-    def _note_checkpoint(self, name: str) -> None:
-        if which := self._wanted(name).get("checkpoint"):
-            self._checkpoints[name] = which
-
-    def _open_stage(self, stage: str, history: str, node: Node, inputs: dict[str, Any]) -> None:
-        run, path = mlflow.active_run(), self._path(history)
-        if run is None or path is None:
-            return
-        self._checkpoints = {}
-        parameters = {name.removeprefix("params:"): inputs[name] for name in inputs if name.startswith("params:")}
-        self._stage = StageRun(
-            stage,
-            run,
-            parameters,
-            self._tags,
-            remembered=self._project / TRAININGS,
-            training=self._training_of(path),
-            inputs=[self._inputs[name] for name in node.inputs if name in self._inputs],
-        )
-
-    def _end_node(self, status: str) -> None:
-        """Send files once their node has ended, since a training saves them anew each epoch; close its run."""
-        run = mlflow.active_run()
-        while self._pending and run is not None:
-            name, files = self._pending.popitem()
-            path = self._path(name)
-            if path is None or not path.exists():
-                continue
-            for kind in ("artifact", "archive", "table"):
-                if kind in files:
-                    self._send_file(kind, path, run.info.run_id, target=files[kind])
-        if self._stage is not None:
-            stage, self._stage = self._stage, None
-            self._send_checkpoints(stage)
-            self._send(stage.end, status)
-
-    def _send_checkpoints(self, stage: StageRun) -> None:
-        for name, which in self._checkpoints.items():
-            path = self._path(name)
-            if path is None or not path.exists() or stage.run_id is None:
-                continue
-            epoch = read_checkpoint(path)["epoch"]
-            self._send_file(
-                "checkpoint",
-                path,
-                stage.run_id,
-                experiment_id=stage.experiment_id,
-                name=f"{stage.stage}-{which}",
-                stage=stage.stage,
-                epoch=epoch,
-                metrics=[(metric.key, metric.value, metric.timestamp) for metric in stage.metrics.get(epoch, [])],
-            )
-            if which == "best":
-                self._send(mlflow.log_metrics, stage.summary(epoch))
-
-    def _send_epoch_picture(self, name: str, key: str) -> None:
-        path = self._path(name)
-        if path is not None and self._stage is not None and self._stage.run_id is not None:
-            now = int(time.time() * 1000)
-            self._send_file("image", path, self._stage.run_id, key=key, step=self._stage.epoch, timestamp=now)
-
-    def _rename_run(self, stand_in: str, real: str) -> None:
-        rename_run(self._project / TRAININGS, stand_in, real)
-
-    def _training_of(self, path: Path) -> str:
-        """What a training is remembered by: the folder of its checkpoints."""
-        folder = path.parent
-        return str(folder.relative_to(self._project) if folder.is_relative_to(self._project) else folder)
-
-    def _record_training(self, name: str) -> None:
-        path = self._path(name)
-        known = None if path is None else remembered_run(self._project / TRAININGS, self._training_of(path))
-        if known is not None and known["tracking_uri"] == mlflow.get_tracking_uri():
-            tag = {f"{known['stage']}_run": known["run_id"]}
-            self._tags |= tag
-            self._send(mlflow.set_tags, tag)
+    def _exists(self, name: str) -> bool:
+        return self._catalog is not None and name in self._catalog and self._catalog.exists(name)
 
     def _path(self, name: str) -> Path | None:
-        return None if self._catalog is None else local_path(self._catalog, name)
+        path = None if self._catalog is None else getattr(self._catalog.get(name), "_filepath", None)
+        return None if path is None else Path(path)
 
-    def _record_input(self, name: str) -> None:
-        wanted = self._wanted(name)
-        path, run = self._path(name), mlflow.active_run()
-        if "input" not in wanted or path is None or run is None or name in self._inputs:
-            return
-        with warnings.catch_warnings():
-            # A local file has two sources registered in MLflow, both of them this one.
-            warnings.simplefilter("ignore")
-            source = resolve_dataset_source(path.as_uri())
-        dataset = MetaDataset(  # type: ignore[abstract]  # MLflow itself makes them so
-            source, name=name, digest=file_digest(path)
-        )
-        tags = [InputTag("mlflow.data.context", wanted["input"])]
-        self._inputs[name] = DatasetInput(dataset._to_mlflow_entity(), tags)
-        self._send(mlflow.MlflowClient().log_inputs, run.info.run_id, [self._inputs[name]])
+    def _relative(self, path: Path) -> str:
+        return (path.relative_to(self._project) if path.is_relative_to(self._project) else path).as_posix()
 
 
 def mark_run_killed() -> None:
-    """Close the open runs, if there are any, as KILLED: somebody stopped them. MLflow itself would say FINISHED."""
-    try:
-        close_stage_runs("KILLED")
-        while mlflow.active_run() is not None:
-            mlflow.end_run("KILLED")
-        outbox.send_rest(mlflow.get_tracking_uri(), LAST_SECONDS, abrupt=True)
-    except (MlflowException, OSError) as error:
-        logger.warning("MLflow did not take the end of the run: %s", outbox.first_line(error))
+    """End the run that is tracked, if there is one, as KILLED: somebody stopped it. MLflow would say FINISHED."""
+    if TrackingHook.running is not None:
+        TrackingHook.running.end("KILLED", LAST_SECONDS)
+
+
+def _command_tags(run_params: Mapping[str, Any]) -> dict[str, str]:
+    """Say who typed what; no path in it is absolute, unless it was typed."""
+    given = {
+        name: str(value) for name, value in run_params.items() if value and name not in ("project_path", "conf_source")
+    }
+    typed = shlex.join(["kedro", *sys.argv[1:]]) if Path(sys.argv[0]).name == "kedro" else ""
+    source = {
+        "mlflow.source.name": "kedro run",
+        "mlflow.source.type": "LOCAL",
+        "mlflow.user": psutil.Process().username(),
+    }
+    return {**given, **source, **({"kedro_command": typed} if typed else {})}
+
+
+def _markdown(table: pd.DataFrame, name: str, values: list[str]) -> str:
+    """Set numbers in Markdown, in percent."""
+    rows = [
+        [row[name], *(f"{100 * row[v]:.1f}" if is_number(row[v]) else "-" for v in values)]
+        for row in table.to_dict("records")
+    ]
+    return "\n".join(
+        f"| {' | '.join(map(str, line))} |" for line in [[name, *values], ["---"] * (1 + len(values)), *rows]
+    )

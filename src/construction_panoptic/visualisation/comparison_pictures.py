@@ -13,28 +13,20 @@ from numpy.typing import NDArray
 
 from construction_panoptic.annotations.images import read_rgb
 from construction_panoptic.annotations.panoptic_png import decode_id_map
-from construction_panoptic.catalog.folders import ConvertedImages
 from construction_panoptic.evaluation.predictions import PREDICTIONS_FILE
-from construction_panoptic.tracking.facts import file_digest
-from construction_panoptic.tracking.runs import ComparedRun
 from construction_panoptic.visualisation.classes import ClassTable
+from construction_panoptic.visualisation.comparison_report import ComparedRun
 from construction_panoptic.visualisation.overlays import Picture, panoptic_overlay
 from construction_panoptic.visualisation.page import PICTURE_SIDE, ReportPicture
 
 
 @dataclass(frozen=True)
 class LocalData:
-    """The project's own validation set, where it is the one that the runs were evaluated on."""
+    """The validation set that the runs were evaluated on: COCO panoptic, and the folders of its PNGs and images."""
 
     truth: Mapping[str, Any]
-    converted: ConvertedImages
-
-    @classmethod
-    def of(cls, file: Path | None, converted: ConvertedImages | None, digest: str) -> "LocalData | None":
-        """Read it; None if it is not there, or another one."""
-        if file is None or converted is None or not file.is_file() or file_digest(file) != digest:
-            return None
-        return cls(json.loads(file.read_bytes()), converted)
+    png_folder: Path
+    image_folder: Path
 
 
 def pictures_of_differences(
@@ -69,8 +61,8 @@ def pictures_of_differences(
         predicted = [_annotations(archive) for archive in archives]
         for place in chosen:
             image_id = int(images[place])
-            photograph = read_rgb(local.converted.image_folder / files[image_id])
-            png = (local.converted.png_folder / truth[image_id]["file_name"]).read_bytes()
+            photograph = read_rgb(local.image_folder / files[image_id])
+            png = (local.png_folder / truth[image_id]["file_name"]).read_bytes()
             row = [ReportPicture(_overlay(photograph, png, truth[image_id], classes), "ground truth")]
             for run, quality, archive, annotations in zip(runs, qualities, archives, predicted, strict=True):
                 annotation = annotations[image_id]

@@ -2,17 +2,45 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
+from pathlib import Path
 
 import pandas as pd
 
 from construction_panoptic.evaluation.differences import SPLITS
-from construction_panoptic.tracking.runs import ComparedRun
 from construction_panoptic.visualisation.classes import display_name
 from construction_panoptic.visualisation.page import Markup, ReportPicture, html_page, sheet, table
 
 NUMBERS = ("pq/All", "pq/Things", "pq/Stuff", "sq/All", "rq/All", "box/AP", "box/AP50")
 BETTER, WORSE, UNSURE = "#2a8a4a", "#c23b3b", "#888"
+
+
+@dataclass(frozen=True)
+class ComparedRun:
+    """A run, as far as it is compared.
+
+    Attributes:
+        run_id: its id.
+        name: its name; with its id where others of those compared have the same.
+        parameters: by dotted path, of the run and of the trainings whose model it evaluates.
+        metrics: its final numbers.
+        tags: its tags.
+        validation: digest of the validation set.
+        classes: columns ``category_id``, ``name``, ``kind``.
+        segments: a row a segment, see `evaluation.segments.match_segments`.
+        predictions: the zipped predictions, or None.
+    """
+
+    run_id: str
+    name: str
+    parameters: dict[str, str]
+    metrics: dict[str, float]
+    tags: dict[str, str]
+    validation: str
+    classes: pd.DataFrame
+    segments: pd.DataFrame
+    predictions: Path | None
 
 
 def comparison_page(

@@ -1,5 +1,9 @@
-from collections.abc import Iterator
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import mlflow
@@ -10,13 +14,12 @@ from kedro.io import DataCatalog, MemoryDataset
 from kedro.pipeline import Node, Pipeline
 from kedro_datasets.json import JSONDataset
 from kedro_datasets.pandas import CSVDataset
-from mlflow.tracking._tracking_service.utils import _tracking_store_registry
 
 from construction_panoptic.catalog.checkpoints import CheckpointDataset
 from construction_panoptic.catalog.previews import PictureDataset
-from construction_panoptic.tracking import outbox
 from construction_panoptic.tracking.hook import TrackingHook
-from construction_panoptic.tracking.stage_run import _open_runs
+
+PARAMETERS = {"detection": {"optimizer": {"lr": 0.1}}, "other": {"unused": 1}}
 
 
 @pytest.fixture
@@ -38,65 +41,47 @@ def catalog(tmp_path: Path) -> DataCatalog:
             ),
             "quality": table("quality", rows={"name": "name", "values": ["pq"]}, table="tables/quality.json"),
             "data": JSONDataset(filepath=str(tmp_path / "data.json"), metadata={"mlflow": {"input": "training"}}),
-            "params:detection": MemoryDataset({"optimizer": {"lr": 0.1}}),
+            "params:detection": MemoryDataset(PARAMETERS["detection"]),
             "plain": JSONDataset(filepath=str(tmp_path / "plain.json")),
         }
     )
 
 
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An outbox between this process and any server, as a ``kedro run`` has it."""
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
-    before = dict(_tracking_store_registry._registry)
-    outbox.install(tmp_path / "outbox", ignore)
-    yield tmp_path / "outbox"
-    while mlflow.active_run() is not None:
-        mlflow.end_run()
-    forget_process()
-    _tracking_store_registry._registry.update(before)
-    _open_runs.clear()
-    mlflow.set_tracking_uri(None)  # type: ignore[arg-type]  # that is how to unset it
-
-
-def forget_process() -> None:
-    """Forget what a process knows of servers, as if it had ended."""
-    for store in outbox._stores.values():
-        with store.outbox._changed:
-            store.outbox._stopped = True
-            store.outbox._changed.notify_all()
-            while store.outbox._sending:
-                store.outbox._changed.wait(30)
-            if store.outbox._entries._file is not None:
-                store.outbox._entries._file.close()
-    outbox._stores.clear()
-    _tracking_store_registry._get_store_with_resolved_uri.cache_clear()
-
-
-def ignore(stand_in: str, real: str) -> None:
-    pass
-
-
 class Run:
     """A ``kedro run`` as the hook sees it."""
 
-    def __init__(self, project: Path, catalog: DataCatalog) -> None:
+    def __init__(self, project: Path, catalog: DataCatalog, name: str = "main") -> None:
         self.hook, self.catalog = TrackingHook(), catalog
-        self.hook._project = project
+        tracking = SimpleNamespace(
+            run=SimpleNamespace(name=name),
+            experiment=SimpleNamespace(name="test"),
+            disable_tracking=SimpleNamespace(pipelines=["sample_data"]),
+        )
+        self.tracking = tracking
+        context: Any = SimpleNamespace(
+            project_path=project, params=PARAMETERS, mlflow=SimpleNamespace(tracking=tracking)
+        )
+        self.hook.after_context_created(context)
         outputs = ["best", "history", "timings", "progress", "last"]
         self.node = Node(
             lambda data, parameters: None, inputs=["data", "params:detection"], outputs=outputs, name="train"
         )
-        self.hook.before_pipeline_run(Pipeline([self.node]), catalog)
+        self.other = Node(lambda data: None, inputs="data", outputs="plain", name="other")
+        self.hook.before_pipeline_run({"env": "sample"}, Pipeline([self.node, self.other]), catalog)
+
+    def begin(self) -> "Run":
+        """Begin with a node that is no training."""
+        self.hook.before_node_run(self.other)
+        return self
+
+    def train(self) -> "Run":
+        """Begin the training."""
+        self.hook.before_node_run(self.node)
+        return self
 
     def save(self, name: str, data: Any) -> None:
         self.catalog.save(name, data)
         self.hook.after_dataset_saved(name, data)
-
-    def train(self) -> None:
-        """Begin the training."""
-        self.hook.before_node_run(self.node, {"params:detection": {"optimizer": {"lr": 0.1}}})
 
     def epoch(self, *losses: float) -> None:
         """Save what an epoch gives: of all epochs done, the losses; the lowest is the best."""
@@ -107,3 +92,41 @@ class Run:
         self.save("history", pd.DataFrame({"epoch": epochs, "train/loss": losses, "val/ap": [1 / x for x in losses]}))
         self.save("timings", pd.DataFrame({"epoch": epochs, "time/epoch_seconds": [float(e) for e in epochs]}))
         self.save("last", {"epoch": done, "model": {"weight": torch.ones(2)}})
+
+    def settle(self) -> "Run":
+        """Wait until MLflow has everything."""
+        assert self.hook._sender is not None
+        assert self.hook._sender.settle(60)
+        return self
+
+
+def killed(work: Callable[[], object]) -> None:
+    """Do something in a process that is killed after it."""
+
+    def work_and_die() -> None:
+        work()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    process = multiprocessing.get_context("fork").Process(target=work_and_die)
+    process.start()
+    process.join(120)
+    assert process.exitcode == -signal.SIGKILL
+
+
+@pytest.fixture
+def begin(
+    tmp_path: Path, catalog: DataCatalog, experiment: str, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., Run]]:
+    """Begin a ``kedro run``."""
+    begun: list[Run] = []
+    monkeypatch.chdir(tmp_path)  # where MLflow's own commands find the artifacts too
+
+    def start(name: str = "main") -> Run:
+        begun.append(Run(tmp_path, catalog, name))
+        return begun[-1]
+
+    yield start
+    for run in begun:
+        run.hook.end("FAILED", 30)
+    while mlflow.active_run() is not None:
+        mlflow.end_run()

@@ -1,6 +1,8 @@
 """Runs in an MLflow database of their own, evaluated on pictures drawn here, compared."""
 
 import json
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +13,12 @@ import pytest
 from mlflow.entities import Dataset, DatasetInput
 from PIL import Image
 
-from construction_panoptic.catalog.folders import ConvertedImages
 from construction_panoptic.errors import InputDataError, ParameterError
 from construction_panoptic.evaluation.quality import panoptic_quality
 from construction_panoptic.evaluation.segments import match_segments
 from construction_panoptic.evaluation.tables import quality_table
 from construction_panoptic.files import write_json
-from construction_panoptic.tracking.comparison import compare_runs
-from construction_panoptic.tracking.delivery import perform
+from construction_panoptic.tracking.comparison import Comparison, Validation, compare_runs
 from construction_panoptic.tracking.facts import file_digest
 from tests.unit.evaluation.pairs import entry
 
@@ -34,7 +34,6 @@ class Site:
 
     def __init__(self, folder: Path, experiment: str) -> None:
         self.folder, self.experiment = folder, experiment
-        self.converted = ConvertedImages(image_folder=folder / "images", png_folder=folder / "truth", index=folder)
         (folder / "images").mkdir()
         annotations = [self._draw("truth", i, crane=6) for i in range(10)]
         for i in range(10):
@@ -42,6 +41,7 @@ class Site:
         images = [{"id": i, "file_name": f"{i}.jpg", "width": 16, "height": 12} for i in range(10)]
         self.truth: dict[str, Any] = {"images": images, "annotations": annotations, "categories": CATEGORIES}
         self.file = folder / "panoptic_val.json"
+        self.validation = Validation(self.file, folder / "truth", folder / "images")
         write_json(self.file, self.truth)
 
     def _draw(self, side: str, image: int, crane: int) -> dict[str, Any]:
@@ -49,36 +49,43 @@ class Site:
         ids[12 - crane :, 4:12] = 2
         return entry(image, self.folder / side, ids, {1: 1, 2: 2}, set())
 
-    def evaluate(self, name: str, wrong: int, *, digest: str = "", parameters: dict[str, float] | None = None) -> str:
+    def evaluate(
+        self,
+        name: str,
+        wrong: int,
+        *,
+        digest: str = "",
+        parameters: dict[str, float] | None = None,
+        analysed: bool = True,
+        status: str = "FINISHED",
+    ) -> str:
         """Log a run that draws the crane of the first ``wrong`` images far too small."""
         annotations = [self._draw(name, i, crane=2 if i < wrong else 6) for i in range(10)]
         predictions = {"annotations": annotations, "categories": CATEGORIES}
         write_json(self.folder / name / "predictions.json", predictions)
         sides = (self.truth, self.folder / "truth", predictions, self.folder / name)
         quality = panoptic_quality(*sides)
-        folder = self.folder / f"{name}_results"
+        folder = Path(tempfile.mkdtemp(dir=self.folder))
         (folder / "results").mkdir(parents=True)
         (folder / "errors").mkdir()
         quality_table(quality, NAMES).to_csv(folder / "results" / "panoptic_quality.csv", index=False)
-        match_segments(*sides).to_parquet(folder / "errors" / "segment_matches.parquet")
-        (self.folder / name).rename(self.folder / "panoptic_predictions")
+        if analysed:
+            match_segments(*sides).to_parquet(folder / "errors" / "segment_matches.parquet")
+        shutil.make_archive(str(folder / "results" / "panoptic_predictions"), "zip", self.folder / name)
+        shutil.rmtree(self.folder / name)
         with mlflow.start_run(experiment_id=self.experiment, run_name=name) as run:
             mlflow.log_params(parameters or {})
             mlflow.log_metric("pq/All", quality["All"]["pq"])
             mlflow.log_artifacts(str(folder))
-            archive = {"kind": "archive", "path": str(self.folder / "panoptic_predictions"), "target": "results"}
-            perform({**archive, "run_id": run.info.run_id}, mlflow.get_tracking_uri())
             data = Dataset("panoptic_val", digest or file_digest(self.file), "local", "{}")
             mlflow.MlflowClient().log_inputs(run.info.run_id, [DatasetInput(data)])
-        (self.folder / "panoptic_predictions").rename(self.folder / name)
+        mlflow.MlflowClient().set_terminated(run.info.run_id, status)
         return str(run.info.run_id)
 
-    def compare(self, *names: str) -> str:
-        page = compare_runs(
-            names, "test", self.folder / "out", validation_file=self.file, converted=self.converted
-        ).read_text()
-        assert "http" not in page  # it needs nothing outside itself
-        return page
+    def compare(self, *names: str, unfinished: bool = False) -> Comparison:
+        comparison = compare_runs(names, "test", self.folder / "out", validation=self.validation, unfinished=unfinished)
+        assert "http" not in comparison.page.read_text()  # it needs nothing outside itself
+        return comparison
 
 
 @pytest.fixture
@@ -89,7 +96,8 @@ def site(tmp_path: Path, experiment: str) -> Site:
 def test_a_comparison_says_what_differs_and_by_how_much(site: Site) -> None:
     one = site.evaluate("old", wrong=6, parameters={"optimizer.lr": 0.1, "epochs": 5})
     new = site.evaluate("new", wrong=1, parameters={"optimizer.lr": 0.2, "epochs": 5})
-    page = site.compare(one, "new")
+    comparison = site.compare(one, "new")
+    page = comparison.page.read_text()
     table = pd.read_csv(site.folder / "out" / "quality.csv")
     rows: dict[Any, Any] = table.set_index("name").to_dict("index")
     metrics = [mlflow.get_run(run).data.metrics["pq/All"] for run in (one, new)]
@@ -99,6 +107,9 @@ def test_a_comparison_says_what_differs_and_by_how_much(site: Site) -> None:
     assert (crane["one"], crane["other"], crane["images"]) == (pytest.approx(0.4), pytest.approx(0.9), 10)
     parameters = pd.read_csv(site.folder / "out" / "parameters.csv")
     assert parameters.to_dict("records") == [{"parameter": "optimizer.lr", "old": 0.1, "new": 0.2}]
+    text = " ".join(comparison.text.split())
+    assert "tower_crane 10 40.0 90.0 +50.0 +" in text
+    assert text.endswith("parameter old new optimizer.lr 0.1 0.2")
     assert "<b>Better</b>" in page
     assert "tower crane" in page
     # The five images in which they differ, with the truth and both predictions.
@@ -109,7 +120,7 @@ def test_a_comparison_says_what_differs_and_by_how_much(site: Site) -> None:
 def test_the_same_predictions_are_not_told_apart(site: Site) -> None:
     site.evaluate("old", wrong=3)
     site.evaluate("new", wrong=3)
-    page = site.compare("old", "new")
+    page = site.compare("old", "new").page.read_text()
     assert "<b>Not told apart</b>" in page
     assert "<figure>" not in page
 
@@ -130,7 +141,7 @@ def test_pictures_are_left_out_where_the_project_has_another_validation_set(site
     site.evaluate("old", wrong=3)
     site.evaluate("new", wrong=0)
     site.file.write_text(json.dumps({**site.truth, "info": {}}))
-    assert "No pictures" in site.compare("old", "new")
+    assert "No pictures" in site.compare("old", "new").page.read_text()
 
 
 def test_other_validation_sets_are_refused(site: Site) -> None:
@@ -146,10 +157,10 @@ def test_a_run_is_found_by_what_people_know_of_it(site: Site) -> None:
         site.compare(first, "other")
     with pytest.raises(ParameterError, match="at least two runs"):
         site.compare(first, "twice")
-    site.folder.joinpath("twice").rename(site.folder / "first")
-    site.folder.joinpath("twice_results").rename(site.folder / "first_results")
     second = site.evaluate("twice", wrong=3)
-    with pytest.raises(ParameterError, match="2 runs are named 'twice'; give an id"):
+    with pytest.raises(
+        ParameterError, match=rf"2 runs are named 'twice'; give an id:\n  {second}  20\d\d-\d\d-\d\d \d\d:\d\d  PQ 8"
+    ):
         site.compare(first, "twice")
     site.compare(first, second)
     assert f"twice {second[:6]}" in (site.folder / "out" / "quality.csv").read_text()
@@ -161,3 +172,32 @@ def test_a_run_without_evaluation_is_named(site: Site) -> None:
         pass
     with pytest.raises(InputDataError, match=r"run empty .* has not been evaluated"):
         site.compare(first, "empty")
+
+
+def test_runs_that_failed_are_left_out_of_names_unless_asked_for(site: Site) -> None:
+    first = site.evaluate("old", wrong=3)
+    site.evaluate("new", wrong=3, status="KILLED")
+    with pytest.raises(ParameterError, match="failed or were stopped"):
+        site.compare(first, "new")
+    assert "PQ of new against old" in site.compare(first, "new", unfinished=True).text
+    site.evaluate("new", wrong=1)
+    assert "+2" in site.compare(first, "new").text
+
+
+def test_runs_without_an_error_analysis_are_matched_here(site: Site) -> None:
+    first = site.evaluate("old", wrong=3)
+    site.evaluate("new", wrong=1)
+    expected = site.compare(first, "new").text
+    site.evaluate("bare", wrong=1, analysed=False)
+    assert site.compare(first, "bare").text == expected.replace("new", "bare").replace("  bare", " bare")
+    site.file.write_text(json.dumps({**site.truth, "info": {}}))
+    with pytest.raises(InputDataError, match=r"run bare .* has no errors/segment_matches.parquet"):
+        site.compare(first, "bare")
+
+
+def test_groups_of_pipelines_that_a_run_did_not_run_do_not_differ(site: Site) -> None:
+    site.evaluate("old", wrong=3, parameters={"detection.lr": 0.1, "panoptic_evaluation.threshold": 0.5})
+    site.evaluate("new", wrong=3, parameters={"panoptic_evaluation.threshold": 0.6, "panoptic_evaluation.tta": 1})
+    site.compare("old", "new")
+    listed = pd.read_csv(site.folder / "out" / "parameters.csv")["parameter"].tolist()
+    assert listed == ["panoptic_evaluation.threshold", "panoptic_evaluation.tta"]

@@ -6,7 +6,7 @@ from pathlib import Path
 import mlflow.store.db.utils
 import pytest
 
-from construction_panoptic.tracking import database_error
+from construction_panoptic.tracking import tracking_error
 
 
 def told(path: Path) -> str:
@@ -14,7 +14,7 @@ def told(path: Path) -> str:
     mlflow.set_tracking_uri(f"sqlite:///{path}")
     with pytest.raises(Exception) as caught:  # noqa: PT011  # whatever MLflow raises
         mlflow.MlflowClient().create_run("0")
-    message = str(database_error(caught.value))
+    message = str(tracking_error(caught.value))
     assert f"MLflow's database {path} cannot be used" in message
     assert "--only-missing-outputs" in message
     return message
@@ -36,6 +36,6 @@ def test_a_database_that_cannot_be_opened(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_other_errors_are_none_of_it() -> None:
-    assert database_error(ValueError("database is locked")) is None
-    assert "End what holds it" in str(database_error(sqlite3.OperationalError("database is locked")))
-    assert "writable" in str(database_error(sqlite3.OperationalError("attempt to write a readonly database")))
+    assert tracking_error(ValueError("database is locked")) is None
+    assert "End what holds it" in str(tracking_error(sqlite3.OperationalError("database is locked")))
+    assert "writable" in str(tracking_error(sqlite3.OperationalError("attempt to write a readonly database")))

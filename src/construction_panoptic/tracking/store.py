@@ -1,0 +1,97 @@
+"""Where runs are kept: the project's database, or a tracking server; and what may be wrong with it."""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import mlflow
+import requests
+from mlflow.exceptions import MlflowException
+
+from construction_panoptic.errors import UserError
+
+ARTIFACTS = "mlartifacts"
+ARTIFACT_COLUMNS = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+)
+TOO_MANY_REQUESTS = 429
+
+
+class TrackingError(UserError):
+    """MLflow cannot be used."""
+
+
+def store_of(uri: str, project: Path) -> str:
+    """Name a store by its address; "" is the project's own database, wherever the project lies."""
+    return "" if uri == f"sqlite:///{project.as_posix()}/mlflow.db" else uri
+
+
+def make_portable(project: Path) -> None:
+    """Let the project's database name its artifacts relative to the project: it may be copied, or moved.
+
+    MLflow makes paths absolute when it creates an experiment, and takes relative ones as they are ever after: from
+    the folder in which it runs.
+    """
+    with closing(sqlite3.connect(project / "mlflow.db")) as connection, connection:
+        locations = connection.execute("SELECT artifact_location FROM experiments").fetchall()
+        for (location,) in locations:
+            if location.endswith(f"/{ARTIFACTS}"):
+                for table, column in ARTIFACT_COLUMNS:
+                    connection.execute(
+                        f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?",
+                        (ARTIFACTS, len(location) + 1, len(location), location),
+                    )
+
+
+def tracking_error(error: BaseException | None) -> TrackingError | None:
+    """Say what to do about an error of the database with the runs, or of a server that does not answer; else None."""
+    for cause in _causes(error):
+        uri = mlflow.get_tracking_uri()
+        if isinstance(cause, sqlite3.Error):
+            return TrackingError(
+                f"MLflow's database {uri.removeprefix('sqlite:///')} cannot be used: {cause}. {_advice(str(cause))} "
+                "Then go on with the same command and --only-missing-outputs; trainings and results are kept elsewhere."
+            )
+        if isinstance(cause, MlflowException | requests.RequestException) and not is_refusal(cause) and "://" in uri:
+            return TrackingError(
+                f"The tracking server {uri} does not answer. Start it, or unset MLFLOW_TRACKING_URI to keep the runs "
+                "in mlflow.db."
+            )
+    return None
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Whether MLflow will never take what it was sent; else it may, later."""
+    if any(isinstance(cause, sqlite3.Error) for cause in _causes(error)):
+        return False
+    if isinstance(error, requests.HTTPError) and error.response is not None:
+        status = error.response.status_code
+    elif isinstance(error, MlflowException):
+        status = error.get_http_status_code()
+    else:
+        return isinstance(error, FileNotFoundError | UserError)
+    return status < 500 and status != TOO_MANY_REQUESTS
+
+
+def first_line(error: BaseException) -> str:
+    """Give an error in one line."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _advice(reason: str) -> str:
+    if "readonly" in reason or "unable to open" in reason:
+        return "Make it and its folder writable."
+    if "locked" in reason:
+        return "End what holds it, such as another program that has it open."
+    if "full" in reason or "disk I/O" in reason:
+        return "Make room on its disk."
+    return "Put a copy of it from before in its place, or move it away to begin a new one."
