@@ -2,7 +2,6 @@
 
 import copy
 import logging
-from pathlib import Path
 from typing import Any
 
 import click
@@ -11,7 +10,6 @@ from kedro.framework.cli.project import run as kedro_run
 from kedro.framework.cli.utils import env_option
 from kedro.framework.session import KedroSession
 
-from construction_panoptic.catalog.checkpoints import read_checkpoint
 from construction_panoptic.catalog.files import local_path, shown_path
 from construction_panoptic.errors import UserError
 from construction_panoptic.shortage import shortage
@@ -65,27 +63,6 @@ cli.add_command(run)
 catalog = copy.copy(kedro_catalog)
 catalog.commands = dict(kedro_catalog.commands)
 cli.add_command(catalog)
-
-
-@cli.command()
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option(
-    "--checkpoint",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Checkpoint whose weights are used, by default those in FILE.",
-)
-def replay(file: Path, checkpoint: Path | None) -> None:
-    """Compute the loss of a batch again that stopped a training; FILE is <stage>.failed_batch."""
-    from construction_panoptic.training.faults import replay as replay_batch
-
-    try:
-        saved = read_checkpoint(file)
-        values = replay_batch(saved, read_checkpoint(checkpoint)["model"] if checkpoint else None)
-    except UserError as error:
-        raise click.ClickException(f"{file}: {error}") from error
-    click.echo(f"{saved['stage']}, epoch {saved['epoch']}, images {', '.join(saved['file_names'])}")
-    for name, value in values.items():
-        click.echo(f"  {name:20s} {value if isinstance(value, str) else format(value, '.6g')}")
 
 
 @cli.command()

@@ -1,6 +1,6 @@
 """The Kedro datasets of the project: atomic files, folders of pictures, checkpoints."""
 
-from construction_panoptic.catalog.checkpoints import UNCHANGED, CheckpointDataset, ResumeDataset
+from construction_panoptic.catalog.checkpoints import CheckpointDataset, ResumeDataset
 from construction_panoptic.catalog.files import (
     CSVDataset,
     FigureDataset,
@@ -20,7 +20,6 @@ from construction_panoptic.catalog.folders import (
 )
 
 __all__ = [
-    "UNCHANGED",
     "CSVDataset",
     "CheckpointDataset",
     "ConvertedImagesDataset",

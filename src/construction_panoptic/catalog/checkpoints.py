@@ -11,16 +11,12 @@ from kedro_datasets._typing import JSONPreview
 from construction_panoptic.files import atomic_path
 from construction_panoptic.models.files import read_checkpoint
 
-UNCHANGED = "unchanged"
-"""What a training node yields for a checkpoint that this epoch did not change; saving it does nothing."""
-
 
 class CheckpointDataset(AbstractDataset[Any, Any]):
     """A training checkpoint: a nested dict of tensors, lists, strings and numbers (``torch.save``).
 
     It is written to a temporary file, synced to disk and renamed. It *exists* for Kedro only when its training is
-    finished (``checkpoint["finished"]``), so that ``kedro run --only-missing-outputs`` goes on with an interrupted
-    training instead of skipping it.
+    finished (``checkpoint["finished"]``), so that a run of what is missing goes on with an interrupted training.
 
     Args:
         filepath: local path of the file.
@@ -44,7 +40,7 @@ class CheckpointDataset(AbstractDataset[Any, Any]):
         return read_checkpoint(self._filepath, checked=True)
 
     def save(self, data: dict[str, Any] | str) -> None:
-        """Write the checkpoint; ``UNCHANGED`` leaves the file as it is."""
+        """Write the checkpoint; a string, `training.running.UNCHANGED`, leaves the file as it is."""
         if isinstance(data, str):
             return
         # To a stream: given a path, torch writes its name, which is a new one each time, into the file.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from construction_panoptic.models.detr.mask_merging import LEAST_FREE, LEAST_PROBABILITY, merged_masks
-from construction_panoptic.models.detr.model import DetrPanoptic, build_detr_panoptic
+from construction_panoptic.models.detr.model import DetrPanoptic, PanopticFeatures, build_detr_panoptic
 from construction_panoptic.models.detr.postprocess import (
     TINY_AREA,
     PanopticResult,
@@ -69,15 +69,17 @@ class DetrModel:
         return cls(build_detr_panoptic(spec.num_classes, **spec.architecture), spec)
 
     @torch.no_grad()
-    def segment(self, images: Images, overrides: Mapping[str, Any] | None = None) -> list[Segmentation]:
+    def segment(
+        self, images: Images, overrides: Mapping[str, Any] | None = None, features: PanopticFeatures | None = None
+    ) -> list[Segmentation]:
         """See `PanopticModel`. The boxes are those of every query whose best class is a category.
 
         A model can have more outputs than there are categories (ids need not be without gaps, and an id 0 is never
         used): a query whose best class is not among the categories is treated as no-object. Masks are computed for
-        the kept queries alone, which gives the same segmentation.
+        the kept queries alone, which gives the same segmentation. ``features`` are those of the images, if known.
         """
         spec = self.spec.overridden(overrides)
-        queries, outputs = self._queries(images, spec, spec.threshold)
+        queries, outputs = self._queries(images, spec, spec.threshold, features)
         boxes = self._boxes(outputs, images)
         return [
             Segmentation(result.id_map.numpy(), result.segments, found)
@@ -94,8 +96,15 @@ class DetrModel:
         return [_at(thresholds, each, images, number, spec) for number, each in enumerate(queries)]
 
     @torch.no_grad()
-    def boxes(self, images: Images) -> list[list[dict[str, Any]]]:
-        """Detect without computing a mask; for each image what `Segmentation.boxes` says."""
+    def boxes(self, images: Images, outputs: Mapping[str, Tensor] | None = None) -> list[list[dict[str, Any]]]:
+        """Detect without computing a mask; for each image what `Segmentation.boxes` says.
+
+        Args:
+            images: prepared images, on the network's device.
+            outputs: the network's ``pred_logits`` and ``pred_boxes`` for them, if known.
+        """
+        if outputs is not None:
+            return self._boxes(outputs, images)
         detector = self.network.detr if isinstance(self.network, DetrPanoptic) else self.network
         return self._boxes(detector(images.pixels, images.padding_mask), images)
 
@@ -103,7 +112,9 @@ class DetrModel:
         """See `PanopticModel`."""
         return _DESCRIPTION | {"panoptic": _MERGING[self.spec.merging]}
 
-    def _queries(self, images: Images, spec: ModelSpec, threshold: float) -> tuple[list[QueryMasks], dict[str, Tensor]]:
+    def _queries(
+        self, images: Images, spec: ModelSpec, threshold: float, features: PanopticFeatures | None = None
+    ) -> tuple[list[QueryMasks], dict[str, Tensor]]:
         """Give the masks of the queries that take part; ``threshold`` is that of merging by pixels."""
         by_pixels = spec.merging == "pixels"
         found, features = query_masks(
@@ -114,6 +125,7 @@ class DetrModel:
             is_thing=spec.is_thing,
             threshold=threshold if by_pixels else LEAST_PROBABILITY,
             keep=keep_queries if by_pixels else likely_queries,
+            features=features,
         )
         return found, {"pred_logits": features.pred_logits, "pred_boxes": features.pred_boxes}
 

@@ -38,6 +38,7 @@ def query_masks(
     is_thing: Mapping[int, bool],
     threshold: float,
     keep: Callable[[Tensor, float], tuple[Tensor, Tensor, Tensor]] = keep_queries,
+    features: PanopticFeatures | None = None,
 ) -> tuple[list[QueryMasks], PanopticFeatures]:
     """Compute the masks of the kept queries of a batch.
 
@@ -49,11 +50,12 @@ def query_masks(
         is_thing: label → is a thing. A query with another label is treated as no-object.
         threshold: smallest class probability of a query that is kept, exclusive.
         keep: chooses the queries: `keep_queries` or `likely_queries`.
+        features: of the images, where they are known.
 
     Returns:
         The kept queries of each image, and the model's features with logits and boxes of all queries.
     """
-    features = model.features(images, padding_mask)
+    features = features or model.features(images, padding_mask)
     kept = [_known(keep(logits, threshold), is_thing) for logits in features.pred_logits]
     counts = [len(queries) for queries, _, _ in kept]
     batch_index = torch.arange(len(kept)).repeat_interleave(torch.tensor(counts)).to(images.device)
