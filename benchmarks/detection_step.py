@@ -12,11 +12,14 @@ from benchmarks import facebook, hf
 from benchmarks.inputs import our_model, peer_model, random_images, random_targets
 from benchmarks.measuring import Benchmark, Options, Outputs, Step, main
 from construction_panoptic.config.training import DetectionSettings, LossSettings
+from construction_panoptic.models.spec import ModelSpec
 from construction_panoptic.training.loading import Batch
-from construction_panoptic.training.tasks.stages import DetectionStage
+from construction_panoptic.training.tasks.detection import DetectionTask
+from construction_panoptic.training.tasks.protocol import total_loss
 
 IMAGES = 2
 TARGETS = 8
+SPEC = ModelSpec(categories=({"id": 1, "name": "any", "isthing": 1},))  # of no matter to losses
 SIZE = (480, 640)
 WEIGHTS = LossSettings()
 
@@ -84,7 +87,7 @@ def ours(options: Options) -> Step:
     backbone: Any = model.backbone[0]
     for part in (backbone.body.conv1, backbone.body.layer1):
         part.requires_grad_(False)
-    stage = DetectionStage(model, DetectionSettings())
+    task = DetectionTask(model, DetectionSettings(), SPEC)
     batch = Batch(
         random_images(options, IMAGES, *SIZE),
         None,
@@ -94,7 +97,7 @@ def ours(options: Options) -> Step:
 
     def step() -> Outputs:
         model.zero_grad()
-        loss, terms = stage.step(batch)
+        loss, terms = total_loss(task.losses(batch), task.normalisers(batch))
         loss.backward()
         return _outputs(terms, model.input_proj, model.class_embed)
 

@@ -1,7 +1,7 @@
 """One training step of the mask head behind the frozen detector.
 
 The peer computes what the published recipe does: the detector with a mask of every query, all losses, and the
-gradient of the two mask losses. Ours is the stage's own step.
+gradient of the two mask losses. Ours is the task's own step.
 """
 
 from typing import Any
@@ -13,11 +13,14 @@ from benchmarks import facebook
 from benchmarks.inputs import our_model, peer_model, random_images, random_targets
 from benchmarks.measuring import Benchmark, Options, Outputs, Step, main
 from construction_panoptic.config.training import MaskHeadSettings
+from construction_panoptic.models.spec import ModelSpec
 from construction_panoptic.training.loading import Batch
 from construction_panoptic.training.tasks.feature_cache import FeatureCache
-from construction_panoptic.training.tasks.stages import MaskHeadStage
+from construction_panoptic.training.tasks.mask_head import MaskHeadTask
+from construction_panoptic.training.tasks.protocol import total_loss
 
 TARGETS = 8
+SPEC = ModelSpec(categories=({"id": 1, "name": "any", "isthing": 1},))  # of no matter to losses
 SIZE = (800, 1066)
 
 
@@ -75,16 +78,16 @@ def ours(options: Options) -> Step:
 
 
 def our_step(options: Options, settings: MaskHeadSettings, cache: FeatureCache | None = None) -> Step:
-    """The stage's step, with or without kept outputs of the detector."""
+    """The task's step, with or without kept outputs of the detector."""
     model = our_model(options).train()
-    stage = MaskHeadStage(model, settings, cache)
+    task = MaskHeadTask(model, settings, SPEC, cache)
     batch = Batch(
         random_images(options, 1, *SIZE), None, random_targets(options, 1, TARGETS, *SIZE), file_names=["random"]
     )
 
     def step() -> Outputs:
         model.zero_grad()
-        loss, terms = stage.step(batch)
+        loss, terms = total_loss(task.losses(batch), task.normalisers(batch))
         loss.backward()
         return _outputs(terms, model.mask_head.lay1, model.mask_head.out_lay)
 

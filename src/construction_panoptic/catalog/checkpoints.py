@@ -16,8 +16,7 @@ class CheckpointDataset(AbstractDataset[Any, Any]):
     """A training checkpoint: a nested dict of tensors, lists, strings and numbers (``torch.save``).
 
     It is written to a temporary file, synced to disk and renamed. It *exists* for Kedro only when its training is
-    finished (``checkpoint["finished"]``), so that ``kedro run --only-missing-outputs`` goes on with an interrupted
-    training instead of skipping it.
+    finished (``checkpoint["finished"]``), so that a run of what is missing goes on with an interrupted training.
 
     Args:
         filepath: local path of the file.

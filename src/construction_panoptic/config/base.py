@@ -34,6 +34,8 @@ class Settings(BaseModel):
 
     renamed: ClassVar[Mapping[str, str]] = {}
     """Name in an earlier version → name now."""
+    dropped: ClassVar[frozenset[str]] = frozenset()
+    """Names of an earlier version that do nothing now."""
 
     @model_validator(mode="before")
     @classmethod
@@ -43,7 +45,9 @@ class Settings(BaseModel):
         old = [name for name in cls.renamed if name in data]
         for name in old:
             logger.warning("The parameter %s is now called %s; please rename it.", name, cls.renamed[name])
-        return {cls.renamed.get(name, name): value for name, value in data.items()}
+        for name in cls.dropped & data.keys():
+            logger.warning("The parameter %s does nothing any more; please remove it.", name)
+        return {cls.renamed.get(name, name): value for name, value in data.items() if name not in cls.dropped}
 
 
 class Execution(Settings):

@@ -128,6 +128,7 @@ class TrainingSettings(Settings):
     """What all trainings have in common; the defaults are those of the detector."""
 
     renamed: ClassVar[Mapping[str, str]] = {"accumulate": "micro_batches", "skip_at_most": "max_skipped"}
+    dropped: ClassVar[frozenset[str]] = frozenset({"failed_batch"})
 
     epochs: PositiveInt = Field(default=200, description="Passes over the training images.")
     batch_size: PositiveInt = Field(default=4, description="Images a step, on each device.")
@@ -180,11 +181,6 @@ class TrainingSettings(Settings):
     max_skipped: NotNegativeInt = Field(
         default=10, description="skip: batches in the whole training; one more stops it."
     )
-    failed_batch: str | None = Field(
-        default="data/06_models/detection/failed_batch.pt",
-        min_length=1,
-        description="File for the batch that stops training, for `kedro replay`; null saves none.",
-    )
     optimizer: OptimizerSettings = Field(default_factory=OptimizerSettings)
     schedule: ScheduleSettings = Field(default_factory=ScheduleSettings)
     augmentation: AugmentationSettings = Field(default_factory=AugmentationSettings)
@@ -209,7 +205,6 @@ class TrainingSettings(Settings):
         neutral |= {
             "on_non_finite",
             "max_skipped",
-            "failed_batch",
             "checkpoint_every_minutes",
             "progress_images",
             "execution",
@@ -238,11 +233,6 @@ class MaskHeadSettings(DetectionSettings):
     batch_size: PositiveInt = Field(default=1, description="Images a step, on each device.")
     validation_batch_size: PositiveInt = Field(default=1, description="Images a forward pass in validation.")
     schedule: ScheduleSettings = Field(default_factory=lambda: ScheduleSettings(drop_epoch=30))
-    failed_batch: str | None = Field(
-        default="data/06_models/mask_head/failed_batch.pt",
-        min_length=1,
-        description="File for the batch that stops training, for `kedro replay`; null saves none.",
-    )
     threshold: Threshold = Field(
         default=0.85,
         description="Least class probability of a predicted segment (DETR, section 4.4), in validation and in all "

@@ -249,6 +249,10 @@ class QualityCounter:
         rows = match_image(0, true_ids, true_segments, predicted_ids, predicted_segments)
         self._counts = merge_counts([self._counts, *map(_counts_of, rows)])
 
+    def merge(self, other: "QualityCounter") -> None:
+        """Add what another process has counted, of other images."""
+        self._counts = merge_counts([self._counts, other._counts])
+
     def result(self, categories: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Give PQ, SQ and RQ in panopticapi's layout; see `quality_of_counts`."""
         return quality_of_counts(self._counts, categories)

@@ -1,36 +1,20 @@
-"""Validation during training: callbacks that score the model on the validation set.
+"""Metrics of the validation during training: what turns a task's predictions into ``val/…``.
 
-A callback takes the model and the number of epochs done and gives metrics named ``val/…``, fractions in 0…1
-(losses apart). It draws nothing from the global random generators, so that training is the same with and
-without it.
+Each function makes a `Measure`, whose metrics are fractions in 0…1 over the images of all processes. It draws nothing
+from the global random generators, so that training is the same with and without it.
 """
 
-import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
-
+from construction_panoptic.annotations.panoptic_png import decode_id_map
 from construction_panoptic.errors import InputDataError
-from construction_panoptic.evaluation.precision import PrecisionEngine, average_precision
-from construction_panoptic.evaluation.predictions import (
-    PREDICTIONS_FILE,
-    ImagePrediction,
-    predict_boxes,
-    predict_images,
-    write_predictions,
-)
-from construction_panoptic.evaluation.quality import QualityEngine, load_json, panoptic_quality
-from construction_panoptic.models.detr.panoptic_model import DetrModel
-from construction_panoptic.models.spec import ModelSpec
-from construction_panoptic.parallel import collectives as team
-from construction_panoptic.signals import StopRequest
-from construction_panoptic.training.loading import Batch
-from construction_panoptic.training.tasks.stages import Stage, evaluate_losses
-
-Validator = Callable[[nn.Module, int], dict[str, float]]
+from construction_panoptic.evaluation.precision import average_precision
+from construction_panoptic.evaluation.segments import QualityCounter
+from construction_panoptic.models.protocol import Segmentation
+from construction_panoptic.parallel import collectives
+from construction_panoptic.training.tasks.protocol import Measure
 
 # Metric of the validation → COCO's number.
 _PRECISION_METRICS = {
@@ -44,148 +28,76 @@ _PRECISION_METRICS = {
 }
 
 
-def detection_validator(
-    loader: Iterable[Batch],
-    truth: Path | str | dict[str, Any],
-    *,
-    engine: PrecisionEngine = "hotcoco",
-    precision: str = "auto",
-    stage: Stage | None = None,
-    watch: Callable[[list[dict[str, Any]]], None] | None = None,
-    stop: StopRequest | None = None,
-) -> Validator:
-    """Make the callback of the detection stage.
+def box_metrics(truth: dict[str, Any]) -> Measure:
+    """Measure boxes.
 
     Args:
-        loader: the validation set, in batches.
-        truth: its COCO detection file, as a path or loaded.
-        engine: see `average_precision`.
-        precision: arithmetic of the network, ``auto``, ``float32`` or ``bfloat16``.
-        stage: also give this stage's losses, for a second pass over the images.
-        watch: called with all predicted boxes, as COCO box results.
-        stop: looked at after every batch; when it is set, the callback ends by `team.StoppedError`.
+        truth: COCO detection file of the validation set, loaded.
 
     Returns:
-        A callback that gives ``val/ap``, ``val/ap50``, ``val/ap75``, ``val/ap_small``, ``val/ap_medium``,
-        ``val/ap_large``, ``val/ar`` (at most 100 boxes), except for sizes that the set has no object of; with
-        ``stage`` also ``val/loss`` and its terms.
+        A function of (image id, boxes as dicts with ``category_id``, ``bbox``, ``score``) that gives ``ap``, ``ap50``,
+        ``ap75``, ``ap_small``, ``ap_medium``, ``ap_large``, ``ar`` (at most 100 boxes), except for sizes that the set
+        has no object of.
 
     Raises:
-        InputDataError: the truth is missing, malformed, or has no object.
+        InputDataError: the truth is malformed, or has no object.
     """
-    data = _load(truth)
-    if all(annotation.get("iscrowd", 0) for annotation in data["annotations"]):
-        raise InputDataError(f"{_name(truth)}: no object to validate on; put images with objects into the split.")
-    spec = ModelSpec(categories=tuple(data["categories"]))
-    stop = stop or StopRequest()
+    _check(truth, truth.get("annotations", ()), "object")
 
-    def validate(model: nn.Module, _epoch: int) -> dict[str, float]:
-        batches = team.until_stopped(loader, stop)
-        own = predict_boxes(DetrModel(model, spec), batches, precision=precision)
-        boxes = list(team.merged(own, key=lambda box: box["image_id"]))
+    def measure(predictions: Iterable[tuple[int, list[dict[str, Any]]]]) -> dict[str, float]:
+        own = [{"image_id": image_id, **box} for image_id, boxes in predictions for box in boxes]
+        gathered = collectives.gather(own)
 
-        def measure() -> dict[str, float]:
-            if watch is not None:
-                watch(boxes)
-            scores = average_precision(data, boxes, engine=engine)
-            metrics = {f"val/{name}": scores[number] for name, number in _PRECISION_METRICS.items()}
-            return {name: value for name, value in metrics.items() if value != -1}
+        def scores() -> dict[str, float]:
+            boxes = sorted((box for part in gathered for box in part), key=lambda box: box["image_id"])
+            return average_precision(truth, boxes)
 
-        return team.from_first(measure) | _losses(stage, team.until_stopped(loader, stop), precision)
+        found = collectives.on_rank_zero(scores)
+        metrics = {name: found[number] for name, number in _PRECISION_METRICS.items()}
+        return {name: value for name, value in metrics.items() if value != -1}
 
-    return validate
+    return measure
 
 
-def panoptic_validator(
-    loader: Iterable[Batch],
-    truth: Path | str | dict[str, Any],
-    truth_folder: Path | str,
-    spec: ModelSpec | None = None,
-    *,
-    engine: QualityEngine = "hotcoco",
-    precision: str = "auto",
-    stage: Stage | None = None,
-    watch: Callable[[ImagePrediction], None] | None = None,
-    scratch: Path | str | None = None,
-    stop: StopRequest | None = None,
-) -> Validator:
-    """Make the callback of the mask-head stage.
+def panoptic_metrics(truth: dict[str, Any], truth_folder: Path) -> Measure:
+    """Measure panoptic quality.
 
     Args:
-        loader: the validation set, in batches.
-        truth: its COCO panoptic file, as a path or loaded.
-        truth_folder: folder of the truth's PNGs.
-        spec: how the outputs are merged; by default as published.
-        engine: see `panoptic_quality`.
-        precision: arithmetic of the network, ``auto``, ``float32`` or ``bfloat16``.
-        stage: also give this stage's losses, for a second pass over the images.
-        watch: called with each prediction.
-        scratch: an existing folder for the predicted PNGs, which are removed at once; the system's by
-            default.
-        stop: looked at after every batch; when it is set, the callback ends by `team.StoppedError`.
+        truth: COCO panoptic file of the validation set, loaded.
+        truth_folder: folder of its PNGs.
 
     Returns:
-        A callback that gives ``val/pq``, ``val/sq``, ``val/rq``, and the same ending in ``_things`` and
-        ``_stuff`` where there are such classes; with ``stage`` also ``val/loss`` and its terms.
+        A function of (image id, `Segmentation`) that gives ``pq``, ``sq``, ``rq``, and the same ending in ``_things``
+        and ``_stuff`` where there are such classes.
 
     Raises:
-        InputDataError: the truth is missing, malformed, or has no segment.
+        InputDataError: the truth is malformed, or has no segment.
     """
-    data = _load(truth)
-    segments = (s for annotation in data["annotations"] for s in annotation.get("segments_info", []))
-    if all(segment.get("iscrowd", 0) for segment in segments):
-        raise InputDataError(f"{_name(truth)}: no segment to validate on; put images with segments into the split.")
-    spec = spec or ModelSpec(categories=tuple(data["categories"]))
-    stop = stop or StopRequest()
+    annotations = {annotation["image_id"]: annotation for annotation in truth.get("annotations", ())}
+    _check(truth, (s for a in annotations.values() for s in a.get("segments_info", [])), "segment")
 
-    def validate(model: nn.Module, _epoch: int) -> dict[str, float]:
-        batches = team.until_stopped(loader, stop)
-        own = predict_images(DetrModel(model, spec), batches, precision=precision)
-        predictions = team.merged(own, key=lambda prediction: prediction.image_id)
+    def measure(predictions: Iterable[tuple[int, Segmentation]]) -> dict[str, float]:
+        counter = QualityCounter()
+        for image_id, prediction in predictions:
+            true = annotations[image_id]
+            ids = decode_id_map(truth_folder / true["file_name"])
+            counter.add(ids, true["segments_info"], prediction.id_map, prediction.segments)
+        counters = collectives.all_gather(counter)
+        for other in counters[1:]:
+            counters[0].merge(other)
+        quality = counters[0].result(truth["categories"])
+        metrics = {
+            f"{score}{suffix}": quality[split][score]
+            for split, suffix in (("All", ""), ("Things", "_things"), ("Stuff", "_stuff"))
+            for score in ("pq", "sq", "rq")
+        }
+        return {name: value for name, value in metrics.items() if value is not None}
 
-        def measure() -> dict[str, float]:
-            with tempfile.TemporaryDirectory(prefix="validation_", dir=scratch) as name:
-                folder = Path(name)
-                write_predictions(_watched(predictions, watch), folder)
-                quality = panoptic_quality(data, truth_folder, folder / PREDICTIONS_FILE, folder, engine=engine)
-            return _quality_metrics(quality)
-
-        return team.from_first(measure) | _losses(stage, team.until_stopped(loader, stop), precision)
-
-    return validate
-
-
-def _watched(
-    predictions: Iterable[ImagePrediction], watch: Callable[[ImagePrediction], None] | None
-) -> Iterator[ImagePrediction]:
-    for prediction in predictions:
-        if watch is not None:
-            watch(prediction)
-        yield prediction
+    return measure
 
 
-def _quality_metrics(quality: dict[str, Any]) -> dict[str, float]:
-    metrics = {
-        f"val/{score}{suffix}": quality[split][score]
-        for split, suffix in (("All", ""), ("Things", "_things"), ("Stuff", "_stuff"))
-        for score in ("pq", "sq", "rq")
-    }
-    return {name: value for name, value in metrics.items() if value is not None}
-
-
-def _losses(stage: Stage | None, batches: Iterable[Batch], precision: str) -> dict[str, float]:
-    if stage is None:
-        return {}
-    device: torch.device = next(stage.model.parameters()).device
-    return {f"val/{name}": value for name, value in evaluate_losses(stage, batches, device, precision).items()}
-
-
-def _load(truth: Path | str | dict[str, Any]) -> dict[str, Any]:
-    data = load_json(truth)
-    if not isinstance(data, dict) or not {"annotations", "categories"} <= data.keys():
-        raise InputDataError(f"{_name(truth)}: no annotations and categories in it; a COCO file is needed.")
-    return data
-
-
-def _name(truth: Path | str | dict[str, Any]) -> str:
-    return str(truth) if isinstance(truth, Path | str) else "the validation set"
+def _check(truth: Mapping[str, Any], objects: Iterable[Mapping[str, Any]], what: str) -> None:
+    if not {"annotations", "categories"} <= truth.keys():
+        raise InputDataError("the validation set: no annotations and categories in it; a COCO file is needed.")
+    if all(item.get("iscrowd", 0) for item in objects):
+        raise InputDataError(f"the validation set: no {what} to validate on; put images with {what}s into the split.")

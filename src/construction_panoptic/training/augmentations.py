@@ -5,7 +5,9 @@ would have if each segment's mask were transformed by itself. Random numbers com
 never from a global one.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -15,9 +17,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
 from construction_panoptic.config.training import AugmentationSettings
-from construction_panoptic.models.preprocessing import evaluation_resize, normalise, resized_size
-
-__all__ = ["evaluation_resize", "normalise", "resized_size"]
+from construction_panoptic.models.preprocessing import resized_size
 
 
 @dataclass(frozen=True)
@@ -99,33 +99,77 @@ def _present(id_map: Tensor) -> Tensor:
     return flat[starts].unique().long()
 
 
-def random_crop(sample: Annotated, smallest: int, largest: int, random: np.random.Generator) -> Annotated:
-    """Cut out a region with sides drawn between ``smallest`` and ``largest`` pixels, or the image's."""
-    height, width = sample.size
-    crop_width = int(random.integers(min(smallest, width), min(width, largest), endpoint=True))
-    crop_height = int(random.integers(min(smallest, height), min(height, largest), endpoint=True))
-    top = int(random.integers(0, height - crop_height, endpoint=True))
-    left = int(random.integers(0, width - crop_width, endpoint=True))
-    return crop(sample, top, left, crop_height, crop_width)
+Others = Callable[[], Annotated]
+"""Gives another sample of the data set, as it is on disk, drawn by the seed."""
 
 
-def augment(sample: Annotated, settings: AugmentationSettings, random: np.random.Generator) -> Annotated:
-    """DETR's augmentation: a flip, then a resize, or a resize, a crop and a resize (section A.4).
+class Augmentation(Protocol):
+    """Changes a sample at random. Whatever is drawn comes from ``random``, which depends on seed, epoch and image."""
 
-    Objects that end up without an area, or without a pixel in the id map, are dropped.
+    def __call__(self, sample: Annotated, others: Others, random: np.random.Generator) -> Annotated:
+        """Give the sample that takes the place of ``sample``; it may have parts of ``others()``."""
+        ...
+
+
+@dataclass(frozen=True)
+class Flip:
+    """Mirror left and right with a probability."""
+
+    probability: float
+
+    def __call__(self, sample: Annotated, others: Others, random: np.random.Generator) -> Annotated:  # noqa: ARG002
+        """See `Augmentation`."""
+        return flip(sample) if random.random() < self.probability else sample
+
+
+@dataclass(frozen=True)
+class ResizeAndCrop:
+    """With a probability, resize the shorter side to one of ``sides`` and cut out a region.
+
+    Its sides are drawn between ``smallest`` and ``largest`` pixels, or the image's.
     """
-    if random.random() < settings.flip:
-        sample = flip(sample)
-    if random.random() < settings.crop:
-        first = int(random.choice(settings.first_sides))
-        sample = resize(sample, resized_size(sample.size, first))
-        sample = random_crop(sample, settings.crop_min, settings.crop_max, random)
-    side = int(random.choice(settings.sides))
-    return drop_empty(resize(sample, resized_size(sample.size, side, settings.max_side)))
+
+    probability: float
+    sides: tuple[int, ...]
+    smallest: int
+    largest: int
+
+    def __call__(self, sample: Annotated, others: Others, random: np.random.Generator) -> Annotated:  # noqa: ARG002
+        """See `Augmentation`."""
+        if random.random() >= self.probability:
+            return sample
+        sample = resize(sample, resized_size(sample.size, int(random.choice(self.sides))))
+        height, width = sample.size
+        crop_width = int(random.integers(min(self.smallest, width), min(width, self.largest), endpoint=True))
+        crop_height = int(random.integers(min(self.smallest, height), min(height, self.largest), endpoint=True))
+        top = int(random.integers(0, height - crop_height, endpoint=True))
+        left = int(random.integers(0, width - crop_width, endpoint=True))
+        return crop(sample, top, left, crop_height, crop_width)
+
+
+@dataclass(frozen=True)
+class RandomResize:
+    """Resize the shorter side to one of ``sides``, the longer one to at most ``max_side`` pixels."""
+
+    sides: tuple[int, ...]
+    max_side: int
+
+    def __call__(self, sample: Annotated, others: Others, random: np.random.Generator) -> Annotated:  # noqa: ARG002
+        """See `Augmentation`."""
+        return resize(sample, resized_size(sample.size, int(random.choice(self.sides)), self.max_side))
+
+
+def build_augmentations(settings: AugmentationSettings) -> list[Augmentation]:
+    """DETR's (section A.4): a flip, then a resize, or a resize, a crop and a resize. Others have their place here."""
+    return [
+        Flip(settings.flip),
+        ResizeAndCrop(settings.crop, settings.first_sides, settings.crop_min, settings.crop_max),
+        RandomResize(settings.sides, settings.max_side),
+    ]
 
 
 def normalised_boxes(boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """Boxes [N, 4] from corners in pixels to centre and size (cx, cy, w, h) as shares of ``size`` (h, w)."""
+    """Boxes [N, 4] from corners in pixels to centre and size (cx, cy, w, h) as fractions of ``size`` (h, w)."""
     height, width = size
-    shares = torch.tensor([width, height, width, height], dtype=torch.float32)
-    return box_convert(boxes, "xyxy", "cxcywh") / shares
+    sides = torch.tensor([width, height, width, height], dtype=torch.float32)
+    return box_convert(boxes, "xyxy", "cxcywh") / sides

@@ -11,7 +11,8 @@ from torch.nn.functional import pad
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from construction_panoptic.errors import ParameterError
-from construction_panoptic.parallel import collectives as team
+from construction_panoptic.models.protocol import Images
+from construction_panoptic.parallel import collectives
 from construction_panoptic.training.samples import Target
 
 ASPECT_LIMITS = (0.5, 1.0, 2.0)
@@ -30,14 +31,12 @@ class Batch:
         padding_mask: bool [B, H, W], True in the padding; None when no image has any.
         targets: one dict of tensors an image, see `DetectionSamples` and `PanopticSamples`.
         file_names: name of each image.
-        totals: what the losses of a step are divided by (see `Stage.size`), where the batch is only a part of it.
     """
 
     images: Tensor
     padding_mask: Tensor | None
     targets: list[dict[str, Tensor]]
     file_names: list[str]
-    totals: tuple[float, float] | None = None
 
     def __len__(self) -> int:
         return len(self.file_names)
@@ -49,6 +48,11 @@ class Batch:
     def pin_memory(self) -> "Batch":
         """The batch in page-locked memory, from which copies to CUDA are fast; torch's loader calls it."""
         return self._map(lambda tensor: tensor.pin_memory())
+
+    def inputs(self) -> Images:
+        """The images as a `PanopticModel` takes them."""
+        sizes, originals = ([tuple(target[name].tolist()) for target in self.targets] for name in ("size", "orig_size"))
+        return Images(self.images, self.padding_mask, sizes, originals)
 
     def select(self, index: int) -> "Batch":
         """The batch of one of its images, with the padding that it has here."""
@@ -113,8 +117,8 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         aspects: width / height of each sample; batches are then of samples of like aspect, which need less
             padding. The rest that fills no batch of its kind makes up the last batches.
         rank: number of this process among those that share the batches, from 0.
-        team: how many they are. With ``shuffle`` each takes its samples of every batch, which ``batch_size``
-            counts all; else it takes every ``team``-th batch.
+        world_size: how many they are. With ``shuffle`` each takes its samples of every batch, which ``batch_size``
+            counts all; else it takes every ``world_size``-th batch.
 
     Raises:
         ParameterError: there are fewer samples than processes.
@@ -130,17 +134,17 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         drop_last: bool = True,
         aspects: Sequence[float] | None = None,
         rank: int = 0,
-        team: int = 1,
+        world_size: int = 1,
     ) -> None:
-        if count < team and shuffle:
-            raise ParameterError(f"devices: {team} processes cannot share {count} training images; use fewer")
+        if count < world_size and shuffle:
+            raise ParameterError(f"devices: {world_size} processes cannot share {count} training images; use fewer")
         self.count = count
         self.batch_size = batch_size
         self.seed = seed
         self.shuffle = shuffle
         self.drop_last = drop_last and count > batch_size
         self.kinds = None if aspects is None else np.digitize(aspects, ASPECT_LIMITS).tolist()
-        self.rank, self.team = rank, team
+        self.rank, self.world_size = rank, world_size
         self.epoch = 0
         self.start = 0
 
@@ -157,7 +161,7 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
 
     def _own(self, batches: range) -> range:
         """The batches that this process has a part in."""
-        return batches if self.shuffle else batches[self.rank :: self.team]
+        return batches if self.shuffle else batches[self.rank :: self.world_size]
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         order = list(range(self.count))
@@ -168,7 +172,7 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
             order = self._grouped(order, self.kinds)
         for number in self._own(range(self._batches()))[self.start :]:
             batch = order[number * self.batch_size : (number + 1) * self.batch_size]
-            yield [(self.epoch, index) for index in (batch[self.rank :: self.team] if self.shuffle else batch)]
+            yield [(self.epoch, index) for index in (batch[self.rank :: self.world_size] if self.shuffle else batch)]
 
     def _grouped(self, order: list[int], kinds: list[int]) -> list[int]:
         """The same samples, those of a kind together as soon as there is a batch of them."""
@@ -206,7 +210,7 @@ def build_loader(
 
     Args:
         samples: a dataset whose keys are (epoch, index).
-        batch_size: images a batch, in each process of the `team`. In training a last batch that is not full
+        batch_size: images a batch, in each process. In training a last batch that is not full
             is left out.
         shuffle: a new order each epoch.
         seed: seed of the order.
@@ -218,13 +222,13 @@ def build_loader(
     """
     batches = EpochBatches(
         len(cast("Sized", samples)),
-        batch_size * team.size() if shuffle else batch_size,
+        batch_size * collectives.world_size() if shuffle else batch_size,
         seed=seed,
         shuffle=shuffle,
         drop_last=shuffle,
         aspects=aspects,
-        rank=team.rank(),
-        team=team.size(),
+        rank=collectives.rank(),
+        world_size=collectives.world_size(),
     )
     return BatchLoader(
         samples,

@@ -1,4 +1,4 @@
-"""The training loop of both stages: an iterator that yields once an epoch, and where a checkpoint is due within one.
+"""The training loop of all tasks: an iterator that yields once an epoch, and where a checkpoint is due within one.
 
 It knows nothing of what launched it, of where checkpoints are kept or of how metrics are logged. Training is
 the same number for number on a CPU whether or not it was interrupted and resumed, and however many processes
@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 
-from construction_panoptic.config.training import DetectionSettings
+from construction_panoptic.config.training import TrainingSettings
 from construction_panoptic.errors import CheckpointError, ParameterError, explained_shortage
-from construction_panoptic.parallel import collectives as team
+from construction_panoptic.parallel import collectives
 from construction_panoptic.parallel.device import resolve_device
 from construction_panoptic.signals import StopRequest
 from construction_panoptic.training.loading import BatchLoader
@@ -34,9 +33,9 @@ from construction_panoptic.training.state import (
     snapshot,
 )
 from construction_panoptic.training.steps import EpochSteps, Training
-from construction_panoptic.training.tasks.stages import Stage
+from construction_panoptic.training.tasks.protocol import TrainingTask
 
-Validate = Callable[[nn.Module, int], Mapping[str, float]]
+Validate = Callable[[], Mapping[str, float]]
 
 
 @dataclass(frozen=True)
@@ -65,20 +64,17 @@ class EpochResult:
 
 
 def train(
-    stage: Stage,
+    task: TrainingTask,
     train_loader: BatchLoader,
-    settings: DetectionSettings,
     *,
     validate: Validate | None = None,
-    monitor: str = "train/loss",
-    greater_is_better: bool | None = None,
     resume: Mapping[str, Any] | None = None,
     fingerprint: Mapping[str, Any] | None = None,
     extra: Mapping[str, Any] | None = None,
     stop: StopRequest | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Generator[EpochResult, None, None]:
-    """Train a stage, one epoch an iteration.
+    """Train a task's model, one epoch an iteration.
 
     Within an epoch there is an iteration more whenever ``settings.checkpoint_every_minutes`` have passed since
     the last one, and when ``stop`` is set: its result is not ``complete``, and gives the checkpoint after the step.
@@ -92,19 +88,15 @@ def train(
     data. Of two finished trainings with the same results the checkpoints are the same.
 
     In a process group of `torch.distributed` every process runs this with a model and a loader of its own, and all
-    get the same results; see `team`.
+    get the same results; see `parallel.collectives`.
 
     Args:
-        stage: the model, in its initial state, and its loss. The model is moved to ``settings.device``.
+        task: the model, in its initial state, its losses and its settings (epochs, optimiser, schedule, device, seed).
+            The model is moved to the device.
         train_loader: batches of an epoch; `set_epoch` is called before each.
-        settings: epochs, optimiser, schedule, device, seed.
-        validate: called with the model (on the device, in eval mode, without gradients) and the number of
-            epochs done, every ``validate_every`` epochs and after the last; its metrics get the prefix
-            ``val/`` if they have none. It ends by `team.StoppedError` when ``stop`` is set; it is then done again after
-            a resume.
-        monitor: the metric by which the best epoch is chosen.
-        greater_is_better: how to compare it; by default False if its name has "loss" or "error" in it, else
-            True.
+        validate: measures the model (on the device, in eval mode, without gradients) every ``validate_every`` epochs
+            and after the last; see `TrainingTask.validate`. It ends by `StoppedError` when ``stop`` is set; it is then
+            done again after a resume.
         resume: a checkpoint to go on from, if its fingerprint is the same (see `resumable`). If it has all
             epochs already, its last epoch is given once more (``best`` None) and nothing is trained.
         fingerprint: plain data of all that the training depends on.
@@ -121,24 +113,34 @@ def train(
         Interrupted: ``stop`` was set.
         ShortageError: memory has run out, or a process that loads was killed.
         CheckpointError: ``resume`` does not fit the model.
-        ParameterError: the device is not there, or ``monitor`` is no metric of a validated epoch.
+        ParameterError: the device is not there, or the task's ``monitor`` is no metric of a validated epoch.
     """
-    if greater_is_better is None:
-        greater_is_better = not any(word in monitor for word in ("loss", "error"))
-    training = _start(stage, train_loader, settings)
-    training.stop = stop or training.stop
-    training.known = {"fingerprint": fingerprint or {}, "extra": extra or {}}
+    settings = task.settings
+    device = resolve_device(settings.device)
+    task.model.to(device)
+    optimizer = build_optimizer(task.parameter_groups(), settings.optimizer)
+    schedule = build_schedule(optimizer, settings.schedule, epochs=settings.epochs, steps_per_epoch=len(train_loader))
+    training = Training(
+        task,
+        device,
+        optimizer,
+        schedule,
+        randomness=settings.seed + collectives.rank(),
+        stop=stop or StopRequest(),
+        fingerprint=fingerprint or {},
+        extra=extra or {},
+    )
     begun = None
-    if resume is not None and resumable(resume, fingerprint or {}):
+    if resume is not None and resumable(resume, training.fingerprint):
         begun = _restore(training, resume)
         if training.epoch >= settings.epochs:
-            logger.info("%s: all %d epochs are done already.", stage.name, settings.epochs)
+            logger.info("%s: all %d epochs are done already.", task.name, settings.epochs)
             yield _again(training, resume)
             return
-        logger.info("%s: resumed after %s.", stage.name, _position(training, begun))
+        logger.info("%s: resumed after %s.", task.name, _position(training, begun))
     with (
         explained_shortage(),
-        Progress(stage.name, epochs=settings.epochs, steps=len(train_loader), done=training.epoch) as progress,
+        Progress(task.name, epochs=settings.epochs, steps=len(train_loader), done=training.epoch) as progress,
     ):
         due = _alarm(settings, clock)
         while training.epoch < settings.epochs:
@@ -152,14 +154,14 @@ def train(
                 yield _result(training, complete=False)
                 _check_stop(training)
             else:
-                is_best = _end_epoch(training, metrics, timings, monitor, greater_is_better)
+                is_best = _end_epoch(training, metrics, timings)
                 progress.end_epoch(training.epoch - 1, metrics, timings["time/epoch_seconds"])
                 yield _result(training, is_best=is_best)
                 _check_stop(training)
             due = _alarm(settings, clock)
 
 
-def _alarm(settings: DetectionSettings, clock: Callable[[], float]) -> Callable[[], bool]:
+def _alarm(settings: TrainingSettings, clock: Callable[[], float]) -> Callable[[], bool]:
     """Tell, whenever asked, whether the next checkpoint is due."""
     if not settings.checkpoint_every_minutes:
         return lambda: False
@@ -176,41 +178,30 @@ def _position(training: Training, under_way: Mapping[str, Any] | None) -> str:
 
 
 def _check_stop(training: Training) -> None:
-    number = team.largest([training.stop.number or 0])[0]
+    number = collectives.all_reduce_max([training.stop.number or 0])[0]
     training.stop.number = signal.Signals(number) if number else None
     steps = training.steps
     saved = _position(training, None if steps is None else {"step": steps.step})
-    training.stop.check(
-        f"{training.stage.name}: saved after {saved}. Go on with the same command and --only-missing-outputs, "
-        "as in: kedro run --only-missing-outputs"
-    )
-
-
-def _start(stage: Stage, train_loader: BatchLoader, settings: DetectionSettings) -> Training:
-    device = resolve_device(settings.device)
-    stage.model.to(device)
-    optimizer = build_optimizer(stage.model, settings.optimizer)
-    schedule = build_schedule(optimizer, settings.schedule, epochs=settings.epochs, steps_per_epoch=len(train_loader))
-    return Training(stage, settings, device, optimizer, schedule, randomness=settings.seed + team.rank())
+    training.stop.check(f"{training.task.name}: saved after {saved}.")
 
 
 def _restore(training: Training, resume: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """Take the checkpoint's state; gives that of the epoch that was under way."""
     try:
-        training.stage.model.load_state_dict(resume["model"])
+        training.task.model.load_state_dict(resume["model"])
         training.optimizer.load_state_dict(resume["optimizer"])
         training.schedule.load_state_dict(resume["scheduler"])
     except (KeyError, RuntimeError, ValueError) as error:
         raise CheckpointError(
-            f"{training.stage.name}: the checkpoint to resume from does not fit the model ({error}); "
+            f"{training.task.name}: the checkpoint to resume from does not fit the model ({error}); "
             "remove it to start over"
         ) from error
     under_way: Mapping[str, Any] | None = resume.get("under_way")
     training.randomness = resume["rng"]
-    if team.rank():
-        own = resume["others"][team.rank() - 1]
+    if collectives.rank():
+        own = resume["others"][collectives.rank() - 1]
         training.randomness, under_way = own["rng"], own["under_way"]
-        training.stage.model.load_state_dict(own.get("statistics", {}), strict=False)
+        training.task.model.load_state_dict(own.get("statistics", {}), strict=False)
     training.epoch = resume["epoch"]
     training.history = [dict(entry) for entry in resume["history"]]
     training.timings = [dict(entry) for entry in resume.get("timings", [])]
@@ -230,10 +221,10 @@ def _go_on(
     training: Training, steps: EpochSteps, validate: Validate | None, progress: Progress, due: Callable[[], bool]
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Go on to the epoch's end, and give its metrics and timings; none if it was left before."""
-    training.stage.model.train()
-    all_done = steps.run(progress, lambda: any(team.largest([training.stop.number or 0, due()])))
+    training.task.model.train()
+    all_done = steps.run(progress, lambda: any(collectives.all_reduce_max([training.stop.number or 0, due()])))
     if all_done and not steps.averaged:  # once: the mean of equal numbers can be off by a rounding
-        team.average_statistics(training.stage.model)
+        collectives.average_statistics(training.task.model)
         steps.averaged = True
     training.randomness = random_state()
     if not all_done:
@@ -243,37 +234,34 @@ def _go_on(
     settings = training.settings
     began = time.perf_counter()
     if validate is not None and (done % settings.validate_every == 0 or done == settings.epochs):
-        training.stage.model.eval()
+        training.task.model.eval()
         try:
             with torch.no_grad():
-                values = validate(training.stage.model, done)
-        except team.StoppedError:
+                values = validate()
+        except collectives.StoppedError:
             return {}, {}
         training.randomness = random_state()
-        metrics |= {name if "/" in name else f"val/{name}": float(value) for name, value in values.items()}
+        metrics |= values
         timings["time/validation_seconds"] = time.perf_counter() - began
     timings["time/epoch_seconds"] = steps.seconds + time.perf_counter() - began
     return metrics, timings
 
 
-def _end_epoch(
-    training: Training,
-    metrics: Mapping[str, float],
-    timings: Mapping[str, float],
-    monitor: str,
-    greater_is_better: bool,
-) -> bool:
+def _end_epoch(training: Training, metrics: Mapping[str, float], timings: Mapping[str, float]) -> bool:
     """Count the epoch; whether it is the best so far."""
     training.epoch += 1
     training.steps = None
     training.history = [*training.history, {"epoch": training.epoch, **metrics}]
     training.timings = [*training.timings, {"epoch": training.epoch, **timings}]
+    if "time/validation_seconds" not in timings:
+        return False
+    monitor = training.task.monitor
     value = metrics.get(monitor)
     if value is None:
-        if monitor.startswith("val/") and "time/validation_seconds" not in timings:
-            return False
-        raise ParameterError(f"monitor: there is no metric {monitor!r}; there are {', '.join(sorted(metrics))}")
-    if not improved(value, training.best["value"], greater_is_better=greater_is_better):
+        raise ParameterError(
+            f"{training.task.name}: there is no metric {monitor!r} to monitor; there are {', '.join(sorted(metrics))}"
+        )
+    if not improved(value, training.best["value"]):
         return False
     training.best = {"epoch": training.epoch, "value": value}
     return True
@@ -297,15 +285,15 @@ def _checkpoint(training: Training) -> Checkpoint:
     finished = training.epoch == training.settings.epochs
     under_way = None if training.steps is None else training.steps.state()
     # At the end of an epoch, statistics are the same in all processes.
-    statistics = {} if under_way is None else snapshot(team.running_statistics(training.stage.model))
-    processes = team.gathered({"rng": training.randomness, "under_way": under_way, "statistics": statistics})
+    statistics = {} if under_way is None else snapshot(collectives.running_statistics(training.task.model))
+    processes = collectives.all_gather({"rng": training.randomness, "under_way": under_way, "statistics": statistics})
     state = {
         "format_version": FORMAT_VERSION,
-        "stage": training.stage.name,
+        "stage": training.task.name,
         "epoch": training.epoch,
         "under_way": under_way,
         "finished": finished,
-        "model": training.stage.model.state_dict(),
+        "model": training.task.model.state_dict(),
         "optimizer": training.optimizer.state_dict(),
         "scheduler": training.schedule.state_dict(),
         "rng": training.randomness,
@@ -314,7 +302,7 @@ def _checkpoint(training: Training) -> Checkpoint:
         "timings": [] if finished else training.timings,
         "best": training.best,
         "settings": training.settings.model_dump(mode="json"),
-        "fingerprint": training.known["fingerprint"],
-        "extra": training.known["extra"],
+        "fingerprint": training.fingerprint,
+        "extra": training.extra,
     }
     return {name: snapshot(value) for name, value in state.items()}

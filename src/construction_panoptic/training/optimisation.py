@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 from torch import nn
 from torch.optim import AdamW, Optimizer
@@ -10,11 +11,11 @@ from torch.optim.lr_scheduler import LambdaLR
 from construction_panoptic.config.training import OptimizerSettings, ScheduleSettings
 
 
-def build_optimizer(model: nn.Module, settings: OptimizerSettings) -> AdamW:
-    """AdamW over the parameters that learn, the backbone's in a group of their own.
+def backbone_and_rest(model: nn.Module, settings: OptimizerSettings) -> list[dict[str, Any]]:
+    """The parameters that learn, the backbone's in a group of their own; groups are named ``main``, ``backbone``.
 
     A parameter is the backbone's if ``backbone`` is part of its name, as in DETR. With ``lr_backbone`` 0 the
-    backbone is frozen. Each group has its name under ``name``: ``main``, ``backbone``.
+    backbone is frozen.
     """
     named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     backbone = [parameter for name, parameter in named if "backbone" in name]
@@ -27,7 +28,12 @@ def build_optimizer(model: nn.Module, settings: OptimizerSettings) -> AdamW:
         {"name": "main", "params": main, "lr": settings.lr},
         {"name": "backbone", "params": backbone, "lr": settings.lr_backbone},
     ]
-    return AdamW([group for group in groups if group["params"]], lr=settings.lr, weight_decay=settings.weight_decay)
+    return [group for group in groups if group["params"]]
+
+
+def build_optimizer(groups: list[dict[str, Any]], settings: OptimizerSettings) -> AdamW:
+    """AdamW over parameter groups."""
+    return AdamW(groups, lr=settings.lr, weight_decay=settings.weight_decay)
 
 
 def rate_factor(settings: ScheduleSettings, *, epochs: int, steps_per_epoch: int) -> Callable[[int], float]:
@@ -49,14 +55,14 @@ def rate_factor(settings: ScheduleSettings, *, epochs: int, steps_per_epoch: int
 
     def cosine_factor(step: int) -> float:
         return warmup(step) * _half_cosine(
-            1.0, settings.final_factor, _share(step - warmup_steps, steps - warmup_steps)
+            1.0, settings.final_factor, _fraction(step - warmup_steps, steps - warmup_steps)
         )
 
     def one_cycle_factor(step: int) -> float:
         peak = settings.warmup_fraction * (steps - 1)
         if step <= peak:
-            return _half_cosine(settings.start_factor, 1.0, _share(step, peak))
-        return _half_cosine(1.0, settings.final_factor, _share(step - peak, steps - 1 - peak))
+            return _half_cosine(settings.start_factor, 1.0, _fraction(step, peak))
+        return _half_cosine(1.0, settings.final_factor, _fraction(step - peak, steps - 1 - peak))
 
     return {"step": step_factor, "cosine": cosine_factor, "one_cycle": one_cycle_factor}[settings.kind]
 
@@ -66,9 +72,9 @@ def build_schedule(optimizer: Optimizer, settings: ScheduleSettings, *, epochs: 
     return LambdaLR(optimizer, rate_factor(settings, epochs=epochs, steps_per_epoch=steps_per_epoch))
 
 
-def _share(done: float, whole: float) -> float:
+def _fraction(done: float, whole: float) -> float:
     return min(1.0, max(0.0, done / whole)) if whole > 0 else 1.0
 
 
-def _half_cosine(start: float, end: float, share: float) -> float:
-    return end + (start - end) * (1 + math.cos(math.pi * share)) / 2
+def _half_cosine(start: float, end: float, fraction: float) -> float:
+    return end + (start - end) * (1 + math.cos(math.pi * fraction)) / 2

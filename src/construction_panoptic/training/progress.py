@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from tqdm import tqdm
 
-from construction_panoptic.parallel import collectives as team
+from construction_panoptic.parallel import collectives
 
 logger = logging.getLogger(__name__)
 
@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 class Progress:
     """Progress over all epochs, with the time that is left.
 
-    The bar is shown on a terminal only, by the first process of a team.
+    The bar is shown on a terminal only, by the first process.
 
     Args:
         name: name of the stage.
@@ -32,7 +32,7 @@ class Progress:
         self._first = done
         self._began = time.monotonic()
         self._bar: Any = tqdm(
-            total=epochs * steps, initial=done * steps, desc=name, unit="step", disable=team.rank() > 0 or None
+            total=epochs * steps, initial=done * steps, desc=name, unit="step", disable=collectives.rank() > 0 or None
         )
 
     def __enter__(self) -> Self:

@@ -1,8 +1,9 @@
-"""What the nodes of both trainings have in common."""
+"""What all training nodes have in common: from the parts of a stage to the outputs of each epoch."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import pandas as pd
 import torch
@@ -10,90 +11,117 @@ from PIL import Image
 from torch import Tensor
 
 from construction_panoptic.annotations.json_stream import json_parts
-from construction_panoptic.config.model import DetrSettings
-from construction_panoptic.config.training import DetectionSettings, TrainingSettings
+from construction_panoptic.config.training import TrainingSettings
 from construction_panoptic.files import UNCHANGED
-from construction_panoptic.models.detr import fetch_weights
 from construction_panoptic.parallel import collectives
 from construction_panoptic.parallel.device import process_count
-from construction_panoptic.parallel.messages import Work
-from construction_panoptic.parallel.processes import in_processes
-from construction_panoptic.parallel.ray_processes import in_ray
-from construction_panoptic.signals import deferred_interruption
+from construction_panoptic.parallel.launcher import launch
+from construction_panoptic.signals import StopRequest, deferred_interruption
 from construction_panoptic.training.loading import BatchLoader, build_loader
-from construction_panoptic.training.loop import EpochResult
-from construction_panoptic.training.samples import DetectionSamples, PanopticSamples
-from construction_panoptic.visualisation.progress import ProgressSheet
+from construction_panoptic.training.loop import EpochResult, train
+from construction_panoptic.training.samples import DetectionSamples
+from construction_panoptic.training.tasks.protocol import Measure, TrainingTask
 
 TrainingOutputs = tuple[dict[str, Any] | str, pd.DataFrame, pd.DataFrame, Image.Image | str, dict[str, Any]]
+"""Best checkpoint, history, timings, picture of the progress, last checkpoint."""
 
 
-def run_training(work: Work, arguments: tuple[Any, ...], settings: DetectionSettings) -> Iterator[TrainingOutputs]:
-    """Run what each process of a training does in as many as the settings ask for, where they ask for.
+class Watch(Protocol):
+    """Draws some predictions of each validation."""
+
+    def see(self, image_id: int, prediction: Any) -> None:
+        """Look at the prediction for an image, as `TrainingTask.predict` gives it."""
+
+    def take(self, epoch: int) -> Image.Image | None:
+        """Give the picture of what all processes have seen since the last one; None if that is nothing."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """All that a process needs to train.
+
+    Attributes:
+        task: what is trained.
+        training: samples to train on.
+        validation: samples to validate on.
+        measure: turns the task's predictions into metrics.
+        watch: draws some predictions.
+        fingerprint: plain data of all that the result depends on; training goes on from a checkpoint only if these
+            are the same.
+        extra: plain data to keep in the checkpoint: ``spec``, all that it takes to build and run the model, and others.
+    """
+
+    task: TrainingTask
+    training: DetectionSamples
+    validation: DetectionSamples
+    measure: Measure
+    watch: Watch
+    fingerprint: Mapping[str, Any]
+    extra: Mapping[str, Any]
+
+
+def run_training(
+    make: Callable[..., Stage], arguments: tuple[Any, ...], settings: TrainingSettings, resume: dict[str, Any] | None
+) -> Iterator[TrainingOutputs]:
+    """Train a stage in as many processes as the settings ask for, where they ask for.
 
     Args:
-        work: called as ``work(*arguments, stop=…)``; see `in_processes`.
+        make: called as ``make(*arguments)`` in each process; it stands in a module.
         arguments: what pickle can take.
         settings: those of the stage.
+        resume: the checkpoint to go on from.
 
     Yields:
-        What the first process yields.
+        The outputs of each epoch, in the order in which to save them: the last checkpoint comes last, so that a run
+        that is killed in between does the epoch again. Within an epoch, only the last checkpoint is new.
     """
-    if settings.weights is not None:
-        fetch_weights(settings.weights)  # once for all processes, and a signal ends it at once
     with deferred_interruption() as stop:
-        if settings.execution.engine == "ray":
-            yield from in_ray(work, arguments, settings.devices, settings.device, stop)
-        else:
-            yield from in_processes(work, arguments, process_count_of(settings), stop)
+        execution, devices, device = settings.execution, settings.devices, settings.device
+        yield from launch(_train, (make, arguments, resume), stop, execution.engine, devices, device)
 
 
-def process_count_of(settings: TrainingSettings) -> int:
-    """Give the number of processes that train together; with Ray and ``auto``, only these processes know it.
+def _train(
+    make: Callable[..., Stage], arguments: tuple[Any, ...], resume: dict[str, Any] | None, *, stop: StopRequest
+) -> Iterator[TrainingOutputs]:
+    """What each process does."""
+    stage = make(*arguments)
+    task, settings = stage.task, stage.task.settings
+    validation = loader_of(stage.validation, settings, training=False)
 
-    Raises:
-        ParameterError: there are not so many CUDA devices.
-    """
-    if settings.execution.engine == "ray":
-        return collectives.size() if settings.devices == "auto" else settings.devices
-    return process_count(settings.devices, settings.device)
+    def measure(predictions: Any) -> Mapping[str, float]:
+        return stage.measure(_watched(predictions, stage.watch))
 
-
-def outputs_of(epochs: Iterator[EpochResult], progress: ProgressSheet) -> Iterator[TrainingOutputs]:
-    """Give the outputs of each epoch, in the order in which to save them.
-
-    Best checkpoint, history, timings, picture of the progress, last checkpoint. That comes last: a run that is killed
-    in between redoes the epoch. Within an epoch, only the last checkpoint is new.
-    """
+    epochs = train(
+        task,
+        loader_of(stage.training, settings, training=True),
+        validate=lambda: task.validate(validation, measure, stop),
+        resume=resume,
+        fingerprint=stage.fingerprint,
+        extra=stage.extra,
+        stop=stop,
+    )
     for result in epochs:
-        best = UNCHANGED if result.best is None else result.best
-        picture = (progress.take(result.epoch) if result.complete else None) or UNCHANGED
-        yield best, _table(result.history), _table(result.timings), picture, result.checkpoint
+        picture = stage.watch.take(result.epoch) if result.complete else None
+        yield _outputs(result, picture)
+
+
+def _watched(predictions: Iterator[tuple[int, Any]], watch: Watch) -> Iterator[tuple[int, Any]]:
+    for image_id, prediction in predictions:
+        watch.see(image_id, prediction)
+        yield image_id, prediction
+
+
+def _outputs(result: EpochResult, picture: Image.Image | None) -> TrainingOutputs:
+    best = UNCHANGED if result.best is None else result.best
+    return best, _table(result.history), _table(result.timings), picture or UNCHANGED, result.checkpoint
 
 
 def _table(rows: list[dict[str, float]]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=None if rows else ["epoch"])
 
 
-def loader_of(
-    make_samples: Callable[..., DetectionSamples | PanopticSamples],
-    data: Mapping[str, Any],
-    settings: DetectionSettings,
-    *,
-    training: bool,
-) -> BatchLoader:
-    """Build the loader of a stage's training or validation images.
-
-    Args:
-        make_samples: the class of samples, with its folders given.
-        data: the COCO file, loaded.
-        settings: those of the stage.
-        training: whether for training.
-    """
-    samples = make_samples(
-        data, settings=settings.augmentation, training=training, seed=settings.seed, cache_mb=settings.cache_mb
-    )
-    samples.check_labels(class_count(data))
+def loader_of(samples: DetectionSamples, settings: TrainingSettings, *, training: bool) -> BatchLoader:
+    """Build the loader of a stage's training or validation images."""
     return build_loader(
         samples,
         batch_size=settings.batch_size if training else settings.validation_batch_size,
@@ -110,19 +138,19 @@ def class_count(data: Mapping[str, Any]) -> int:
     return max(category["id"] for category in data["categories"]) + 1
 
 
-def fingerprint_of(
-    data: Mapping[str, Any],
-    model: DetrSettings,
-    settings: DetectionSettings,
-    detector: Mapping[str, Tensor] | None = None,
-) -> dict[str, Any]:
-    """Name all that the result of a training depends on: it goes on from a checkpoint only if these are the same."""
-    fingerprint = {
-        "data": _digest(data),
-        "model": model.model_dump(mode="json"),
-        "settings": settings.fingerprint(process_count_of(settings)),
-    }
-    return fingerprint if detector is None else {**fingerprint, "detector": weights_digest(detector)}
+def fingerprint_of(data: Mapping[str, Any], settings: TrainingSettings, **other: Any) -> dict[str, Any]:
+    """Name all that the result of a training depends on.
+
+    Args:
+        data: the COCO file of the training images, loaded.
+        settings: those of the stage.
+        **other: more plain data, such as ``model``, the settings of its network.
+    """
+    # With Ray and ``auto``, only the processes themselves know how many they are.
+    ray, devices = settings.execution.engine == "ray", settings.devices
+    known = process_count(devices, settings.device) if not ray else devices
+    processes = collectives.world_size() if known == "auto" else known
+    return {"data": _digest(data), "settings": settings.fingerprint(processes), **other}
 
 
 def _digest(data: Mapping[str, Any]) -> str:

@@ -5,7 +5,7 @@ whichever other samples, it is made.
 """
 
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,10 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from construction_panoptic.annotations.json_stream import JSONDocument
 from construction_panoptic.annotations.panoptic_png import decode_id_map
 from construction_panoptic.config.training import AugmentationSettings
 from construction_panoptic.errors import InputDataError
+from construction_panoptic.models.preprocessing import normalise, resized_size
 from construction_panoptic.training import augmentations as transforms
 from construction_panoptic.training.augmentations import Annotated
 
@@ -44,7 +44,7 @@ def read_image(path: Path) -> Tensor:
 
 
 class _Cache:
-    """Decoded images, kept until their bytes reach the limit."""
+    """Decoded images and id maps, kept until their bytes reach the limit."""
 
     def __init__(self, limit_mb: int) -> None:
         self._room = limit_mb * 2**20
@@ -60,34 +60,56 @@ class _Cache:
             self._kept[index] = (image, id_map)
 
 
-class _Samples(Dataset[tuple[Tensor, Target]]):
-    """Images, and their objects in flat arrays: image i has those from ``starts[i]`` to ``starts[i + 1]``."""
+class DetectionSamples(Dataset[tuple[Tensor, Target]]):
+    """Images and boxes of a COCO detection file.
+
+    A sample is ``(image, target)``: image float32 [3, H, W], normalised; target with ``image_id`` int64,
+    ``file_name``, ``boxes`` float32 [N, 4] (centre x, centre y, width, height as fractions of the image),
+    ``labels`` int64 [N], ``orig_size`` and ``size`` int64 [2] (height, width in pixels, before and after the
+    transforms). Crowds are no targets.
+
+    Args:
+        data: the content of the file.
+        image_folder: where ``images[].file_name`` are.
+        settings: sizes and augmentation; the recipe's by default.
+        training: augment at random; otherwise resize to the evaluation size.
+        seed: seed of the augmentation.
+        cache_mb: memory for decoded images and id maps, MiB, in each process that loads.
+
+    Raises:
+        InputDataError: the file is not of its kind, or an annotation names an unknown image or category.
+    """
+
+    # Objects are in flat arrays: image i has those from ``starts[i]`` to ``starts[i + 1]``.
 
     def __init__(
         self,
-        data: Mapping[str, Any] | Path | str,
+        data: Mapping[str, Any],
         image_folder: Path | str,
-        settings: AugmentationSettings | None,
+        settings: AugmentationSettings | None = None,
         *,
-        training: bool,
-        seed: int,
-        cache_mb: int,
+        training: bool = False,
+        seed: int = 0,
+        cache_mb: int = 0,
     ) -> None:
-        self._source, self._data = _load(data)
+        missing = [name for name in ("images", "annotations") if name not in data]
+        if missing:
+            raise InputDataError(f"the annotations: no {' and no '.join(missing)} in it; is it a COCO file?")
         self.image_folder = Path(image_folder)
         self.settings = settings or AugmentationSettings()
         self.training = training
         self.seed = seed
+        self._augmentations = transforms.build_augmentations(self.settings)
         self._cache = _Cache(cache_mb)
-        facts = itemgetter("id", "file_name", "height", "width")
-        images = sorted(map(facts, self._data["images"]), key=itemgetter(0))
+        images = sorted(map(itemgetter("id", "file_name", "height", "width"), data["images"]), key=itemgetter(0))
         if not images:
-            raise InputDataError(f"{self._source}: there are no images in it")
+            raise InputDataError("the annotations: there are no images in it")
         self.image_ids = np.array([image[0] for image in images], dtype=np.int64)
         self.file_names = [str(image[1]) for image in images]
         self.sizes = np.array([image[2:] for image in images], dtype=np.int32)
-        self._set_objects()
-        del self._data  # the arrays hold all that is needed
+        self._set_objects(data["annotations"])
+        if data.get("categories"):
+            self._check_labels(data["categories"])
 
     def __len__(self) -> int:
         return len(self.file_names)
@@ -97,18 +119,14 @@ class _Samples(Dataset[tuple[Tensor, Target]]):
         """Width / height of each image as it is on disk."""
         return (self.sizes[:, 1] / self.sizes[:, 0]).tolist()
 
-    def check_labels(self, num_classes: int) -> None:
-        """Check that every category id is one that a model knows: 0 to ``num_classes`` - 1.
-
-        Raises:
-            InputDataError: one is not; the message names its image.
-        """
-        wrong = np.flatnonzero((self.labels < 0) | (self.labels >= num_classes))
+    def _check_labels(self, categories: Iterable[Mapping[str, Any]]) -> None:
+        last = max(category["id"] for category in categories)
+        wrong = np.flatnonzero((self.labels < 0) | (self.labels > last))
         if len(wrong):
             image = int(np.searchsorted(self.starts, wrong[0], side="right")) - 1
             raise InputDataError(
-                f"{self._source}: category id {self.labels[wrong[0]]} in {self.file_names[image]} is not in "
-                f"the taxonomy, whose ids end at {num_classes - 1}; run the conversion again with it"
+                f"the annotations: category id {self.labels[wrong[0]]} in {self.file_names[image]} is not in the "
+                f"taxonomy, whose ids end at {last}; run the conversion again with it"
             )
 
     def __getitem__(self, key: SampleKey) -> tuple[Tensor, Target]:
@@ -124,10 +142,12 @@ class _Samples(Dataset[tuple[Tensor, Target]]):
         sample = self._read(index)
         if self.training:
             random = np.random.default_rng([self.seed, epoch, int(self.image_ids[index])])
-            sample = transforms.augment(sample, self.settings, random)
+            for augmentation in self._augmentations:
+                sample = augmentation(sample, lambda: self._read(int(random.integers(len(self)))), random)
         else:
-            size = transforms.resized_size(sample.size, self.settings.evaluation_side, self.settings.max_side)
-            sample = transforms.drop_empty(transforms.resize(sample, size))
+            size = resized_size(sample.size, self.settings.evaluation_side, self.settings.max_side)
+            sample = transforms.resize(sample, size)
+        sample = transforms.drop_empty(sample)
         target: Target = {
             "image_id": torch.tensor(int(self.image_ids[index])),
             "file_name": self.file_names[index],
@@ -139,7 +159,7 @@ class _Samples(Dataset[tuple[Tensor, Target]]):
         if sample.id_map is not None:
             target["id_map"] = sample.id_map
             target["segment_ids"] = sample.segment_ids
-        return transforms.normalise(sample.image, self.settings), target
+        return normalise(sample.image, self.settings), target
 
     def _read(self, index: int) -> Annotated:
         pixels = self._cache.get(index)
@@ -160,13 +180,15 @@ class _Samples(Dataset[tuple[Tensor, Target]]):
     def _check_size(self, path: Path, size: tuple[int, ...], index: int) -> None:
         if size != (stated := tuple(self.sizes[index].tolist())):
             raise InputDataError(
-                f"{path}: {size[1]} x {size[0]} pixels, but {self._source} says {stated[1]} x {stated[0]}; "
+                f"{path}: {size[1]} x {size[0]} pixels, but the annotations say {stated[1]} x {stated[0]}; "
                 "run the conversion again"
             )
 
-    def _set_objects(self) -> None:
+    def _set_objects(self, annotations: Iterable[Mapping[str, Any]]) -> None:
         images, labels, ids, boxes = array("q"), array("q"), array("q"), array("d")
-        for image, item in self._objects({number: index for index, number in enumerate(self.image_ids.tolist())}):
+        for image, item in self._objects(
+            annotations, {number: index for index, number in enumerate(self.image_ids.tolist())}
+        ):
             x, y, width, height = item["bbox"]
             boxes.extend((x, y, width, height))
             images.append(image)
@@ -182,51 +204,14 @@ class _Samples(Dataset[tuple[Tensor, Target]]):
         self.labels = np.array(labels, dtype=np.int64)[order]
         self.segment_ids = np.array(ids, dtype=np.int64)[order]
 
-    def _objects(self, places: Mapping[int, int]) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    def _objects(
+        self, annotations: Iterable[Mapping[str, Any]], places: Mapping[int, int]
+    ) -> Iterator[tuple[int, Mapping[str, Any]]]:
         """Give each object and the place of its image; ``places``: by image id."""
-        raise NotImplementedError
-
-    def _read_id_map(self, index: int) -> Tensor | None:
-        raise NotImplementedError
-
-
-class DetectionSamples(_Samples):
-    """Images and boxes of a COCO detection file.
-
-    A sample is ``(image, target)``: image float32 [3, H, W], normalised; target with ``image_id`` int64,
-    ``file_name``, ``boxes`` float32 [N, 4] (centre x, centre y, width, height as shares of the image),
-    ``labels`` int64 [N], ``orig_size`` and ``size`` int64 [2] (height, width in pixels, before and after the
-    transforms). Crowds are no targets.
-
-    Args:
-        data: a COCO detection file, or its content.
-        image_folder: where ``images[].file_name`` are.
-        settings: sizes and augmentation; the recipe's by default.
-        training: augment at random; otherwise resize to the evaluation size.
-        seed: seed of the augmentation.
-        cache_mb: memory for decoded images, MiB, in each process that loads.
-
-    Raises:
-        InputDataError: the file is missing, not COCO detection, or an annotation names an unknown image.
-    """
-
-    def __init__(
-        self,
-        data: Mapping[str, Any] | Path | str,
-        image_folder: Path | str,
-        settings: AugmentationSettings | None = None,
-        *,
-        training: bool = False,
-        seed: int = 0,
-        cache_mb: int = 0,
-    ) -> None:
-        super().__init__(data, image_folder, settings, training=training, seed=seed, cache_mb=cache_mb)
-
-    def _objects(self, places: Mapping[int, int]) -> Iterator[tuple[int, Mapping[str, Any]]]:
-        for item in self._data["annotations"]:
+        for item in annotations:
             if item["image_id"] not in places:
                 raise InputDataError(
-                    f"{self._source}: annotation {item['id']} is of the unknown image {item['image_id']}"
+                    f"the annotations: annotation {item['id']} is of the unknown image {item['image_id']}"
                 )
             if not item.get("iscrowd", 0):
                 yield places[item["image_id"]], item
@@ -235,7 +220,7 @@ class DetectionSamples(_Samples):
         return None
 
 
-class PanopticSamples(_Samples):
+class PanopticSamples(DetectionSamples):
     """Images, boxes and segments of a COCO panoptic file.
 
     A sample is that of `DetectionSamples` and in its target ``id_map`` int32 [H, W] (segment ids of each
@@ -243,47 +228,44 @@ class PanopticSamples(_Samples):
     map.
 
     Args:
-        data: a COCO panoptic file, or its content.
+        data: the content of the file.
         image_folder: where ``images[].file_name`` are.
         png_folder: where ``annotations[].file_name`` are.
         settings: sizes and augmentation; the recipe's by default.
-        training: augment at random; otherwise resize to the evaluation size.
-        seed: seed of the augmentation.
-        cache_mb: memory for decoded images and id maps, MiB, in each process that loads.
+        **options: those of `DetectionSamples`.
 
     Raises:
-        InputDataError: the file is missing, not COCO panoptic, or an image is without an annotation.
+        InputDataError: the file is not of its kind, or an image is without an annotation.
     """
 
     def __init__(
         self,
-        data: Mapping[str, Any] | Path | str,
+        data: Mapping[str, Any],
         image_folder: Path | str,
         png_folder: Path | str,
         settings: AugmentationSettings | None = None,
-        *,
-        training: bool = False,
-        seed: int = 0,
-        cache_mb: int = 0,
+        **options: Any,
     ) -> None:
         self.png_folder = Path(png_folder)
         self.png_names: list[str] = []
-        super().__init__(data, image_folder, settings, training=training, seed=seed, cache_mb=cache_mb)
+        super().__init__(data, image_folder, settings, **options)
 
-    def _objects(self, places: Mapping[int, int]) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    def _objects(
+        self, annotations: Iterable[Mapping[str, Any]], places: Mapping[int, int]
+    ) -> Iterator[tuple[int, Mapping[str, Any]]]:
         names: dict[int, str] = {}
-        for annotation in self._data["annotations"]:
+        for annotation in annotations:
             place = places.get(annotation["image_id"])
             if place is None:
                 continue
             if "segments_info" not in annotation or place in names:
                 problem = "has no segments_info; is it COCO panoptic?" if place not in names else "comes twice"
-                raise InputDataError(f"{self._source}: annotation of {self.file_names[place]} {problem}")
+                raise InputDataError(f"the annotations: annotation of {self.file_names[place]} {problem}")
             names[place] = str(annotation["file_name"])
             yield from ((place, item) for item in annotation["segments_info"] if not item.get("iscrowd", 0))
         for place, (image_id, name) in enumerate(zip(self.image_ids.tolist(), self.file_names, strict=True)):
             if place not in names:
-                raise InputDataError(f"{self._source}: image {name} (id {image_id}) has no annotation")
+                raise InputDataError(f"the annotations: image {name} (id {image_id}) has no annotation")
         self.png_names = [names[place] for place in range(len(names))]
 
     def _read_id_map(self, index: int) -> Tensor | None:
@@ -293,20 +275,3 @@ class PanopticSamples(_Samples):
         id_map = decode_id_map(path)
         self._check_size(path, id_map.shape, index)
         return torch.from_numpy(id_map.astype(np.int32))
-
-
-def _load(data: Mapping[str, Any] | Path | str) -> tuple[str, Mapping[str, Any]]:
-    if isinstance(data, Mapping):
-        source, content = "the annotations", data
-    else:
-        source = str(data)
-        try:
-            content = JSONDocument(Path(data))
-        except FileNotFoundError:
-            raise InputDataError(f"{source}: file not found; run the conversion first") from None
-        except ValueError as error:
-            raise InputDataError(f"{source}: not a JSON file ({error})") from None
-    missing = [name for name in ("images", "annotations") if name not in content]
-    if missing:
-        raise InputDataError(f"{source}: no {' and no '.join(missing)} in it; is it a COCO file?")
-    return source, content

@@ -127,8 +127,8 @@ def resumable(resume: Mapping[str, Any] | None, fingerprint: Mapping[str, Any]) 
     return True
 
 
-def improved(value: float, best: float | None, *, greater_is_better: bool) -> bool:
-    """Whether a value is the best so far; NaN is worse than any number."""
+def improved(value: float, best: float | None) -> bool:
+    """Whether a value is the largest so far; NaN is less than any number."""
     if best is None or np.isnan(best):
         return best is None or not np.isnan(value)
-    return value > best if greater_is_better else value < best
+    return value > best

@@ -2,9 +2,8 @@
 
 import math
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -12,15 +11,14 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from construction_panoptic.config.training import DetectionSettings
-from construction_panoptic.parallel import collectives as team
+from construction_panoptic.config.training import TrainingSettings
+from construction_panoptic.parallel import collectives
 from construction_panoptic.parallel.device import autocast
 from construction_panoptic.signals import StopRequest
-from construction_panoptic.training.faults import save_batch
 from construction_panoptic.training.loading import Batch, BatchLoader
 from construction_panoptic.training.progress import Progress
 from construction_panoptic.training.state import logger
-from construction_panoptic.training.tasks.stages import Stage
+from construction_panoptic.training.tasks.protocol import TrainingTask, total_loss
 from construction_panoptic.training.watch import LossWatch, NonFiniteLossError
 
 
@@ -28,8 +26,7 @@ from construction_panoptic.training.watch import LossWatch, NonFiniteLossError
 class Training:
     """Everything that changes in the course of a training."""
 
-    stage: Stage
-    settings: DetectionSettings
+    task: TrainingTask
     device: torch.device
     optimizer: Optimizer
     schedule: LRScheduler
@@ -41,7 +38,13 @@ class Training:
     best: dict[str, Any] = field(default_factory=lambda: {"epoch": None, "value": None})
     stop: StopRequest = field(default_factory=StopRequest)
     skipped: int = 0
-    known: dict[str, Any] = field(default_factory=dict)
+    fingerprint: Mapping[str, Any] = field(default_factory=dict)
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def settings(self) -> TrainingSettings:
+        """Those of the task."""
+        return self.task.settings
 
     @property
     def careful(self) -> bool:
@@ -61,8 +64,7 @@ class EpochSteps:
     def __init__(self, training: Training, loader: BatchLoader, begun: Mapping[str, Any] | None = None) -> None:
         every = 1 if training.careful else 20
         self._training = training
-        self._watch = LossWatch(training.stage.name, training.epoch + 1, every=every)
-        self._recent: deque[Batch] = deque(maxlen=every)
+        self._watch = LossWatch(training.task.name, training.epoch + 1, every=every)
         self._rates = _rates(training.optimizer)
         self._skipped = 0
         self._images = 0
@@ -93,14 +95,14 @@ class EpochSteps:
                 self._take(batch, progress)
                 if until():
                     return False
-            self._read()
+            self._watch.read()
             return True
         finally:
             self.seconds += time.perf_counter() - began
 
     def state(self) -> dict[str, Any]:
         """What it takes to go on after the last step: its number, the sums of the numbers logged, times."""
-        self._read()
+        self._watch.read()
         return {
             "step": self.step,
             "images": self._images,
@@ -114,7 +116,7 @@ class EpochSteps:
 
     def metrics(self) -> dict[str, float]:
         """``train/…``: the means of the numbers logged, and the learning rates of the last step."""
-        values = {**team.means(self._watch.means()), **self._rates}
+        values = {**collectives.all_reduce_mean(self._watch.means()), **self._rates}
         if self._training.settings.on_non_finite == "skip":
             values["skipped_steps"] = float(self._skipped)
         return {f"train/{name}": value for name, value in values.items()}
@@ -122,14 +124,14 @@ class EpochSteps:
     def timings(self) -> dict[str, float]:
         """``train/images_per_second`` and ``train/data_wait_share``."""
         return {
-            "train/images_per_second": team.size() * self._images / self.seconds,
+            "train/images_per_second": collectives.world_size() * self._images / self.seconds,
             "train/data_wait_share": self._waited / self.seconds,
         }
 
     def _take(self, batch: Batch, progress: Progress) -> None:
         self._rates = _rates(self._training.optimizer)
-        batch = batch.padded(*team.largest(batch.images.shape[-2:]))  # as if all processes' images were one batch
-        self._recent.append(batch)
+        # As if all processes' images were one batch.
+        batch = batch.padded(*collectives.all_reduce_max(batch.images.shape[-2:]))
         if self._guarded_step(batch):
             progress.show_loss(self._watch.means()["loss"])
         progress.step()
@@ -145,27 +147,20 @@ class EpochSteps:
                 raise
             return None
 
-    def _read(self) -> None:
-        try:
-            self._watch.read()
-        except NonFiniteLossError as error:
-            raise self._saved(error) from error
-
     def _guarded_step(self, batch: Batch) -> bool:
         """One step, or none where its numbers are not finite and may be skipped; whether the loss can be shown."""
         training = self._training
-        training.known["torch_rng"] = torch.get_rng_state()
         skip = training.settings.on_non_finite == "skip"
-        buffers = [buffer.clone() for buffer in training.stage.model.buffers()] if skip else []
+        buffers = [buffer.clone() for buffer in training.task.model.buffers()] if skip else []
         was_read = False
         try:
             was_read = self._watch.add(batch.file_names, self._step(batch.to(training.device)))
         except NonFiniteLossError as error:
             if not skip or training.skipped >= training.settings.max_skipped:
-                raise self._saved(error) from error
+                raise
             training.skipped += 1
             self._skipped += 1
-            for buffer, before in zip(training.stage.model.buffers(), buffers, strict=True):
+            for buffer, before in zip(training.task.model.buffers(), buffers, strict=True):
                 buffer.copy_(before)  # running statistics have seen the batch
             what = str(error).partition(". Look at")[0]
             logger.warning("%s. Skipped (%d of at most %d).", what, training.skipped, training.settings.max_skipped)
@@ -177,11 +172,11 @@ class EpochSteps:
         training = self._training
         training.optimizer.zero_grad(set_to_none=True)
         values = self._gradients(batch)
-        if team.size() > 1 and training.careful and not bool(values["loss"].isfinite()):
+        if collectives.world_size() > 1 and training.careful and not bool(values["loss"].isfinite()):
             # Before all processes' gradients are mixed, and none knows whose images they were.
             raise self._watch.failed_step(batch.file_names, f"loss {float(values['loss']):.4g}")
         parameters = [item for group in training.optimizer.param_groups for item in group["params"]]
-        team.average_gradients(parameters)
+        collectives.average_gradients(parameters)
         max_norm = training.settings.optimizer.clip_max_norm or math.inf
         values["gradient_norm"] = nn.utils.clip_grad_norm_(parameters, max_norm)
         if not training.careful or all(bool(value.isfinite()) for value in values.values()):
@@ -189,48 +184,27 @@ class EpochSteps:
         return values
 
     def _gradients(self, batch: Batch) -> dict[str, Tensor]:
-        """Compute the batch's gradients, part by part; gives the loss and its terms."""
+        """Compute the batch's gradients, part by part; gives the loss and its terms.
+
+        Each part is divided by the mean over the processes of what the whole batch is divided by, since gradients are
+        averaged over the processes, as in DETR.
+        """
         training = self._training
-        parts = batch.parts(training.settings.micro_batches)
-        if len(parts) > 1 or team.size() > 1:
-            boxes, weights = team.totals(training.stage.size(batch))
-            parts = [replace(part, totals=(boxes, weights)) for part in parts]
+        normalisers = collectives.all_reduce_mean(training.task.normalisers(batch))
         values: dict[str, Tensor] = {}
-        for part in parts:
+        for part in batch.parts(training.settings.micro_batches):
             try:
                 with autocast(training.device, training.settings.precision):
-                    loss, terms = training.stage.step(part)
+                    losses = training.task.losses(part)
             except FloatingPointError as error:
                 raise self._watch.failed_step(batch.file_names, str(error)) from error
+            loss, terms = total_loss(losses, normalisers)
             loss.backward()
             for name, value in {"loss": loss.detach(), **terms}.items():
-                # Losses add up; of errors and the like, the mean over the images is shown.
-                share = value if name.startswith("loss") else value * (len(part) / len(batch))
-                values[name] = values[name] + share if name in values else share
+                values[name] = values[name] + value if name in values else value
         return values
-
-    def _saved(self, error: NonFiniteLossError) -> NonFiniteLossError:
-        """The error, after its batch is saved for replay; the weights go along if they are those before the step."""
-        training = self._training
-        path = training.settings.failed_batch
-        batch = next((batch for batch in self._recent if batch.file_names == error.file_names), None)
-        if path is None or batch is None:
-            return error
-        known = {
-            "stage": training.stage.name,
-            "epoch": training.epoch + 1,
-            "model": training.stage.model.state_dict() if training.careful else None,
-            "settings": training.settings.model_dump(mode="json"),
-            **training.known,
-        }
-        try:
-            save_batch(path, batch, **known)
-        except (OSError, RuntimeError) as failure:
-            return NonFiniteLossError(f"{error} (The batch could not be saved: {failure}.)", error.file_names)
-        hint = "" if training.careful else " --checkpoint and the last checkpoint"
-        return NonFiniteLossError(f"{error} To see the batch again: kedro replay {path}{hint}", error.file_names)
 
 
 def _rates(optimizer: Optimizer) -> dict[str, float]:
-    names = {"main": "lr", "backbone": "lr_backbone"}
-    return {names[group["name"]]: float(group["lr"]) for group in optimizer.param_groups}
+    names = {group["name"]: float(group["lr"]) for group in optimizer.param_groups}
+    return {"lr" if name == "main" else f"lr_{name}": rate for name, rate in names.items()}

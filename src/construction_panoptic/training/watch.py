@@ -11,16 +11,7 @@ from construction_panoptic.errors import UserError
 
 
 class NonFiniteLossError(UserError, ArithmeticError):
-    """A loss, a gradient or an output became NaN or infinite; the message names where.
-
-    Args:
-        message: what, and where.
-        file_names: images of the batch.
-    """
-
-    def __init__(self, message: str, file_names: list[str]) -> None:
-        super().__init__(message)
-        self.file_names = file_names
+    """A loss, a gradient or an output became NaN or infinite; the message names where."""
 
 
 class LossWatch:
@@ -96,9 +87,8 @@ class LossWatch:
         step = max(1, self._steps)
         return NonFiniteLossError(
             f"{self._stage}: not a finite number in epoch {self._epoch}, step {step}, "
-            f"images {', '.join(file_names)}: {what}. Look at these images and their annotations, or lower "
-            "optimizer.lr; the checkpoint of the epoch before is untouched and training resumes from it.",
-            file_names,
+            f"images {', '.join(file_names)}: {what}. Look at these images and their annotations, lower optimizer.lr, "
+            "or set on_non_finite: skip. The last checkpoint is from before, and training resumes from it."
         )
 
     def failed_step(self, file_names: list[str], what: str) -> NonFiniteLossError:

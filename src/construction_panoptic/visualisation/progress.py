@@ -11,7 +11,8 @@ from construction_panoptic.annotations.images import read_rgb
 from construction_panoptic.annotations.panoptic_png import decode_id_map
 from construction_panoptic.catalog.folders import ConvertedImages
 from construction_panoptic.evaluation.examples import choose_images
-from construction_panoptic.evaluation.predictions import ImagePrediction
+from construction_panoptic.models.protocol import Segmentation
+from construction_panoptic.parallel import collectives
 from construction_panoptic.visualisation.classes import Classes, ClassTable
 from construction_panoptic.visualisation.overlays import Picture, boxes_overlay, panoptic_overlay
 from construction_panoptic.visualisation.sheets import CELL_SIDE, mosaic
@@ -54,31 +55,34 @@ class ProgressSheet:
         self._truth = self._true_pictures(truth)
         self._seen: dict[int, Picture] = {}
 
-    def see_segments(self, prediction: ImagePrediction) -> None:
-        """Draw a prediction, if it is of one of the images."""
-        if prediction.image_id in self._images:
-            id_map = prediction.id_map
-            self._seen[prediction.image_id] = self._segments(prediction.image_id, id_map, prediction.segments_info)
+    def see(self, image_id: int, prediction: Any) -> None:
+        """Draw a prediction, a `Segmentation` or boxes as dicts, if it is for one of the images.
 
-    def see_boxes(self, boxes: list[dict[str, Any]]) -> None:
-        """Draw the boxes of the images whose score is at least 0.5; boxes are COCO box results."""
-        for image_id in self._images:
-            mine = [box for box in boxes if box["image_id"] == image_id and box["score"] >= LEAST_SCORE]
-            self._seen[image_id] = self._boxes(image_id, mine)
+        Of boxes those with a score of at least 0.5 are drawn.
+        """
+        if image_id not in self._images:
+            return
+        if isinstance(prediction, Segmentation):
+            self._seen[image_id] = self._segments(
+                image_id, prediction.id_map, [dict(segment) for segment in prediction.segments]
+            )
+        else:
+            self._seen[image_id] = self._boxes(image_id, [box for box in prediction if box["score"] >= LEAST_SCORE])
 
     def take(self, epoch: int) -> Image.Image | None:
-        """Give the sheet of what was seen since the last one; None if that is nothing."""
-        if not self._seen:
+        """Give the sheet of what all processes have seen since the last one; None if that is nothing."""
+        seen = {image_id: picture for part in collectives.all_gather(self._seen) for image_id, picture in part.items()}
+        self._seen = {}
+        if not seen:
             return None
         pictures, titles = [], []
         ids = list(self._images)
         for start in range(0, len(ids), PROGRESS_COLUMNS):
             row = ids[start : start + PROGRESS_COLUMNS]
             blank = [np.full((1, 4, 3), 255, np.uint8)] * (PROGRESS_COLUMNS - len(row) if start else 0)
-            pictures += [self._truth[i] for i in row] + blank + [self._seen[i] for i in row] + blank
+            pictures += [self._truth[i] for i in row] + blank + [seen[i] for i in row] + blank
             titles += [self._images[i]["file_name"] for i in row] + [""] * len(blank)
             titles += [f"epoch {epoch}"] * len(row) + [""] * len(blank)
-        self._seen = {}
         columns = min(len(ids), PROGRESS_COLUMNS)
         return mosaic(pictures, titles, columns=columns, width=columns * PROGRESS_CELL)
 

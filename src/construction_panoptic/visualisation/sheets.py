@@ -64,7 +64,7 @@ def example_sheet(examples: Sequence[Example], *, width: int = 2400) -> Image.Im
     """
     if not examples:
         raise InputDataError("a sheet needs at least one example")
-    columns = {
+    columns: dict[str, list[Picture | None]] = {
         "Image": [example.image for example in examples],
         "Ground truth": [example.truth for example in examples],
         "Prediction": [example.prediction for example in examples],

@@ -13,8 +13,13 @@ from PIL import Image
 from construction_panoptic.annotations.panoptic_png import encode_id_map
 from construction_panoptic.config.base import parse
 from construction_panoptic.config.training import DetectionSettings
+from construction_panoptic.models.spec import ModelSpec
 
 NUM_CLASSES = 5  # ids 1 (stuff), 2, 3, 4 (things)
+SPEC = ModelSpec(
+    categories=tuple({"id": label, "name": str(label), "isthing": int(label > 1)} for label in range(1, NUM_CLASSES)),
+    threshold=0.01,
+)
 
 
 @dataclass(frozen=True)
@@ -93,7 +98,6 @@ def small_settings() -> Callable[..., DetectionSettings]:
             "batch_size": 2,
             "workers": 0,
             "device": "cpu",
-            "failed_batch": None,
             "optimizer": {"lr": 1e-3, "lr_backbone": 1e-3},
             "augmentation": augmentation,
         }

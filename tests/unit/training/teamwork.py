@@ -11,15 +11,17 @@ import torch.distributed as dist
 
 from construction_panoptic.config.training import DetectionSettings
 from construction_panoptic.errors import InputDataError
-from construction_panoptic.evaluation.validation import detection_validator, panoptic_validator
+from construction_panoptic.evaluation.validation import box_metrics, panoptic_metrics
 from construction_panoptic.models.detr.model import build_detr, build_detr_panoptic
-from construction_panoptic.parallel import collectives as team
+from construction_panoptic.parallel import collectives
 from construction_panoptic.signals import StopRequest
 from construction_panoptic.training.loading import build_loader
 from construction_panoptic.training.loop import EpochResult, train
 from construction_panoptic.training.samples import DetectionSamples, PanopticSamples
 from construction_panoptic.training.state import own_randomness
-from construction_panoptic.training.tasks.stages import DetectionStage, MaskHeadStage
+from construction_panoptic.training.tasks.detection import DetectionTask
+from construction_panoptic.training.tasks.mask_head import MaskHeadTask
+from tests.unit.training.conftest import SPEC
 
 
 def train_detection(
@@ -33,13 +35,13 @@ def train_detection(
 ) -> Iterator[EpochResult]:
     torch.set_num_threads(1)
     with own_randomness(settings.seed):
-        stage = DetectionStage(build_detr(**model), settings)
+        task = DetectionTask(build_detr(**model), settings, SPEC)
     samples = DetectionSamples(scene.detection, scene.images, settings.augmentation, training=True, seed=settings.seed)
     loader = build_loader(samples, batch_size=settings.batch_size, shuffle=True, seed=settings.seed)
     seen = DetectionSamples(scene.detection, scene.images, settings.augmentation)
     batches = build_loader(seen, batch_size=1, shuffle=False)
-    validate = detection_validator(asking(batches) if asking else batches, scene.detection, stop=stop)
-    yield from train(stage, loader, settings, validate=validate, monitor="val/ap", resume=resume, stop=stop)
+    validation, measure = asking(batches) if asking else batches, box_metrics(scene.detection)
+    yield from train(task, loader, validate=lambda: task.validate(validation, measure, stop), resume=resume, stop=stop)
 
 
 def stop_in_the_second_validation(
@@ -54,7 +56,7 @@ def stop_in_the_second_validation(
         def __iter__(self) -> Iterator[Any]:
             self.passes += 1
             for number, batch in enumerate(self.loader):
-                if team.rank() == 1 and self.passes == 2 and number == 1:
+                if collectives.rank() == 1 and self.passes == 2 and number == 1:
                     stop.number = signal.SIGTERM
                 yield batch
 
@@ -66,7 +68,7 @@ def train_mask_head(
 ) -> Iterator[EpochResult]:
     torch.set_num_threads(1)
     with own_randomness(settings.seed):
-        stage = MaskHeadStage(build_detr_panoptic(**model), settings)
+        task = MaskHeadTask(build_detr_panoptic(**model), settings, SPEC)
     places = (scene.panoptic, scene.images, scene.pngs, settings.augmentation)
     loader = build_loader(
         PanopticSamples(*places, training=True, seed=settings.seed),
@@ -74,13 +76,9 @@ def train_mask_head(
         shuffle=True,
         seed=settings.seed,
     )
-    validate = panoptic_validator(
-        build_loader(PanopticSamples(*places), batch_size=1, shuffle=False),
-        scene.panoptic,
-        scene.pngs,
-        threshold=0.01,
-    )
-    yield from train(stage, loader, settings, validate=validate, monitor="val/pq", stop=stop)
+    batches = build_loader(PanopticSamples(*places), batch_size=1, shuffle=False)
+    measure = panoptic_metrics(scene.panoptic, scene.pngs)
+    yield from train(task, loader, validate=lambda: task.validate(batches, measure, stop), stop=stop)
 
 
 def train_both(
@@ -92,9 +90,9 @@ def train_both(
 
 def fail(how: str, folder: Path, *, stop: StopRequest) -> Iterator[int]:
     """The second process fails while the first one waits for it."""
-    (folder / str(team.rank())).write_text(str(os.getpid()))
+    (folder / str(collectives.rank())).write_text(str(os.getpid()))
     yield 1
-    if team.rank() == 1:
+    if collectives.rank() == 1:
         if how == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
         if how == "bad input":

@@ -5,6 +5,7 @@ import logging
 import random
 import signal
 from collections.abc import Generator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,14 +15,17 @@ from torch import Tensor, nn
 
 from construction_panoptic.errors import CheckpointError, ParameterError, UserError
 from construction_panoptic.models.detr.model import DetrPanoptic, build_detr, build_detr_panoptic
-from construction_panoptic.parallel import collectives as team
+from construction_panoptic.parallel import collectives
 from construction_panoptic.signals import Interrupted, StopRequest
 from construction_panoptic.training.loading import Batch, BatchLoader, build_loader
 from construction_panoptic.training.loop import EpochResult, train
 from construction_panoptic.training.samples import DetectionSamples, PanopticSamples
 from construction_panoptic.training.state import own_randomness
-from construction_panoptic.training.tasks.stages import DetectionStage, MaskHeadStage, Stage
+from construction_panoptic.training.tasks.detection import DetectionTask
+from construction_panoptic.training.tasks.mask_head import MaskHeadTask
+from construction_panoptic.training.tasks.protocol import Loss, TrainingTask
 from construction_panoptic.training.watch import NonFiniteLossError
+from tests.unit.training.conftest import SPEC
 
 
 class Kit:
@@ -51,17 +55,20 @@ class Kit:
             )
         return build_loader(samples, batch_size=settings.batch_size, shuffle=True, seed=settings.seed, workers=workers)
 
-    def stage(self, settings: Any, kind: str) -> Stage:
+    def task(self, settings: Any, kind: str) -> TrainingTask:
         with own_randomness(settings.seed):
             if kind == "detection":
-                return DetectionStage(build_detr(**self.small_model), settings)
-            return MaskHeadStage(build_detr_panoptic(**self.small_model), settings)
+                return DetectionTask(build_detr(**self.small_model), settings, SPEC)
+            return MaskHeadTask(build_detr_panoptic(**self.small_model), settings, SPEC)
 
     def train(
-        self, kind: str = "detection", workers: int = 0, changes: Any = None, **other: Any
+        self, kind: str = "detection", workers: int = 0, changes: Any = None, validate: Any = None, **other: Any
     ) -> Generator[EpochResult, None, None]:
-        settings = self.small_settings(**(changes or {}))
-        return train(self.stage(settings, kind), self.loader(settings, kind, workers), settings, **other)
+        """``validate`` gets the model."""
+        task = self.task(self.small_settings(**(changes or {})), kind)
+        if validate is not None:
+            other["validate"] = lambda: validate(task.model)
+        return train(task, self.loader(task.settings, kind, workers), **other)
 
 
 @pytest.fixture
@@ -171,7 +178,8 @@ def test_metrics_and_history(kit: Kit) -> None:
     results = list(kit.train(changes={"schedule": {"drop_epoch": 2}}))
     names = {
         "train/loss", "train/loss_ce", "train/loss_bbox", "train/loss_giou", "train/class_error",
-        "train/cardinality_error", "train/gradient_norm", "train/lr", "train/lr_backbone",
+        "train/cardinality_error", "train/gradient_norm",
+        "train/loss_ce_aux", "train/loss_bbox_aux", "train/loss_giou_aux", "train/lr", "train/lr_backbone",
     }  # fmt: skip
     timings = {"epoch", "train/images_per_second", "train/data_wait_share", "time/epoch_seconds"}
     for result in results:
@@ -184,19 +192,19 @@ def test_metrics_and_history(kit: Kit) -> None:
 
 
 def test_validation_and_the_best_epoch(kit: Kit) -> None:
-    seen: list[tuple[int, bool, bool]] = []
+    seen: list[tuple[bool, bool]] = []
     values = {1: 0.2, 2: 0.5, 3: 0.5, 4: 0.4, 5: 0.3}
 
-    def validate(model: nn.Module, epoch: int) -> dict[str, float]:
-        seen.append((epoch, model.training, torch.is_grad_enabled()))
-        return {"pq": values[epoch], "test/other": 1.0}
+    def validate(model: nn.Module) -> dict[str, float]:
+        seen.append((model.training, torch.is_grad_enabled()))
+        return {"val/ap": values[len(seen)], "test/other": 1.0}
 
     def run(changes: dict[str, Any], **other: Any) -> list[EpochResult]:
         seen.clear()
         return list(kit.train(changes={"epochs": 5, **changes}, validate=validate, **other))
 
-    results = run({}, monitor="val/pq")
-    assert seen == [(epoch, False, False) for epoch in range(1, 6)]
+    results = run({})
+    assert seen == [(False, False)] * 5
     assert [result.best is not None for result in results] == [True, True, False, False, False]
     assert results[1].best is not None
     assert_equal(results[1].best, results[1].checkpoint)
@@ -204,20 +212,18 @@ def test_validation_and_the_best_epoch(kit: Kit) -> None:
     assert results[0].metrics["test/other"] == 1.0
     assert "time/validation_seconds" in results[0].timings[0]
 
-    results = run({"validate_every": 3}, monitor="val/pq")
-    assert [epoch for epoch, _, _ in seen] == [3, 5]
-    assert [result.best is not None for result in results] == [False, False, True, False, False]
+    results = run({"validate_every": 3})
+    assert ["val/ap" in result.metrics for result in results] == [False, False, True, False, True]
+    assert [result.best is not None for result in results] == [False, False, True, False, True]
 
-    results = run({}, monitor="val/pq", greater_is_better=False)
-    assert [result.best is not None for result in results] == [True, False, False, False, False]
-    with pytest.raises(ParameterError, match=r"no metric 'val/ap'; there are .*val/pq"):
-        run({}, monitor="val/ap")
+    with pytest.raises(ParameterError, match=r"mask_head: there is no metric 'val/pq' to monitor; there are .*val/ap"):
+        run({}, kind="mask_head")
 
 
 def test_best_survives_a_resume(kit: Kit) -> None:
     def run(resume: Any) -> Generator[EpochResult, None, None]:
         values = iter([0.9, 0.1, 0.2]) if resume is None else iter([0.1, 0.2])
-        return kit.train(validate=lambda *_: {"pq": next(values)}, monitor="val/pq", resume=resume)
+        return kit.train(validate=lambda _: {"val/ap": next(values)}, resume=resume)
 
     first = run(None)
     saved = through_a_file(next(first).checkpoint)
@@ -258,22 +264,22 @@ def test_checkpoint_of_another_model_is_refused(kit: Kit) -> None:
         next(other.train(resume=saved))
 
 
-class Recording(DetectionStage):
+class Recording(DetectionTask):
     """Keeps the images of every step."""
 
     seen: list[Batch]
 
-    def step(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    def losses(self, batch: Batch) -> dict[str, Loss]:
         self.seen.append(batch)
-        return super().step(batch)
+        return super().losses(batch)
 
 
 def test_each_epoch_has_its_own_order_and_augmentation(kit: Kit) -> None:
     settings = kit.small_settings()
-    stage = Recording(build_detr(**kit.small_model), settings)
-    stage.seen = []
-    list(train(stage, kit.loader(settings, "detection"), settings))
-    epochs = [stage.seen[start : start + 3] for start in (0, 3, 6)]
+    task = Recording(build_detr(**kit.small_model), settings, SPEC)
+    task.seen = []
+    list(train(task, kit.loader(settings, "detection")))
+    epochs = [task.seen[start : start + 3] for start in (0, 3, 6)]
     orders = [[name for batch in epoch for name in batch.file_names] for epoch in epochs]
     assert [sorted(order) for order in orders] == [sorted(orders[0])] * 3
     assert len({tuple(order) for order in orders}) > 1
@@ -288,25 +294,25 @@ def test_each_epoch_has_its_own_order_and_augmentation(kit: Kit) -> None:
     assert boxes[0] != boxes[1] != boxes[2] != boxes[0]
 
 
-class Poisoned(DetectionStage):
+class Poisoned(DetectionTask):
     """Makes one term of the loss of one image's batch not finite."""
 
     poison: str
 
-    def step(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        loss, terms = super().step(batch)
+    def losses(self, batch: Batch) -> dict[str, Loss]:
+        losses = super().losses(batch)
         if self.poison in batch.file_names:
-            return loss * float("inf"), {**terms, "loss_bbox": torch.tensor(float("inf"))}
-        return loss, terms
+            losses["loss_bbox"] = replace(losses["loss_bbox"], sum=losses["loss_bbox"].sum * float("inf"))
+        return losses
 
 
 def test_non_finite_loss_stops_and_names_the_batch(kit: Kit) -> None:
     settings = kit.small_settings()
-    stage = Poisoned(build_detr(**kit.small_model), settings)
-    stage.poison = "nothing"
-    run = train(stage, kit.loader(settings, "detection"), settings)
+    task = Poisoned(build_detr(**kit.small_model), settings, SPEC)
+    task.poison = "nothing"
+    run = train(task, kit.loader(settings, "detection"))
     good = next(run).checkpoint
-    stage.poison = "site__003.png"
+    task.poison = "site__003.png"
     with pytest.raises(NonFiniteLossError, match=r"epoch 2, step [123], images .*site__003\.png.*loss_bbox inf"):
         next(run)
     assert all(bool(value.isfinite().all()) for value in good["model"].values())
@@ -314,41 +320,41 @@ def test_non_finite_loss_stops_and_names_the_batch(kit: Kit) -> None:
 
 def test_non_finite_outputs_stop_and_name_the_batch(kit: Kit) -> None:
     settings = kit.small_settings()
-    stage = kit.stage(settings, "detection")
-    run = train(stage, kit.loader(settings, "detection"), settings)
+    task = kit.task(settings, "detection")
+    run = train(task, kit.loader(settings, "detection"))
     next(run)
     with torch.no_grad():
-        next(iter(stage.model.parameters())).fill_(float("nan"))
+        next(iter(task.model.parameters())).fill_(float("nan"))
     with pytest.raises(NonFiniteLossError, match=r"epoch 2, step 1, images site__\d+\.png, site__\d+\.png"):
         next(run)
 
 
-class Stopping(DetectionStage):
+class Stopping(DetectionTask):
     """Is asked to stop in a step."""
 
     stop: StopRequest
     steps = 0
 
-    def step(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    def losses(self, batch: Batch) -> dict[str, Loss]:
         self.steps += 1
         if self.steps == 5:
             self.stop.number = signal.SIGTERM
-        return super().step(batch)
+        return super().losses(batch)
 
 
 def test_a_request_to_stop_saves_the_step_that_it_comes_in(kit: Kit) -> None:
     settings = kit.small_settings()
     whole = [result.checkpoint for result in kit.train()]
     with own_randomness(settings.seed):
-        stage = Stopping(build_detr(**kit.small_model), settings)
-    stage.stop = StopRequest()
-    run = train(stage, kit.loader(settings, "detection"), settings, stop=stage.stop)
+        task = Stopping(build_detr(**kit.small_model), settings, SPEC)
+    task.stop = StopRequest()
+    run = train(task, kit.loader(settings, "detection"), stop=task.stop)
     assert next(run).complete
     within = next(run)
     assert (within.complete, within.metrics, within.best, within.epoch) == (False, {}, None, 1)
-    with pytest.raises(Interrupted, match=r"saved after epoch 1 of 3 and step 2 of the next epoch\. .*--only-missing"):
+    with pytest.raises(Interrupted, match=r"saved after epoch 1 of 3 and step 2 of the next epoch\.$"):
         next(run)
-    assert stage.steps == 5
+    assert task.steps == 5
     resumed = list(kit.train(resume=through_a_file(within.checkpoint)))
     assert [result.epoch for result in resumed] == [2, 3]
     for result in resumed:
@@ -380,35 +386,40 @@ def test_resumed_within_an_epoch_equals_an_uninterrupted_one_bit_for_bit(kit: Ki
 
 def test_equal_results_are_saved_as_equal_bytes(kit: Kit) -> None:
     """Whether or not the training was resumed, and whatever was timed."""
-    whole = list(kit.train(fingerprint={"data": "abc"}))
-    resumed = list(kit.train(fingerprint={"data": "abc"}, resume=through_a_file(whole[0].checkpoint)))
+
+    def validate(model: nn.Module) -> dict[str, float]:
+        return {"val/ap": float(next(model.parameters()).abs().sum())}
+
+    whole = list(kit.train(fingerprint={"data": "abc"}, validate=validate))
+    saved = through_a_file(whole[0].checkpoint)
+    resumed = list(kit.train(fingerprint={"data": "abc"}, validate=validate, resume=saved))
     assert as_bytes(resumed[-1].checkpoint) == as_bytes(whole[-1].checkpoint)
     monitored = [result.best for result in whole if result.best]
     assert as_bytes(monitored[-1]) == as_bytes([result.best for result in resumed if result.best][-1])
 
 
-class Greedy(DetectionStage):
+class Greedy(DetectionTask):
     """Needs more memory than there is."""
 
-    def step(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    def losses(self, batch: Batch) -> dict[str, Loss]:
         torch.empty(2**50)
-        return super().step(batch)
+        return super().losses(batch)
 
 
 def test_too_little_memory_is_an_error_for_people(kit: Kit) -> None:
     """Also in a process that only sends its parent a message."""
     settings = kit.small_settings()
-    stage = Greedy(build_detr(**kit.small_model), settings)
+    task = Greedy(build_detr(**kit.small_model), settings, SPEC)
     with pytest.raises(UserError, match=r"Memory has run out\. .* a larger micro_batches "):
-        next(train(stage, kit.loader(settings, "detection"), settings))
+        next(train(task, kit.loader(settings, "detection")))
 
 
 def test_a_request_to_stop_as_the_last_validation_ends_comes_after_the_epoch(kit: Kit) -> None:
     stop = StopRequest()
 
-    def validate(model: nn.Module, epoch: int) -> dict[str, float]:
+    def validate(model: nn.Module) -> dict[str, float]:
         stop.number = signal.SIGINT
-        return {"pq": 0.5}
+        return {"val/ap": 0.5}
 
     run = kit.train(changes={"epochs": 1}, validate=validate, stop=stop)
     assert next(run).checkpoint["finished"]
@@ -421,16 +432,18 @@ def test_a_validation_that_is_left_is_done_again(kit: Kit, kind: str) -> None:
     """Bit for bit, in trained batch normalisation too, and whatever the validation draws at random."""
 
     def train(stop: StopRequest, seen: list[int], **other: Any) -> Generator[EpochResult, None, None]:
-        def validate(model: nn.Module, epoch: int) -> dict[str, float]:
-            score = 0.0
-            for number in team.until_stopped(range(4), stop):
+        passes = itertools.count(1)
+
+        def validate(model: nn.Module) -> dict[str, float]:
+            epoch, score = next(passes), 0.0
+            for number in collectives.until_stopped(range(4), stop):
                 seen.append(number)
                 score += float(next(iter(model.parameters())).sum()) + float(torch.rand(()))
                 if epoch == 2 and number == 1 and not other:
                     stop.number = signal.SIGTERM
-            return {"pq": score}
+            return {"val/ap": score, "val/pq": score}
 
-        return kit.train(kind, validate=validate, monitor="val/pq", stop=stop, **other)
+        return kit.train(kind, validate=validate, stop=stop, **other)
 
     whole = list(train(StopRequest(), [], resume=None))
     stop, seen = StopRequest(), list[int]()
@@ -471,11 +484,11 @@ def test_both_stages_learn_a_few_images(kit: Kit) -> None:
 
     changes = {**changes, "batch_size": 1, "optimizer": {"lr": 5e-3, "clip_max_norm": 0}}
     settings = kit.small_settings(**changes)
-    stage = kit.stage(settings, "mask_head")
-    assert isinstance(stage.model, DetrPanoptic)
+    task = kit.task(settings, "mask_head")
+    assert isinstance(task.model, DetrPanoptic)
     detector = results[-1].checkpoint["model"]
-    stage.model.detr.load_state_dict(detector)
-    results = list(train(stage, kit.loader(settings, "panoptic"), settings))
+    task.model.detr.load_state_dict(detector)
+    results = list(train(task, kit.loader(settings, "panoptic")))
     losses = [result.metrics["train/loss"] for result in results]
     assert losses[-1] < 0.92 * losses[0]
     trained = results[-1].checkpoint["model"]

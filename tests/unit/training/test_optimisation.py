@@ -8,12 +8,17 @@ from torch.optim.lr_scheduler import OneCycleLR, StepLR
 
 from construction_panoptic.config.training import OptimizerSettings, ScheduleSettings
 from construction_panoptic.models.detr.model import build_detr, build_detr_panoptic
-from construction_panoptic.training.optimisation import build_optimizer, build_schedule, rate_factor
+from construction_panoptic.training.optimisation import backbone_and_rest, build_optimizer, build_schedule, rate_factor
+
+
+def optimizer_of(model: nn.Module, **changes: Any) -> torch.optim.AdamW:
+    settings = OptimizerSettings(**changes)
+    return build_optimizer(backbone_and_rest(model, settings), settings)
 
 
 def test_groups_hold_every_trained_parameter_once(small_model: dict[str, Any]) -> None:
     model = build_detr(**small_model)
-    optimizer = build_optimizer(model, OptimizerSettings())
+    optimizer = optimizer_of(model)
     main, backbone = optimizer.param_groups
     assert (main["lr"], backbone["lr"], main["weight_decay"]) == (1e-4, 1e-5, 1e-4)
     expected = {id(parameter) for name, parameter in model.named_parameters() if name.startswith("backbone.")}
@@ -23,14 +28,14 @@ def test_groups_hold_every_trained_parameter_once(small_model: dict[str, Any]) -
 
 def test_frozen_detector_has_no_group(small_model: dict[str, Any]) -> None:
     model = build_detr_panoptic(**small_model)
-    (group,) = build_optimizer(model, OptimizerSettings()).param_groups
+    (group,) = optimizer_of(model).param_groups
     trained = [*model.bbox_attention.parameters(), *model.mask_head.parameters()]
     assert {id(parameter) for parameter in group["params"]} == {id(parameter) for parameter in trained}
 
 
 def test_backbone_rate_0_freezes_it(small_model: dict[str, Any]) -> None:
     model = build_detr(**small_model)
-    optimizer = build_optimizer(model, OptimizerSettings(lr_backbone=0))
+    optimizer = optimizer_of(model, lr_backbone=0)
     assert [group["name"] for group in optimizer.param_groups] == ["main"]
     assert not any(parameter.requires_grad for parameter in model.backbone.parameters())
 

@@ -14,8 +14,7 @@ import torch
 
 from construction_panoptic.config.training import DetectionSettings
 from construction_panoptic.errors import ParameterError, UserError
-from construction_panoptic.parallel.processes import in_processes
-from construction_panoptic.parallel.ray_processes import in_ray
+from construction_panoptic.parallel.launcher import launch
 from construction_panoptic.signals import Interrupted, StopRequest
 from construction_panoptic.training.loop import EpochResult
 from tests.unit.training import teamwork
@@ -70,9 +69,9 @@ def test_ray_trains_bit_for_bit_as_local_processes_and_goes_on_after_a_death_and
     def arguments(resume: dict[str, Any] | None) -> tuple[Any, ...]:
         return scene, model, settings, resume
 
-    whole = list(in_processes(teamwork.train_detection, arguments(None), 2, StopRequest()))
+    whole = list(launch(teamwork.train_detection, arguments(None), StopRequest(), "local", 2, "cpu"))
 
-    run = in_ray(teamwork.train_detection, arguments(None), 2, "cpu", StopRequest())
+    run = launch(teamwork.train_detection, arguments(None), StopRequest(), "ray", 2, "cpu")
     first = next(run)
     check_same(first, whole[0])
     began = time.monotonic()
@@ -85,7 +84,7 @@ def test_ray_trains_bit_for_bit_as_local_processes_and_goes_on_after_a_death_and
     assert not psutil.wait_procs(victims, timeout=30)[1]
 
     stop = StopRequest()
-    run = in_ray(teamwork.train_detection, arguments(saved(first)), 2, "cpu", stop)
+    run = launch(teamwork.train_detection, arguments(saved(first)), stop, "ray", 2, "cpu")
     second = next(run)
     check_same(second, whole[1])
     stop.number = signal.SIGTERM
@@ -95,12 +94,12 @@ def test_ray_trains_bit_for_bit_as_local_processes_and_goes_on_after_a_death_and
     assert interrupted.value.exit_code == 143
 
     last = [second, *rest][-1]
-    *_, resumed = in_processes(teamwork.train_detection, arguments(saved(last)), 2, StopRequest())
+    *_, resumed = launch(teamwork.train_detection, arguments(saved(last)), StopRequest(), "local", 2, "cpu")
     check_same(resumed, whole[2])
 
 
 def test_an_error_in_one_process_ends_all_and_is_shown(tmp_path: Path) -> None:
-    run = in_ray(teamwork.fail, ("bad input", tmp_path), 2, "cpu", StopRequest())
+    run = launch(teamwork.fail, ("bad input", tmp_path), StopRequest(), "ray", 2, "cpu")
     assert next(run) == 1
     with pytest.raises(UserError, match=r"^site\.jpg: not an image$"):
         next(run)
@@ -112,4 +111,4 @@ def test_an_error_in_one_process_ends_all_and_is_shown(tmp_path: Path) -> None:
 
 def test_more_processes_than_the_cluster_has_cores_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ParameterError, match="devices: 3 are asked for, but the Ray cluster has 2 CPUs"):
-        next(in_ray(teamwork.fail, ("bad input", tmp_path), 3, "cpu", StopRequest()))
+        next(launch(teamwork.fail, ("bad input", tmp_path), StopRequest(), "ray", 3, "cpu"))

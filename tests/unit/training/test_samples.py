@@ -10,6 +10,8 @@ from torchvision.ops import box_convert, masks_to_boxes
 
 from construction_panoptic.config.training import AugmentationSettings
 from construction_panoptic.errors import InputDataError
+from construction_panoptic.training import augmentations
+from construction_panoptic.training.augmentations import Annotated, Others, resize
 from construction_panoptic.training.samples import DetectionSamples, PanopticSamples
 
 # Evaluation at the images' own size (72 x 96), so that nothing is resized.
@@ -52,24 +54,15 @@ def test_panoptic_sample_has_the_boxes_and_labels_of_the_detection_sample(scene:
         assert torch.allclose(corners, boxes, atol=1e-4)
 
 
-def test_files_are_read_from_disk_too(scene: Any, tmp_path: Path) -> None:
-    path = tmp_path / "panoptic.json"
-    path.write_text(json.dumps(scene.panoptic))
-    from_file = PanopticSamples(path, str(scene.images), str(scene.pngs), UNCHANGED)[0]
-    from_dict = PanopticSamples(scene.panoptic, scene.images, scene.pngs, UNCHANGED)[0]
-    assert torch.equal(from_file[1]["id_map"], from_dict[1]["id_map"])
-
-
 @pytest.mark.parametrize("kind", ["panoptic", "detection"])
-def test_samples_of_a_file_in_any_order_are_the_same(scene: Any, tmp_path: Path, kind: str) -> None:
+def test_samples_of_a_file_in_any_order_are_the_same(scene: Any, kind: str) -> None:
     data = getattr(scene, kind)
     turned = {name: value[::-1] if name == "images" else value for name, value in data.items()}
     # Objects of an image keep their order, images do not.
     turned["annotations"] = sorted(data["annotations"], key=lambda item: -item["image_id"])
-    (tmp_path / "coco.json").write_text(json.dumps(turned))
     folders = (scene.images, scene.pngs) if kind == "panoptic" else (scene.images,)
     make: Any = PanopticSamples if kind == "panoptic" else DetectionSamples
-    usual, other = make(data, *folders), make(tmp_path / "coco.json", *folders)
+    usual, other = make(data, *folders), make(turned, *folders)
     for name in ("image_ids", "sizes", "starts", "boxes", "labels", "segment_ids"):
         np.testing.assert_array_equal(getattr(other, name), getattr(usual, name), strict=True)
     assert other.file_names == usual.file_names
@@ -142,21 +135,38 @@ def test_boxes_are_clipped_to_the_image_and_empty_ones_dropped(scene: Any) -> No
 
 
 def test_unknown_category_is_named(scene: Any) -> None:
-    samples = DetectionSamples(scene.detection, scene.images)
-    samples.check_labels(5)
-    with pytest.raises(
-        InputDataError, match=r"category id 4 in site__00\d\.png is not in the taxonomy, whose ids end at 3"
-    ):
-        samples.check_labels(4)
+    data = {**scene.detection, "categories": scene.detection["categories"][:3]}
+    message = r"category id 4 in site__00\d\.png is not in the taxonomy, whose ids end at 3"
+    with pytest.raises(InputDataError, match=message):
+        DetectionSamples(data, scene.images)
+
+
+class Overlay:
+    """Puts the darker of each pixel and of another sample's there, and takes its objects over."""
+
+    def __call__(self, sample: Annotated, others: Others, random: np.random.Generator) -> Annotated:
+        other = resize(others(), sample.size)
+        image = torch.minimum(sample.image, other.image)
+        return Annotated(image, torch.cat([sample.boxes, other.boxes]), torch.cat([sample.labels, other.labels]))
+
+
+def test_an_augmentation_may_ask_for_other_samples(scene: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One class and one line; what it draws depends on seed, epoch and image alone."""
+    monkeypatch.setattr(augmentations, "build_augmentations", lambda settings: [Overlay()])
+    samples, again = (DetectionSamples(scene.detection, scene.images, training=True, seed=4) for _ in range(2))
+    _ = again[3, 2]
+    plain = DetectionSamples(scene.detection, scene.images, UNCHANGED)
+    first = samples[0, 1]
+    assert torch.equal(first[0], again[0, 1][0])
+    own, found = plain[1][1]["labels"].tolist(), first[1]["labels"].tolist()
+    assert found[: len(own)] == own
+    assert len(found) > len(own)
+    seen = {tuple(samples[epoch, 1][1]["labels"].tolist()) for epoch in range(8)}
+    assert len(seen) > 1
 
 
 def test_wrong_input_is_named(scene: Any, tmp_path: Path) -> None:
     detection = json.loads(json.dumps(scene.detection))
-    with pytest.raises(InputDataError, match=r"missing\.json: file not found"):
-        DetectionSamples(tmp_path / "missing.json", scene.images)
-    (tmp_path / "broken.json").write_text("{")
-    with pytest.raises(InputDataError, match=r"broken\.json: not a JSON file"):
-        DetectionSamples(tmp_path / "broken.json", scene.images)
     with pytest.raises(InputDataError, match="no annotations in it"):
         DetectionSamples({"images": []}, scene.images)
     with pytest.raises(InputDataError, match="there are no images"):
@@ -179,5 +189,5 @@ def test_wrong_input_is_named(scene: Any, tmp_path: Path) -> None:
         DetectionSamples(detection, scene.images)
     detection = json.loads(json.dumps(scene.detection))
     detection["images"][0]["width"] = 95
-    with pytest.raises(InputDataError, match=r"site__001\.png: 96 x 72 pixels, but the annotations says 95 x 72"):
+    with pytest.raises(InputDataError, match=r"site__001\.png: 96 x 72 pixels, but the annotations say 95 x 72"):
         DetectionSamples(detection, scene.images)[0]

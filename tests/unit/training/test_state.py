@@ -89,11 +89,10 @@ def test_resumable(caplog: pytest.LogCaptureFixture) -> None:
 
 def test_improved() -> None:
     nan = float("nan")
-    assert improved(0.0, None, greater_is_better=True)
-    assert improved(nan, None, greater_is_better=True)
-    assert improved(0.0, nan, greater_is_better=True)
-    assert not improved(nan, nan, greater_is_better=True)
-    assert not improved(nan, 0.0, greater_is_better=False)
-    assert improved(0.2, 0.1, greater_is_better=True)
-    assert not improved(0.2, 0.2, greater_is_better=True)
-    assert improved(0.1, 0.2, greater_is_better=False)
+    assert improved(0.0, None)
+    assert improved(nan, None)
+    assert improved(0.0, nan)
+    assert not improved(nan, nan)
+    assert not improved(nan, 0.0)
+    assert improved(0.2, 0.1)
+    assert not improved(0.2, 0.2)

@@ -1,9 +1,6 @@
 """Bipartite matching of queries with targets (DETR, section 3.1)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -11,7 +8,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from construction_panoptic.errors import ParameterError
+from construction_panoptic.config.training import MatchSettings
 from construction_panoptic.models.detr.boxes import centers_to_corners, generalized_iou
 
 Targets = Sequence[Mapping[str, Tensor]]
@@ -22,34 +19,7 @@ class NonFiniteError(FloatingPointError):
     """A prediction or a target is NaN or infinite, so that no matching exists; the message says which."""
 
 
-@dataclass(frozen=True)
-class MatchCosts:
-    """Weights of the three parts of the matching cost; the defaults are DETR's.
-
-    Attributes:
-        class_: weight of the negated probability of the target's class.
-        bbox: weight of the L1 distance of the boxes (centre x, centre y, width, height; relative to the
-            image).
-        giou: weight of the negated generalised IoU of the boxes.
-
-    Raises:
-        ParameterError: a weight is negative or not finite, or all three are 0.
-    """
-
-    class_: float = 1.0
-    bbox: float = 5.0
-    giou: float = 2.0
-
-    def __post_init__(self) -> None:
-        weights = np.array([self.class_, self.bbox, self.giou])
-        if not (np.isfinite(weights).all() and (weights >= 0).all() and weights.any()):
-            raise ParameterError(
-                f"The matching costs must be finite and ≥ 0, and one of them above 0; they are class "
-                f"{self.class_}, bbox {self.bbox}, giou {self.giou}. Set the costs again; DETR uses 1, 5, 2."
-            )
-
-
-def match(pred_logits: Tensor, pred_boxes: Tensor, targets: Targets, costs: MatchCosts | None = None) -> Matches:
+def match(pred_logits: Tensor, pred_boxes: Tensor, targets: Targets, costs: MatchSettings | None = None) -> Matches:
     """Match each target with one query, so that the sum of the matching costs is as small as it can be.
 
     Args:
@@ -71,7 +41,7 @@ def match(pred_logits: Tensor, pred_boxes: Tensor, targets: Targets, costs: Matc
 
 @torch.no_grad()
 def match_layers(
-    pred_logits: Tensor, pred_boxes: Tensor, targets: Targets, costs: MatchCosts | None = None
+    pred_logits: Tensor, pred_boxes: Tensor, targets: Targets, costs: MatchSettings | None = None
 ) -> list[Matches]:
     """Match the predictions of several decoder layers with the same targets, each layer by itself.
 
@@ -96,13 +66,13 @@ def match_layers(
     if not any(counts):
         nothing = torch.empty(0, dtype=torch.int64)
         return [[(nothing, nothing) for _ in targets] for _ in pred_logits]
-    cost = matching_cost(pred_logits, pred_boxes, targets, costs or MatchCosts()).cpu().numpy()
+    cost = matching_cost(pred_logits, pred_boxes, targets, costs or MatchSettings()).cpu().numpy()
     if not all(np.isfinite(cost[:, image, :, :count]).all() for image, count in enumerate(counts)):
         raise NonFiniteError(_what_is_not_finite(pred_logits, pred_boxes, targets))
     return [[_assign(layer[image, :, :count]) for image, count in enumerate(counts)] for layer in cost]
 
 
-def matching_cost(pred_logits: Tensor, pred_boxes: Tensor, targets: Targets, costs: MatchCosts) -> Tensor:
+def matching_cost(pred_logits: Tensor, pred_boxes: Tensor, targets: Targets, costs: MatchSettings) -> Tensor:
     """Matching cost of every query with every target of its image (DETR, equation 1 and appendix A.2).
 
     Args:
@@ -123,7 +93,7 @@ def matching_cost(pred_logits: Tensor, pred_boxes: Tensor, targets: Targets, cos
     probability = pred_logits.float().softmax(-1).gather(-1, columns)
     distance = torch.cdist(pred_boxes, boxes, p=1)
     giou = generalized_iou(centers_to_corners(pred_boxes)[..., :, None, :], centers_to_corners(boxes)[..., None, :, :])
-    return costs.bbox * distance - costs.class_ * probability - costs.giou * giou
+    return costs.bbox * distance - costs.category * probability - costs.giou * giou
 
 
 def _assign(cost: np.ndarray) -> tuple[Tensor, Tensor]:

@@ -13,23 +13,20 @@ from construction_panoptic.catalog.folders import ConvertedImages
 from construction_panoptic.config.evaluation import EvaluationSettings
 from construction_panoptic.config.model import DetrSettings
 from construction_panoptic.config.training import MaskHeadSettings
-from construction_panoptic.evaluation.validation import panoptic_validator
-from construction_panoptic.models.detr import DetrPanoptic, build_detr_panoptic, compile_detector, load_weights
+from construction_panoptic.evaluation.validation import panoptic_metrics
+from construction_panoptic.models.detr import fetch_weights
 from construction_panoptic.models.spec import ModelSpec, Preprocessing
-from construction_panoptic.signals import StopRequest
-from construction_panoptic.training.loop import train
 from construction_panoptic.training.running import (
+    Stage,
     TrainingOutputs,
     class_count,
     fingerprint_of,
-    loader_of,
-    outputs_of,
     run_training,
+    weights_digest,
 )
 from construction_panoptic.training.samples import PanopticSamples
-from construction_panoptic.training.state import own_randomness
 from construction_panoptic.training.tasks.feature_cache import open_cache
-from construction_panoptic.training.tasks.stages import MaskHeadStage
+from construction_panoptic.training.tasks.mask_head import MaskHeadTask, build_panoptic
 from construction_panoptic.visualisation import interactive, still
 from construction_panoptic.visualisation.charts import training_chart
 from construction_panoptic.visualisation.progress import ProgressSheet
@@ -40,83 +37,61 @@ def train_mask_head(
     panoptic_val: dict[str, Any],
     converted: ConvertedImages,
     detector: dict[str, Any],
-    model_parameters: DetrSettings,
-    parameters: MaskHeadSettings,
+    architecture: DetrSettings,
+    settings: MaskHeadSettings,
     evaluation: EvaluationSettings,
     resume_from: dict[str, Any] | None,
 ) -> Iterator[TrainingOutputs]:
     """Train the mask head behind the frozen detector.
 
     Yields:
-        After each epoch: the best checkpoint (or ``UNCHANGED``), history and timings with a row an epoch, a picture
-        of what the model sees (or ``UNCHANGED``), the last checkpoint; and within an epoch where a checkpoint is due.
+        After each epoch, and within one where a checkpoint is due: see `TrainingOutputs`.
     """
-    threshold = parameters.threshold if evaluation.threshold is None else evaluation.threshold
+    if settings.weights is not None:
+        fetch_weights(settings.weights)  # once for all processes, and a signal ends it at once
+    threshold = settings.threshold if evaluation.threshold is None else evaluation.threshold
     weights = detector["model"]
-    arguments = (panoptic_train, panoptic_val, converted, weights, model_parameters, parameters, threshold, resume_from)
-    yield from run_training(_train, arguments, parameters)
+    arguments = (panoptic_train, panoptic_val, converted, weights, architecture, settings, threshold)
+    yield from run_training(_stage, arguments, settings, resume_from)
 
 
-def _train(
-    panoptic_train: Mapping[str, Any],
-    panoptic_val: dict[str, Any],
+def _stage(
+    train: Mapping[str, Any],
+    val: dict[str, Any],
     converted: ConvertedImages,
     detector: dict[str, Tensor],
     architecture: DetrSettings,
     settings: MaskHeadSettings,
     threshold: float,
-    resume_from: dict[str, Any] | None,
-    *,
-    stop: StopRequest,
-) -> Iterator[TrainingOutputs]:
-    """What each process does."""
-    model = build_panoptic(class_count(panoptic_train), architecture, settings, detector)
+) -> Stage:
+    network = architecture.model_dump(mode="json")
     spec = ModelSpec(
-        architecture=architecture.model_dump(mode="json"),
-        categories=tuple(panoptic_train["categories"]),
+        architecture=network,
+        categories=tuple(train["categories"]),
         preprocessing=Preprocessing.of(settings.augmentation),
         threshold=threshold,
         merging=settings.merging,
     )
-    progress = ProgressSheet(panoptic_val, converted, settings.progress_images)
-    samples = partial(PanopticSamples, image_folder=converted.image_folder, png_folder=converted.png_folder)
-    validate = panoptic_validator(
-        loader_of(samples, panoptic_val, settings, training=False),
-        panoptic_val,
-        converted.png_folder,
-        spec,
-        precision=settings.precision,
-        watch=progress.see_segments,
-        stop=stop,
+    samples = partial(
+        PanopticSamples,
+        image_folder=converted.image_folder,
+        png_folder=converted.png_folder,
+        settings=settings.augmentation,
+        seed=settings.seed,
+        cache_mb=settings.cache_mb,
     )
-    fingerprint = fingerprint_of(panoptic_train, architecture, settings, detector)
-    epochs = train(
-        MaskHeadStage(model, settings, open_cache(settings, fingerprint)),
-        loader_of(samples, panoptic_train, settings, training=True),
-        settings,
-        validate=validate,
-        monitor="val/pq",
-        resume=resume_from,
+    fingerprint = fingerprint_of(train, settings, model=network, detector=weights_digest(detector))
+    model = build_panoptic(class_count(train), architecture, settings, detector)
+    cache = open_cache(settings, fingerprint)
+    return Stage(
+        task=MaskHeadTask(model, settings, spec, cache),
+        training=samples(train, training=True),
+        validation=samples(val),
+        measure=panoptic_metrics(val, converted.png_folder),
+        watch=ProgressSheet(val, converted, settings.progress_images),
         fingerprint=fingerprint,
-        # All that it takes to build and run the model without this project's configuration.
-        extra={"categories": panoptic_train["categories"], "spec": spec.model_dump(mode="json")},
-        stop=stop,
+        extra={"categories": train["categories"], "spec": spec.model_dump(mode="json")},
     )
-    yield from outputs_of(epochs, progress)
-
-
-def build_panoptic(
-    num_classes: int, architecture: DetrSettings, settings: MaskHeadSettings, detector: dict[str, Tensor]
-) -> DetrPanoptic:
-    """Build the panoptic model: the trained detector, and a mask head with seeded random weights or given ones."""
-    with own_randomness(settings.seed):
-        model = build_detr_panoptic(num_classes, attention_gain=settings.attention_gain, **architecture.model_dump())
-    if settings.weights is not None:
-        load_weights(model, settings.weights)
-    model.detr.load_state_dict(detector)
-    if settings.compile:
-        compile_detector(model.detr)
-    return model
 
 
 def draw_curves(history: pd.DataFrame) -> tuple[go.Figure, Figure]:

@@ -1,61 +1,131 @@
-"""What a training knows of what it trains."""
+"""What the training loop knows of what it trains: a model, its losses and its validation."""
 
-from collections.abc import Iterable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from construction_panoptic.config.training import OptimizerSettings
+from construction_panoptic.config.training import TrainingSettings
+from construction_panoptic.parallel import collectives
+from construction_panoptic.parallel.device import autocast
 from construction_panoptic.signals import StopRequest
 from construction_panoptic.training.loading import Batch
+from construction_panoptic.training.optimisation import backbone_and_rest
+from construction_panoptic.training.watch import NonFiniteLossError
+
+Measure = Callable[[Iterable[tuple[int, Any]]], Mapping[str, float]]
+"""Turns this process's predictions, (image id, prediction), into the metrics of all processes' images."""
 
 
 @dataclass(frozen=True)
 class Loss:
-    """One term of a loss: ``weight * sum / normaliser``.
+    """One term of the loss: ``weight * sum / normaliser``.
 
     Attributes:
-        sum: scalar with gradient, over the batch.
-        normaliser: what it is divided by, counted over this batch alone; the loop adds up those of all parts of a
-            step and of all processes.
+        sum: scalar over the batch; with gradient, unless it is only logged.
+        normaliser: which of `TrainingTask.normalisers` it is divided by.
         weight: in the total; 0 for numbers that are only logged.
     """
 
     sum: Tensor
-    normaliser: float
+    normaliser: str
     weight: float = 1.0
 
 
-class TrainingTask(Protocol):
-    """A network, the losses by which it learns, and the metrics by which it is validated.
+def total_loss(losses: Mapping[str, Loss], normalisers: Mapping[str, float]) -> tuple[Tensor, dict[str, Tensor]]:
+    """Give the total, a scalar with gradient, and each term by its name, unweighted and without gradient."""
+    terms = {name: loss.sum / (normalisers[loss.normaliser] or 1.0) for name, loss in losses.items()}
+    total = torch.stack([losses[name].weight * term for name, term in terms.items()]).sum()
+    return total, {name: term.detach() for name, term in terms.items()}
+
+
+class TrainingTask(ABC):
+    """A model, the losses by which it learns, and what it predicts in validation. Subclass it in a file of its own.
 
     Attributes:
         name: of the stage, as in the catalog: ``detection``, ``mask_head``, ….
-        network: what is trained.
         monitor: the metric by which the best epoch is chosen, larger is better.
+        model: what is trained; ``state_dict`` is what a checkpoint holds as ``model``.
+        settings: those of the stage.
     """
 
     name: str
-    network: nn.Module
     monitor: str
+    model: nn.Module
+    settings: TrainingSettings
 
-    def normalisers(self, batch: Batch) -> Mapping[str, float]:
-        """Give the normaliser of each loss of a batch, from its targets alone."""
-        ...
+    @abstractmethod
+    def normalisers(self, batch: Batch) -> dict[str, float]:
+        """Count what the losses of a batch are divided by, from its targets alone; a count of 0 is taken as 1.
 
-    def losses(self, batch: Batch) -> Mapping[str, Loss]:
-        """Compute the losses of a batch on the network's device.
+        The loop adds up the counts of all parts of a step and of all processes.
+        """
+
+    @abstractmethod
+    def losses(self, batch: Batch) -> dict[str, Loss]:
+        """Compute the losses of a batch on the model's device. All names are logged, as ``train/<name>``.
 
         Raises:
-            FloatingPointError: the network's outputs are not finite.
+            FloatingPointError: the model's outputs are not finite.
         """
-        ...
 
-    def parameter_groups(self, settings: OptimizerSettings) -> list[dict[str, Any]]:
-        """Give the optimiser's groups, each with ``name``, ``params`` and ``lr``."""
-        ...
+    @abstractmethod
+    def predict(self, batch: Batch) -> tuple[dict[str, Loss], list[Any]]:
+        """Compute the losses of a validation batch and a prediction for each image, with one pass of the network.
 
-    def validate(self, batches: Iterable[Batch], stop: StopRequest) -> dict[str, float]:
-        """Measure the validation set: ``val/…`` metrics, ``val/loss`` and its terms among them, in one pass."""
-        ...
+        The node that trains has the `Measure` that understands the predictions.
+        """
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Give the optimiser's groups, each with ``name``, ``params`` and ``lr``, without empty ones."""
+        return backbone_and_rest(self.model, self.settings.optimizer)
+
+    def validate(self, loader: Iterable[Batch], measure: Measure, stop: StopRequest | None = None) -> dict[str, float]:
+        """Measure the validation set in one pass; the model is in eval mode and records no gradient.
+
+        Returns:
+            ``val/…``: the metrics, ``loss`` and its terms, each over the images of all processes.
+
+        Raises:
+            StoppedError: ``stop`` is set in one of the processes.
+            NonFiniteLossError: the model's outputs are not finite.
+        """
+        device: torch.device = next(self.model.parameters()).device
+        losses: dict[str, Loss] = {}
+        normalisers: dict[str, float] = {}
+
+        def predictions() -> Iterable[tuple[int, Any]]:
+            for batch in collectives.until_stopped(loader, stop or StopRequest()):
+                try:
+                    with autocast(device, self.settings.precision):
+                        terms, predicted = self.predict(batch.to(device))
+                except FloatingPointError as error:
+                    images = ", ".join(batch.file_names)
+                    raise NonFiniteLossError(f"{self.name}: in validation, images {images}: {error}") from error
+                _add_losses(losses, terms)
+                _add_counts(normalisers, self.normalisers(batch))
+                yield from zip([int(target["image_id"]) for target in batch.targets], predicted, strict=True)
+
+        metrics = measure(predictions())
+        everywhere, counts = dict[str, Loss](), dict[str, float]()
+        on_cpu = {name: Loss(loss.sum.cpu(), loss.normaliser, loss.weight) for name, loss in losses.items()}
+        for theirs, their_counts in collectives.all_gather((on_cpu, normalisers)):
+            _add_losses(everywhere, theirs)
+            _add_counts(counts, their_counts)
+        total, terms = total_loss(everywhere, counts)
+        values = {"loss": float(total), **{name: float(term) for name, term in terms.items()}, **metrics}
+        return {f"val/{name}": value for name, value in values.items()}
+
+
+def _add_losses(to: dict[str, Loss], losses: Mapping[str, Loss]) -> None:
+    for name, loss in losses.items():
+        so_far = to[name].sum if name in to else 0.0
+        to[name] = Loss(so_far + loss.sum.detach().double(), loss.normaliser, loss.weight)
+
+
+def _add_counts(to: dict[str, float], counts: Mapping[str, float]) -> None:
+    for name, count in counts.items():
+        to[name] = to.get(name, 0.0) + count

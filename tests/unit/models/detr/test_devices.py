@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from construction_panoptic.config.training import MatchSettings
 from construction_panoptic.models.detr import losses
 from construction_panoptic.models.detr.losses import detection_losses, mask_losses, matched_target_masks
 from construction_panoptic.models.detr.matcher import Matches, matching_cost
@@ -42,19 +43,19 @@ def test_model_and_losses_stay_on_the_device_of_their_inputs(
         }
         for count in (2, 1)
     ]
-    cost = matching_cost(features.pred_logits[None], features.pred_boxes[None], targets, losses.MatchCosts())
+    cost = matching_cost(features.pred_logits[None], features.pred_boxes[None], targets, MatchSettings())
     assert (cost.device.type, cost.shape) == ("cuda", (1, 2, 100, 2))
 
     # The assignment itself runs on the host and needs numbers.
     monkeypatch.setattr(losses, "match_layers", lambda logits, *_: [MATCHES] * len(logits))
     outputs: dict[str, Any] = {"pred_logits": features.pred_logits, "pred_boxes": features.pred_boxes}
     outputs["aux_outputs"] = features.aux_outputs
-    found = detection_losses(outputs, targets, num_classes=6)
+    found, *auxiliary = detection_losses(outputs, targets, num_classes=6)
     masks = model.masks(features, *(torch.zeros(3, dtype=torch.int64) for _ in range(2)))
-    found |= mask_losses(masks, matched_target_masks(targets, MATCHES, (64, 96)), 3.0)
+    found |= mask_losses(masks, matched_target_masks(targets, MATCHES, (64, 96)))
     assert {"loss_ce", "loss_giou", "loss_mask", "loss_dice"} <= found.keys()
-    assert ("loss_ce_0" in found) == (not frozen)
-    assert {value.device.type for value in found.values()} == {"cuda"}
+    assert len(auxiliary) == (0 if frozen else 1)
+    assert {value.device.type for layer in (found, *auxiliary) for value in layer.values()} == {"cuda"}
 
 
 @pytest.mark.usefixtures("on_gpu")

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from transformers.loss.loss_for_object_detection import HungarianMatcher
 
-from construction_panoptic.errors import ParameterError
-from construction_panoptic.models.detr.matcher import MatchCosts, NonFiniteError, match, match_layers
+from construction_panoptic.config.training import MatchSettings
+from construction_panoptic.models.detr.matcher import NonFiniteError, match, match_layers
 
 CLASSES = 7
 
@@ -22,7 +22,7 @@ def random_targets(counts: list[int]) -> list[dict[str, Tensor]]:
     return [{"labels": torch.randint(CLASSES, (n,)), "boxes": random_boxes(n)} for n in counts]
 
 
-def literal_cost(logits: Tensor, box: Tensor, label: int, target: Tensor, costs: MatchCosts) -> float:
+def literal_cost(logits: Tensor, box: Tensor, label: int, target: Tensor, costs: MatchSettings) -> float:
     """Cost of one query for one target, in plain numbers."""
     exponentials = np.exp(logits.double().numpy())
     px, py, pw, ph = box.tolist()
@@ -35,7 +35,7 @@ def literal_cost(logits: Tensor, box: Tensor, label: int, target: Tensor, costs:
     giou = overlap / union - (hull - union) / hull
     distance = abs(px - tx) + abs(py - ty) + abs(pw - tw) + abs(ph - th)
     probability = float(exponentials[label] / exponentials.sum())
-    return costs.bbox * distance - costs.class_ * probability - costs.giou * giou
+    return costs.bbox * distance - costs.category * probability - costs.giou * giou
 
 
 @pytest.mark.parametrize("seed", range(30))
@@ -49,7 +49,7 @@ def test_equals_the_transformers_matcher(seed: int) -> None:
     boxes = random_boxes(len(counts), queries)
     targets = random_targets(counts)
 
-    ours = match(logits, boxes, targets, MatchCosts(class_=1, bbox=5, giou=2))
+    ours = match(logits, boxes, targets, MatchSettings(category=1, bbox=5, giou=2))
 
     theirs = HungarianMatcher(class_cost=1, bbox_cost=5, giou_cost=2)(
         {"logits": logits, "pred_boxes": boxes},
@@ -65,7 +65,7 @@ def test_equals_the_transformers_matcher(seed: int) -> None:
 @pytest.mark.parametrize(("queries", "objects"), [(4, 3), (3, 3), (2, 4), (1, 1)])
 def test_no_other_assignment_is_cheaper(seed: int, queries: int, objects: int) -> None:
     torch.manual_seed(seed)
-    costs = MatchCosts(class_=2, bbox=1, giou=3)
+    costs = MatchSettings(category=2, bbox=1, giou=3)
     logits, boxes = torch.randn(1, queries, CLASSES + 1), random_boxes(1, queries)
     targets = random_targets([objects])
     cost = np.array(
@@ -107,7 +107,7 @@ def test_default_costs_are_those_of_detr() -> None:
         random_boxes(2, 30),
         random_targets([10, 12]),
     )
-    explicit = match(logits, boxes, targets, MatchCosts(class_=1, bbox=5, giou=2))
+    explicit = match(logits, boxes, targets, MatchSettings(category=1, bbox=5, giou=2))
     default = match(logits, boxes, targets)
     assert all(torch.equal(a[0], b[0]) and torch.equal(a[1], b[1]) for a, b in zip(explicit, default, strict=True))
 
@@ -152,8 +152,8 @@ def test_values_that_are_not_finite_are_reported(value: float, where: str) -> No
 
 @pytest.mark.parametrize("costs", [(0, 0, 0), (-1, 5, 2), (1, float("nan"), 2)])
 def test_costs_that_cannot_work_are_refused(costs: tuple[float, float, float]) -> None:
-    with pytest.raises(ParameterError, match="matching costs"):
-        MatchCosts(*costs)
+    with pytest.raises(ValueError, match=r"matching costs are 0|greater than or equal to 0"):
+        MatchSettings(category=costs[0], bbox=costs[1], giou=costs[2])
 
 
 def test_the_number_of_targets_must_fit() -> None:

@@ -15,7 +15,8 @@ from construction_panoptic.training.loop import train
 from construction_panoptic.training.samples import PanopticSamples
 from construction_panoptic.training.state import own_randomness
 from construction_panoptic.training.tasks.feature_cache import DiskStore, FeatureCache, MemoryStore, open_cache
-from construction_panoptic.training.tasks.stages import MaskHeadStage
+from construction_panoptic.training.tasks.mask_head import MaskHeadTask
+from tests.unit.training.conftest import SPEC
 
 CPU = torch.device("cpu")
 STILL = {"sides": [64], "max_side": 112, "flip": 0, "crop": 0, "evaluation_side": 72}
@@ -30,7 +31,6 @@ def mask_head_settings(folder: Path, **changes: Any) -> MaskHeadSettings:
         "optimizer": {"lr": 5e-3, "clip_max_norm": 0},
         "augmentation": STILL,
         "cache_folder": str(folder),
-        "failed_batch": None,
     }
     return parse(MaskHeadSettings, data | changes, "mask_head")
 
@@ -48,8 +48,8 @@ class Trained:
         with own_randomness(1):
             model = Counting(build_detr_panoptic(**small_model).detr)
         self.cache = open_cache(settings, {"data": "scene"}) if cache is None else cache
-        stage = MaskHeadStage(model, settings, self.cache)
-        results = list(train(stage, loader, settings))
+        task = MaskHeadTask(model, settings, SPEC, self.cache)
+        results = list(train(task, loader))
         self.images_seen = model.images_seen
         self.weights = results[-1].checkpoint["model"]
         self.losses = [result.metrics["train/loss"] for result in results]
@@ -87,7 +87,7 @@ def test_a_cached_training_equals_one_without_bit_for_bit(
 def test_padded_batches_do_not_depend_on_what_is_kept(
     scene: Any, small_model: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Six images, upright and lying, in batches of three: their padding depends on the batch."""
+    """Six images, portrait and landscape, in batches of three: their padding depends on the batch."""
 
     def run(kind: str, cache: FeatureCache | None = None) -> Trained:
         settings = mask_head_settings(tmp_path, batch_size=3, epochs=6, cache=kind)

@@ -1,0 +1,404 @@
+"""Training in several processes, one a device, seen from outside as a generator like any other.
+
+The processes form a process group of `torch.distributed`. They are of this machine, or of a Ray cluster by Ray Train;
+what they say to the process that started them is the same.
+"""
+
+import logging
+import multiprocessing
+import os
+import pickle
+import signal
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from datetime import timedelta
+from functools import partial
+from importlib import import_module
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+from typing import Any, Literal, Protocol, Self
+
+import torch
+import torch.distributed as dist
+from tqdm import tqdm
+
+from construction_panoptic.errors import ParameterError, UserError
+from construction_panoptic.parallel.device import process_count
+from construction_panoptic.parallel.ray_cluster import joined_ray
+from construction_panoptic.signals import Interrupted, StopRequest
+
+logger = logging.getLogger(__name__)
+
+Work = Callable[..., Iterator[Any]]
+Send = Callable[[str, Any], None]
+Message = tuple[str, int, Any]
+"""Kind, rank, content: a ``result``, a ``log`` line, or how a process ended: ``interrupted``, by a ``user error``,
+an ``error``, or its ``death`` (an exit status, or a text)."""
+
+_PATIENCE = timedelta(minutes=30)  # in which a process waits for the others: rank 0 may measure a validation alone
+_BACKENDS = "cpu:gloo,cuda:nccl"
+_FAILURES = {"user error", "error", "death"}
+_RAY_PERIOD = 3.0  # seconds until a failure, or the driver's end, ends other processes; Ray Train looks every 2
+
+
+def launch(
+    work: Work,
+    arguments: tuple[Any, ...],
+    stop: StopRequest,
+    engine: Literal["local", "ray"] = "local",
+    devices: int | Literal["auto"] = 1,
+    device: str = "auto",
+) -> Iterator[Any]:
+    """Run a generator function in processes that form a process group (gloo, nccl).
+
+    Args:
+        work: called as ``work(*arguments, stop=…)`` in each process; it stands in a module. It must end by
+            `Interrupted` when its ``stop`` is set. A lone process of this machine is this one. With Ray, its module
+            and all files that it needs are on each machine under the same paths.
+        arguments: what pickle can take.
+        stop: its signal is passed on to the processes.
+        engine: processes of this machine, or of a Ray cluster.
+        devices: number of processes, one a GPU where there are GPUs, else they share the cores; "auto": all GPUs, or 1.
+        device: see `device.resolve_device`; on ``cpu`` GPUs are not used.
+
+    Yields:
+        What ``work`` yields on rank 0; the others' is dropped.
+
+    Raises:
+        ParameterError: there are not so many devices, or Ray is not installed.
+        UserError: a process raised one, or died, or Ray cannot run the processes.
+        Interrupted: ``stop`` was set, and rank 0 has ended in order.
+        RuntimeError: any other error of a process; the message has its traceback.
+    """
+    if engine == "ray":
+        os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "600")  # the cluster may be busy
+        with joined_ray(devices) as ray, _RayProcesses(work, arguments, ray, devices, device) as group:
+            yield from _results(group, stop)
+    elif (count := process_count(devices, device)) == 1:
+        yield from work(*arguments, stop=stop)
+    else:
+        with _LocalProcesses(work, arguments, count) as group:
+            yield from _results(group, stop)
+
+
+class _Group(AbstractContextManager["_Group"], Protocol):
+    """Processes, seen from the one that started them; at the end of the block they are gone."""
+
+    count: int
+    last_words: float
+    """Seconds in which those that fail together are heard."""
+
+    def running(self) -> bool:
+        """Tell whether messages can come."""
+
+    def messages(self, timeout: float) -> Iterator[Message]:
+        """Give what has come in, after some seconds at most; the deaths of processes among it."""
+
+    def pass_on(self, number: signal.Signals) -> None:
+        """Let all processes know of a signal."""
+
+
+def _results(group: _Group, stop: StopRequest) -> Iterator[Any]:
+    """Give what rank 0 yields until all processes have ended."""
+    told = False
+    while group.running():
+        if stop.number is not None and not told:
+            told = True
+            group.pass_on(stop.number)
+        for message in group.messages(timeout=0.2):
+            kind, rank, content = message
+            if kind == "result":
+                yield content
+            elif kind == "log":
+                logging.getLogger(content[0]).log(*content[1:])
+            elif kind == "interrupted" and rank == 0:
+                raise Interrupted(*content)
+            elif kind in _FAILURES:
+                heard = [message, *_last_words(group)]
+                yield from (content for kind, _, content in heard if kind == "result")
+                stop.check("a process of the training ended before the batch under way could be saved.")
+                raise _explanation([message for message in heard if message[0] in _FAILURES], group.count)
+
+
+def _last_words(group: _Group) -> list[Message]:
+    """What the other processes say once one has failed: it need not be the first that was heard."""
+    heard: list[Message] = []
+    deadline = time.monotonic() + group.last_words
+    while group.running() and time.monotonic() < deadline:
+        heard += group.messages(timeout=0.1)
+    return heard
+
+
+def _explanation(failures: list[Message], count: int) -> Exception:
+    """The failure that explains most: one meant for people, a process that died, else the first."""
+    for kind, _, content in failures:
+        if kind == "user error":
+            return UserError(content)
+    for kind, rank, content in failures:
+        if kind == "death" and isinstance(content, str):
+            return UserError(f"Process {rank + 1} of {count} of the training {content}. The last checkpoint is kept.")
+    kind, rank, content = failures[0]
+    what = content if kind == "error" else f"exit status {content}"
+    return RuntimeError(f"Process {rank + 1} of {count} of the training failed: {what}")
+
+
+def _take_part(rank: int, work: Work, arguments: bytes, send: Send, stop: StopRequest) -> None:
+    """Do the work as a process of the group, and send its log lines; and its results, if it is rank 0."""
+    logging.getLogger("construction_panoptic").addHandler(_Forward(send))
+    logging.getLogger("construction_panoptic").setLevel(logging.WARNING if rank else logging.INFO)
+    tqdm.set_lock(threading.RLock())  # its own lock between processes would be left behind
+    for result in work(*pickle.loads(arguments), stop=stop):
+        if rank == 0:
+            send("result", result)
+    dist.barrier()
+
+
+@contextmanager
+def _outcome(send: Send) -> Iterator[None]:
+    """Send how the block ended, if not in order."""
+    try:
+        yield
+    except Interrupted as interruption:
+        send("interrupted", (interruption.number, str(interruption)))
+    except UserError as error:
+        send("user error", str(error))
+    except Exception:
+        send("error", traceback.format_exc())
+
+
+class _Forward(logging.Handler):
+    """Sends log lines to the parent, which knows where they go."""
+
+    def __init__(self, send: Send) -> None:
+        super().__init__()
+        self._send = send
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._send("log", (record.name, record.levelno, record.getMessage()))
+
+
+def _listen(receive: Callable[[], int], stop: StopRequest) -> None:
+    """Wait for a signal that the parent passes on; without a parent there is nothing left to do."""
+
+    def listen() -> None:
+        while True:
+            try:
+                stop.number = signal.Signals(receive())
+            except Exception:
+                os._exit(1)
+
+    threading.Thread(target=listen, daemon=True).start()
+
+
+class _LocalProcesses:
+    """Processes of this machine; process i uses CUDA device i where there is CUDA."""
+
+    last_words = 3.0
+
+    def __init__(self, work: Work, arguments: tuple[Any, ...], count: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.count = count
+        self._folder = tempfile.TemporaryDirectory(prefix="rendezvous_")
+        self._pipes: dict[int, Connection] = {}
+        self._processes: list[SpawnProcess] = []
+        meeting, packed = Path(self._folder.name, "group"), pickle.dumps(arguments)
+        for rank in range(count):
+            self._pipes[rank], theirs = context.Pipe()
+            process = context.Process(target=_local_process, args=(rank, count, meeting, work, packed, theirs))
+            process.start()
+            theirs.close()
+            self._processes.append(process)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self._processes:
+            process.kill()
+            process.join()
+        self._folder.cleanup()
+
+    def running(self) -> bool:
+        return bool(self._pipes)
+
+    def pass_on(self, number: signal.Signals) -> None:
+        for pipe in self._pipes.values():
+            try:
+                pipe.send(int(number))
+            except OSError:
+                continue  # it has ended; its last message says how
+
+    def messages(self, timeout: float) -> Iterator[Message]:
+        ready = wait(list(self._pipes.values()), timeout)
+        for rank, pipe in list(self._pipes.items()):
+            if pipe not in ready:
+                continue
+            try:
+                kind, content = pickle.loads(pipe.recv_bytes())
+            except (EOFError, OSError):
+                self._pipes.pop(rank).close()
+                self._processes[rank].join()
+                if status := self._processes[rank].exitcode:
+                    yield "death", rank, status if status > 0 else _killed(-status)
+                continue
+            yield kind, rank, content
+
+
+def _killed(number: int) -> str:
+    return f"was killed ({signal.Signals(number).name}; the system does so when memory runs out)"
+
+
+def _local_process(rank: int, count: int, meeting: Path, work: Work, arguments: bytes, pipe: Connection) -> None:
+    """What a process does."""
+    lock = threading.Lock()
+
+    def send(kind: str, content: Any) -> None:
+        with lock:
+            pipe.send_bytes(pickle.dumps((kind, content)))
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # Ctrl-C reaches all; the parent decides
+    stop = StopRequest()
+    _listen(pipe.recv, stop)
+    with _outcome(send):
+        if torch.cuda.is_available():
+            torch.cuda.set_device(rank % torch.cuda.device_count())
+        else:
+            torch.set_num_threads(max(1, torch.get_num_threads() // count))
+        backend = _BACKENDS if torch.cuda.is_available() else "gloo"
+        dist.init_process_group(backend, init_method=meeting.as_uri(), rank=rank, world_size=count, timeout=_PATIENCE)
+        _take_part(rank, work, arguments, send, stop)
+    # Without the interpreter's end, in which threads of the process group can wait for processes that have died.
+    os._exit(0)
+
+
+class _RayProcesses:
+    """Processes of a Ray cluster by Ray Train, one a GPU where the cluster has GPUs, else one a core."""
+
+    last_words = 60.0  # until Ray Train has ended them all
+
+    def __init__(
+        self, work: Work, arguments: tuple[Any, ...], ray: Any, devices: int | Literal["auto"], device: str
+    ) -> None:
+        resources = ray.cluster_resources()
+        kind = "CPU" if device == "cpu" or not resources.get("GPU") else "GPU"
+        self.count = devices if devices != "auto" else int(resources["GPU"]) if kind == "GPU" else 1
+        if self.count > resources.get(kind, 0):
+            has = f"{int(resources.get(kind, 0))} {kind}s"
+            raise ParameterError(f"devices: {self.count} are asked for, but the Ray cluster has {has}; set auto")
+        train, api = import_module("ray.train.torch"), import_module("ray.train")
+        ray_queue = import_module("ray.util.queue")
+        self._end = ExitStack()
+        self._empty = ray_queue.Empty
+        node = ray.get_runtime_context().get_node_id()
+        here = import_module("ray.util.scheduling_strategies").NodeAffinitySchedulingStrategy(node, soft=False)
+        options = {"num_cpus": 0, "scheduling_strategy": here}
+        self._inbox = ray_queue.Queue(maxsize=1, actor_options=options)  # one checkpoint may wait, not many
+        self._signals = ray_queue.Queue(actor_options=options)
+        self._explained: set[int] = set()
+        # Ray Train keeps nothing of ours there.
+        folder = self._end.enter_context(tempfile.TemporaryDirectory(prefix="ray_train_", ignore_cleanup_errors=True))
+        threads = torch.get_num_threads()
+        self._error: BaseException | None = None
+        trainer = train.TorchTrainer(
+            partial(_ray_process, work, pickle.dumps(arguments), self._inbox, self._signals, threads, Path.cwd()),
+            torch_config=train.TorchConfig(
+                backend=_BACKENDS if kind == "GPU" else "gloo", timeout_s=int(_PATIENCE.total_seconds())
+            ),
+            scaling_config=api.ScalingConfig(num_workers=self.count, use_gpu=kind == "GPU"),
+            run_config=api.RunConfig(
+                name="training",
+                storage_path=folder,
+                failure_config=api.FailureConfig(max_failures=0, controller_failure_limit=0, max_preemption_failures=0),
+            ),
+        )
+        self._fitting = threading.Thread(target=self._fit, args=(trainer,), daemon=True)
+        self._fitting.start()
+
+    def _fit(self, trainer: Any) -> None:
+        try:
+            trainer.fit()
+        except BaseException as error:  # what ends a thread is seen by nobody otherwise
+            self._error = error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End what does not end by itself: without their queues, processes have nobody to work for."""
+        deadline = time.monotonic() + _RAY_PERIOD
+        while self.running() and time.monotonic() < deadline:
+            list(self.messages(timeout=0.2))
+        for queue in (self._inbox, self._signals):
+            queue.shutdown(force=True)
+        self._fitting.join(timeout=self.last_words)
+        self._end.close()
+
+    def running(self) -> bool:
+        return self._fitting.is_alive() or self._error is not None or not self._inbox.empty()
+
+    def pass_on(self, number: signal.Signals) -> None:
+        for _ in range(self.count):
+            self._signals.put(int(number))
+
+    def messages(self, timeout: float) -> Iterator[Message]:
+        over = not self._fitting.is_alive()
+        try:
+            rank, kind, content = self._inbox.get(timeout=timeout)
+        except self._empty:
+            if over and self._error is not None:
+                error, self._error = self._error, None
+                yield from self._deaths(error)
+            return
+        if kind in {"user error", "error"}:
+            self._explained.add(rank)
+        yield kind, rank, pickle.loads(content)
+
+    def _deaths(self, error: BaseException) -> Iterator[Message]:
+        """What Ray alone knows of the run's end."""
+        failures = getattr(error, "worker_failures", None)
+        if failures is None:
+            yield "user error", 0, f"Ray could not run the training: {error}"
+            return
+        for rank, failure in failures.items():
+            if rank not in self._explained:
+                logger.error("%s", failure)
+                yield "death", rank, "has died, or its machine (processes are killed when memory runs out)"
+
+
+class _FailedError(Exception):
+    """Makes Ray Train end the other processes; the driver has heard why."""
+
+
+def _ray_process(work: Work, arguments: bytes, inbox: Any, signals: Any, threads: int, folder: Path) -> None:
+    """What a process does."""
+    context = import_module("ray.train").get_context()
+    rank: int = context.get_world_rank()
+    lock = threading.Lock()
+    failed = False
+
+    def send(kind: str, content: Any) -> None:
+        nonlocal failed
+        failed = failed or kind in {"user error", "error"}
+        with lock:
+            inbox.put((rank, kind, pickle.dumps(content)))
+
+    stop = StopRequest()
+    _listen(signals.get, stop)
+    with _outcome(send):
+        try:
+            os.chdir(folder)
+        except OSError as error:
+            name = os.uname().nodename
+            raise UserError(f"{name} has no {folder}: machines of a Ray cluster need the same files.") from error
+        if not torch.cuda.is_available():
+            torch.set_num_threads(max(1, threads // context.get_local_world_size()))
+        _take_part(rank, work, arguments, send, stop)
+    if failed:
+        time.sleep(_RAY_PERIOD)
+        raise _FailedError

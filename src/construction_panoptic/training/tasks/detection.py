@@ -1,0 +1,84 @@
+"""Stage one of the DETR recipe: the detector learns every query's class and box."""
+
+import logging
+from typing import Any
+
+from construction_panoptic.config.model import DetrSettings
+from construction_panoptic.config.training import DetectionSettings
+from construction_panoptic.models.detr.checkpoint import load_weights
+from construction_panoptic.models.detr.losses import detection_losses, normalisers
+from construction_panoptic.models.detr.model import Detr, build_detr, compile_detector
+from construction_panoptic.models.detr.panoptic_model import DetrModel
+from construction_panoptic.models.spec import ModelSpec
+from construction_panoptic.training.loading import Batch
+from construction_panoptic.training.state import own_randomness
+from construction_panoptic.training.tasks.protocol import Loss, TrainingTask
+
+logger = logging.getLogger(__name__)
+
+
+def build_detector(num_classes: int, architecture: DetrSettings, settings: DetectionSettings) -> Detr:
+    """Build the detector with seeded random weights, or from published ones."""
+    with own_randomness(settings.seed):
+        model = build_detr(num_classes, **architecture.model_dump())
+    if settings.weights is not None:
+        report = load_weights(model, settings.weights)
+        logger.info("Fine-tuning from %s: %s", settings.weights, report)
+    if settings.compile:
+        compile_detector(model)
+    return model
+
+
+class DetectionTask(TrainingTask):
+    """Training of the detector, with losses after every decoder layer.
+
+    Args:
+        model: the detector.
+        settings: those of the stage.
+        spec: its categories are those that a predicted box may have.
+    """
+
+    name, monitor = "detection", "val/ap"
+    model: Detr
+
+    def __init__(self, model: Detr, settings: DetectionSettings, spec: ModelSpec) -> None:
+        self.model, self.settings = model, settings
+        self._matching, self._weights = settings.matching, settings.losses
+        self._detector = DetrModel(model, spec)
+
+    def normalisers(self, batch: Batch) -> dict[str, float]:
+        """See `models.detr.losses.normalisers`."""
+        return normalisers(batch.targets, self.model.num_queries, self._weights.no_object)
+
+    def losses(self, batch: Batch) -> dict[str, Loss]:
+        """``loss_ce``, ``loss_bbox``, ``loss_giou``; with ``_aux`` those of the earlier layers, summed; and errors."""
+        return self._losses(self.model(batch.images, batch.padding_mask), batch)
+
+    def predict(self, batch: Batch) -> tuple[dict[str, Loss], list[Any]]:
+        """Losses, of all layers as in training; and the boxes of each image: ``category_id``, ``bbox``, ``score``."""
+        encoded = self.model.encode(batch.images, batch.padding_mask, all_layers=self.model.auxiliary_outputs)
+        outputs = self.model.predict(encoded.decoded)
+        return self._losses(outputs, batch), self._detector.boxes_of(outputs, batch.inputs())
+
+    def _losses(self, outputs: dict[str, Any], batch: Batch) -> dict[str, Loss]:
+        last, *auxiliary = detection_losses(
+            outputs,
+            batch.targets,
+            num_classes=self.model.num_classes,
+            no_object_weight=self._weights.no_object,
+            costs=self._matching,
+        )
+        losses = {
+            "loss_ce": Loss(last["loss_ce"], "queries", self._weights.ce),
+            "loss_bbox": Loss(last["loss_bbox"], "boxes", self._weights.bbox),
+            "loss_giou": Loss(last["loss_giou"], "boxes", self._weights.giou),
+        }
+        if auxiliary:
+            losses |= {
+                f"{name}_aux": Loss(sum((layer[name] for layer in auxiliary[1:]), auxiliary[0][name]), *rest)
+                for name, rest in [(name, (loss.normaliser, loss.weight)) for name, loss in losses.items()]
+            }
+        return losses | {
+            "class_error": Loss(last["class_error"], "matched", 0.0),
+            "cardinality_error": Loss(last["cardinality_error"], "images", 0.0),
+        }
