@@ -4,6 +4,7 @@ import errno
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 _LONGEST = 160  # characters of a library's message
 
@@ -30,6 +31,15 @@ class CheckpointError(UserError, ValueError):
 
 class DamagedFileError(UserError, ValueError):
     """A file that the project itself has made cannot be read; the message names it."""
+
+
+def damaged(path: Path, error: BaseException, place: str = "") -> DamagedFileError:
+    """Give the error of a file whose content cannot be read, at a place in it."""
+    reason = (str(error).splitlines() or [""])[0][:160] or type(error).__name__
+    return DamagedFileError(
+        f"{path}{place} is damaged ({reason}). If a run has made it, remove it: going on makes it anew, and what "
+        "follows from it."
+    )
 
 
 class StorageError(UserError, OSError):

@@ -1,10 +1,12 @@
 """What the conversion hands on: segments, records of converted images, and what was rejected."""
 
+import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from construction_panoptic.errors import InputDataError
+from construction_panoptic.errors import InputDataError, damaged
 
 REJECTED_COLUMNS = ["source", "image", "annotation_id", "reason", "detail"]
 
@@ -166,3 +168,21 @@ class ConvertedImage:
     png: bytes = field(repr=False)
     image: Path | bytes = field(repr=False)
     digest: str = ""
+
+
+@dataclass(frozen=True)
+class ConvertedImages:
+    """The converted images: where their files are, and a record for each."""
+
+    image_folder: Path
+    png_folder: Path
+    index: Path
+
+    def __iter__(self) -> Iterator[ConvertedRecord]:
+        with self.index.open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                try:
+                    record = ConvertedRecord.from_dict(json.loads(line))
+                except (ValueError, KeyError, TypeError) as error:
+                    raise damaged(self.index, error, f", line {number},") from error
+                yield record

@@ -7,7 +7,7 @@ from typing import Any
 from kedro.framework.context import CatalogCommandsMixin
 from kedro.io import AbstractVersionedDataset, CatalogProtocol, DataCatalog, DatasetError
 
-from construction_panoptic.errors import DamagedFileError, InputDataError, UserError
+from construction_panoptic.errors import InputDataError, UserError, damaged
 from construction_panoptic.files import UNCHANGED, atomic_path
 
 logger = logging.getLogger(__name__)
@@ -72,15 +72,6 @@ class ProjectCatalog(DataCatalog, CatalogCommandsMixin):
 def outdated_mark(path: Path) -> Path:
     """Give the hidden file that says that a result is outdated: what it was made from has changed."""
     return path.with_name(f".{path.name}.outdated")
-
-
-def damaged(path: Path, error: BaseException, place: str = "") -> DamagedFileError:
-    """Give the error of a file whose content cannot be read, at a place in it."""
-    reason = (str(error).splitlines() or [""])[0][:160] or type(error).__name__
-    return DamagedFileError(
-        f"{path}{place} is damaged ({reason}). If a run has made it, remove it: with --only-missing-outputs the next "
-        "run makes it anew, and what follows from it."
-    )
 
 
 def local_path(catalog: CatalogProtocol, name: str) -> Path | None:

@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,8 @@ import numpy as np
 from kedro.io import AbstractDataset
 from kedro_datasets._typing import ImagePreview, JSONPreview
 
-from construction_panoptic.annotations.records import ConvertedImage, ConvertedRecord
+from construction_panoptic.annotations.records import ConvertedImage, ConvertedImages, ConvertedRecord
 from construction_panoptic.annotations.stuff.label_maps import StuffOfImage, decode_labels
-from construction_panoptic.catalog.files import damaged
 from construction_panoptic.catalog.journal import Journal
 from construction_panoptic.catalog.previews import image_grid
 from construction_panoptic.errors import InputDataError
@@ -199,24 +198,6 @@ class StuffLabelsDataset(LocalDataset):
 
     def _exists(self) -> bool:
         return self._index.is_file()
-
-
-@dataclass(frozen=True)
-class ConvertedImages:
-    """The converted images: where their files are, and a record for each."""
-
-    image_folder: Path
-    png_folder: Path
-    index: Path
-
-    def __iter__(self) -> Iterator[ConvertedRecord]:
-        with self.index.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
-                try:
-                    record = ConvertedRecord.from_dict(json.loads(line))
-                except (ValueError, KeyError, TypeError) as error:
-                    raise damaged(self.index, error, f", line {number},") from error
-                yield record
 
 
 class ConvertedImagesDataset(LocalFileDataset):

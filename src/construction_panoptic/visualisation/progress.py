@@ -9,7 +9,7 @@ from PIL import Image
 
 from construction_panoptic.annotations.images import read_rgb
 from construction_panoptic.annotations.panoptic_png import decode_id_map
-from construction_panoptic.catalog.folders import ConvertedImages
+from construction_panoptic.annotations.records import ConvertedImages
 from construction_panoptic.evaluation.examples import choose_images
 from construction_panoptic.models.protocol import Segmentation
 from construction_panoptic.parallel import collectives

@@ -11,8 +11,7 @@ from kedro.io import DataCatalog, MemoryDataset
 from kedro.runner import SequentialRunner
 
 from construction_panoptic.annotations.panoptic_png import encode_id_map
-from construction_panoptic.annotations.records import ConvertedRecord, Segment
-from construction_panoptic.catalog.folders import ConvertedImages
+from construction_panoptic.annotations.records import ConvertedImages, ConvertedRecord, Segment
 from construction_panoptic.catalog.streams import StreamedJSONDataset
 from construction_panoptic.config.base import ONE_PROCESS
 from construction_panoptic.config.conversion import ConversionSettings

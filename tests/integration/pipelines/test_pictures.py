@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from construction_panoptic.annotations.panoptic_png import encode_id_map
-from construction_panoptic.catalog.folders import ConvertedImages
+from construction_panoptic.annotations.records import ConvertedImages
 from construction_panoptic.evaluation.predictions import ImagePrediction
 from construction_panoptic.visualisation.progress import ProgressSheet
 from tests.unit.evaluation.pairs import entry

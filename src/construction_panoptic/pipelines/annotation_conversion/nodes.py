@@ -15,7 +15,7 @@ from construction_panoptic.annotations.coco_files import CocoFiles
 from construction_panoptic.annotations.formats.reading import read_exports
 from construction_panoptic.annotations.formats.sources import NoExportError
 from construction_panoptic.annotations.merging.converting import merge_images
-from construction_panoptic.annotations.records import ConvertedImage, ConvertedRecord
+from construction_panoptic.annotations.records import ConvertedImage, ConvertedImages, ConvertedRecord
 from construction_panoptic.annotations.rejected import all_rejected, check_conservation, repaired_and_kept
 from construction_panoptic.annotations.split.grouping import join_groups, near_duplicate_groups, video_names
 from construction_panoptic.annotations.split.options import fold_split, listed_split
@@ -30,7 +30,7 @@ from construction_panoptic.annotations.summary import class_counts_and_summary
 from construction_panoptic.annotations.suspicion import images_of_classes, size_distributions, suspicious_images
 from construction_panoptic.annotations.tables import StoredTable
 from construction_panoptic.annotations.taxonomy import Taxonomy
-from construction_panoptic.catalog.folders import ConvertedImages, StuffLabelFolder, finished_record
+from construction_panoptic.catalog.folders import StuffLabelFolder, finished_record
 from construction_panoptic.catalog.journal import Journal
 from construction_panoptic.config.conversion import ConversionSettings
 from construction_panoptic.evaluation.examples import some_images

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from construction_panoptic.annotations.formats.cvat_export import cvat_files
-from construction_panoptic.catalog.folders import ConvertedImages
+from construction_panoptic.annotations.records import ConvertedImages
 from construction_panoptic.config.conversion import CvatExportSettings
 from construction_panoptic.evaluation.quality import load_json
 

@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from plotly import graph_objects as go
 
-from construction_panoptic.catalog.folders import ConvertedImages
+from construction_panoptic.annotations.records import ConvertedImages
 from construction_panoptic.config.model import DetrSettings
 from construction_panoptic.config.training import DetectionSettings
 from construction_panoptic.evaluation.validation import box_metrics

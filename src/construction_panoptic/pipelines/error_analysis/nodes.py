@@ -9,7 +9,7 @@ from PIL import Image
 from plotly import graph_objects as go
 
 from construction_panoptic.annotations.panoptic_png import decode_id_map
-from construction_panoptic.catalog.folders import ConvertedImages
+from construction_panoptic.annotations.records import ConvertedImages
 from construction_panoptic.config.evaluation import EvaluationSettings
 from construction_panoptic.evaluation.analysis import confusion_matrix, image_scores, loss_budget, size_quality
 from construction_panoptic.evaluation.calibration import box_analysis, calibration_table

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from plotly import graph_objects as go
 from torch import Tensor
 
-from construction_panoptic.catalog.folders import ConvertedImages
+from construction_panoptic.annotations.records import ConvertedImages
 from construction_panoptic.config.evaluation import EvaluationSettings
 from construction_panoptic.config.model import DetrSettings
 from construction_panoptic.config.training import MaskHeadSettings

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from plotly import graph_objects as go
 
-from construction_panoptic.catalog.folders import ConvertedImages
+from construction_panoptic.annotations.records import ConvertedImages
 from construction_panoptic.config.evaluation import EvaluationSettings
 from construction_panoptic.evaluation.analysis import image_scores
 from construction_panoptic.evaluation.examples import some_images
