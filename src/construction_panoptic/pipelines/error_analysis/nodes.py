@@ -110,7 +110,7 @@ def report_evaluation(
     about = {
         "model": f"{checkpoint['stage']}, epoch {checkpoint['epoch']}",
         "data set": f"{len(panoptic_val['images']):,} validation images",
-        "digest of the split": panoptic_val["info"]["split_sha256"][:12],
+        "digest of the split": panoptic_val["info"]["split_sha256"][:8],
     }
     tables = (budget, confusions, sizes, calibration, box_errors, thresholds)
     worst = _worst_images(segments, panoptic_val, converted, predictions, parameters.examples)
