@@ -105,7 +105,7 @@ class Canvas:
         grain = np.zeros(labels.shape, np.float32)
         sky = labels == LABELS.index("sky-other-merged")
         rgb[sky] += (248 - rgb[sky]) * self._clouds(labels.shape)[sky, None]
-        for value in np.unique(labels):
+        for value in np.unique(labels[labels > 0]):
             inside = labels == value
             for scale, strength in _REGIONS[LABELS[value]][2]:
                 grain[inside] += strength * self.noise.crop(self.rng, labels.shape, scale * self.unit)[inside]

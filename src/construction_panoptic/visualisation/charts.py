@@ -1,7 +1,7 @@
-"""The charts of data, training and quality, apart from how they are drawn.
+"""The charts of data, training, quality and errors, apart from how they are drawn.
 
 A function a chart gives a `BarChart` or a `CurveChart`; `interactive.draw` makes a plotly figure of it, `still.draw` a
-matplotlib one, and `drawings` both. A class that does not occur is left out.
+matplotlib one. A class that does not occur is left out.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,11 +11,13 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import pandas as pd
 
+from construction_panoptic.evaluation.analysis import LOSSES
 from construction_panoptic.visualisation.classes import Classes, display_name
 
 # Colours of Okabe and Ito (2008): distinct for colour-blind readers, and on white as on dark ground.
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
 BROWN, GREY = "#8C564B", "#888888"
+LOSS_COLORS = dict(zip(LOSSES, (SKY, PURPLE, ORANGE, RED), strict=True))
 
 # Rows of one column of bars; more classes are set in several columns.
 ROWS_PER_COLUMN = 26
@@ -90,6 +92,11 @@ class CurveChart:
     panels: Sequence[Panel]
     span: tuple[float, float]
     integers: bool = False
+
+    def grid(self) -> tuple[int, int]:
+        """Give the number of panels beside each other, and of rows of them."""
+        across = min(len(self.panels), 4 if len(self.panels) > 6 else 3)
+        return across, -(-len(self.panels) // across)
 
 
 class _Row(NamedTuple):
@@ -245,3 +252,67 @@ def _curves(history: pd.DataFrame, wanted: Mapping[str, tuple[str, str]], scale:
             if len(points):
                 curves.append(Curve(name, color, points["epoch"].tolist(), (points[column] * scale).tolist()))
     return curves
+
+
+def loss_budget_chart(budget: pd.DataFrame) -> BarChart:
+    """Chart PQ and what is missing to 100 as one bar for All, Things, Stuff and each class, best class first.
+
+    Args:
+        budget: see `analysis.loss_budget`.
+    """
+    rows = sorted_budget(budget)
+    labels = [display_name(name) for name in rows["name"]]
+    bars = []
+    for part, color in {"pq": GREEN, **LOSS_COLORS}.items():
+        name = "PQ" if part == "pq" else display_name(part)
+        hover = [f"{label}<br>{name} {value:.1f}" for label, value in zip(labels, rows[part], strict=True)]
+        bars.append(Bars(name, color, rows[part].tolist(), hover))
+    return BarChart("What costs PQ", "points", [BarColumn("", labels, bars)], (0, 100), stacked=True)
+
+
+def threshold_chart(thresholds: pd.DataFrame, threshold: float) -> CurveChart:
+    """Chart PQ against the score threshold, and mark the one in use.
+
+    Args:
+        thresholds: see `thresholds.threshold_curve`.
+        threshold: the one in use.
+    """
+    curves = [
+        Curve(name, color, thresholds["threshold"].tolist(), (100 * thresholds[column]).tolist())
+        for name, column, color in (("PQ", "pq", GREEN), ("things", "pq_things", BLUE), ("stuff", "pq_stuff", ORANGE))
+        if thresholds[column].notna().any()
+    ]
+    in_use = Curve(f"in use: {threshold:g}", GREY, [threshold] * 2, [0, 100], "dashed")
+    title = "PQ of training images by the least score of a segment"
+    return CurveChart(title, "threshold", [Panel("PQ", [*curves, in_use], top=100)], (0, 1))
+
+
+def calibration_chart(calibration: pd.DataFrame) -> CurveChart:
+    """Chart the fraction of boxes and segments that are right against their score; on the diagonal, scores are right.
+
+    Args:
+        calibration: see `calibration.calibration_table`.
+    """
+    curves = [Curve("ideal", GREY, [0, 1], [0, 1], "dashed")]
+    for of, color in (("boxes", BLUE), ("segments", ORANGE)):
+        rows = calibration[calibration["of"] == of]
+        columns = [rows[name].tolist() for name in ("score", "right", "count")]
+        hover = [f"score {x:.2f}, right {y:.0%} of {count:,} {of}" for x, y, count in zip(*columns, strict=True)]
+        curves.append(Curve(of, color, columns[0], columns[1], hover=hover))
+    title = "What scores mean: the fraction that is right, by score"
+    return CurveChart(title, "score", [Panel("fraction that is right", curves, top=1)], (0, 1))
+
+
+def sorted_budget(budget: pd.DataFrame) -> pd.DataFrame:
+    """The rows of All, Things and Stuff, where there are such classes, then the classes, best first."""
+    classes = budget.iloc[3:].sort_values("pq", ascending=False, kind="stable")
+    return pd.concat([budget.iloc[:3].dropna(subset="pq"), classes])
+
+
+def shown_confusions(confusions: pd.DataFrame) -> list[tuple[str, str, int]]:
+    """List (class, predicted class, segments) of the pairs that are confused, most frequent first."""
+    classes = confusions.drop(columns="missed").melt("true", var_name="predicted", value_name="segments")
+    classes = classes[(classes["true"] != "spurious") & (classes["segments"] > 0)]
+    wrong = classes[classes["true"] != classes["predicted"]]
+    pairs = [(str(a), str(b), int(count)) for a, b, count in wrong.itertuples(index=False)]
+    return sorted(pairs, key=lambda pair: (-pair[2], pair[:2]))

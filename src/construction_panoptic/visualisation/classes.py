@@ -2,27 +2,12 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
+from construction_panoptic.annotations.taxonomy import Taxonomy
 from construction_panoptic.errors import InputDataError
 
 Color = tuple[int, int, int]
-
-
-class Classes(Protocol):
-    """Names, colours and kinds by category id, such as the project's ``Taxonomy`` or a ``ClassTable``."""
-
-    @property
-    def names(self) -> Mapping[int, str]:
-        """Name of each category id."""
-
-    @property
-    def colors(self) -> Mapping[int, Color]:
-        """RGB colour, 0 to 255, of each category id."""
-
-    @property
-    def is_thing(self) -> Mapping[int, bool]:
-        """Whether each category id is a thing (countable) rather than stuff."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +36,10 @@ class ClassTable:
             colors[category_id] = (int(red), int(green), int(blue))
             is_thing[category_id] = bool(category["isthing"])
         return cls(names, colors, is_thing)
+
+
+Classes = ClassTable | Taxonomy
+"""Names, colours (RGB, 0 to 255) and kinds by category id."""
 
 
 def display_name(name: str) -> str:

@@ -64,7 +64,7 @@ def _facts(summary: Mapping[str, Any]) -> dict[str, Any]:
         "repaired": f"{summary['repaired']['total']:,}",
     }
     if "sha256" in summary.get("split", {}):
-        facts["digest of the split"] = summary["split"]["sha256"][:12]
+        facts["digest of the split"] = summary["split"]["sha256"][:8]
     if fringe:
         name = f"leftover stuff within {fringe['within_pixels']} px of things, before → after"
         facts[name] = f"{fringe['pixels_before']:,} → {fringe['pixels_after']:,} px"

@@ -5,8 +5,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from PIL import ImageColor
 
+from construction_panoptic.visualisation.charts import LOSS_COLORS
 from construction_panoptic.visualisation.classes import Classes, ClassTable, Color, display_name
-from construction_panoptic.visualisation.error_charts import LOSS_COLORS
 from construction_panoptic.visualisation.overlays import Picture, panoptic_overlay
 
 ERROR_COLORS: dict[str, Color] = {name: ImageColor.getrgb(color)[:3] for name, color in LOSS_COLORS.items()}
@@ -24,7 +24,7 @@ def errors_overlay(
     *,
     max_side: int = 1600,
 ) -> Picture:
-    """Draw the segments that are wrong in the colours of `error_charts.LOSS_COLORS`, and all else in grey.
+    """Draw the segments that are wrong in the colours of `charts.LOSS_COLORS`, and all else in grey.
 
     Args:
         image: uint8 [H, W, 3] RGB.

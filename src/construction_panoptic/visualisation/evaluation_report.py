@@ -8,15 +8,16 @@ import pandas as pd
 from construction_panoptic.evaluation.analysis import LOSSES, best_threshold
 from construction_panoptic.evaluation.calibration import calibration_error
 from construction_panoptic.visualisation import still
-from construction_panoptic.visualisation.charts import GREEN, percent_text
-from construction_panoptic.visualisation.classes import display_name
-from construction_panoptic.visualisation.error_charts import (
+from construction_panoptic.visualisation.charts import (
+    GREEN,
     LOSS_COLORS,
     calibration_chart,
+    percent_text,
     shown_confusions,
     sorted_budget,
     threshold_chart,
 )
+from construction_panoptic.visualisation.classes import display_name
 from construction_panoptic.visualisation.page import Markup, ReportPicture, render
 from construction_panoptic.visualisation.sheets import Example
 

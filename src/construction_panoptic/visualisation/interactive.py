@@ -4,10 +4,12 @@ The colours of text and background are left to the viewer, so that they are read
 """
 
 import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from construction_panoptic.visualisation.charts import BarChart, Curve, CurveChart
+from construction_panoptic.visualisation.classes import display_name
 from construction_panoptic.visualisation.labels import shorten_text
 
 GRID = "rgba(128,128,128,0.3)"
@@ -23,6 +25,36 @@ def draw(chart: BarChart | CurveChart) -> go.Figure:
     if isinstance(chart, CurveChart):
         return _draw_curves(chart) if chart.panels else _empty(f"{chart.title}: nothing was logged yet")
     return _draw_bars(chart) if chart.columns else _empty(chart.title)
+
+
+def confusion_chart(confusions: pd.DataFrame) -> go.Figure:
+    """Draw the confusion matrix, each row as fractions of its ground-truth segments; counts show on hover.
+
+    Args:
+        confusions: see `analysis.confusion_matrix`.
+    """
+    confusions = confusions.set_index("true")
+    fractions = confusions.div(confusions.sum(axis=1).clip(lower=1), axis=0)
+    figure = go.Figure(
+        go.Heatmap(
+            z=fractions.to_numpy().tolist(),
+            x=[display_name(str(name)) for name in confusions.columns],
+            y=[display_name(str(name)) for name in confusions.index],
+            customdata=confusions.to_numpy().tolist(),
+            hovertemplate="%{y} as %{x}: %{customdata} segments, %{z:.0%}<extra></extra>",
+            colorscale="Blues",
+            zmin=0,
+            zmax=1,
+            colorbar={"title": {"text": "fraction"}, "tickformat": ".0%"},
+        )
+    )
+    return figure.update_layout(
+        template="plotly_white",
+        height=ROW_HEIGHT * len(confusions) + 260,
+        title={"text": "Classes of the ground truth (rows) and what they were predicted as", "font": {"size": 16}},
+        yaxis={"autorange": "reversed", "automargin": True, "dtick": 1},
+        xaxis={"automargin": True, "dtick": 1, "tickangle": -60},
+    )
 
 
 def _draw_bars(chart: BarChart) -> go.Figure:
@@ -84,8 +116,7 @@ def _draw_bars(chart: BarChart) -> go.Figure:
 
 
 def _draw_curves(chart: CurveChart) -> go.Figure:
-    across = min(len(chart.panels), 4 if len(chart.panels) > 6 else 3)
-    down = -(-len(chart.panels) // across)
+    across, down = chart.grid()
     figure = make_subplots(
         rows=down,
         cols=across,

@@ -79,8 +79,7 @@ def _draw_bars(chart: BarChart) -> Figure:
 
 
 def _draw_curves(chart: CurveChart) -> Figure:
-    across = min(len(chart.panels), 4 if len(chart.panels) > 6 else 3)
-    down = -(-len(chart.panels) // across)
+    across, down = chart.grid()
     figure = Figure(figsize=(3.6 * across, 2.9 * down + 0.5), dpi=DPI, layout="constrained")
     axes = figure.subplots(down, across, squeeze=False).ravel()
     for panel, ax in zip(chart.panels, axes, strict=False):

@@ -60,6 +60,12 @@ def test_the_wheel_says_what_it_can(built: Path, tmp_path: Path) -> None:
     assert "PATH" in run(built, tmp_path, "predict", "--help").stdout
 
 
+def test_the_templates_of_the_reports_are_in_the_wheel(built: Path, repository: Path) -> None:
+    folder = "construction_panoptic/visualisation/templates"
+    templates = {path.name for path in (repository / "src" / folder).iterdir()}
+    assert {path.name for path in (built / "installed" / folder).iterdir()} == templates
+
+
 def test_it_runs_with_the_archive_of_the_configuration(built: Path, tmp_path: Path) -> None:
     options = ("--conf-source", str(built / ARCHIVE), "--env", "sample", "--params", TINY)
     for pipeline in ("sample_data", "annotation_conversion"):

@@ -17,11 +17,12 @@ from construction_panoptic.visualisation import ClassTable, interactive, still
 from construction_panoptic.visualisation.charts import (
     BarChart,
     CurveChart,
+    calibration_chart,
     class_balance_chart,
+    loss_budget_chart,
     pq_chart,
     training_chart,
 )
-from construction_panoptic.visualisation.error_charts import calibration_chart, loss_budget_chart
 from tests.unit.visualisation.test_error_charts import CALIBRATION, budget
 
 

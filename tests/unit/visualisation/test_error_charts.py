@@ -2,14 +2,14 @@ import pandas as pd
 import pytest
 
 from construction_panoptic.evaluation.analysis import LOSSES
-from construction_panoptic.visualisation.error_charts import (
+from construction_panoptic.visualisation.charts import (
     calibration_chart,
-    confusion_chart,
     loss_budget_chart,
     shown_confusions,
     sorted_budget,
     threshold_chart,
 )
+from construction_panoptic.visualisation.interactive import confusion_chart
 
 NAN = float("nan")
 

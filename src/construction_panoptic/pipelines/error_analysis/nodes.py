@@ -21,13 +21,8 @@ from construction_panoptic.evaluation.thresholds import threshold_curve
 from construction_panoptic.models.files import model_of
 from construction_panoptic.training.loading import build_loader
 from construction_panoptic.visualisation import interactive
+from construction_panoptic.visualisation.charts import calibration_chart, loss_budget_chart, threshold_chart
 from construction_panoptic.visualisation.classes import ClassTable, display_name
-from construction_panoptic.visualisation.error_charts import (
-    calibration_chart,
-    confusion_chart,
-    loss_budget_chart,
-    threshold_chart,
-)
 from construction_panoptic.visualisation.error_overlays import ERROR_COLORS, errors_overlay
 from construction_panoptic.visualisation.evaluation_report import evaluation_report
 from construction_panoptic.visualisation.examples import examples_of
@@ -85,7 +80,7 @@ def draw_errors(
     """Draw the loss budget, the confusion matrix, the calibration and the effect of the threshold."""
     return (
         interactive.draw(loss_budget_chart(budget)),
-        confusion_chart(confusions),
+        interactive.confusion_chart(confusions),
         interactive.draw(calibration_chart(calibration)),
         interactive.draw(threshold_chart(thresholds, _in_use(thresholds))),
     )
@@ -115,7 +110,7 @@ def report_evaluation(
     about = {
         "model": f"{checkpoint['stage']}, epoch {checkpoint['epoch']}",
         "data set": f"{len(panoptic_val['images']):,} validation images",
-        "digest of the split": panoptic_val["info"]["split_sha256"][:12],
+        "digest of the split": panoptic_val["info"]["split_sha256"][:8],
     }
     tables = (budget, confusions, sizes, calibration, box_errors, thresholds)
     worst = _worst_images(segments, panoptic_val, converted, predictions, parameters.examples)
