@@ -1,7 +1,6 @@
 """Checkpoints: written whole or not at all, and complete only when their training is."""
 
 import json
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +8,8 @@ import torch
 from kedro.io import AbstractDataset
 from kedro_datasets._typing import JSONPreview
 
-from construction_panoptic.errors import CheckpointError
 from construction_panoptic.files import atomic_path
+from construction_panoptic.models.files import read_checkpoint
 
 UNCHANGED = "unchanged"
 """What a training node yields for a checkpoint that this epoch did not change; saving it does nothing."""
@@ -108,35 +107,3 @@ def described(checkpoint: dict[str, Any]) -> dict[str, Any]:
     shown = ("stage", "epoch", "finished", "best", "settings")
     told: dict[str, Any] = {key: checkpoint[key] for key in shown if key in checkpoint}
     return {**told, "numbers_in_model": sum(tensor.numel() for tensor in checkpoint.get("model", {}).values())}
-
-
-def read_checkpoint(path: Path, *, checked: bool = False) -> dict[str, Any]:
-    """Read a checkpoint onto the CPU, memory-mapped, with ``weights_only=True``.
-
-    Args:
-        path: the file.
-        checked: also compare all of it with its check sums (CRC-32), which torch does not.
-
-    Raises:
-        CheckpointError: the file is damaged, or holds anything but plain data.
-    """
-    try:
-        with zipfile.ZipFile(path) as parts:
-            if checked and (damaged := parts.testzip()) is not None:
-                raise zipfile.BadZipFile(f"{damaged} in it does not have its check sum")
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (FileNotFoundError, PermissionError, MemoryError):
-        raise
-    except Exception as error:  # damage shows in many ways
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path} is not a readable checkpoint ({reason}). {_advice(path)}") from error
-    if not isinstance(checkpoint, dict):
-        raise CheckpointError(f"{path} holds a {type(checkpoint).__name__}, not a checkpoint. {_advice(path)}")
-    return checkpoint
-
-
-def _advice(path: Path) -> str:
-    best = path.with_name("best.pt")
-    if path.name == "last.pt" and best.is_file():
-        return f"Copy {best.name} over it to go on from the best epoch, or remove it to train from the beginning."
-    return "Remove the file to train from the beginning."

@@ -2,8 +2,8 @@
 
 from construction_panoptic.catalog.folders import LocalDataset
 from construction_panoptic.files import write_bytes
-from construction_panoptic.prediction.exported import CONFIG, export_model, load_exported
-from construction_panoptic.prediction.models import TrainedModel
+from construction_panoptic.models.files import CONFIG, export_model, load_exported
+from construction_panoptic.models.protocol import PanopticModel
 
 
 class ExportedModelDataset(LocalDataset):
@@ -14,11 +14,11 @@ class ExportedModelDataset(LocalDataset):
         metadata: arbitrary metadata, for plugins.
     """
 
-    def load(self) -> TrainedModel:
+    def load(self) -> PanopticModel:
         """Build the model; see `load_exported`."""
         return load_exported(self._filepath)
 
-    def save(self, data: TrainedModel) -> None:
+    def save(self, data: PanopticModel) -> None:
         """Write both files; see `export_model`."""
         export_model(data, self._filepath)
 

@@ -3,6 +3,7 @@
 import base64
 import shutil
 import tempfile
+from dataclasses import dataclass
 from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
@@ -19,8 +20,8 @@ from PIL import Image
 from construction_panoptic.catalog.folders import LocalDataset
 from construction_panoptic.errors import UserError
 from construction_panoptic.files import write_json
-from construction_panoptic.prediction.exported import export_model
-from construction_panoptic.prediction.models import ModelToServe
+from construction_panoptic.models.files import export_model
+from construction_panoptic.models.protocol import PanopticModel
 
 PACKAGE = Path(__file__).parents[1]
 REGISTRATION = "registration.json"
@@ -29,6 +30,14 @@ REQUIREMENTS = (
     *("av", "imagehash", "mlflow", "numpy", "pandas", "pillow", "pycocotools", "pydantic", "safetensors", "scipy"),
     *("torch", "torchvision", "tqdm"),
 )
+
+
+@dataclass(frozen=True)
+class ModelToServe:
+    """A model to be served by MLflow, and its name in the model registry (None: it is not registered)."""
+
+    model: PanopticModel
+    name: str | None
 
 
 class ServedModelDataset(LocalDataset):
@@ -55,13 +64,13 @@ class ServedModelDataset(LocalDataset):
         self._filepath.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=self._filepath.parent, prefix=".served_") as temporary:
             exported, folder = Path(temporary) / "exported", Path(temporary) / "model"
-            export_model(data.trained, exported)
+            export_model(data.model, exported)
             save_model(
                 folder,
                 python_model=str(PACKAGE / "prediction" / "served_model.py"),
                 code_paths=[str(PACKAGE)],
                 artifacts={"model": str(exported)},
-                signature=signature(data.trained.threshold),
+                signature=signature(data.model.spec.least_score),
                 input_example=input_example(),
                 pip_requirements=[f"{name}=={version(name).partition('+')[0]}" for name in REQUIREMENTS],
             )

@@ -1,6 +1,6 @@
 """The parameters of evaluation: what each means, its unit and its default."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -13,6 +13,7 @@ from construction_panoptic.config.base import (
     Settings,
     Threshold,
 )
+from construction_panoptic.config.model import Merging
 
 
 class EvaluationSettings(Settings):
@@ -21,10 +22,10 @@ class EvaluationSettings(Settings):
     engine: Literal["hotcoco", "reference"] = Field(
         default="hotcoco", description="hotcoco, or panopticapi and pycocotools: the same numbers, slower."
     )
-    threshold: Threshold = Field(
-        default=0.85,
-        description="Least class probability of a predicted segment (DETR, appendix on panoptic segmentation).",
+    threshold: Threshold | None = Field(
+        default=None, description="Least score of a predicted segment; null takes the one that the checkpoint holds."
     )
+    merging: Merging | None = Field(default=None, description="pixels or masks; null takes what the checkpoint says.")
     batch_size: PositiveInt = Field(default=1, description="Images a forward pass.")
     workers: NotNegativeInt = Field(default=2, description="Loading processes; 0 loads in the main one.")
     device: Device = "auto"
@@ -34,6 +35,11 @@ class EvaluationSettings(Settings):
     threshold_images: PositiveInt = Field(
         default=64, description="Training images on which score thresholds are tried; each is predicted once."
     )
+
+    @property
+    def overrides(self) -> dict[str, Any]:
+        """What replaces values of the model's spec; None does not."""
+        return {"threshold": self.threshold, "merging": self.merging}
 
     @property
     def quality_engine(self) -> Literal["hotcoco", "panopticapi"]:

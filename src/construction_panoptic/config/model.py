@@ -6,6 +6,14 @@ from pydantic import Field, model_validator
 
 from construction_panoptic.config.base import PositiveInt, Settings
 
+Merging = Annotated[
+    Literal["pixels", "masks"],
+    Field(
+        description="How masks become one segmentation: each pixel to the highest mask (DETR), or whole masks by "
+        "falling quality (Panoptic SegFormer)."
+    ),
+]
+
 
 class DetrSettings(Settings):
     """The network's size and parts; the number of classes follows from the taxonomy."""

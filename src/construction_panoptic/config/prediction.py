@@ -1,8 +1,11 @@
 """The parameters of prediction: what each means, its unit and its default."""
 
+from typing import Any
+
 from pydantic import ConfigDict, Field
 
 from construction_panoptic.config.base import Device, Execution, PositiveInt, Precision, Settings, Threshold
+from construction_panoptic.config.model import Merging
 
 
 class PredictionSettings(Settings):
@@ -17,11 +20,17 @@ class PredictionSettings(Settings):
         default=None,
         description="Least score of a segment and of a drawn box; null takes the one the model was validated with.",
     )
+    merging: Merging | None = Field(default=None, description="pixels or masks; null takes what the model says.")
     batch_size: PositiveInt = Field(default=1, description="Images or frames a forward pass.")
     device: Device = "auto"
     execution: Execution = Execution()
     precision: Precision = "auto"
     every_nth_frame: PositiveInt = Field(default=1, description="Of a video, predict the frames 0, n, 2n, ….")
+
+    @property
+    def overrides(self) -> dict[str, Any]:
+        """What replaces values of the model's spec; None does not."""
+        return {"threshold": self.threshold, "merging": self.merging}
 
 
 class ExportSettings(Settings):

@@ -19,7 +19,9 @@ from construction_panoptic.config.base import (
     Precision,
     Seed,
     Settings,
+    Threshold,
 )
+from construction_panoptic.config.model import Merging
 
 Rgb = tuple[float, float, float]
 
@@ -241,6 +243,12 @@ class MaskHeadSettings(DetectionSettings):
         min_length=1,
         description="File for the batch that stops training, for `kedro replay`; null saves none.",
     )
+    threshold: Threshold = Field(
+        default=0.85,
+        description="Least class probability of a predicted segment (DETR, section 4.4), in validation and in all "
+        "that uses the model later; merging by masks has its own.",
+    )
+    merging: Merging = "pixels"
     attention_gain: Positive = Field(
         default=1.0,
         description="Factor on the initial weights that read the attention maps; 1 is the published start, more "
@@ -279,6 +287,6 @@ class MaskHeadSettings(DetectionSettings):
     def fingerprint(self, processes: int = 1) -> dict[str, Any]:
         """As for every stage. What is kept changes no number; running the detector image by image may round."""
         kept = super().fingerprint(processes)
-        for name in ("cache", "cache_limit_mb", "cache_folder"):
+        for name in ("cache", "cache_limit_mb", "cache_folder", "threshold", "merging"):
             del kept[name]
         return kept | ({"image_by_image": True} if self.cache != "none" and self.batch_size > 1 else {})

@@ -1,49 +1,112 @@
-"""Predicting a data set in as many processes as it is worth."""
+"""Predicting image files in as many processes as it is worth."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import chain
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from construction_panoptic.annotations.images import read_rgb
 from construction_panoptic.config.evaluation import EvaluationSettings
+from construction_panoptic.errors import InputDataError
 from construction_panoptic.evaluation.predictions import ImagePrediction, predict_images
-from construction_panoptic.models.detr.model import DetrPanoptic
+from construction_panoptic.models.protocol import PanopticModel
 from construction_panoptic.parallel.device import resolve_device
 from construction_panoptic.parallel.model_pool import batches_in_block, in_this_process, map_with_model
 from construction_panoptic.parallel.workers import blocks_of
-from construction_panoptic.training.loading import Batch, build_loader, collate
-from construction_panoptic.training.samples import PanopticSamples
+from construction_panoptic.training.loading import build_loader, collate
+from construction_panoptic.training.samples import SampleKey, Target
+
+Prepare = Callable[[Tensor], Tensor]
 
 
-def predict_samples(
-    model: DetrPanoptic,
-    samples: PanopticSamples,
-    settings: EvaluationSettings,
-    categories: Sequence[Mapping[str, Any]],
-) -> Iterator[ImagePrediction]:
-    """Predict the images of a data set.
+class ImageFiles(Dataset[tuple[Tensor, Target]]):
+    """Image files without annotations, as samples for `build_loader`; a sample is what `image_sample` gives.
+
+    Args:
+        paths: the files; in any format that the conversion reads.
+        prepare: the model's, see `PanopticModel`.
+        images: of each file its ``id``, ``file_name`` and, if it is to be checked, ``width`` and ``height``; by
+            default 1, 2, … and the path's last part.
+    """
+
+    def __init__(
+        self, paths: Sequence[Path | str], prepare: Prepare, images: Sequence[Mapping[str, Any]] | None = None
+    ) -> None:
+        self.paths = [Path(path) for path in paths]
+        self.prepare = prepare
+        self.images = images or [{"id": k, "file_name": path.name} for k, path in enumerate(self.paths, 1)]
+
+    @classmethod
+    def of_coco(cls, data: Mapping[str, Any], folder: Path, prepare: Prepare) -> Self:
+        """The images of a COCO file, in the order of their ids."""
+        images = sorted(data["images"], key=lambda image: image["id"])
+        return cls([folder / image["file_name"] for image in images], prepare, images)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, key: SampleKey) -> tuple[Tensor, Target]:
+        """Read the image of an index, or of an (epoch, index).
+
+        Raises:
+            InputDataError: the file is missing, is not an image, or not of the size that it should have.
+        """
+        index = key[1] if isinstance(key, tuple) else key
+        image, pixels = self.images[index], read_rgb(self.paths[index])
+        stated = image.get("height", pixels.shape[0]), image.get("width", pixels.shape[1])
+        if stated != pixels.shape[:2]:
+            raise InputDataError(
+                f"{self.paths[index]}: {pixels.shape[1]} x {pixels.shape[0]} pixels, but the annotations say "
+                f"{stated[1]} x {stated[0]}; run the conversion again"
+            )
+        return image_sample(pixels, image["file_name"], image["id"], self.prepare)
+
+
+def image_sample(pixels: NDArray[np.uint8], name: str, image_id: int, prepare: Prepare) -> tuple[Tensor, Target]:
+    """Prepare an image, uint8 [H, W, 3], RGB, upright, for `collate`.
+
+    Returns:
+        The input, float32 [3, h, w], and ``image_id``, ``file_name``, ``orig_size`` and ``size`` (int64 [2], height
+        and width in pixels before and after).
+    """
+    image = torch.from_numpy(pixels.copy()).permute(2, 0, 1)
+    prepared = prepare(image)
+    return prepared, {
+        "image_id": torch.tensor(image_id),
+        "file_name": name,
+        "orig_size": torch.tensor(image.shape[-2:]),
+        "size": torch.tensor(prepared.shape[-2:]),
+    }
+
+
+def predict_files(model: PanopticModel, files: ImageFiles, settings: EvaluationSettings) -> Iterator[ImagePrediction]:
+    """Predict image files.
 
     Args:
         model: on the CPU; copies of it go to the processes.
-        samples: the data set, not in training.
-        settings: batches, device, threshold, processes.
-        categories: see `predict_images`.
+        files: the images.
+        settings: batches, device, overrides of the model's spec, processes.
 
     Returns:
         A prediction for each image, in order, computed as it is asked for: those of one process, which has the same
         batches.
     """
-    predict = partial(
-        predict_images, categories=list(categories), threshold=settings.threshold, precision=settings.precision
-    )
+    predict = partial(predict_images, overrides=settings.overrides, precision=settings.precision)
     if in_this_process(settings.execution, settings.device):
-        loader = build_loader(samples, batch_size=settings.batch_size, shuffle=False, workers=settings.workers)
+        loader = build_loader(files, batch_size=settings.batch_size, shuffle=False, workers=settings.workers)
         return predict(on_device(model, settings.device), loader)
-    batches = blocks_of(range(len(samples)), settings.batch_size)
+    batches = blocks_of(range(len(files)), settings.batch_size)
     blocks = map_with_model(
         partial(on_device, model, settings.device),
-        partial(_predict_block, samples, predict),
+        partial(_predict_block, files, predict),
         blocks_of(batches, batches_in_block(settings.batch_size)),
         execution=settings.execution,
         device=settings.device,
@@ -51,20 +114,18 @@ def predict_samples(
     return chain.from_iterable(blocks)
 
 
-def on_device(model: DetrPanoptic, device: str) -> DetrPanoptic:
-    """Put a model on the device of a name, see `resolve_device`."""
-    return model.to(resolve_device(device))
+def on_device(model: PanopticModel, device: str) -> PanopticModel:
+    """Put a model's network on the device of a name, see `resolve_device`."""
+    model.network.to(resolve_device(device))
+    return model
 
 
 def _predict_block(
-    samples: PanopticSamples,
+    files: ImageFiles,
     predict: Callable[..., Iterator[ImagePrediction]],
-    model: DetrPanoptic,
+    model: PanopticModel,
     batches: list[list[int]],
 ) -> list[ImagePrediction]:
     with ThreadPoolExecutor(1) as reader:
-        return list(predict(model, reader.map(partial(_read, samples), batches)))
-
-
-def _read(samples: PanopticSamples, batch: list[int]) -> Batch:
-    return collate([samples[index] for index in batch])
+        read = reader.map(lambda batch: collate([files[index] for index in batch]), batches)
+        return [prediction.packed() for prediction in predict(model, read)]

@@ -6,15 +6,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
 from construction_panoptic.annotations.panoptic_png import decode_id_map
 from construction_panoptic.evaluation.analysis import class_scores
-from construction_panoptic.evaluation.predictions import evaluating
+from construction_panoptic.evaluation.predictions import evaluating, images_of
 from construction_panoptic.evaluation.segments import match_image, segment_table
-from construction_panoptic.models.detr.model import DetrPanoptic
-from construction_panoptic.models.detr.postprocess import PanopticResult, panoptic_result
-from construction_panoptic.models.detr.segmenting import QueryMasks, query_masks
+from construction_panoptic.models.protocol import PanopticModel
 from construction_panoptic.parallel.device import autocast
 from construction_panoptic.training.loading import Batch
 
@@ -23,72 +20,50 @@ THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
 
 
 def threshold_curve(
-    model: DetrPanoptic,
+    model: PanopticModel,
     batches: Iterable[Batch],
     truth: Mapping[str, Any],
     truth_folder: Path,
     *,
     thresholds: Sequence[float] = THRESHOLDS,
-    device: torch.device | None = None,
+    overrides: Mapping[str, Any] | None = None,
     precision: str = "auto",
 ) -> pd.DataFrame:
-    """Measure PQ at several thresholds; the network runs once an image.
+    """Measure PQ at several thresholds and at the one in use; the network runs once an image.
 
     Args:
-        model: the model; in eval mode while this runs.
-        batches: what a loader of `PanopticSamples` (not in training) gives.
+        model: the model; its network is in eval mode while this runs.
+        batches: what a loader of `ImageFiles` gives.
         truth: COCO panoptic JSON, loaded, with an annotation for each image.
         truth_folder: folder of its PNGs.
-        thresholds: least class probabilities of a query that is kept, exclusive.
-        device: where to run; by default where the model is. The model is not moved.
+        thresholds: least scores of a segment.
+        overrides: other values for the model's spec; see `ModelSpec.overridden`.
         precision: ``auto``, ``float32`` or ``bfloat16``; see `autocast`.
 
     Returns:
         A row a threshold, ascending: ``threshold``, ``pq``, ``pq_things``, ``pq_stuff`` (fractions, NaN where there is
-        no class), ``segments`` (mean number predicted an image), ``images``.
+        no class), ``segments`` (mean number predicted an image), ``images``, ``in_use`` (True for one).
     """
-    thresholds = sorted(set(thresholds))
+    in_use = model.spec.overridden(overrides).least_score
+    thresholds = sorted({*thresholds, in_use})
     is_thing = {int(category["id"]): bool(category["isthing"]) for category in truth["categories"]}
     annotations = {annotation["image_id"]: annotation for annotation in truth["annotations"]}
-    device = device or next(model.parameters()).device
     rows: dict[float, list[tuple[Any, ...]]] = {threshold: [] for threshold in thresholds}
-    images = 0
-    with evaluating(model), torch.no_grad():
+    count = 0
+    with evaluating(model.network):
         for batch in batches:
-            mask = None if batch.padding_mask is None else batch.padding_mask.to(device)
-            with autocast(device, precision):
-                sizes = [tuple(target["size"].tolist()) for target in batch.targets]
-                found, _ = query_masks(
-                    model,
-                    batch.images.to(device),
-                    mask,
-                    processed_sizes=sizes,
-                    is_thing=is_thing,
-                    threshold=thresholds[0],
-                )
-            for target, size, queries in zip(batch.targets, sizes, found, strict=True):
-                images += 1
+            images = images_of(batch, model.network)
+            with autocast(images.pixels.device, precision):
+                found = model.segment_at(images, thresholds, overrides)
+            for target, segmentations in zip(batch.targets, found, strict=True):
+                count += 1
                 annotation = annotations[int(target["image_id"])]
+                image_id, true_segments = annotation["image_id"], annotation["segments_info"]
                 true_ids = decode_id_map(truth_folder / annotation["file_name"])
-                for threshold in thresholds:
-                    result = _segmented(queries, threshold, size, true_ids.shape, is_thing)
-                    rows[threshold] += match_image(
-                        annotation["image_id"],
-                        true_ids,
-                        annotation["segments_info"],
-                        result.id_map.numpy(),
-                        result.segments,
-                    )
-    return pd.DataFrame([_measured(threshold, rows[threshold], is_thing, images) for threshold in thresholds])
-
-
-def _segmented(
-    queries: QueryMasks, threshold: float, size: tuple[int, int], target: tuple[int, ...], is_thing: Mapping[int, bool]
-) -> PanopticResult:
-    kept = queries.select(queries.scores > threshold)
-    return panoptic_result(
-        kept.masks, kept.scores, kept.labels, processed_size=size, target_size=target, is_thing=is_thing
-    )
+                for threshold, each in zip(thresholds, segmentations, strict=True):
+                    rows[threshold] += match_image(image_id, true_ids, true_segments, each.id_map, each.segments)
+    measured = [_measured(threshold, rows[threshold], is_thing, count) for threshold in thresholds]
+    return pd.DataFrame(measured).assign(in_use=[threshold == in_use for threshold in thresholds])
 
 
 def _measured(

@@ -8,7 +8,7 @@ without it.
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
@@ -17,14 +17,14 @@ from construction_panoptic.errors import InputDataError
 from construction_panoptic.evaluation.precision import PrecisionEngine, average_precision
 from construction_panoptic.evaluation.predictions import (
     PREDICTIONS_FILE,
-    THRESHOLD,
     ImagePrediction,
     predict_boxes,
     predict_images,
     write_predictions,
 )
 from construction_panoptic.evaluation.quality import QualityEngine, load_json, panoptic_quality
-from construction_panoptic.models.detr.model import Detr, DetrPanoptic
+from construction_panoptic.models.detr.panoptic_model import DetrModel
+from construction_panoptic.models.spec import ModelSpec
 from construction_panoptic.parallel import collectives as team
 from construction_panoptic.signals import StopRequest
 from construction_panoptic.training.loading import Batch
@@ -76,13 +76,12 @@ def detection_validator(
     data = _load(truth)
     if all(annotation.get("iscrowd", 0) for annotation in data["annotations"]):
         raise InputDataError(f"{_name(truth)}: no object to validate on; put images with objects into the split.")
-    category_ids = {category["id"] for category in data["categories"]}
+    spec = ModelSpec(categories=tuple(data["categories"]))
     stop = stop or StopRequest()
 
     def validate(model: nn.Module, _epoch: int) -> dict[str, float]:
-        detector = cast("Detr | DetrPanoptic", model)
         batches = team.until_stopped(loader, stop)
-        own = predict_boxes(detector, batches, category_ids=category_ids, precision=precision)
+        own = predict_boxes(DetrModel(model, spec), batches, precision=precision)
         boxes = list(team.merged(own, key=lambda box: box["image_id"]))
 
         def measure() -> dict[str, float]:
@@ -101,8 +100,8 @@ def panoptic_validator(
     loader: Iterable[Batch],
     truth: Path | str | dict[str, Any],
     truth_folder: Path | str,
+    spec: ModelSpec | None = None,
     *,
-    threshold: float = THRESHOLD,
     engine: QualityEngine = "hotcoco",
     precision: str = "auto",
     stage: Stage | None = None,
@@ -116,7 +115,7 @@ def panoptic_validator(
         loader: the validation set, in batches.
         truth: its COCO panoptic file, as a path or loaded.
         truth_folder: folder of the truth's PNGs.
-        threshold: smallest class probability of a query that is kept.
+        spec: how the outputs are merged; by default as published.
         engine: see `panoptic_quality`.
         precision: arithmetic of the network, ``auto``, ``float32`` or ``bfloat16``.
         stage: also give this stage's losses, for a second pass over the images.
@@ -136,14 +135,12 @@ def panoptic_validator(
     segments = (s for annotation in data["annotations"] for s in annotation.get("segments_info", []))
     if all(segment.get("iscrowd", 0) for segment in segments):
         raise InputDataError(f"{_name(truth)}: no segment to validate on; put images with segments into the split.")
-    categories = data["categories"]
+    spec = spec or ModelSpec(categories=tuple(data["categories"]))
     stop = stop or StopRequest()
 
     def validate(model: nn.Module, _epoch: int) -> dict[str, float]:
         batches = team.until_stopped(loader, stop)
-        own = predict_images(
-            cast("DetrPanoptic", model), batches, categories=categories, threshold=threshold, precision=precision
-        )
+        own = predict_images(DetrModel(model, spec), batches, precision=precision)
         predictions = team.merged(own, key=lambda prediction: prediction.image_id)
 
         def measure() -> dict[str, float]:

@@ -1,6 +1,6 @@
 """What everything after training knows of a model: its description, the way from pixels to input, and segments."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+
+from construction_panoptic.models.spec import ModelSpec
 
 
 @dataclass(frozen=True)
@@ -32,14 +34,14 @@ class Segmentation:
     """What a model sees in one image.
 
     Attributes:
-        id_map: int32 [H, W] of the original size; segment ids from 1, 0 = void.
-        segments: a dict for each id in the map: ``id``, ``category_id``, ``isthing``, ``score`` (0…1), ``area`` in
-            pixels.
+        id_map: int32 [H, W] of the original size; segment ids 1, 2, …, 0 = void.
+        segments: a dict for each id in the map, in their order: ``id``, ``category_id``, ``isthing``, ``area`` in
+            pixels, ``score`` (0…1).
         boxes: a dict for each box: ``category_id``, ``bbox`` (x, y, width, height in pixels, fractional), ``score``.
     """
 
     id_map: NDArray[np.int32]
-    segments: list[dict[str, Any]]
+    segments: Sequence[Mapping[str, Any]]
     boxes: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -47,28 +49,52 @@ class PanopticModel(Protocol):
     """A model of any kind, ready to segment.
 
     Attributes:
-        spec: all that it takes to build the model again, its weights apart; see `construction_panoptic.models.spec`.
-        network: the module with the weights; ``state_dict`` is what a checkpoint holds as ``model``.
+        spec: all that it takes to build the model again, its weights apart.
+        network: the module with the weights; ``state_dict`` is what a checkpoint holds as ``model``. Its
+            ``forward(pixels, padding_mask)`` gives a dict with the tensors that `describe` names as outputs.
+        prepare: turns uint8 [3, H, W], RGB, into float32 [3, h, w]: the one way from pixels to input. It holds no
+            weights, so that it can go to processes that load images.
     """
 
-    spec: Any
+    spec: ModelSpec
     network: nn.Module
+    prepare: Callable[[Tensor], Tensor]
 
-    def prepare(self, image: Tensor) -> Tensor:
-        """Turn uint8 [3, H, W], RGB, into float32 [3, h, w], the one way from pixels to input."""
-        ...
-
-    def segment(self, images: Images, thresholds: Mapping[str, float] | None = None) -> list[Segmentation]:
+    def segment(self, images: Images, overrides: Mapping[str, Any] | None = None) -> list[Segmentation]:
         """Segment a batch, without gradients, in the mode and on the device in which the network is.
 
         Args:
-            images: prepared images.
-            thresholds: override those of the spec, such as ``{"threshold": 0.5}``.
+            images: prepared images, on the network's device.
+            overrides: other values for fields of the spec, such as ``{"threshold": 0.5}``; see `ModelSpec.overridden`.
         """
         ...
 
-    def segment_at(self, images: Images, thresholds: Sequence[float]) -> list[list[Segmentation]]:
-        """Segment a batch at several score thresholds, with one pass of the network; a list an image."""
+    def segment_at(
+        self, images: Images, thresholds: Sequence[float], overrides: Mapping[str, Any] | None = None
+    ) -> Sequence[Iterable[Segmentation]]:
+        """Segment a batch at several thresholds, with one pass of the network.
+
+        Returns:
+            For each image the segmentations at each threshold, without boxes, computed as they are asked for.
+        """
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """Say for readers of an exported model what goes in and out of the network, and what is made of it.
+
+        Returns:
+            ``inputs`` and ``outputs`` (name → text), and whatever else it takes to make segments of the outputs.
+        """
+        ...
+
+
+class Detector(Protocol):
+    """A model that can give boxes without segmenting."""
+
+    network: nn.Module
+
+    def boxes(self, images: Images) -> list[list[dict[str, Any]]]:
+        """Detect the objects of each image; see `Segmentation.boxes`."""
         ...
 
 

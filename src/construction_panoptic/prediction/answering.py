@@ -12,20 +12,19 @@ from numpy.typing import NDArray
 
 from construction_panoptic.annotations.images import MAX_FILE_BYTES, ImageError, read_rgb
 from construction_panoptic.annotations.merging.segment_shapes import segment_rles
-from construction_panoptic.annotations.panoptic_png import decode_id_map
 from construction_panoptic.errors import InputDataError, ParameterError
 from construction_panoptic.evaluation.predictions import ImagePrediction
-from construction_panoptic.prediction.models import TrainedModel
+from construction_panoptic.models.protocol import PanopticModel
 from construction_panoptic.prediction.running import predict_pixels
 
 _SHOWN = 60  # characters of a text that is no image
 
 
-def answer(trained: TrainedModel, images: Sequence[Any], threshold: float | None = None) -> list[dict[str, Any]]:
+def answer(model: PanopticModel, images: Sequence[Any], threshold: float | None = None) -> list[dict[str, Any]]:
     """Predict images.
 
     Args:
-        trained: the model, on its device.
+        model: the model, on its device.
         images: each a path, the bytes of an image file, or these bytes as base64 (with or without
             ``data:image/…;base64,`` before it).
         threshold: least score of a segment, 0…1; by default the model's own.
@@ -43,8 +42,8 @@ def answer(trained: TrainedModel, images: Sequence[Any], threshold: float | None
         raise ParameterError(f"threshold is {threshold}; give a score from 0 to below 1.")
     # All are read first: a bad one costs no prediction.
     pixels = [_read(image, number) for number, image in enumerate(images, 1)]
-    names = {category["id"]: category["name"] for category in trained.categories}
-    return [_as_json(prediction, names) for prediction in predict_pixels(trained, pixels, threshold)]
+    names = {category["id"]: category["name"] for category in model.spec.categories}
+    return [_as_json(prediction, names) for prediction in predict_pixels(model, pixels, threshold)]
 
 
 def _read(image: Any, number: int) -> NDArray[np.uint8]:
@@ -71,7 +70,7 @@ def _decode(image: Any) -> bytes:
 
 
 def _as_json(prediction: ImagePrediction, names: dict[int, str]) -> dict[str, Any]:
-    rles = segment_rles(decode_id_map(prediction.png))
+    rles = segment_rles(prediction.id_map)
     segments = [
         {
             "id": segment["id"],

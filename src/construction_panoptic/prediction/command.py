@@ -10,7 +10,7 @@ from construction_panoptic.config.base import parse
 from construction_panoptic.config.prediction import PredictionSettings
 from construction_panoptic.errors import InputDataError, ParameterError, UserError
 from construction_panoptic.files import atomic_path
-from construction_panoptic.prediction.models import load_model
+from construction_panoptic.models.files import load_model
 from construction_panoptic.prediction.results import write_results
 from construction_panoptic.prediction.running import predict_source
 from construction_panoptic.prediction.sources import find_files, shard

@@ -12,12 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from construction_panoptic.errors import UserError
-from construction_panoptic.models.detr import DetrPanoptic
-from construction_panoptic.prediction.models import TrainedModel
+from construction_panoptic.models.protocol import PanopticModel
 
 OPSET = 18
 INPUTS = ("images", "padding_mask")
-OUTPUTS = ("pred_logits", "pred_boxes", "pred_masks")
 TOLERANCE = 1e-3  # of the largest value of an output
 
 
@@ -26,24 +24,25 @@ class OnnxError(UserError):
 
 
 class _Outputs(nn.Module):
-    """The model with its outputs in a fixed order."""
+    """A model's network with its outputs in a fixed order."""
 
-    def __init__(self, model: DetrPanoptic) -> None:
+    def __init__(self, model: PanopticModel) -> None:
         super().__init__()
-        self.model = model
+        self.network = model.network
+        self.names = tuple(model.describe()["outputs"])
 
     def forward(self, images: Tensor, padding_mask: Tensor) -> tuple[Tensor, ...]:
-        outputs = self.model(images, padding_mask)
-        return tuple(outputs[name] for name in OUTPUTS)
+        outputs = self.network(images, padding_mask)
+        return tuple(outputs[name] for name in self.names)
 
 
-def onnx_model(trained: TrainedModel) -> tuple[bytes, dict[str, Any]]:
+def onnx_model(model: PanopticModel) -> tuple[bytes, dict[str, Any]]:
     """Convert a model to ONNX, for any batch and image size, and check that it computes the same.
 
     The check compares onnxruntime and torch on batches of other sizes than the traced one.
 
     Args:
-        trained: the model; it is moved to the CPU.
+        model: the model; its network is moved to the CPU.
 
     Returns:
         The content of the file, and a report: ``opset``, ``inputs``, ``outputs``, ``largest_difference`` of each
@@ -58,15 +57,15 @@ def onnx_model(trained: TrainedModel) -> tuple[bytes, dict[str, Any]]:
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise OnnxError("ONNX needs onnx, onnxscript and onnxruntime: pip install '.[export]'.") from error
-    model = _Outputs(trained.model.cpu()).eval()
-    side = trained.augmentation.evaluation_side
+    network = _Outputs(model).cpu().eval()
+    side = model.spec.preprocessing.evaluation_side
     dynamic = torch.export.Dim.DYNAMIC
     with _quiet():
         program = torch.onnx.export(
-            model,
+            network,
             _noise([(side, side + side // 2), (side - side // 4, side)]),
             input_names=INPUTS,
-            output_names=OUTPUTS,
+            output_names=network.names,
             dynamic_shapes=({0: dynamic, 2: dynamic, 3: dynamic}, {0: dynamic, 1: dynamic, 2: dynamic}),
             opset_version=OPSET,
             dynamo=True,
@@ -74,8 +73,8 @@ def onnx_model(trained: TrainedModel) -> tuple[bytes, dict[str, Any]]:
         )
     assert program is not None
     content = program.model_proto.SerializeToString()
-    differences = _differences(model, content, side)
-    return content, {"opset": OPSET, "inputs": INPUTS, "outputs": OUTPUTS, "largest_difference": differences}
+    differences = _differences(network, content, side)
+    return content, {"opset": OPSET, "inputs": INPUTS, "outputs": network.names, "largest_difference": differences}
 
 
 def run_onnx(model: bytes | Path | str, images: np.ndarray, padding_mask: np.ndarray) -> dict[str, np.ndarray]:
@@ -87,24 +86,24 @@ def run_onnx(model: bytes | Path | str, images: np.ndarray, padding_mask: np.nda
         padding_mask: bool [B, H, W], True on padding.
 
     Returns:
-        ``pred_logits``, ``pred_boxes`` and ``pred_masks``.
+        The outputs by their names.
     """
     import onnxruntime
 
     source = model if isinstance(model, bytes) else str(model)
     session = onnxruntime.InferenceSession(source, providers=["CPUExecutionProvider"])
-    values = session.run(list(OUTPUTS), dict(zip(INPUTS, (images, padding_mask), strict=True)))
-    return dict(zip(OUTPUTS, values, strict=True))
+    values = session.run(None, dict(zip(INPUTS, (images, padding_mask), strict=True)))
+    return dict(zip((output.name for output in session.get_outputs()), values, strict=True))
 
 
-def _differences(model: nn.Module, content: bytes, side: int) -> dict[str, float]:
-    differences = dict.fromkeys(OUTPUTS, 0.0)
+def _differences(network: _Outputs, content: bytes, side: int) -> dict[str, float]:
+    differences = dict.fromkeys(network.names, 0.0)
     for sizes in ([(side + 3, side)], [(side // 2, side), (side, side - 5), (side - 1, side // 2)]):
         images, mask = _noise(sizes)
         with torch.no_grad():
-            expected = model(images, mask)
+            expected = network(images, mask)
         found = run_onnx(content, images.numpy(), mask.numpy())
-        for name, value in zip(OUTPUTS, expected, strict=True):
+        for name, value in zip(network.names, expected, strict=True):
             difference = np.abs(found[name] - value.numpy()).max() / max(1.0, float(value.abs().max()))
             differences[name] = max(differences[name], float(difference))
     wrong = {name: value for name, value in differences.items() if not value <= TOLERANCE}

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from construction_panoptic.annotations.panoptic_png import decode_id_map
 from construction_panoptic.evaluation.predictions import (
     ImagePrediction,
     png_name,
@@ -87,13 +86,12 @@ def views(picture: PredictedPicture, *, max_side: int = 1600) -> dict[str, Pixel
     """
     prediction, pixels = picture.prediction, picture.picture.pixels
     classes = ClassTable.from_categories(prediction.categories)
-    id_map = decode_id_map(prediction.png)
     boxes = [box for box in prediction.boxes if box["score"] > picture.threshold]
     corners = np.array([box["bbox"] for box in boxes], dtype=np.float64).reshape(-1, 4)
     corners[:, 2:] += corners[:, :2]
     labels, scores = [box["category_id"] for box in boxes], [box["score"] for box in boxes]
     return {
-        "masks": panoptic_overlay(pixels, id_map, prediction.segments_info, classes, max_side=max_side),
+        "masks": panoptic_overlay(pixels, prediction.id_map, prediction.segments_info, classes, max_side=max_side),
         "boxes": boxes_overlay(pixels, corners, labels, classes, scores=scores, max_side=max_side),
     }
 

@@ -8,25 +8,19 @@ from itertools import count, tee
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from tqdm import tqdm
 
 from construction_panoptic.annotations.images import ImageError, read_rgb
 from construction_panoptic.config.prediction import PredictionSettings
-from construction_panoptic.config.training import AugmentationSettings
-from construction_panoptic.evaluation.inference import on_device
+from construction_panoptic.evaluation.inference import image_sample, on_device
 from construction_panoptic.evaluation.predictions import ImagePrediction, predict_images
-from construction_panoptic.models.detr import DetrPanoptic
+from construction_panoptic.models.protocol import PanopticModel
 from construction_panoptic.parallel.model_pool import map_with_model
 from construction_panoptic.parallel.workers import blocks_of
-from construction_panoptic.prediction.models import TrainedModel
 from construction_panoptic.prediction.sources import SourceFile
 from construction_panoptic.prediction.videos import VideoError, frame_count, read_frames
-from construction_panoptic.training.augmentations import evaluation_resize, normalise
 from construction_panoptic.training.loading import collate
-from construction_panoptic.training.samples import Target
 
 
 @dataclass(frozen=True)
@@ -69,24 +63,24 @@ class RejectedFile:
 
 
 def predict_source(
-    trained: TrainedModel, files: Sequence[SourceFile], settings: PredictionSettings
+    model: PanopticModel, files: Sequence[SourceFile], settings: PredictionSettings
 ) -> Iterator[PredictedPicture | RejectedFile]:
     """Predict images and videos one after the other; memory does not grow with their number or length.
 
     Args:
-        trained: the model; it is moved to the device of the settings.
+        model: the model; it is moved to the device of the settings.
         files: what to predict.
         settings: how; its ``source`` is not read.
 
     Yields:
         A prediction for each image and chosen frame, in order, and a record for each file that cannot be used.
     """
-    threshold = trained.threshold if settings.threshold is None else settings.threshold
+    threshold = model.spec.overridden(settings.overrides).least_score
     every = settings.every_nth_frame
     groups, again = tee(blocks_of(_pictures(files, every), settings.batch_size))
     found = map_with_model(
-        partial(on_device, trained.model, settings.device),
-        partial(_predict_group, trained.categories, trained.augmentation, threshold, settings.precision),
+        partial(on_device, model, settings.device),
+        partial(_predict_group, settings.overrides, settings.precision),
         _pixels_of(again),
         execution=settings.execution,
         device=settings.device,
@@ -109,33 +103,28 @@ def _pixels_of(groups: Iterable[list[Picture | RejectedFile]]) -> Iterator[list[
 
 
 def _predict_group(
-    categories: Sequence[Mapping[str, Any]],
-    augmentation: AugmentationSettings,
-    threshold: float,
+    overrides: Mapping[str, Any],
     precision: str,
-    model: DetrPanoptic,
+    model: PanopticModel,
     pictures: Sequence[tuple[NDArray[np.uint8], str, int]],
 ) -> list[ImagePrediction]:
-    batches = [collate([_sample(*picture, augmentation) for picture in pictures])] if pictures else []
-    return list(predict_images(model, batches, categories=categories, threshold=threshold, precision=precision))
+    batches = [collate([image_sample(*picture, model.prepare) for picture in pictures])] if pictures else []
+    found = predict_images(model, batches, overrides=overrides, precision=precision)
+    return [prediction.packed() for prediction in found]
 
 
 def predict_pixels(
-    trained: TrainedModel, images: Iterable[NDArray[np.uint8]], threshold: float | None = None
+    model: PanopticModel, images: Iterable[NDArray[np.uint8]], threshold: float | None = None
 ) -> Iterator[ImagePrediction]:
     """Predict images that are in memory, one at a time, where the model is.
 
     Args:
-        trained: the model.
+        model: the model.
         images: uint8 [H, W, 3] each, RGB, upright.
         threshold: least score of a segment, 0…1; by default the model's own.
     """
-    yield from predict_images(
-        trained.model,
-        (collate([_sample(pixels, str(k), k, trained.augmentation)]) for k, pixels in enumerate(images, 1)),
-        categories=trained.categories,
-        threshold=trained.threshold if threshold is None else threshold,
-    )
+    batches = (collate([image_sample(pixels, str(k), k, model.prepare)]) for k, pixels in enumerate(images, 1))
+    yield from predict_images(model, batches, overrides={"threshold": threshold})
 
 
 def _count(files: Iterable[SourceFile], every: int) -> int | None:
@@ -162,18 +151,3 @@ def _pictures(files: Iterable[SourceFile], every: int) -> Iterator[Picture | Rej
             yield RejectedFile(file.name, error.reason, str(error))
         except VideoError as error:
             yield RejectedFile(file.name, "unreadable_video", str(error))
-
-
-def _sample(
-    image: NDArray[np.uint8], name: str, image_id: int, settings: AugmentationSettings
-) -> tuple[Tensor, Target]:
-    """An image as `ImageFiles` gives it, from pixels."""
-    pixels = torch.from_numpy(image.copy()).permute(2, 0, 1)
-    resized = evaluation_resize(pixels, settings)
-    target: Any = {
-        "image_id": torch.tensor(image_id),
-        "file_name": name,
-        "orig_size": torch.tensor(pixels.shape[-2:]),
-        "size": torch.tensor(resized.shape[-2:]),
-    }
-    return normalise(resized, settings), target

@@ -9,21 +9,20 @@ from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
 from construction_panoptic.errors import UserError
-from construction_panoptic.parallel.device import resolve_device
+from construction_panoptic.evaluation.inference import on_device
+from construction_panoptic.models.files import load_exported
+from construction_panoptic.models.protocol import PanopticModel
 from construction_panoptic.prediction.answering import answer
-from construction_panoptic.prediction.exported import load_exported
-from construction_panoptic.prediction.models import TrainedModel
 
 
-class PanopticModel(PythonModel):
+class ServedModel(PythonModel):
     """Answers with the segments of images; see `answer`."""
 
-    _trained: TrainedModel
+    _model: PanopticModel
 
     def load_context(self, context: PythonModelContext) -> None:
         """Build the model from the exported one in the folder, on CUDA where there is one."""
-        self._trained = load_exported(context.artifacts["model"])
-        self._trained.model.to(resolve_device("auto"))
+        self._model = on_device(load_exported(context.artifacts["model"]), "auto")
 
     def predict(  # type: ignore[override]  # MLflow gives a context only to a method that has one
         self, model_input: pd.DataFrame, params: dict[str, Any] | None = None
@@ -36,9 +35,11 @@ class PanopticModel(PythonModel):
         # MLflow makes one row of {"image": [several]}.
         images = model_input["image"].explode().tolist()
         try:
-            return answer(self._trained, images, (params or {}).get("threshold"))
+            threshold = (params or {}).get("threshold")
+            # MLflow fills in the default of the signature, which says the same as no threshold.
+            return answer(self._model, images, None if threshold == self._model.spec.least_score else threshold)
         except UserError as error:
             raise MlflowException(str(error), error_code=INVALID_PARAMETER_VALUE) from error
 
 
-set_model(PanopticModel())
+set_model(ServedModel())

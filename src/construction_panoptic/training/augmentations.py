@@ -15,6 +15,9 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
 from construction_panoptic.config.training import AugmentationSettings
+from construction_panoptic.models.preprocessing import evaluation_resize, normalise, resized_size
+
+__all__ = ["evaluation_resize", "normalise", "resized_size"]
 
 
 @dataclass(frozen=True)
@@ -40,31 +43,6 @@ class Annotated:
         """Height and width of the image in pixels."""
         height, width = self.image.shape[-2:]
         return int(height), int(width)
-
-
-def resized_size(size: tuple[int, int], side: int, max_side: int | None = None) -> tuple[int, int]:
-    """Size with the shorter side equal to ``side`` unless the longer one would pass ``max_side``.
-
-    The same rounding as DETR's: the limit rounds the shorter side to the nearest pixel, the longer side is
-    cut off.
-
-    Args:
-        size: height and width in pixels.
-        side: wanted shorter side in pixels.
-        max_side: limit of the longer side in pixels.
-
-    Returns:
-        Height and width in pixels, at least 1.
-    """
-    height, width = size
-    shorter, longer = float(min(size)), float(max(size))
-    if max_side is not None and longer / shorter * side > max_side:
-        side = max(1, round(max_side * shorter / longer))
-    if (width <= height and width == side) or (height <= width and height == side):
-        return height, width
-    if width < height:
-        return int(side * height / width), side
-    return side, int(side * width / height)
 
 
 def resize(sample: Annotated, size: tuple[int, int]) -> Annotated:
@@ -144,19 +122,6 @@ def augment(sample: Annotated, settings: AugmentationSettings, random: np.random
         sample = random_crop(sample, settings.crop_min, settings.crop_max, random)
     side = int(random.choice(settings.sides))
     return drop_empty(resize(sample, resized_size(sample.size, side, settings.max_side)))
-
-
-def evaluation_resize(image: Tensor, settings: AugmentationSettings) -> Tensor:
-    """Resize a uint8 image [3, H, W] to the size used in evaluation and prediction."""
-    height, width = image.shape[-2:]
-    size = resized_size((int(height), int(width)), settings.evaluation_side, settings.max_side)
-    return resize(Annotated(image, torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)), size).image
-
-
-def normalise(image: Tensor, settings: AugmentationSettings) -> Tensor:
-    """Turn a uint8 image [3, H, W] into float32 with the mean and deviation of the settings taken out."""
-    pixels = transforms.to_dtype(image, torch.float32, scale=True)
-    return transforms.normalize(pixels, list(settings.mean), list(settings.std), inplace=True)
 
 
 def normalised_boxes(boxes: Tensor, size: tuple[int, int]) -> Tensor:

@@ -1,7 +1,7 @@
 """Labelling the stuff of images with a DETR that was trained on COCO panoptic."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -30,24 +30,16 @@ from construction_panoptic.models.detr.checkpoint import (
     PUBLISHED_WEIGHTS,
     fetch_weights,
     load_weights,
+    panoptic_architecture,
     read_weights,
 )
 from construction_panoptic.models.detr.model import DetrPanoptic, build_detr_panoptic
 from construction_panoptic.models.detr.postprocess import PanopticResult, panoptic_result
 from construction_panoptic.models.detr.segmenting import segment_images
+from construction_panoptic.models.preprocessing import resized_size as network_size
 
 _MEAN, _STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]  # ImageNet's
 _READERS = 2
-# Blocks of the third stage, and whether they are bottlenecks.
-_BACKBONES = {
-    (2, False): "resnet18",
-    (6, False): "resnet34",
-    (6, True): "resnet50",
-    (23, True): "resnet101",
-    (1, False): "tiny",
-}
-_BODY = "detr.backbone.0.body."
-_TRANSFORMER = "detr.transformer."
 
 
 @dataclass(frozen=True)
@@ -341,57 +333,3 @@ def label_block(labeller: DetrStuffLabeller, block: Sequence[tuple[str, str, Out
     images, things = [image[:2] for image in block], {key: outlined for key, _, outlined in block}
     found = labeller._labelled(images, lambda key: things[key].mask())
     return [StuffOfImage(key, encode_labels(labels), before, after) for key, (labels, before, after) in found]
-
-
-def panoptic_architecture(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Read from a state dict of a DETR panoptic how its model is built.
-
-    Args:
-        state: keys of the published layout.
-
-    Returns:
-        The arguments of `build_detr_panoptic`, apart from ``dilation``, which has no weights.
-
-    Raises:
-        KeyError: a part is missing or unknown; says which.
-    """
-    blocks = _count(state, f"{_BODY}layer3."), f"{_BODY}layer1.0.conv3.weight" in state
-    if blocks not in _BACKBONES:
-        raise KeyError(f"a known backbone ({_BODY}layer3)")
-    outputs, hidden_dim = state["detr.class_embed.weight"].shape
-    return {
-        "num_classes": outputs - 1,
-        "backbone": _BACKBONES[blocks],
-        "num_queries": len(state["detr.query_embed.weight"]),
-        "hidden_dim": hidden_dim,
-        # The mask head's first layer sees the image's channels and one attention map a head.
-        "num_heads": len(state["mask_head.lay1.weight"]) - hidden_dim,
-        "encoder_layers": _count(state, f"{_TRANSFORMER}encoder.layers."),
-        "decoder_layers": _count(state, f"{_TRANSFORMER}decoder.layers."),
-        "feedforward_dim": len(state[f"{_TRANSFORMER}decoder.layers.0.linear1.weight"]),
-        # Only an encoder that normalises first has a last normalisation.
-        "pre_norm": f"{_TRANSFORMER}encoder.norm.weight" in state,
-    }
-
-
-def _count(state: Mapping[str, Tensor], prefix: str) -> int:
-    return len({key.removeprefix(prefix).split(".")[0] for key in state if key.startswith(prefix)})
-
-
-def network_size(size: tuple[int, int], side: int, max_side: int) -> tuple[int, int]:
-    """Size at which DETR sees an image: the shorter side is ``side`` unless the longer passes ``max_side``.
-
-    Args:
-        size: the image's height and width, in pixels.
-        side: wanted shorter side, in pixels.
-        max_side: limit of the longer side, in pixels.
-
-    Returns:
-        Height and width; the longer side is rounded down, as in DETR's recipe. Of an image so narrow that
-        nothing would be left of the shorter side, that one is 1 and the longer one ``max_side``.
-    """
-    shorter, longer = min(size), max(size)
-    if longer / shorter * side > max_side:
-        side = round(max_side * shorter / longer)
-    side, other = (side, int(side * longer / shorter)) if side else (1, max_side)
-    return (side, other) if size[0] <= size[1] else (other, side)

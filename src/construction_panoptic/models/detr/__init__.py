@@ -15,7 +15,7 @@ from construction_panoptic.models.detr.checkpoint import (
     LoadReport,
     fetch_weights,
     load_weights,
-    published_architecture,
+    panoptic_architecture,
     read_weights,
 )
 from construction_panoptic.models.detr.losses import (
@@ -35,6 +35,7 @@ from construction_panoptic.models.detr.model import (
     build_detr_panoptic,
     compile_detector,
 )
+from construction_panoptic.models.detr.panoptic_model import DetrModel
 from construction_panoptic.models.detr.postprocess import (
     PanopticResult,
     SegmentInfo,
@@ -48,6 +49,7 @@ __all__ = [
     "PUBLISHED_WEIGHTS",
     "Backbone",
     "Detr",
+    "DetrModel",
     "DetrPanoptic",
     "LoadReport",
     "LossWeights",
@@ -72,8 +74,8 @@ __all__ = [
     "match",
     "match_layers",
     "matched_target_masks",
+    "panoptic_architecture",
     "panoptic_result",
-    "published_architecture",
     "read_weights",
     "segment_images",
     "target_masks",

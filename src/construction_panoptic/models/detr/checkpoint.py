@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 from construction_panoptic.errors import CheckpointError
@@ -29,6 +31,16 @@ _MASK_BRANCH = ("bbox_attention.", "mask_head.")
 _COUNTERS = ".num_batches_tracked"
 _SIZED_BY_DATA = ("class_embed.weight", "class_embed.bias", "query_embed.weight")
 _SHOWN = 3
+# Blocks of the third stage, and whether they are bottlenecks.
+_BACKBONES = {
+    (2, False): "resnet18",
+    (6, False): "resnet34",
+    (6, True): "resnet50",
+    (23, True): "resnet101",
+    (1, False): "tiny",
+}
+_BODY = "detr.backbone.0.body."
+_TRANSFORMER = "detr.transformer."
 
 
 @dataclass(frozen=True)
@@ -38,17 +50,11 @@ class PublishedWeights:
     Attributes:
         file_name: name of the file, below `url`'s folder and in the cache.
         sha256_prefix: first eight hexadecimal digits of the file's SHA-256.
-        num_classes: 91 for detection (highest COCO thing id + 1), 250 for panoptic.
-        backbone: its backbone.
-        dilation: whether the backbone is dilated (DC5).
         panoptic: whether it has a mask branch.
     """
 
     file_name: str
     sha256_prefix: str
-    num_classes: int
-    backbone: str
-    dilation: bool
     panoptic: bool
 
     @property
@@ -57,20 +63,8 @@ class PublishedWeights:
         return _URL + self.file_name
 
 
-def _published(name: str, sha256_prefix: str) -> PublishedWeights:
-    panoptic = name.endswith("-panoptic")
-    return PublishedWeights(
-        file_name=f"{name}-{sha256_prefix}.pth",
-        sha256_prefix=sha256_prefix,
-        num_classes=250 if panoptic else 91,
-        backbone="resnet101" if "r101" in name else "resnet50",
-        dilation="dc5" in name,
-        panoptic=panoptic,
-    )
-
-
 PUBLISHED_WEIGHTS: dict[str, PublishedWeights] = {
-    name: _published(name, sha256_prefix)
+    name: PublishedWeights(f"{name}-{sha256_prefix}.pth", sha256_prefix, panoptic=name.endswith("-panoptic"))
     for name, sha256_prefix in {
         "detr-r50": "e632da11",
         "detr-r50-dc5": "f0fb7ef5",
@@ -110,29 +104,6 @@ class LoadReport:
             keys = getattr(self, what)
             parts.append(f"{len(keys)} {what}" + (f" ({', '.join(keys)})" if keys else ""))
         return ", ".join(parts)
-
-
-def published_architecture(name: str) -> dict[str, Any]:
-    """Give the arguments that build the model of a published checkpoint.
-
-    Args:
-        name: a key of `PUBLISHED_WEIGHTS`.
-
-    Returns:
-        Keyword arguments of `build_detr`, or of `build_detr_panoptic` if
-        ``PUBLISHED_WEIGHTS[name].panoptic``.
-
-    Raises:
-        CheckpointError: an unknown name.
-    """
-    if name not in PUBLISHED_WEIGHTS:
-        raise CheckpointError(f"weights: {name!r} is not published; choose one of {', '.join(PUBLISHED_WEIGHTS)}.")
-    weights = PUBLISHED_WEIGHTS[name]
-    return {
-        "num_classes": weights.num_classes,
-        "backbone": weights.backbone,
-        "dilation": weights.dilation,
-    }
 
 
 def fetch_weights(name_or_path: str | Path) -> Path:
@@ -236,14 +207,44 @@ def _read_torch(path: Path) -> Any:
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-    except ImportError as error:
-        raise CheckpointError(f"{path}: to read it, install safetensors (pip install safetensors).") from error
-    try:
         return load_file(path)
     except SafetensorError as error:
         raise CheckpointError(f"{path}: is not a readable safetensors file ({error}).") from error
+
+
+def panoptic_architecture(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Read from a state dict of a DETR panoptic how its model is built.
+
+    Args:
+        state: keys of the published layout.
+
+    Returns:
+        The arguments of `build_detr_panoptic`, apart from ``dilation``, which has no weights.
+
+    Raises:
+        KeyError: a part is missing or unknown; says which.
+    """
+    blocks = _count(state, f"{_BODY}layer3."), f"{_BODY}layer1.0.conv3.weight" in state
+    if blocks not in _BACKBONES:
+        raise KeyError(f"a known backbone ({_BODY}layer3)")
+    outputs, hidden_dim = state["detr.class_embed.weight"].shape
+    return {
+        "num_classes": outputs - 1,
+        "backbone": _BACKBONES[blocks],
+        "num_queries": len(state["detr.query_embed.weight"]),
+        "hidden_dim": hidden_dim,
+        # The mask head's first layer sees the image's channels and one attention map a head.
+        "num_heads": len(state["mask_head.lay1.weight"]) - hidden_dim,
+        "encoder_layers": _count(state, f"{_TRANSFORMER}encoder.layers."),
+        "decoder_layers": _count(state, f"{_TRANSFORMER}decoder.layers."),
+        "feedforward_dim": len(state[f"{_TRANSFORMER}decoder.layers.0.linear1.weight"]),
+        # Only an encoder that normalises first has a last normalisation.
+        "pre_norm": f"{_TRANSFORMER}encoder.norm.weight" in state,
+    }
+
+
+def _count(state: Mapping[str, Tensor], prefix: str) -> int:
+    return len({key.removeprefix(prefix).split(".")[0] for key in state if key.startswith(prefix)})
 
 
 def load_weights(

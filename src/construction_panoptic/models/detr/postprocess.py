@@ -83,6 +83,13 @@ def keep_queries(logits: Tensor, threshold: float = 0.85) -> tuple[Tensor, Tenso
     return kept, scores[kept], labels[kept]
 
 
+def likely_queries(logits: Tensor, threshold: float) -> tuple[Tensor, Tensor, Tensor]:
+    """As `keep_queries`, but by the best class other than no-object, even where no-object is likelier."""
+    scores, labels = logits.float().softmax(-1)[:, :-1].max(-1)
+    kept = (scores > threshold).nonzero()[:, 0]
+    return kept, scores[kept], labels[kept]
+
+
 @torch.no_grad()
 def panoptic_result(
     masks: Tensor,
@@ -125,7 +132,7 @@ def panoptic_result(
         return PanopticResult(torch.zeros(target_height, target_width, dtype=torch.int32), [])
 
     height, width = processed_size
-    rows, columns = _nearest_index(height, target_height), _nearest_index(width, target_width)
+    rows, columns = nearest_index(height, target_height), nearest_index(width, target_width)
     # How many pixels of the result each processed pixel becomes.
     copies = np.outer(np.bincount(rows, minlength=height), np.bincount(columns, minlength=width)).ravel()
     logits = F.interpolate(
@@ -196,7 +203,7 @@ def _share_out(logits: Tensor, groups: np.ndarray, copies: np.ndarray) -> tuple[
         winners[lost] = rest[contest.max(0).indices.cpu().numpy()]
 
 
-def _nearest_index(source: int, target: int) -> np.ndarray:
+def nearest_index(source: int, target: int) -> np.ndarray:
     """Index of the source pixel that PIL's nearest resize reads for each target pixel; int32 [target]."""
     places = Image.fromarray(np.arange(source, dtype=np.int32)[None])
     return np.asarray(places.resize((target, 1), Image.Resampling.NEAREST))[0]

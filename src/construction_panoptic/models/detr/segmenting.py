@@ -37,14 +37,24 @@ def query_masks(
     processed_sizes: Sequence[tuple[int, int]],
     is_thing: Mapping[int, bool],
     threshold: float,
+    keep: Callable[[Tensor, float], tuple[Tensor, Tensor, Tensor]] = keep_queries,
 ) -> tuple[list[QueryMasks], PanopticFeatures]:
-    """Compute the masks of the kept queries of a batch; see `segment_images` for the arguments.
+    """Compute the masks of the kept queries of a batch.
+
+    Args:
+        model: in the mode in which it is to run; call without gradients.
+        images: [B, 3, H, W] float, normalised, zero on padding.
+        padding_mask: [B, H, W] bool, True where the pixel is padding; None when there is no padding.
+        processed_sizes: (height, width) of each image within its padding.
+        is_thing: label → is a thing. A query with another label is treated as no-object.
+        threshold: smallest class probability of a query that is kept, exclusive.
+        keep: chooses the queries: `keep_queries` or `likely_queries`.
 
     Returns:
         The kept queries of each image, and the model's features with logits and boxes of all queries.
     """
     features = model.features(images, padding_mask)
-    kept = [_keep_known(logits, threshold, is_thing) for logits in features.pred_logits]
+    kept = [_known(keep(logits, threshold), is_thing) for logits in features.pred_logits]
     counts = [len(queries) for queries, _, _ in kept]
     batch_index = torch.arange(len(kept)).repeat_interleave(torch.tensor(counts)).to(images.device)
     masks = model.masks(features, batch_index, torch.cat([queries for queries, _, _ in kept]))
@@ -66,16 +76,10 @@ def segment_images(
     threshold: float,
     choose: Callable[[int, Tensor, Tensor], Tensor] | None = None,
 ) -> tuple[list[PanopticResult], PanopticFeatures]:
-    """Segment the images of a batch.
+    """Segment the images of a batch as published, pixel by pixel; see `query_masks` for the arguments.
 
     Args:
-        model: in the mode in which it is to run; call without gradients.
-        images: [B, 3, H, W] float, normalised, zero on padding.
-        padding_mask: [B, H, W] bool, True where the pixel is padding; None when there is no padding.
-        processed_sizes: (height, width) of each image within its padding.
         target_sizes: (height, width) of each segmentation.
-        is_thing: label → is a thing. A query with another label is treated as no-object.
-        threshold: smallest class probability of a query that is kept, exclusive.
         choose: called with an image's number in the batch, the mask logits [K, h, w] of its kept queries (h and
             w a quarter of the processed size, rounded up) and their labels [K]; gives bool [K], True for those
             that may take part in the segmentation.
@@ -102,7 +106,7 @@ def segment_images(
     return results, features
 
 
-def _keep_known(logits: Tensor, threshold: float, is_thing: Mapping[int, bool]) -> tuple[Tensor, Tensor, Tensor]:
-    queries, scores, labels = keep_queries(logits, threshold)
+def _known(kept: tuple[Tensor, Tensor, Tensor], is_thing: Mapping[int, bool]) -> tuple[Tensor, Tensor, Tensor]:
+    queries, scores, labels = kept
     chosen = torch.isin(labels, torch.tensor(sorted(is_thing), dtype=labels.dtype, device=labels.device))
     return queries[chosen], scores[chosen], labels[chosen]

@@ -12,10 +12,11 @@ from construction_panoptic.config.evaluation import EvaluationSettings
 from construction_panoptic.evaluation.analysis import confusion_matrix, image_scores, loss_budget, size_quality
 from construction_panoptic.evaluation.calibration import box_analysis, calibration_table
 from construction_panoptic.evaluation.examples import some_images
-from construction_panoptic.evaluation.inference import on_device
-from construction_panoptic.evaluation.running import examples_of, model_and_samples, read_results
+from construction_panoptic.evaluation.inference import ImageFiles, on_device
+from construction_panoptic.evaluation.predictions import read_results
 from construction_panoptic.evaluation.segments import match_segments
-from construction_panoptic.evaluation.thresholds import THRESHOLDS, threshold_curve
+from construction_panoptic.evaluation.thresholds import threshold_curve
+from construction_panoptic.models.files import model_of
 from construction_panoptic.training.loading import build_loader
 from construction_panoptic.visualisation.error_charts import (
     calibration_chart,
@@ -24,6 +25,7 @@ from construction_panoptic.visualisation.error_charts import (
     threshold_chart,
 )
 from construction_panoptic.visualisation.evaluation_report import evaluation_report
+from construction_panoptic.visualisation.examples import examples_of
 from construction_panoptic.visualisation.page import ReportPicture
 from construction_panoptic.visualisation.sheets import Example, example_sheet
 
@@ -57,38 +59,36 @@ def try_thresholds(
     checkpoint: dict[str, Any],
     panoptic_train: dict[str, Any],
     converted: ConvertedImages,
-    model_parameters: dict[str, Any],
-    mask_head_parameters: dict[str, Any],
     parameters: EvaluationSettings,
 ) -> pd.DataFrame:
     """Measure PQ of some training images at several score thresholds."""
     truth = some_images(panoptic_train, parameters.threshold_images)
-    model, samples = model_and_samples(checkpoint, truth, converted, model_parameters, mask_head_parameters)
+    model = on_device(model_of(checkpoint, "the best checkpoint"), parameters.device)
+    files = ImageFiles.of_coco(truth, converted.image_folder, model.prepare)
     return threshold_curve(
-        on_device(model, parameters.device),
-        build_loader(samples, batch_size=parameters.batch_size, shuffle=False, workers=parameters.workers),
+        model,
+        build_loader(files, batch_size=parameters.batch_size, shuffle=False, workers=parameters.workers),
         truth,
         converted.png_folder,
-        thresholds=[*THRESHOLDS, parameters.threshold],
+        overrides=parameters.overrides,
         precision=parameters.precision,
     )
 
 
 def draw_errors(
-    budget: pd.DataFrame,
-    confusions: pd.DataFrame,
-    calibration: pd.DataFrame,
-    thresholds: pd.DataFrame,
-    parameters: EvaluationSettings,
+    budget: pd.DataFrame, confusions: pd.DataFrame, calibration: pd.DataFrame, thresholds: pd.DataFrame
 ) -> tuple[go.Figure, go.Figure, go.Figure, go.Figure]:
     """Draw the loss budget, the confusion matrix, the calibration and the effect of the threshold."""
-    threshold = parameters.threshold
     return (
         loss_budget_chart(budget),
         confusion_chart(confusions),
         calibration_chart(calibration),
-        threshold_chart(thresholds, threshold),
+        threshold_chart(thresholds, _in_use(thresholds)),
     )
+
+
+def _in_use(thresholds: pd.DataFrame) -> float:
+    return float(thresholds.loc[thresholds["in_use"], "threshold"].iloc[0])
 
 
 def draw_worst_images(
@@ -133,7 +133,7 @@ def report_evaluation(
         if example.truth is not None and example.prediction is not None
     ]
     return evaluation_report(
-        quality, precision, budget, confusions, sizes, calibration, box_errors, thresholds, parameters.threshold, pairs
+        quality, precision, budget, confusions, sizes, calibration, box_errors, thresholds, _in_use(thresholds), pairs
     )
 
 

@@ -31,26 +31,13 @@ def create_pipeline(**_: Any) -> Pipeline:
             ),
             Node(
                 nodes.try_thresholds,
-                inputs=[
-                    "best_model",
-                    "panoptic_train",
-                    "converted_images",
-                    "params:model",
-                    "params:mask_head",
-                    "params:panoptic_evaluation",
-                ],
+                inputs=["best_model", "panoptic_train", "converted_images", "params:panoptic_evaluation"],
                 outputs="threshold_curve",
                 name="try_score_thresholds_on_training_images",
             ),
             Node(
                 nodes.draw_errors,
-                inputs=[
-                    "pq_loss_budget",
-                    "confusion_matrix",
-                    "calibration",
-                    "threshold_curve",
-                    "params:panoptic_evaluation",
-                ],
+                inputs=["pq_loss_budget", "confusion_matrix", "calibration", "threshold_curve"],
                 outputs=["pq_loss_chart", "confusion_chart", "calibration_chart", "threshold_chart"],
                 name="draw_errors",
             ),

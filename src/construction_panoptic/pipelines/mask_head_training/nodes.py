@@ -15,6 +15,7 @@ from construction_panoptic.config.model import DetrSettings
 from construction_panoptic.config.training import MaskHeadSettings
 from construction_panoptic.evaluation.validation import panoptic_validator
 from construction_panoptic.models.detr import DetrPanoptic, build_detr_panoptic, compile_detector, load_weights
+from construction_panoptic.models.spec import ModelSpec, Preprocessing
 from construction_panoptic.signals import StopRequest
 from construction_panoptic.training.loop import train
 from construction_panoptic.training.running import (
@@ -50,7 +51,7 @@ def train_mask_head(
         After each epoch: the best checkpoint (or ``UNCHANGED``), history and timings with a row an epoch, a picture
         of what the model sees (or ``UNCHANGED``), the last checkpoint; and within an epoch where a checkpoint is due.
     """
-    threshold = evaluation.threshold
+    threshold = parameters.threshold if evaluation.threshold is None else evaluation.threshold
     weights = detector["model"]
     arguments = (panoptic_train, panoptic_val, converted, weights, model_parameters, parameters, threshold, resume_from)
     yield from run_training(_train, arguments, parameters)
@@ -70,13 +71,20 @@ def _train(
 ) -> Iterator[TrainingOutputs]:
     """What each process does."""
     model = build_panoptic(class_count(panoptic_train), architecture, settings, detector)
+    spec = ModelSpec(
+        architecture=architecture.model_dump(mode="json"),
+        categories=tuple(panoptic_train["categories"]),
+        preprocessing=Preprocessing.of(settings.augmentation),
+        threshold=threshold,
+        merging=settings.merging,
+    )
     progress = ProgressSheet(panoptic_val, converted, settings.progress_images)
     samples = partial(PanopticSamples, image_folder=converted.image_folder, png_folder=converted.png_folder)
     validate = panoptic_validator(
         loader_of(samples, panoptic_val, settings, training=False),
         panoptic_val,
         converted.png_folder,
-        threshold=threshold,
+        spec,
         precision=settings.precision,
         watch=progress.see_segments,
         stop=stop,
@@ -91,12 +99,7 @@ def _train(
         resume=resume_from,
         fingerprint=fingerprint,
         # All that it takes to build and run the model without this project's configuration.
-        extra={
-            "categories": panoptic_train["categories"],
-            "model": architecture.model_dump(mode="json"),
-            "augmentation": settings.augmentation.model_dump(mode="json"),
-            "threshold": threshold,
-        },
+        extra={"categories": panoptic_train["categories"], "spec": spec.model_dump(mode="json")},
         stop=stop,
     )
     yield from outputs_of(epochs, progress)

@@ -2,21 +2,23 @@
 
 from typing import Any
 
+from construction_panoptic.catalog.served import ModelToServe
 from construction_panoptic.config.prediction import ExportSettings
-from construction_panoptic.prediction.models import ModelToServe, TrainedModel, trained_model
+from construction_panoptic.models.files import model_of
+from construction_panoptic.models.protocol import PanopticModel
 from construction_panoptic.prediction.onnx_export import onnx_model
 
 
-def describe_model(checkpoint: dict[str, Any]) -> TrainedModel:
+def take_model(checkpoint: dict[str, Any]) -> PanopticModel:
     """Take the model and all that it takes to use it out of the best checkpoint; optimiser and history stay behind."""
-    return trained_model(checkpoint, "mask_head.best")
+    return model_of(checkpoint, "the best checkpoint")
 
 
-def convert_to_onnx(trained: TrainedModel) -> tuple[bytes, dict[str, Any]]:
+def convert_to_onnx(model: PanopticModel) -> tuple[bytes, dict[str, Any]]:
     """Convert the exported model to ONNX, and compare the two."""
-    return onnx_model(trained)
+    return onnx_model(model)
 
 
-def name_model(trained: TrainedModel, parameters: ExportSettings) -> ModelToServe:
+def name_model(model: PanopticModel, parameters: ExportSettings) -> ModelToServe:
     """Give the exported model its name in the model registry."""
-    return ModelToServe(trained, parameters.registered_name)
+    return ModelToServe(model, parameters.registered_name)

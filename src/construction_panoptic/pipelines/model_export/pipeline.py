@@ -11,7 +11,7 @@ def create_pipeline(**_: Any) -> Pipeline:
     """Export the best model as safetensors with a description, as ONNX, and as a model that MLflow serves."""
     return Pipeline(
         [
-            Node(nodes.describe_model, inputs="mask_head.best", outputs="exported_model", name="export_weights"),
+            Node(nodes.take_model, inputs="mask_head.best", outputs="exported_model", name="export_weights"),
             Node(
                 nodes.convert_to_onnx,
                 inputs="exported_model",

@@ -13,15 +13,16 @@ from construction_panoptic.catalog.folders import ConvertedImages
 from construction_panoptic.config.evaluation import EvaluationSettings
 from construction_panoptic.evaluation.analysis import image_scores
 from construction_panoptic.evaluation.examples import some_images
-from construction_panoptic.evaluation.inference import predict_samples
+from construction_panoptic.evaluation.inference import ImageFiles, predict_files
 from construction_panoptic.evaluation.precision import average_precision
-from construction_panoptic.evaluation.predictions import PREDICTIONS_FILE, ImagePrediction, read_boxes
+from construction_panoptic.evaluation.predictions import PREDICTIONS_FILE, ImagePrediction, read_boxes, read_results
 from construction_panoptic.evaluation.quality import panoptic_quality
-from construction_panoptic.evaluation.running import examples_of, model_and_samples, read_results
 from construction_panoptic.evaluation.segments import match_segments
 from construction_panoptic.evaluation.tables import precision_table, quality_table, summary_table
+from construction_panoptic.models.files import model_of
 from construction_panoptic.visualisation.charts import pq_chart
 from construction_panoptic.visualisation.classes import ClassTable
+from construction_panoptic.visualisation.examples import examples_of
 from construction_panoptic.visualisation.figures import pq_figure
 from construction_panoptic.visualisation.sheets import example_sheet
 
@@ -30,17 +31,16 @@ def predict_validation(
     checkpoint: dict[str, Any],
     panoptic_val: dict[str, Any],
     converted: ConvertedImages,
-    model_parameters: dict[str, Any],
-    mask_head_parameters: dict[str, Any],
     parameters: EvaluationSettings,
 ) -> Iterable[ImagePrediction]:
-    """Segment the validation images with the best model.
+    """Segment the validation images with the best model, at the sizes and the threshold that its checkpoint says.
 
     Returns:
         A prediction for each image, computed as it is asked for.
     """
-    model, samples = model_and_samples(checkpoint, panoptic_val, converted, model_parameters, mask_head_parameters)
-    return predict_samples(model, samples, parameters, panoptic_val["categories"])
+    model = model_of(checkpoint, "the best checkpoint")
+    files = ImageFiles.of_coco(panoptic_val, converted.image_folder, model.prepare)
+    return predict_files(model, files, parameters)
 
 
 def collect_boxes(predictions: Path) -> list[dict[str, Any]]:

@@ -13,14 +13,7 @@ def create_pipeline(**_: Any) -> Pipeline:
         [
             Node(
                 nodes.predict_validation,
-                inputs=[
-                    "best_model",
-                    "panoptic_val",
-                    "converted_images",
-                    "params:model",
-                    "params:mask_head",
-                    "params:panoptic_evaluation",
-                ],
+                inputs=["best_model", "panoptic_val", "converted_images", "params:panoptic_evaluation"],
                 outputs="panoptic_predictions",
                 name="predict_validation_images",
             ),

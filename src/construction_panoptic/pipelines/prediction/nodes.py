@@ -8,7 +8,8 @@ import pandas as pd
 
 from construction_panoptic.config.prediction import PredictionSettings
 from construction_panoptic.errors import ParameterError
-from construction_panoptic.prediction import find_files, predict_source, rejected_table, seen_table, trained_model
+from construction_panoptic.models.files import model_of
+from construction_panoptic.prediction import find_files, predict_source, rejected_table, seen_table
 from construction_panoptic.prediction.running import PredictedPicture, RejectedFile
 
 
@@ -23,7 +24,7 @@ def predict(checkpoint: dict[str, Any], parameters: PredictionSettings) -> Itera
             "prediction.source: say what to predict, an image, a video, a folder or a pattern: "
             "kedro run --pipelines prediction --params prediction.source=/path/to/images"
         )
-    return predict_source(trained_model(checkpoint, "mask_head.best"), find_files(parameters.source), parameters)
+    return predict_source(model_of(checkpoint, "the best checkpoint"), find_files(parameters.source), parameters)
 
 
 def tabulate(results: Path) -> tuple[pd.DataFrame, pd.DataFrame]:

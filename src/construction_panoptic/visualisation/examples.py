@@ -1,42 +1,14 @@
-"""What the nodes that evaluate the trained model have in common."""
+"""Images with their ground truth and their predictions, for sheets and reports."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from construction_panoptic.catalog.folders import ConvertedImages
-from construction_panoptic.config.base import parse
-from construction_panoptic.config.model import DetrSettings
-from construction_panoptic.config.training import MaskHeadSettings
-from construction_panoptic.evaluation.predictions import PREDICTIONS_FILE
-from construction_panoptic.models.detr import DetrPanoptic, build_detr_panoptic
-from construction_panoptic.training.running import class_count
-from construction_panoptic.training.samples import PanopticSamples
+from construction_panoptic.evaluation.predictions import read_results
 from construction_panoptic.visualisation.classes import ClassTable, legend_entries
 from construction_panoptic.visualisation.progress import overlay_of
 from construction_panoptic.visualisation.sheets import Example
-
-
-def model_and_samples(
-    checkpoint: Mapping[str, Any],
-    data: dict[str, Any],
-    converted: ConvertedImages,
-    model_parameters: dict[str, Any],
-    mask_head_parameters: dict[str, Any],
-) -> tuple[DetrPanoptic, PanopticSamples]:
-    """Give the trained model and the images of a COCO panoptic file."""
-    architecture = parse(DetrSettings, model_parameters, "model")
-    augmentation = parse(MaskHeadSettings, mask_head_parameters, "mask_head").augmentation
-    model = build_detr_panoptic(class_count(data), **architecture.model_dump())
-    model.load_state_dict(checkpoint["model"])
-    return model, PanopticSamples(data, converted.image_folder, converted.png_folder, augmentation)
-
-
-def read_results(predictions: Path) -> dict[str, Any]:
-    """Read the COCO panoptic results of a folder of predictions."""
-    results: dict[str, Any] = json.loads((predictions / PREDICTIONS_FILE).read_text(encoding="utf-8"))
-    return results
 
 
 def examples_of(

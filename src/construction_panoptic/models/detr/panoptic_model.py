@@ -1,0 +1,155 @@
+"""DETR behind the door that everything after training knows, `PanopticModel`."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, Self, cast
+
+import torch
+from torch import Tensor, nn
+
+from construction_panoptic.config.base import parse
+from construction_panoptic.config.model import DetrSettings
+from construction_panoptic.models.detr.mask_merging import LEAST_FREE, LEAST_PROBABILITY, merged_masks
+from construction_panoptic.models.detr.model import DetrPanoptic, build_detr_panoptic
+from construction_panoptic.models.detr.postprocess import (
+    TINY_AREA,
+    PanopticResult,
+    box_results,
+    keep_queries,
+    likely_queries,
+    panoptic_result,
+)
+from construction_panoptic.models.detr.segmenting import QueryMasks, query_masks
+from construction_panoptic.models.preprocessing import prepare
+from construction_panoptic.models.protocol import Images, Segmentation
+from construction_panoptic.models.spec import ModelSpec
+
+_DESCRIPTION = {
+    "tiny_area": TINY_AREA,
+    "inputs": {
+        "images": "float32 [B, 3, H, W]: RGB in 0…1, shorter side evaluation_side unless the longer one would pass "
+        "max_side, minus mean, divided by std, 0 on padding at the right and the bottom",
+        "padding_mask": "bool [B, H, W]: true on padding",
+    },
+    "outputs": {
+        "pred_logits": "float32 [B, Q, C + 1]: class scores before softmax; index = category id, last: no object",
+        "pred_boxes": "float32 [B, Q, 4]: centre x, centre y, width, height as fractions of H and W without padding",
+        "pred_masks": "float32 [B, Q, H / 4, W / 4] (rounded up): mask scores before sigmoid",
+    },
+}
+_MERGING = {
+    "pixels": "keep queries whose best class is a category with a score above threshold; each pixel goes to the one "
+    "with the largest mask score; queries of a stuff class are one segment; drop those of tiny_area pixels or fewer",
+    "masks": f"take queries whose best category has a probability above {LEAST_PROBABILITY}; quality is that "
+    "probability times the mean mask probability where it is at least 0.5; from the highest quality down, a query with at least "
+    "quality_things or quality_stuff takes those pixels of its mask that are free, if they are at least "
+    f"{LEAST_FREE[0]} of it (things) or {LEAST_FREE[1]} (stuff); queries of a stuff class are one segment; drop those "
+    "of tiny_area pixels or fewer",
+}
+
+
+class DetrModel:
+    """DETR panoptic as a `PanopticModel`.
+
+    Args:
+        network: a `DetrPanoptic`, or for `boxes` alone a `Detr`; it may be one in training.
+        spec: what it was built from, and how its outputs are used.
+    """
+
+    def __init__(self, network: nn.Module, spec: ModelSpec) -> None:
+        self.network = network
+        self.spec = spec
+        self.prepare: Callable[[Tensor], Tensor] = partial(prepare, settings=spec.preprocessing)
+
+    @classmethod
+    def from_spec(cls, spec: ModelSpec) -> Self:
+        """Build the network with random weights.
+
+        Raises:
+            ParameterError: the architecture is not one of `DetrSettings`.
+        """
+        architecture = parse(DetrSettings, spec.architecture, "model")
+        return cls(build_detr_panoptic(spec.num_classes, **architecture.model_dump()), spec)
+
+    @torch.no_grad()
+    def segment(self, images: Images, overrides: Mapping[str, Any] | None = None) -> list[Segmentation]:
+        """See `PanopticModel`. The boxes are those of every query whose best class is a category.
+
+        A model can have more outputs than there are categories (ids need not be without gaps, and an id 0 is never
+        used): a query whose best class is not among the categories is treated as no-object. Masks are computed for
+        the kept queries alone, which gives the same segmentation.
+        """
+        spec = self.spec.overridden(overrides)
+        queries, outputs = self._queries(images, spec, spec.threshold)
+        boxes = self._boxes(outputs, images)
+        return [
+            Segmentation(result.id_map.numpy(), result.segments, found)
+            for result, found in zip(_merged(queries, images, spec), boxes, strict=True)
+        ]
+
+    @torch.no_grad()
+    def segment_at(
+        self, images: Images, thresholds: Sequence[float], overrides: Mapping[str, Any] | None = None
+    ) -> list[Iterable[Segmentation]]:
+        """See `PanopticModel`."""
+        spec = self.spec.overridden(overrides)
+        queries, _ = self._queries(images, spec, min(thresholds))
+        return [_at(thresholds, each, images, number, spec) for number, each in enumerate(queries)]
+
+    @torch.no_grad()
+    def boxes(self, images: Images) -> list[list[dict[str, Any]]]:
+        """Detect without computing a mask; for each image what `Segmentation.boxes` says."""
+        detector = self.network.detr if isinstance(self.network, DetrPanoptic) else self.network
+        return self._boxes(detector(images.pixels, images.padding_mask), images)
+
+    def describe(self) -> dict[str, Any]:
+        """See `PanopticModel`."""
+        return _DESCRIPTION | {"panoptic": _MERGING[self.spec.merging]}
+
+    def _queries(self, images: Images, spec: ModelSpec, threshold: float) -> tuple[list[QueryMasks], dict[str, Tensor]]:
+        """Give the masks of the queries that take part; ``threshold`` is that of merging by pixels."""
+        by_pixels = spec.merging == "pixels"
+        found, features = query_masks(
+            cast("DetrPanoptic", self.network),
+            images.pixels,
+            images.padding_mask,
+            processed_sizes=images.sizes,
+            is_thing=spec.is_thing,
+            threshold=threshold if by_pixels else LEAST_PROBABILITY,
+            keep=keep_queries if by_pixels else likely_queries,
+        )
+        return found, {"pred_logits": features.pred_logits, "pred_boxes": features.pred_boxes}
+
+    def _boxes(self, outputs: Mapping[str, Tensor], images: Images) -> list[list[dict[str, Any]]]:
+        known = self.spec.is_thing
+        on_cpu = {name: outputs[name].cpu() for name in ("pred_logits", "pred_boxes")}
+        found = []
+        for result in box_results(on_cpu, torch.tensor(images.original_sizes)):
+            x, y, right, bottom = result["boxes"].unbind(1)
+            bboxes = torch.stack([x, y, right - x, bottom - y], dim=1).tolist()
+            rows = zip(result["labels"].tolist(), bboxes, result["scores"].tolist(), strict=True)
+            found.append([{"category_id": k, "bbox": box, "score": score} for k, box, score in rows if k in known])
+        return found
+
+
+def _merged(queries: Sequence[QueryMasks], images: Images, spec: ModelSpec) -> Iterator[PanopticResult]:
+    for each, size, original in zip(queries, images.sizes, images.original_sizes, strict=True):
+        yield _merge(each, size, original, spec)
+
+
+def _at(
+    thresholds: Sequence[float], queries: QueryMasks, images: Images, number: int, spec: ModelSpec
+) -> Iterator[Segmentation]:
+    for threshold in thresholds:
+        own = spec.overridden({"threshold": threshold})
+        kept = queries.select(queries.scores > threshold) if spec.merging == "pixels" else queries
+        result = _merge(kept, images.sizes[number], images.original_sizes[number], own)
+        yield Segmentation(result.id_map.numpy(), result.segments)
+
+
+def _merge(queries: QueryMasks, size: tuple[int, int], original: tuple[int, int], spec: ModelSpec) -> PanopticResult:
+    arguments = (queries.masks, queries.scores, queries.labels)
+    sizes: dict[str, Any] = {"processed_size": size, "target_size": original, "is_thing": spec.is_thing}
+    if spec.merging == "pixels":
+        return panoptic_result(*arguments, **sizes)
+    return merged_masks(*arguments, **sizes, least_quality=(spec.quality_things, spec.quality_stuff))

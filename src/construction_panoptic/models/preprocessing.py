@@ -1,0 +1,56 @@
+"""From pixels to a network's input: the resize and the normalisation that training and everything after it share."""
+
+import torch
+from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as transforms
+
+from construction_panoptic.config.training import AugmentationSettings
+from construction_panoptic.models.spec import Preprocessing
+
+Sizes = Preprocessing | AugmentationSettings
+
+
+def resized_size(size: tuple[int, int], side: int, max_side: int | None = None) -> tuple[int, int]:
+    """Size with the shorter side equal to ``side`` unless the longer one would pass ``max_side``.
+
+    The same rounding as DETR's: the limit rounds the shorter side to the nearest pixel, the longer side is
+    cut off. Of an image so narrow that nothing would be left of the shorter side, that one is 1 and the longer one
+    ``max_side``.
+
+    Args:
+        size: height and width in pixels.
+        side: wanted shorter side in pixels.
+        max_side: limit of the longer side in pixels.
+
+    Returns:
+        Height and width in pixels, at least 1.
+    """
+    shorter, longer = float(min(size)), float(max(size))
+    if max_side is not None and longer / shorter * side > max_side:
+        side = round(max_side * shorter / longer)
+    if side == 0 and max_side is not None:
+        side, other = 1, max_side
+    else:
+        other = int(side * longer / shorter)
+    return (side, other) if size[0] <= size[1] else (other, side)
+
+
+def evaluation_resize(image: Tensor, settings: Sizes) -> Tensor:
+    """Resize a uint8 image [3, H, W] to the size used in evaluation and prediction, bilinear with antialiasing."""
+    height, width = int(image.shape[-2]), int(image.shape[-1])
+    size = resized_size((height, width), settings.evaluation_side, settings.max_side)
+    if size == (height, width):
+        return image
+    return transforms.resize(image, list(size), InterpolationMode.BILINEAR, antialias=True)
+
+
+def normalise(image: Tensor, settings: Sizes) -> Tensor:
+    """Turn a uint8 image [3, H, W] into float32 with the mean and deviation of the settings taken out."""
+    pixels = transforms.to_dtype(image, torch.float32, scale=True)
+    return transforms.normalize(pixels, list(settings.mean), list(settings.std), inplace=True)
+
+
+def prepare(image: Tensor, settings: Sizes) -> Tensor:
+    """Turn uint8 [3, H, W], RGB, into the network's input, float32 [3, h, w]."""
+    return normalise(evaluation_resize(image, settings), settings)

@@ -1,0 +1,64 @@
+"""What a checkpoint, or an exported model, says of its model: all that it takes to build and run it, as plain data."""
+
+from collections.abc import Mapping
+from typing import Any, Self
+
+from pydantic import Field
+
+from construction_panoptic.config.base import Fraction, Positive, PositiveInt, Settings, Threshold
+from construction_panoptic.config.model import Merging
+from construction_panoptic.config.training import AugmentationSettings
+
+Rgb = tuple[float, float, float]
+
+
+class Preprocessing(Settings):
+    """From pixels to the network's input."""
+
+    evaluation_side: PositiveInt = Field(default=800, description="Shorter side of the input, pixels.")
+    max_side: PositiveInt = Field(default=1333, description="Longest side of the input, pixels.")
+    mean: Rgb = Field(default=(0.485, 0.456, 0.406), description="Mean of red, green, blue in 0…1.")
+    std: tuple[Positive, Positive, Positive] = Field(
+        default=(0.229, 0.224, 0.225), description="Standard deviation of red, green, blue in 0…1."
+    )
+
+    @classmethod
+    def of(cls, augmentation: AugmentationSettings) -> Self:
+        """The part of a training's sizes that stays when it is over."""
+        return cls(**augmentation.model_dump(include=set(cls.model_fields)))
+
+
+class ModelSpec(Settings):
+    """A model without its weights; ``model_dump(mode="json")`` is what files hold."""
+
+    kind: str = Field(default="detr", description="A key of `models.build.MODELS`.")
+    architecture: dict[str, Any] = Field(default_factory=dict, description="The settings of the kind's network.")
+    categories: tuple[dict[str, Any], ...] = Field(description="COCO categories: id, name, isthing, color.")
+    preprocessing: Preprocessing = Preprocessing()
+    threshold: Threshold = Field(default=0.85, description="Merging by pixels: least class probability of a query.")
+    merging: Merging = "pixels"
+    quality_things: Fraction = Field(default=0.4, description="Merging by masks: least quality of a thing.")
+    quality_stuff: Fraction = Field(default=0.3, description="Merging by masks: least quality of a stuff mask.")
+
+    @property
+    def is_thing(self) -> dict[int, bool]:
+        """Category id → is a thing; categories that do not say are things."""
+        return {int(category["id"]): bool(category.get("isthing", 1)) for category in self.categories}
+
+    @property
+    def num_classes(self) -> int:
+        """Highest category id + 1."""
+        return max(self.is_thing) + 1
+
+    @property
+    def least_score(self) -> float:
+        """The score above which segments and boxes are shown; where it is another one for stuff, that of things."""
+        return self.threshold if self.merging == "pixels" else self.quality_things
+
+    def overridden(self, overrides: Mapping[str, Any] | None) -> Self:
+        """Replace values; those that are None stay. A ``threshold`` is that of the merging that is used."""
+        changed = {name: value for name, value in (overrides or {}).items() if value is not None}
+        if "threshold" in changed and changed.get("merging", self.merging) == "masks":
+            threshold = changed.pop("threshold")
+            changed |= {"quality_things": threshold, "quality_stuff": threshold}
+        return self.model_copy(update=changed)
