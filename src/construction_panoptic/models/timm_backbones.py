@@ -74,7 +74,7 @@ def build_timm_backbone(name: str, *, weights: str | None = None, norm: str = "f
     """
     name = name.removeprefix(PREFIX)
     if not timm.is_model(name):
-        close = ", ".join(timm.list_models(f"*{name.split('.')[0][:12]}*")[:5])
+        close = ", ".join(timm.list_models(f"{name[:6]}*")[:5])
         raise ParameterError(f"backbone: timm has no model {name!r}" + (f"; it has {close}, …" if close else "."))
     source, rgb = _source(name, weights)
     try:
@@ -85,10 +85,12 @@ def build_timm_backbone(name: str, *, weights: str | None = None, norm: str = "f
         if weights is None:
             raise ParameterError(f"backbone: timm/{name} gives no feature maps ({error})") from error
         raise CheckpointError(_complaint(name, weights, error)) from error
+    config = timm.get_pretrained_cfg(name)
     strides = body.feature_info.reduction()
     if strides != STRIDES:
         raise ParameterError(f"backbone: timm/{name} has maps at strides {strides}; {STRIDES} are needed.")
-    config = timm.get_pretrained_cfg(name)
+    if config.fixed_input_size:
+        raise ParameterError(f"backbone: timm/{name} takes images of one size; choose a convolutional network.")
     mean, std = rgb or (config.mean, config.std)
     if norm == "frozen":
         body = freeze_batch_norm_2d(body)
@@ -132,7 +134,7 @@ def _source(name: str, weights: str | None) -> tuple[dict[str, Any], Any]:
     if weights.startswith("imagenet@"):
         repository = timm.get_pretrained_cfg(name).hf_hub_id
         return {"pretrained_cfg_overlay": {"hf_hub_id": f"{repository}@{weights.removeprefix('imagenet@')}"}}, None
-    if weights == PACKAGED and name.split(".")[0] != PACKAGED_BACKBONE:
+    if weights == PACKAGED and name.partition(".")[0] != PACKAGED_BACKBONE:
         raise ParameterError(f"weights: {PACKAGED} is for timm/{PACKAGED_BACKBONE}, not for timm/{name}.")
     state = read_weights(packaged_weights() if weights == PACKAGED else weights)
     packaged = "_conv_stem.weight" in state

@@ -1,57 +1,63 @@
-"""From the network's maps to segments: pixels go to the centre nearest to where they point."""
+"""From the network's maps to segments: each pixel of a thing goes to the centre nearest to where it points.
 
-from collections.abc import Mapping
-from typing import Any
+Pixel y of the image is at (y + 0.5) / 4 - 0.5 on the axis of the cells.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from scipy.ndimage import find_objects
 from torch import Tensor
 
 from construction_panoptic.models.panoptic_deeplab.network import SEMANTIC_STRIDE, STRIDE
 from construction_panoptic.models.panoptic_deeplab.settings import GroupingSettings
+from construction_panoptic.models.protocol import Segmentation
 
 _CHUNK = 2**22
-"""Numbers of a temporary tensor, at most or about."""
+"""Numbers that a temporary tensor holds at most, or a row's."""
 
 
-def cells(size: tuple[int, int], stride: int) -> tuple[int, int]:
-    """Rows and columns of the map of an image of ``size``."""
-    return -(-size[0] // stride), -(-size[1] // stride)
+@dataclass(frozen=True)
+class Groups:
+    """The segments of an image before a threshold is set.
 
+    Attributes:
+        numbers: int32 [H, W] of the network's input without padding: 0 void, else a place in the lists, from 1.
+        categories: of each group.
+        scores: of each group, 0…1: the mean probability of its class in it, for a thing times its centre's heat.
+        is_thing: of each group.
+    """
 
-def find_centers(center: Tensor, threshold: float, window: int) -> Tensor:
-    """Cells [K, 2], (row, column), that are the hottest of their window; ``center`` float [h, w], logits."""
-    highest = F.max_pool2d(center[None], window, stride=1, padding=window // 2)[0]
-    return ((center == highest) & (center.sigmoid() > threshold)).nonzero()
+    numbers: NDArray[np.int32]
+    categories: list[int]
+    scores: list[float]
+    is_thing: list[bool]
 
+    def segmentation(self, size: tuple[int, int], threshold: float = 0.0) -> Segmentation:
+        """Give the groups of a score above ``threshold`` at ``size`` (height, width), by the nearest pixel.
 
-def nearest_centers(points: Tensor, centers: Tensor) -> Tensor:
-    """Index int64 [P] of the centre [K, 2] nearest to each point [P, 2], in memory that does not grow with K P."""
-    centers = centers.to(points.dtype)
-    parts = [
-        ((part[:, None, 0] - centers[:, 0]).square_() + (part[:, None, 1] - centers[:, 1]).square_()).min(1).indices
-        for part in points.split(max(1, _CHUNK // max(1, len(centers))))
-    ]
-    return torch.cat(parts) if parts else points.new_zeros(0, dtype=torch.int64)
-
-
-def enlarge(maps: Tensor, factor: int, size: tuple[int, int], rows: slice) -> Tensor:
-    """The given rows of maps [C, h, w] enlarged by ``factor`` (bilinear) and cut to ``size``."""
-    first, last = rows.start // factor, -(-rows.stop // STRIDE)
-    before, after = max(0, first - 1), min(maps.shape[1], last + 1)
-    part = F.interpolate(maps[None, :, before:after], scale_factor=factor, mode="bilinear", align_corners=False)[0]
-    start = rows.start - before * factor
-    return part[:, start : start + rows.stop - rows.start, : size[1]]
-
-
-def pixel_classes(semantic: Tensor, size: tuple[int, int]) -> Tensor:
-    """Class int64 [H, W] of the highest enlarged logit of each pixel."""
-    height, width = size
-    step = max(1, _CHUNK // (len(semantic) * width * SEMANTIC_STRIDE)) * SEMANTIC_STRIDE
-    strips = [slice(start, min(start + step, height)) for start in range(0, height, step)]
-    return torch.cat([enlarge(semantic, SEMANTIC_STRIDE, size, rows).max(0).indices for rows in strips])
+        The boxes are those of the things' masks. Groups without a pixel at this size are left out.
+        """
+        numbers = _nearest(self.numbers, size)
+        areas = np.bincount(numbers.ravel(), minlength=len(self.scores) + 1)[1:]
+        kept = np.flatnonzero((np.array(self.scores) > threshold) & (areas > 0))
+        ids = np.zeros(len(areas) + 1, dtype=np.int32)
+        ids[kept + 1] = np.arange(1, len(kept) + 1)
+        id_map = ids[numbers]
+        segments, boxes = [], []
+        for group, place in zip(kept.tolist(), find_objects(id_map), strict=True):
+            what = {"category_id": self.categories[group], "score": self.scores[group]}
+            is_thing = self.is_thing[group]
+            segments.append({"id": len(segments) + 1, "isthing": is_thing, "area": int(areas[group]), **what})
+            if is_thing:
+                rows, columns = place
+                box = (columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start)
+                boxes.append({"bbox": [float(side) for side in box], **what})
+        return Segmentation(id_map, segments, boxes)
 
 
 @torch.no_grad()
@@ -61,75 +67,130 @@ def group(
     offset: Tensor,
     *,
     size: tuple[int, int],
-    target_size: tuple[int, int],
     is_thing: Mapping[int, bool],
     settings: GroupingSettings,
-) -> tuple[NDArray[np.int32], list[dict[str, Any]]]:
-    """Segment one image.
+) -> Groups:
+    """Group the pixels of one image (Cheng et al. 2020, section 3.2).
+
+    A pixel's class is that of its highest logit. Where it is a thing's, the pixel goes to the nearest centre, and all
+    pixels of a centre get the class that most of them have. Pixels of things in an image without a centre, and groups
+    smaller than the least area, are void. Memory: a few numbers a pixel, beside the maps, and what `_CHUNK` says.
 
     Args:
-        semantic: float [C, h, w], logits.
-        center: float [h, w], logits.
-        offset: float [2, h, w], cells.
-        size: (height, width) of the image as the network saw it, without padding.
-        target_size: (height, width) of the result.
-        is_thing: category id → is a thing; others are never predicted.
+        semantic: float [C, H / 2, W / 2], logits; sizes are rounded up, padding may follow.
+        center: float [H / 4, W / 4], logits of the heat.
+        offset: float [2, H / 4, W / 4], (down, right) in cells.
+        size: (H, W) of the image as the network saw it, without padding.
+        is_thing: category id → is a thing; other classes are never predicted.
         settings: thresholds.
     """
-    height, width = size
-    h, w = cells(size, STRIDE)
-    center, offset = center[:h, :w].float(), offset[:, :h, :w].float()
-    h, w = cells(size, SEMANTIC_STRIDE)
-    semantic = semantic[:, :h, :w].float()
+    device, (height, width) = center.device, size
     categories = sorted(is_thing)
-    semantic = semantic[categories]
-    of_thing = torch.tensor([is_thing[category] for category in categories], device=center.device)
-    classes = pixel_classes(semantic, size).flatten()
+    semantic = semantic[categories, : _cells(height, SEMANTIC_STRIDE), : _cells(width, SEMANTIC_STRIDE)].float()
+    h, w = _cells(height, STRIDE), _cells(width, STRIDE)
+    center, offset = center[:h, :w].float(), offset[:, :h, :w].float()
     centers = find_centers(center, settings.center_threshold, settings.center_window)
-    count = len(centers)
+    heat = center.sigmoid()[centers[:, 0], centers[:, 1]]
 
-    # A segment's number: its centre's for a thing, after them the class's for stuff, then void.
-    numbers = classes + count
-    things = of_thing[classes].nonzero()[:, 0]
-    void = count + len(categories)
-    numbers[things] = nearest_centers(_targets_of(offset, size, things), centers) if count else void
-    votes = torch.zeros(count * len(categories), dtype=torch.int64, device=center.device)
-    if count:
-        votes = (numbers[things] * len(categories) + classes[things]).bincount(minlength=len(votes))
-    class_of = torch.cat([votes.reshape(count, len(categories)).max(1).indices if count else classes[:0], torch.arange(len(categories), device=center.device)])
+    # Groups are numbered: those of the centres, then the stuff of each class, then void.
+    classes = pixel_classes(semantic, size).flatten()
+    numbers, void = classes + len(centers), len(centers) + len(categories)
+    things = torch.tensor([is_thing[category] for category in categories], device=device)[classes].nonzero()[:, 0]
+    class_of = torch.arange(len(categories), device=device)
+    if len(centers):
+        numbers[things] = nearest_centers(_pointed_at(offset, size, things), centers)
+        votes = (numbers[things] * len(categories) + classes[things]).bincount(minlength=len(centers) * len(categories))
+        class_of = torch.cat([votes.reshape(len(centers), -1).argmax(1), class_of])
+    else:
+        numbers[things] = void
 
-    # A pixel's probability is that of its cell.
-    rows, columns = torch.arange(height, device=center.device), torch.arange(width, device=center.device)
-    cell = ((rows // SEMANTIC_STRIDE)[:, None] * w + columns // SEMANTIC_STRIDE).flatten()
-    taken = numbers < void
-    probability = semantic.softmax(0).flatten()[class_of[numbers[taken]] * (h * w) + cell[taken]]
-    area = numbers.bincount(minlength=void + 1)[:void]
-    total = numbers[taken].bincount(weights=probability, minlength=void)
-    mean = total / area.clamp(min=1)
-    heat = torch.cat([center.sigmoid()[centers[:, 0], centers[:, 1]], torch.ones(len(categories), device=center.device)])
-    score = (mean * heat).tolist()
-    least = torch.full((void,), settings.min_stuff_area * height * width)
-    least[:count] = settings.min_thing_area * height * width
-    kept = (area.cpu() >= least) & (area.cpu() > 0)
-
-    ids = np.zeros(void + 1, dtype=np.int32)
-    segments = []
-    for number in kept.nonzero()[:, 0].tolist():
-        category = categories[int(class_of[number])]
-        ids[number] = len(segments) + 1
-        segments.append(
-            {"id": len(segments) + 1, "category_id": category, "isthing": is_thing[category], "score": score[number], "area": int(area[number])}
-        )
-    id_map = ids[numbers.cpu().numpy()].reshape(height, width)
-    if size != target_size:
-        r = ((np.arange(target_size[0]) + 0.5) * height / target_size[0]).astype(int)
-        c = ((np.arange(target_size[1]) + 0.5) * width / target_size[1]).astype(int)
-        id_map = id_map[r][:, c]
-    return id_map, segments
+    areas = numbers.bincount(minlength=void + 1)[:void]
+    scores = _probability_sum(semantic, numbers, class_of, size) / areas.clamp(min=1)
+    scores[: len(centers)] *= heat
+    least = torch.full_like(scores, settings.min_stuff_area * height * width)
+    least[: len(centers)] = settings.min_thing_area * height * width
+    kept = ((areas > 0) & (areas >= least)).nonzero()[:, 0]
+    renumbered = torch.zeros(void + 1, dtype=torch.int32, device=device)
+    renumbered[kept] = torch.arange(1, len(kept) + 1, dtype=torch.int32, device=device)
+    found = [categories[number] for number in class_of[kept].tolist()]
+    return Groups(
+        numbers=renumbered[numbers].reshape(size).cpu().numpy(),
+        categories=found,
+        scores=scores[kept].tolist(),
+        is_thing=[is_thing[category] for category in found],
+    )
 
 
-def _targets_of(offset: Tensor, size: tuple[int, int], pixels: Tensor) -> Tensor:
-    """Where the pixels (flat indices) point, [P, 2] in cells."""
-    moved = enlarge(offset, STRIDE, size, slice(0, size[0])).flatten(1)[:, pixels]
+def find_centers(center: Tensor, threshold: float, window: int) -> Tensor:
+    """Cells int64 [K, 2], (row, column), hotter than ``threshold`` and than all others of their window.
+
+    Args:
+        center: float [h, w], logits of the heat.
+        threshold: least heat, 0…1, exclusive.
+        window: side of the window, odd.
+    """
+    hottest = F.max_pool2d(center[None], window, stride=1, padding=window // 2)[0]
+    return ((center == hottest) & (center.sigmoid() > threshold)).nonzero()
+
+
+def nearest_centers(points: Tensor, centers: Tensor) -> Tensor:
+    """Index int64 [P] of the centre [K, 2] nearest to each point [P, 2]; of several the first."""
+    rows, columns = centers.to(points.dtype).T
+    return torch.cat(
+        [
+            (part[:, :1] - rows).square_().add_((part[:, 1:] - columns).square_()).argmin(1)
+            for part in points.split(max(1, _CHUNK // len(centers)))
+        ]
+    )
+
+
+def pixel_classes(semantic: Tensor, size: tuple[int, int]) -> Tensor:
+    """Index int64 [H, W] of each pixel's highest logit; ``semantic`` [C, H / 2, W / 2] is enlarged (bilinear)."""
+    # max, not argmax: the same index, several times faster on a CPU.
+    return torch.cat([strip.max(0).indices for strip in _enlarged(semantic, SEMANTIC_STRIDE, size)])
+
+
+def _enlarged(maps: Tensor, stride: int, size: tuple[int, int]) -> Iterator[Tensor]:
+    """Maps [C, h, w] enlarged by ``stride``, cut to ``size``, in strips of some rows."""
+    height, width = size
+    rows = max(1, _CHUNK // (len(maps) * width * stride))
+    for first in range(0, maps.shape[1], rows):
+        # With a row more on either side, where there is one, a strip is what it is in the whole.
+        before, last = min(first, 1), min(first + rows, maps.shape[1])
+        part = maps[None, :, first - before : last + 1]
+        full = F.interpolate(part, scale_factor=stride, mode="bilinear", align_corners=False)[0]
+        yield full[:, before * stride :][:, : min(last * stride, height) - first * stride, :width]
+
+
+def _pointed_at(offset: Tensor, size: tuple[int, int], pixels: Tensor) -> Tensor:
+    """Where pixels (indices [P] of the flattened image) point, float [P, 2], cells."""
+    moved = torch.cat(list(_enlarged(offset, STRIDE, size)), dim=1).flatten(1)[:, pixels]
     places = torch.stack([pixels // size[1], pixels % size[1]])
     return (moved + (places + 0.5) / STRIDE - 0.5).T.contiguous()
+
+
+def _probability_sum(semantic: Tensor, numbers: Tensor, class_of: Tensor, size: tuple[int, int]) -> Tensor:
+    """Sum float64 [N] over each group of the probability of its class; a pixel has that of its cell."""
+    w = semantic.shape[2]
+    rows = max(1, _CHUNK // (len(semantic) * w))
+    total = torch.cat([part.logsumexp(0) for part in semantic.split(rows, dim=1)]).flatten()
+    row, column = (torch.arange(side, device=numbers.device) // SEMANTIC_STRIDE for side in size)
+    known = (numbers < len(class_of)).nonzero()[:, 0]
+    cell = (row[:, None] * w + column).flatten()[known]
+    own = numbers[known]
+    probability = (semantic.flatten()[class_of[own] * len(total) + cell] - total[cell]).exp()
+    return own.bincount(weights=probability, minlength=len(class_of))
+
+
+def _nearest(values: NDArray[np.int32], size: tuple[int, int]) -> NDArray[np.int32]:
+    """Resize a map to ``size`` by the nearest pixel, on PIL's grid."""
+    if values.shape == size:
+        return values
+    rows, columns = (
+        ((np.arange(new) + 0.5) * (old / new)).astype(np.intp) for old, new in zip(values.shape, size, strict=True)
+    )
+    return values.take(columns, axis=1).take(rows, axis=0)
+
+
+def _cells(length: int, stride: int) -> int:
+    return -(-length // stride)

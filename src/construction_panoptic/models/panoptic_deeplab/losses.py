@@ -1,5 +1,6 @@
-"""The three losses; void, crowds and padding take part in none."""
+"""The three losses of Panoptic-DeepLab; void, crowds and padding take part in none."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -12,57 +13,72 @@ from construction_panoptic.models.panoptic_deeplab.targets import IGNORED, Targe
 
 
 class LossTerm(NamedTuple):
-    """One term of the loss: ``weight * sum / normaliser``; sums and normalisers of parts of a batch add up."""
+    """One term of a loss, ``weight * sum / normaliser``; the normaliser is one of `normalisers`."""
 
     sum: Tensor
-    normaliser: float
+    normaliser: str
     weight: float
 
 
-def normalisers(targets: Targets, settings: LossSettings) -> dict[str, float]:
-    """What the sums of the losses of a batch are divided by: pixels, cells, cells of things."""
-    valid = (targets.semantic != IGNORED).flatten(1).sum(1)
-    return {
-        "semantic": float(_hardest_counts(valid, settings.hardest).sum()),
-        "center": float(targets.center_weight.sum()),
-        "offset": float(targets.offset_weight.sum()),
-    }
+def deeplab_losses(outputs: Mapping[str, Tensor], targets: Targets, settings: LossSettings) -> dict[str, LossTerm]:
+    """Compute the losses of a batch.
 
+    ``semantic``: cross-entropy of the hardest pixels; ``center``: squared error of the heat, over the cells that take
+    part; ``offset``: L1 distance to the true offset, over the cells of things.
 
-def losses(outputs: dict[str, Tensor], targets: Targets, settings: LossSettings) -> dict[str, LossTerm]:
+    Args:
+        outputs: what `PanopticDeeplab` gives.
+        targets: see `make_targets`.
+        settings: weights, and the fraction of pixels that counts.
+    """
+    heat = outputs["center"].float().sigmoid()
     sums = {
-        "semantic": semantic_loss(outputs["semantic"], targets, settings.hardest),
-        "center": ((outputs["center"].float().sigmoid() - targets.center).square() * targets.center_weight).sum(),
+        "semantic": semantic_loss(outputs["semantic"], targets, settings.hardest_fraction),
+        "center": ((heat - targets.center).square() * targets.center_weight).sum(),
         "offset": ((outputs["offset"].float() - targets.offset).abs().sum(1) * targets.offset_weight).sum(),
     }
-    counts = normalisers(targets, settings)
-    return {name: LossTerm(value, counts[name], getattr(settings, name)) for name, value in sums.items()}
+    return {name: LossTerm(value, name, getattr(settings, name)) for name, value in sums.items()}
 
 
-def semantic_loss(logits: Tensor, targets: Targets, hardest: float) -> Tensor:
-    """Sum of the weighted cross-entropy over the hardest fraction of each image's pixels that take part.
+def normalisers(targets: Targets, settings: LossSettings) -> dict[str, float]:
+    """What the sums are divided by: hardest pixels, cells that take part, cells of things; of parts they add up."""
+    counts = {
+        "semantic": _hardest_counts(targets.semantic != IGNORED, settings.hardest_fraction).sum(),
+        "center": targets.center_weight.sum(),
+        "offset": targets.offset_weight.sum(),
+    }
+    return {name: float(count) for name, count in counts.items()}
 
-    All pixels are looked at without gradient, the hardest alone with it, which halves the time.
+
+def semantic_loss(logits: Tensor, targets: Targets, hardest_fraction: float) -> Tensor:
+    """Sum of the weighted cross-entropy over the hardest pixels of each image.
+
+    That it is each image's own hardest pixels makes the loss of a batch the sum of those of its parts. All pixels are
+    looked at without gradient, the hardest alone with it, which takes less than half the time.
+
+    Args:
+        logits: [B, C, H / 2, W / 2].
+        targets: ``semantic`` and ``semantic_weight`` are used.
+        hardest_fraction: of the pixels that take part; rounded up.
     """
     height, width = targets.semantic.shape[-2:]
     # The same number off all logits of a cell changes no probability, and lets exp do without each pixel's maximum.
-    shifted = logits.float() - logits.detach().float().amax(1, keepdim=True)
-    full = F.interpolate(shifted, scale_factor=SEMANTIC_STRIDE, mode="bilinear", align_corners=False)
-    full = full.permute(0, 2, 3, 1)[:, :height, :width]  # [B, H, W, C]
-    valid = targets.semantic != IGNORED
-    counts = _hardest_counts(valid.flatten(1).sum(1), hardest)
+    logits = logits.float()
+    logits = logits - logits.detach().amax(1, keepdim=True)
+    full = F.interpolate(logits, scale_factor=SEMANTIC_STRIDE, mode="bilinear", align_corners=False)
+    full = full.permute(0, 2, 3, 1)[:, :height, :width].flatten(1, 2)  # [B, H W, C]
+    truth, weight = targets.semantic.flatten(1), targets.semantic_weight.flatten(1)
     with torch.no_grad():
-        chosen = torch.where(valid, targets.semantic, 0)
-        each = full.exp().sum(-1).log() - full.gather(-1, chosen[..., None])[..., 0]
-        each = (each * targets.semantic_weight).where(valid, -1.0).flatten(1)
-        index = each.topk(int(counts.max()), dim=1).indices
-        index = (index + each.shape[1] * torch.arange(len(index), device=index.device)[:, None])[
-            torch.arange(index.shape[1], device=index.device) < counts[:, None]
-        ]
-    rows = full.reshape(-1, full.shape[-1])[index]
-    losses = F.cross_entropy(rows, targets.semantic.flatten()[index], reduction="none")
-    return (losses * targets.semantic_weight.flatten()[index]).sum()
+        counts = _hardest_counts(truth != IGNORED, hardest_fraction)
+        of_truth = full.gather(2, truth.clamp(min=0)[..., None])[..., 0]
+        each = ((full.exp().sum(2).log() - of_truth) * weight).masked_fill(truth == IGNORED, -1.0)
+        hardest = each.topk(int(counts.max()), dim=1).indices
+        taken = torch.arange(hardest.shape[1], device=counts.device) < counts[:, None]
+        image = torch.arange(len(truth), device=counts.device)[:, None].expand_as(hardest)[taken]
+        pixel = hardest[taken]
+    losses = F.cross_entropy(full[image, pixel], truth[image, pixel], reduction="none")
+    return (losses * weight[image, pixel]).sum()
 
 
-def _hardest_counts(valid: Tensor, hardest: float) -> Tensor:
-    return (valid * hardest).ceil().long()
+def _hardest_counts(valid: Tensor, hardest_fraction: float) -> Tensor:
+    return (valid.flatten(1).sum(1) * hardest_fraction).ceil().long()

@@ -4,11 +4,28 @@
 by four pixels.
 """
 
-from typing import Annotated
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from construction_panoptic.config.base import Fraction, NotNegative, Positive, PositiveInt, Settings, Threshold
+
+
+class GroupingSettings(Settings):
+    """From maps to segments."""
+
+    center_threshold: Threshold = Field(default=0.15, description="Least heat of a centre, exclusive.")
+    center_window: Annotated[int, Field(ge=1)] = Field(
+        default=5, description="Side of the window in which a centre must be the hottest cell, odd, cells."
+    )
+    min_thing_area: Fraction = Field(default=0.001, description="Smaller things are dropped, fraction of the image.")
+    min_stuff_area: Fraction = Field(default=0.001, description="Smaller stuff is dropped, fraction of the image.")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.center_window % 2 == 0:
+            raise ValueError(f"center_window ({self.center_window}) must be odd")
+        return self
 
 
 class PanopticDeeplabSettings(Settings):
@@ -17,11 +34,13 @@ class PanopticDeeplabSettings(Settings):
     backbone: str = Field(
         default="resnet50", min_length=1, description="Feature extractor: tiny, resnet18 … resnet101, or timm/<name>."
     )
-    norm: Annotated[str, Field(pattern="^(frozen|batch)$")] = Field(
+    norm: Literal["frozen", "batch"] = Field(
         default="frozen", description="The backbone's batch normalisation: 'frozen' statistics, or trained ('batch')."
     )
-    channels: PositiveInt = Field(default=128, description="Width of the decoder and of the semantic branch, channels.")
+    channels: PositiveInt = Field(default=96, description="Width of the decoder, channels.")
+    semantic_channels: PositiveInt = Field(default=48, description="Width of the semantic branch, channels.")
     instance_channels: PositiveInt = Field(default=64, description="Width of the instance branch, channels.")
+    grouping: GroupingSettings = Field(default_factory=GroupingSettings, description="From maps to segments.")
 
 
 class TargetSettings(Settings):
@@ -43,17 +62,6 @@ class LossSettings(Settings):
     semantic: NotNegative = Field(default=1.0, description="Classes of pixels, cross-entropy.")
     center: NotNegative = Field(default=50.0, description="Heat of centres, squared error.")
     offset: NotNegative = Field(default=0.3, description="Offsets to centres, L1 distance in cells.")
-    hardest: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
+    hardest_fraction: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
         default=0.25, description="Fraction of an image's pixels, those of highest cross-entropy, that count."
     )
-
-
-class GroupingSettings(Settings):
-    """From maps to segments."""
-
-    center_threshold: Threshold = Field(default=0.15, description="Least heat of a centre, exclusive.")
-    center_window: Annotated[int, Field(ge=1, multiple_of=1)] = Field(
-        default=5, description="Side of the window in which a centre must be the hottest cell, odd, cells."
-    )
-    min_thing_area: Fraction = Field(default=0.001, description="Smaller things are dropped, fraction of the image.")
-    min_stuff_area: Fraction = Field(default=0.001, description="Smaller stuff is dropped, fraction of the image.")
