@@ -73,7 +73,7 @@ class PanopticDeeplabModel:
                 "offset": "float32 [B, 2, H / 4, W / 4]: from a cell down and right to its thing's centre, cells",
             },
             "panoptic": "enlarge semantic 2 times and offset 4 times (bilinear); a pixel's class is that of the "
-            f"largest score among the categories; centres are cells with a heat above {grouping.center_threshold} that are "
+            f"largest score among the categories; centres are cells with a heat above {grouping.center_threshold}, "
             f"the hottest of {grouping.center_window} x {grouping.center_window}; a pixel (y, x) of a thing's class "
             "belongs to the centre nearest to ((y + 0.5) / 4 - 0.5, (x + 0.5) / 4 - 0.5) + offset; a thing has the "
             f"class of most of its pixels; drop things below {grouping.min_thing_area} and stuff below "

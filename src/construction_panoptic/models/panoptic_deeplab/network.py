@@ -33,7 +33,7 @@ class PanopticDeeplab(nn.Module):
         backbone: Backbone | TimmBackbone,
         num_classes: int,
         *,
-        channels: int = 96,
+        channels: int = 128,
         semantic_channels: int = 48,
         instance_channels: int = 64,
     ) -> None:
@@ -95,14 +95,14 @@ class SemanticBranch(nn.Module):
 
     def __init__(self, inputs: int, channels: int, num_classes: int) -> None:
         super().__init__()
-        self.reduce = nn.Conv2d(inputs, channels, 1)
+        self.coarse = _convolution(inputs, channels)
         self.detail = nn.Conv2d(3, channels, 3, stride=2, padding=1)
         self.block = _convolution(channels, channels)
         self.classes = nn.Conv2d(channels, num_classes, 1)
 
     def forward(self, x: Tensor, images: Tensor) -> Tensor:
         """Give logits [B, num_classes, H / 2, W / 2] of a map at stride 4 and the images."""
-        x = F.interpolate(self.reduce(x), scale_factor=STRIDE // SEMANTIC_STRIDE, mode="bilinear", align_corners=False)
+        x = F.interpolate(self.coarse(x), scale_factor=STRIDE // SEMANTIC_STRIDE, mode="bilinear", align_corners=False)
         detail = self.detail(images)
         x = F.relu(x[..., : detail.shape[-2], : detail.shape[-1]] + detail)
         return self.classes(self.block(x))

@@ -37,7 +37,7 @@ class PanopticDeeplabSettings(Settings):
     norm: Literal["frozen", "batch"] = Field(
         default="frozen", description="The backbone's batch normalisation: 'frozen' statistics, or trained ('batch')."
     )
-    channels: PositiveInt = Field(default=96, description="Width of the decoder, channels.")
+    channels: PositiveInt = Field(default=128, description="Width of the decoder, channels.")
     semantic_channels: PositiveInt = Field(default=48, description="Width of the semantic branch, channels.")
     instance_channels: PositiveInt = Field(default=64, description="Width of the instance branch, channels.")
     grouping: GroupingSettings = Field(default_factory=GroupingSettings, description="From maps to segments.")
