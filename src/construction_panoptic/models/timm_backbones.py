@@ -136,9 +136,26 @@ def _source(name: str, weights: str | None) -> tuple[dict[str, Any], Any]:
         return {"pretrained_cfg_overlay": {"hf_hub_id": f"{repository}@{weights.removeprefix('imagenet@')}"}}, None
     if weights == PACKAGED and name.partition(".")[0] != PACKAGED_BACKBONE:
         raise ParameterError(f"weights: {PACKAGED} is for timm/{PACKAGED_BACKBONE}, not for timm/{name}.")
-    state = read_weights(packaged_weights() if weights == PACKAGED else weights)
-    packaged = "_conv_stem.weight" in state
-    return {"pretrained_cfg_overlay": {"state_dict": timm_keys(state)}}, _PACKAGED_RGB if packaged else None
+    read = read_weights(packaged_weights() if weights == PACKAGED else weights)
+    state = timm_keys(read)
+    _check_keys(name, state, weights)
+    return {"pretrained_cfg_overlay": {"state_dict": state}}, None if state.keys() == read.keys() else _PACKAGED_RGB
+
+
+def _check_keys(name: str, state: Mapping[str, Tensor], weights: str) -> None:
+    """Check that a state dict is of this network, since timm takes what fits; its classifier may be missing."""
+    head = timm.get_pretrained_cfg(name).classifier
+    heads = (head,) if isinstance(head, str) else tuple(head or ())
+    differing = sorted(
+        key
+        for key in timm.create_model(name).state_dict().keys() ^ state.keys()
+        if not key.endswith("num_batches_tracked") and not key.startswith(heads)
+    )
+    if differing:
+        raise CheckpointError(
+            f"weights: {weights} does not fit timm/{name}: {len(differing)} keys are in one of both alone, such as "
+            f"{differing[0]}."
+        )
 
 
 def _complaint(name: str, weights: str, error: Exception) -> str:

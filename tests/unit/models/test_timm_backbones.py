@@ -1,5 +1,7 @@
 """Backbones by timm."""
 
+from pathlib import Path
+
 import pytest
 import timm
 import torch
@@ -13,6 +15,7 @@ from construction_panoptic.models.detr.checkpoint import read_weights
 from construction_panoptic.models.timm_backbones import PACKAGED, build_timm_backbone, packaged_weights, timm_keys
 
 LITE0 = "timm/tf_efficientnet_lite0"
+DATA = Path(__file__).parents[4] / "shared" / "data"
 
 
 @pytest.mark.parametrize("name", ["timm/resnet18", "mobilenetv3_small_050", "timm/convnext_atto"])
@@ -48,16 +51,10 @@ def test_packaged_weights_know_what_is_in_a_photograph(shared_photograph):
 
 @pytest.fixture
 def shared_photograph():
-    path = next(iter(timm_backbones_data().rglob("000000142238.jpg")), None)
+    path = next(iter(DATA.rglob("000000142238.jpg")), None)
     if path is None:
         pytest.skip("the photograph of the shared data is not here")
     return Image.open(path).convert("RGB")
-
-
-def timm_backbones_data():
-    from pathlib import Path
-
-    return Path(__file__).parents[4] / "shared" / "data"
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
