@@ -4,11 +4,12 @@ import importlib.util
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import timm
 import torch
 from timm.layers import freeze_batch_norm_2d
+from timm.models import FeatureInfo, PretrainedCfg
 from torch import Tensor, nn
 
 from construction_panoptic.errors import CheckpointError, ParameterError
@@ -85,8 +86,8 @@ def build_timm_backbone(name: str, *, weights: str | None = None, norm: str = "f
         if weights is None:
             raise ParameterError(f"backbone: timm/{name} gives no feature maps ({error})") from error
         raise CheckpointError(_complaint(name, weights, error)) from error
-    config = timm.get_pretrained_cfg(name)
-    strides = body.feature_info.reduction()
+    config, maps = _config(name), cast("FeatureInfo", body.feature_info)
+    strides = maps.reduction()
     if strides != STRIDES:
         raise ParameterError(f"backbone: timm/{name} has maps at strides {strides}; {STRIDES} are needed.")
     if config.fixed_input_size:
@@ -94,7 +95,7 @@ def build_timm_backbone(name: str, *, weights: str | None = None, norm: str = "f
     mean, std = rgb or (config.mean, config.std)
     if norm == "frozen":
         body = freeze_batch_norm_2d(body)
-    return TimmBackbone(body, tuple(body.feature_info.channels()), mean, std)
+    return TimmBackbone(body, tuple(maps.channels()), mean, std)
 
 
 def packaged_weights() -> Path:
@@ -132,7 +133,7 @@ def _source(name: str, weights: str | None) -> tuple[dict[str, Any], Any]:
     if weights is None or weights == "imagenet":
         return {}, None
     if weights.startswith("imagenet@"):
-        repository = timm.get_pretrained_cfg(name).hf_hub_id
+        repository = _config(name).hf_hub_id
         return {"pretrained_cfg_overlay": {"hf_hub_id": f"{repository}@{weights.removeprefix('imagenet@')}"}}, None
     if weights == PACKAGED and name.partition(".")[0] != PACKAGED_BACKBONE:
         raise ParameterError(f"weights: {PACKAGED} is for timm/{PACKAGED_BACKBONE}, not for timm/{name}.")
@@ -144,7 +145,7 @@ def _source(name: str, weights: str | None) -> tuple[dict[str, Any], Any]:
 
 def _check_keys(name: str, state: Mapping[str, Tensor], weights: str) -> None:
     """Check that a state dict is of this network, since timm takes what fits; its classifier may be missing."""
-    head = timm.get_pretrained_cfg(name).classifier
+    head = _config(name).classifier
     heads = (head,) if isinstance(head, str) else tuple(head or ())
     differing = sorted(
         key
@@ -156,6 +157,10 @@ def _check_keys(name: str, state: Mapping[str, Tensor], weights: str) -> None:
             f"weights: {weights} does not fit timm/{name}: {len(differing)} keys are in one of both alone, such as "
             f"{differing[0]}."
         )
+
+
+def _config(name: str) -> PretrainedCfg:
+    return timm.get_pretrained_cfg(name) or PretrainedCfg()
 
 
 def _complaint(name: str, weights: str, error: Exception) -> str:

@@ -5,6 +5,7 @@ Pixel y of the image is at (y + 0.5) / 4 - 0.5 on the axis of the cells.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,7 +49,8 @@ class Groups:
         ids = np.zeros(len(areas) + 1, dtype=np.int32)
         ids[kept + 1] = np.arange(1, len(kept) + 1)
         id_map = ids[numbers]
-        segments, boxes = [], []
+        segments: list[dict[str, Any]] = []
+        boxes: list[dict[str, Any]] = []
         for group, place in zip(kept.tolist(), find_objects(id_map), strict=True):
             what = {"category_id": self.categories[group], "score": self.scores[group]}
             is_thing = self.is_thing[group]

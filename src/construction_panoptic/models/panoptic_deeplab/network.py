@@ -1,5 +1,7 @@
 """The network: a backbone, one light pyramid decoder, a semantic branch and an instance branch."""
 
+from typing import cast
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -46,7 +48,7 @@ class PanopticDeeplab(nn.Module):
         )
         self.center = nn.Conv2d(instance_channels, 1, 1)
         self.offset = nn.Conv2d(instance_channels, 2, 1)
-        nn.init.constant_(self.center.bias, -4.0)  # few cells are centres
+        nn.init.constant_(cast("Tensor", self.center.bias), -4.0)  # few cells are centres
 
     def forward(self, images: Tensor, padding_mask: Tensor | None = None) -> dict[str, Tensor]:
         """Compute the maps.
