@@ -2,6 +2,7 @@
 
 from typing import cast
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -144,5 +145,9 @@ def _mean(x: Tensor, padding_mask: Tensor | None) -> Tensor:
     """Mean [B, C, 1, 1] of a map [B, C, h, w] over the cells that are no padding."""
     if padding_mask is None:
         return x.mean((2, 3), keepdim=True)
-    inside = F.interpolate((~padding_mask)[:, None].to(x), size=x.shape[-2:], mode="nearest")
+    # By index: exported, interpolation by the nearest rounds otherwise than torch's.
+    rows, columns = (
+        torch.arange(x.shape[axis], device=x.device) * padding_mask.shape[axis - 1] // x.shape[axis] for axis in (2, 3)
+    )
+    inside = (~padding_mask[:, rows][:, :, columns])[:, None].to(x)
     return (x * inside).sum((2, 3), keepdim=True) / inside.sum((2, 3), keepdim=True).clamp(min=1)
