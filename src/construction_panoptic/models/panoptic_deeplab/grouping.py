@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from scipy.ndimage import find_objects
 from torch import Tensor
 
+from construction_panoptic.config.model import GroupingSettings
 from construction_panoptic.models.panoptic_deeplab.network import SEMANTIC_STRIDE, STRIDE
-from construction_panoptic.models.panoptic_deeplab.settings import GroupingSettings
 from construction_panoptic.models.protocol import Segmentation
 
 _CHUNK = 2**22

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from construction_panoptic.config.training import DeeplabLossSettings
 from construction_panoptic.models.panoptic_deeplab.network import SEMANTIC_STRIDE
-from construction_panoptic.models.panoptic_deeplab.settings import LossSettings
 from construction_panoptic.models.panoptic_deeplab.targets import IGNORED, Targets
 
 
@@ -20,7 +20,9 @@ class LossTerm(NamedTuple):
     weight: float
 
 
-def deeplab_losses(outputs: Mapping[str, Tensor], targets: Targets, settings: LossSettings) -> dict[str, LossTerm]:
+def deeplab_losses(
+    outputs: Mapping[str, Tensor], targets: Targets, settings: DeeplabLossSettings
+) -> dict[str, LossTerm]:
     """Compute the losses of a batch.
 
     ``semantic``: cross-entropy of the hardest pixels; ``center``: squared error of the heat, over the cells that take
@@ -40,7 +42,7 @@ def deeplab_losses(outputs: Mapping[str, Tensor], targets: Targets, settings: Lo
     return {name: LossTerm(value, name, getattr(settings, name)) for name, value in sums.items()}
 
 
-def normalisers(targets: Targets, settings: LossSettings) -> dict[str, float]:
+def normalisers(targets: Targets, settings: DeeplabLossSettings) -> dict[str, float]:
     """What the sums are divided by: hardest pixels, cells that take part, cells of things; of parts they add up."""
     counts = {
         "semantic": _hardest_counts(targets.semantic != IGNORED, settings.hardest_fraction).sum(),

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from construction_panoptic.config.base import parse
+from construction_panoptic.config.model import PanopticDeeplabSettings
 from construction_panoptic.models.panoptic_deeplab.grouping import Groups, group
 from construction_panoptic.models.panoptic_deeplab.network import PanopticDeeplab, build_panoptic_deeplab
-from construction_panoptic.models.panoptic_deeplab.settings import PanopticDeeplabSettings
 from construction_panoptic.models.preprocessing import prepare
 from construction_panoptic.models.protocol import Images, Segmentation
 from construction_panoptic.models.spec import ModelSpec
@@ -43,9 +43,16 @@ class PanopticDeeplabModel:
     @torch.no_grad()
     def segment(self, images: Images, overrides: Mapping[str, Any] | None = None) -> list[Segmentation]:
         """See `PanopticModel`. The boxes are those of the things' masks."""
+        return self.segment_outputs(self.network(images.pixels, images.padding_mask), images, overrides)
+
+    @torch.no_grad()
+    def segment_outputs(
+        self, outputs: Mapping[str, Tensor], images: Images, overrides: Mapping[str, Any] | None = None
+    ) -> list[Segmentation]:
+        """Segment a batch of which the network's outputs are there already, as in a validation with losses."""
         threshold = self.spec.overridden(overrides).threshold
-        sizes = images.original_sizes
-        return [groups.segmentation(size, threshold) for groups, size in zip(self._groups(images), sizes, strict=True)]
+        found = zip(self._groups(outputs, images), images.original_sizes, strict=True)
+        return [groups.segmentation(size, threshold) for groups, size in found]
 
     @torch.no_grad()
     def segment_at(
@@ -55,7 +62,8 @@ class PanopticDeeplabModel:
         overrides: Mapping[str, Any] | None = None,  # noqa: ARG002
     ) -> list[Iterable[Segmentation]]:
         """See `PanopticModel`; of the overrides none but the threshold has a meaning here."""
-        found = zip(self._groups(images), images.original_sizes, strict=True)
+        outputs = self.network(images.pixels, images.padding_mask)
+        found = zip(self._groups(outputs, images), images.original_sizes, strict=True)
         return [map(partial(groups.segmentation, size), thresholds) for groups, size in found]
 
     def describe(self) -> dict[str, Any]:
@@ -81,8 +89,7 @@ class PanopticDeeplabModel:
             "centre's heat; keep scores above threshold",
         }
 
-    def _groups(self, images: Images) -> Iterator[Groups]:
-        outputs = self.network(images.pixels, images.padding_mask)
+    def _groups(self, outputs: Mapping[str, Tensor], images: Images) -> Iterator[Groups]:
         maps = zip(outputs["semantic"], outputs["center"], outputs["offset"], images.sizes, strict=True)
         for semantic, center, offset, size in maps:
             yield group(

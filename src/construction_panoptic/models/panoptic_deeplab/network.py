@@ -1,13 +1,15 @@
 """The network: a backbone, one light pyramid decoder, a semantic branch and an instance branch."""
 
+from collections.abc import Mapping
 from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from construction_panoptic.config.model import PanopticDeeplabSettings
+from construction_panoptic.errors import CheckpointError
 from construction_panoptic.models.backbones import Backbone
-from construction_panoptic.models.panoptic_deeplab.settings import PanopticDeeplabSettings
 from construction_panoptic.models.timm_backbones import PREFIX, TimmBackbone, build_timm_backbone
 
 STRIDE = 4
@@ -15,6 +17,8 @@ STRIDE = 4
 
 SEMANTIC_STRIDE = 2
 """The same of the map of classes."""
+
+_DETR = "backbone.0."
 
 
 class PanopticDeeplab(nn.Module):
@@ -133,6 +137,39 @@ def build_panoptic_deeplab(
         semantic_channels=settings.semantic_channels,
         instance_channels=settings.instance_channels,
     )
+
+
+def load_weights(network: PanopticDeeplab, state: Mapping[str, Tensor], source: str) -> str:
+    """Load the state dict of a network of this kind, or the backbone of a DETR, and say in a line what was done.
+
+    The layer of the classes stays as it is where their number differs. All else must fit, or nothing is loaded.
+
+    Args:
+        network: changed in place.
+        state: of `PanopticDeeplab`, or of a published DETR.
+        source: where it is from, for messages.
+
+    Raises:
+        CheckpointError: it does not fit; the message names the first key.
+    """
+    detr = {f"backbone.{key.partition(_DETR)[2]}": value for key, value in state.items() if _DETR in key}
+    state = detr or state
+    own = {key: value for key, value in network.state_dict().items() if not detr or key.startswith("backbone.")}
+    differing = [
+        key
+        for key in own.keys() | state.keys()
+        if not (key in own and key in state and own[key].shape == state[key].shape)
+    ]
+    reset = [key for key in differing if key in own and key in state and key.startswith("semantic.classes.")]
+    wrong = sorted(key for key in differing if key not in reset and not key.endswith(".num_batches_tracked"))
+    if wrong:
+        raise CheckpointError(
+            f"weights: {source} does not fit: {len(wrong)} keys are missing, unknown or of another shape, such as "
+            f"{wrong[0]}. Set model.backbone, norm and channels as that model has them, or choose other weights."
+        )
+    kept = {key: value for key, value in state.items() if key not in differing}
+    network.load_state_dict(kept, strict=False)
+    return f"{len(kept)} keys kept from {source}" + (f", {', '.join(sorted(reset))} reset" if reset else "")
 
 
 def _convolution(inputs: int, outputs: int) -> nn.Sequential:

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from construction_panoptic.config.training import TargetSettings
 from construction_panoptic.models.panoptic_deeplab.network import STRIDE
-from construction_panoptic.models.panoptic_deeplab.settings import TargetSettings
 
 IGNORED = -100
 """Class of pixels that take no part: void, crowds, padding. It is what torch's cross-entropy ignores."""

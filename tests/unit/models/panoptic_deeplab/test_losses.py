@@ -6,11 +6,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from construction_panoptic.config.training import DeeplabLossSettings
 from construction_panoptic.models.panoptic_deeplab.losses import deeplab_losses, normalisers
-from construction_panoptic.models.panoptic_deeplab.settings import LossSettings
 from construction_panoptic.models.panoptic_deeplab.targets import IGNORED, Targets
 
-SETTINGS = LossSettings()
+SETTINGS = DeeplabLossSettings()
 SIZE, CLASSES = (22, 30), 5
 
 

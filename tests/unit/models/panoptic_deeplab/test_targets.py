@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from construction_panoptic.models.panoptic_deeplab.settings import TargetSettings
+from construction_panoptic.config.training import TargetSettings
 from construction_panoptic.models.panoptic_deeplab.targets import IGNORED, make_targets
 
 IS_THING = torch.tensor([False, False, False, True, True])
