@@ -64,7 +64,7 @@ class PanopticDeeplabTask(TrainingTask):
         self.model, self.settings = model, settings
         self._segmenter = PanopticDeeplabModel(model, spec)
         self._is_thing = torch.tensor([spec.is_thing.get(category, False) for category in range(spec.num_classes)])
-        self._latest: tuple[list[Tensor], Targets | None] = [], None
+        self._maps: list[Tensor] = []
 
     def normalisers(self, batch: Batch) -> dict[str, float]:
         """See `models.panoptic_deeplab.losses.normalisers`."""
@@ -86,13 +86,10 @@ class PanopticDeeplabTask(TrainingTask):
         return {f"loss_{name}": Loss(*term) for name, term in terms.items()}
 
     def _targets(self, batch: Batch) -> Targets:
-        """Make the targets once for both, the losses of a whole batch and what divides them."""
+        """Make the targets of a batch once for both, its losses and what divides them."""
         height, width = batch.images.shape[-2:]
         maps = [target["id_map"] for target in batch.targets]
-        before, made = self._latest
-        if made is None or len(maps) != len(before) or any(one is not other for one, other in zip(maps, before)):
-            made = make_targets(
-                batch.targets, (height, width), self._is_thing.to(maps[0].device), self.settings.targets
-            )
-            self._latest = maps, made
-        return made
+        if [id(each) for each in maps] != [id(each) for each in self._maps]:
+            self._maps, is_thing = maps, self._is_thing.to(maps[0].device)
+            self._made = make_targets(batch.targets, (height, width), is_thing, self.settings.targets)
+        return self._made
