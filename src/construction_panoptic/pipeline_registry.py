@@ -4,42 +4,47 @@ from kedro.framework.project import find_pipelines
 from kedro.framework.project import pipelines as kedro_pipelines
 from kedro.pipeline import Pipeline
 
-_DETR_MODEL = "mask_head.best"  # what all that follows training takes, if nothing else is said
+RECIPES = {"detr": ("detection_training", "mask_head_training"), "panoptic_deeplab": ("panoptic_deeplab_training",)}
+"""Recipe → the pipelines that train it; a new recipe adds an entry. The last one makes the model."""
 
-RECIPES = {
-    "__default__": (("detection_training", "mask_head_training"), _DETR_MODEL),
-    "panoptic_deeplab": (("panoptic_deeplab_training",), "panoptic_deeplab.best"),
-}
-"""Name of a whole job → the trainings in it, and the model that they make; a new recipe adds a line."""
-
+_DETR_MODEL = "mask_head.best"
 _FOLLOWING = ("panoptic_evaluation", "error_analysis")
+_JOBS = {
+    "__default__" if recipe == "detr" else recipe: (recipe, ("annotation_conversion", *trainings, *_FOLLOWING))
+    for recipe, trainings in RECIPES.items()
+} | {
+    f"{recipe}_{name}": (recipe, (name,))
+    for recipe in RECIPES
+    if recipe != "detr"
+    for name in (*_FOLLOWING, "prediction", "model_export")
+}
+"""Name of a pipeline that is made of others → the recipe whose model it uses, and its parts."""
 
 
 def register_pipelines() -> dict[str, Pipeline]:
-    """Register the pipelines by name, and those of whole recipes, from CVAT exports to PQ and its analysis.
+    """Register the pipelines by the names of their folders; and for each recipe the whole job and what uses its model.
 
-    The default one is the DETR recipe.
+    The default one is the whole job of the recipe `detr`, whose model a pipeline uses if its name says no other.
     """
     requested = kedro_pipelines._requested_pipelines  # Kedro imports only the pipelines that a run names
     if requested is not None:
-        kedro_pipelines.set_requested([part for name in requested for part in _parts(name)])
+        kedro_pipelines.set_requested([part for name in requested for part in _JOBS.get(name, ("", (name,)))[1]])
     found = find_pipelines(raise_errors=True)
     pipelines = {name: _named(name, pipeline) for name, pipeline in found.items() if name != "__default__"}
-    for recipe, (_, model) in RECIPES.items():
-        if pipelines.keys() >= set(_parts(recipe)):
-            parts = [_with_model(pipelines[name], model) for name in _parts(recipe)]
-            pipelines[recipe] = sum(parts, start=Pipeline([]))
-    return pipelines
+    jobs = {name: job for name, job in _JOBS.items() if pipelines.keys() >= set(job[1])}
+    return pipelines | {
+        name: sum((_of_recipe(recipe, pipelines[part]) for part in parts), start=Pipeline([]))
+        for name, (recipe, parts) in jobs.items()
+    }
 
 
-def _parts(name: str) -> tuple[str, ...]:
-    return ("annotation_conversion", *RECIPES[name][0], *_FOLLOWING) if name in RECIPES else (name,)
-
-
-def _with_model(pipeline: Pipeline, model: str) -> Pipeline:
-    if model == _DETR_MODEL or _DETR_MODEL not in pipeline.inputs():
+def _of_recipe(recipe: str, pipeline: Pipeline) -> Pipeline:
+    """Give a pipeline the model of a recipe, and results that are kept apart the recipe's name."""
+    if recipe == "detr":
         return pipeline
-    return Pipeline(pipeline, inputs={_DETR_MODEL: model})
+    inputs = {_DETR_MODEL: f"{recipe}.best"} if _DETR_MODEL in pipeline.inputs() else {}
+    kept = [name for name in pipeline.outputs() if name.startswith("detr.")]
+    return Pipeline(pipeline, inputs=inputs, outputs={name: f"{recipe}{name.removeprefix('detr')}" for name in kept})
 
 
 def _named(name: str, pipeline: Pipeline) -> Pipeline:

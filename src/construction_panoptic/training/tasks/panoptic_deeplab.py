@@ -64,7 +64,7 @@ class PanopticDeeplabTask(TrainingTask):
         self.model, self.settings = model, settings
         self._segmenter = PanopticDeeplabModel(model, spec)
         self._is_thing = torch.tensor([spec.is_thing.get(category, False) for category in range(spec.num_classes)])
-        self._maps: list[Tensor] = []
+        self._made_of: list[int] = []
 
     def normalisers(self, batch: Batch) -> dict[str, float]:
         """See `models.panoptic_deeplab.losses.normalisers`."""
@@ -88,8 +88,9 @@ class PanopticDeeplabTask(TrainingTask):
     def _targets(self, batch: Batch) -> Targets:
         """Make the targets of a batch once for both, its losses and what divides them."""
         height, width = batch.images.shape[-2:]
-        maps = [target["id_map"] for target in batch.targets]
-        if [id(each) for each in maps] != [id(each) for each in self._maps]:
-            self._maps, is_thing = maps, self._is_thing.to(maps[0].device)
-            self._made = make_targets(batch.targets, (height, width), is_thing, self.settings.targets)
-        return self._made
+        key = [height, width, *(id(target["id_map"]) for target in batch.targets)]
+        if key != self._made_of:
+            is_thing = self._is_thing.to(batch.targets[0]["id_map"].device)
+            self._targets_made = make_targets(batch.targets, (height, width), is_thing, self.settings.targets)
+            self._made_of, self._kept_alive = key, batch.targets
+        return self._targets_made
