@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from construction_panoptic.annotations.stuff.annotated_things import AnnotatedThings
 from PIL import Image
 from pycocotools import mask as coco_mask
 
@@ -24,8 +23,12 @@ from construction_panoptic.annotations.json_stream import json_parts
 from construction_panoptic.annotations.merging.converting import merge_images
 from construction_panoptic.annotations.records import ConvertedImage, ConvertedRecord
 from construction_panoptic.annotations.rejected import check_conservation
+from construction_panoptic.annotations.stuff.fringe import leftover_classes
+from construction_panoptic.annotations.stuff.labeller import Fringe
+from construction_panoptic.annotations.stuff.labelling import label_all
 from construction_panoptic.annotations.stuff.ready import ReadyStuff
 from construction_panoptic.annotations.taxonomy import Taxonomy
+from construction_panoptic.config.conversion import ConversionSettings
 
 TAXONOMY = Path(__file__).parents[1] / "conf/base/taxonomy.json"
 
@@ -40,9 +43,9 @@ def convert_all(options: Options, target: str = "") -> list[ConvertedRecord]:
     for name in ("images", "panoptic", "stuff"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     exports = read_exports(raw / "construction", taxonomy)
-    things = AnnotatedThings(exports.images, exports.annotations)
     ready = ReadyStuff(raw / "stuff_predictions", taxonomy)
-    for stuff in ready.label_around(exports.images["key"], things.of):
+    fringe = Fringe(leftover_classes(taxonomy), ConversionSettings().stuff.fringe_distance)
+    for stuff in label_all(exports.images, exports.annotations, ready, fringe, folder=folder / "stuff"):
         if isinstance(stuff.labels, bytes):
             _stuff_file(folder, stuff.key).write_bytes(stuff.labels)
     records = []

@@ -92,7 +92,7 @@ class LiteralLoader:
 
 
 def _boxes_of(masks: Tensor) -> Tensor:
-    """Boxes [N, 4], centre and size as shares of the image, of masks [N, H, W] on grids of the whole image."""
+    """Boxes [N, 4], centre and size as fractions of the image, of masks [N, H, W] on grids of the whole image."""
     height, width = masks.shape[-2:]
     y, x = torch.meshgrid(torch.arange(height).float(), torch.arange(width).float(), indexing="ij")
     inside = masks.bool()

@@ -8,18 +8,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from construction_panoptic.annotations.formats.cvat import read_exports
 
-from construction_panoptic.annotations.formats.coco_entries import EntryError
+from construction_panoptic.annotations.formats.reading import read_exports
 from construction_panoptic.annotations.images import ImageError
 from construction_panoptic.annotations.merging.converting import merge_images
 from construction_panoptic.annotations.merging.masks import MaskError
+from construction_panoptic.annotations.records import UnusableError
+from construction_panoptic.annotations.stuff.label_maps import encode_labels
 from construction_panoptic.annotations.taxonomy import Taxonomy
 from construction_panoptic.parallel.workers import Engine
 
 
-@pytest.mark.parametrize("kind", [ImageError, EntryError, MaskError])
-def test_errors_come_back_from_other_processes(kind: type[ImageError]) -> None:
+@pytest.mark.parametrize("kind", [ImageError, UnusableError, MaskError])
+def test_errors_come_back_from_other_processes(kind: type[UnusableError]) -> None:
     again = pickle.loads(pickle.dumps(kind("too_large", "a.jpg: too large")))
     assert (type(again), again.reason, str(again)) == (kind, "too_large", "a.jpg: too large")
 
@@ -36,15 +37,16 @@ def raw(make_export: Callable[..., Path], make_document: Callable[..., dict[str,
     return make_export("pipes", document, photos=photos).parent
 
 
-def stuff(key: str) -> np.ndarray:
-    return np.full((30, 40), 1 + ("pump" in key), dtype=np.uint8)
+def stuff(key: str) -> bytes:
+    return encode_labels(np.full((30, 40), 1 + ("pump" in key), dtype=np.uint8))
 
 
 def check_same_as_serial(raw: Path, taxonomy: Taxonomy, engine: Engine) -> None:
     one = read_exports(raw, taxonomy)
     two = read_exports(raw, taxonomy, workers=2, engine=engine)
-    for name in ("images", "annotations", "rejected", "repaired", "inputs"):
+    for name in ("images", "rejected", "repaired"):
         pd.testing.assert_frame_equal(getattr(one, name), getattr(two, name))
+    pd.testing.assert_frame_equal(one.annotations.frame(), two.annotations.frame())
     assert len(one.rejected) > 0
 
     serial = list(merge_images(one.images, one.annotations, stuff, taxonomy))

@@ -15,7 +15,13 @@ import pandas as pd
 from construction_panoptic.annotations.formats.checking import Options, Task, check_objects, image_row
 from construction_panoptic.annotations.formats.reader import AnnotationReader, ListedImage, ListedObject, Refused
 from construction_panoptic.annotations.formats.registry import READERS
-from construction_panoptic.annotations.formats.sources import FolderSource, NoExportError, Source, find_sources
+from construction_panoptic.annotations.formats.sources import (
+    NoExportError,
+    Source,
+    ZipSource,
+    find_sources,
+    whole_folder,
+)
 from construction_panoptic.annotations.records import UnusableError
 from construction_panoptic.annotations.rejected import RejectedRecords, rejected_table
 from construction_panoptic.annotations.tables import StoredTable, TableBuilder, TableWriter
@@ -93,7 +99,8 @@ def read_exports(
     """Read every export in a folder, one at a time: annotations wait in a temporary file.
 
     Args:
-        raw_data: holds one folder or ``.zip`` an export, of any format in `registry.READERS`.
+        raw_data: holds one folder or ``.zip`` an export, of any format in `registry.READERS`; or is itself an export,
+            which is then named after the folder.
         taxonomy: the project's classes.
         on_error: ``quarantine`` lists what cannot be used in ``rejected``; ``fail`` raises at the first.
         boxes_without_polygon: ``reject`` an annotation that has a box but no outline, or ``keep`` the box as its
@@ -116,10 +123,15 @@ def read_exports(
     except NoExportError as error:
         raise NoExportError(f"{error} {_HELP}.") from None
     recognised = [_recognise(source) for source in sources]
-    if not any(recognised):
-        if _recognise(FolderSource("", Path(raw_data))):
-            raise NoExportError(f"{raw_data} is itself an export; move it into a folder of its own. {_HELP}.")
-        raise NoExportError(f"{raw_data}: there is no CVAT export in this folder. {_HELP}.")
+    if not any(isinstance(found, tuple) for found in recognised):
+        whole = whole_folder(Path(raw_data))
+        if isinstance(found := _recognise(whole), tuple):
+            if any(isinstance(source, ZipSource) for source in sources):
+                detail = "is itself an export, and there are archives in it; move it into a folder of its own"
+                raise NoExportError(f"{raw_data} {detail}. {_HELP}.")
+            sources, recognised, strays = [whole], [found], []
+        elif not any(recognised):
+            raise NoExportError(f"{raw_data}: there is no CVAT export in this folder. {_HELP}.")
     rejected = RejectedRecords(fail=on_error == "fail")
     options = Options(keep_boxes=boxes_without_polygon == "keep", keep_crowds=crowds == "keep")
     with Workers(workers, engine) as pool:

@@ -172,7 +172,8 @@ def find_sources(folder: Path) -> tuple[list[Source], list[Path]]:
 
     Returns:
         Its subfolders and archives, sorted by name, a folder before an archive of the same name; and files that may
-        hold annotations and lie beside them.
+        hold annotations and lie beside them. A subfolder that holds nothing but one archive is that archive under the
+        folder's name; one that holds several stands for them.
 
     Raises:
         InputDataError: the folder is missing (`NoExportError`) or cannot be read, or a name cannot be used.
@@ -185,22 +186,60 @@ def find_sources(folder: Path) -> tuple[list[Source], list[Path]]:
         raise InputDataError(f"{folder}: cannot be read ({error.strerror}).") from None
     sources: list[Source] = []
     strays = []
-    for path in paths:
-        if path.name.startswith(".") or path.name in _SKIPPED:
-            continue
-        try:
-            path.name.encode()
-        except UnicodeEncodeError:
-            raise InputDataError(f"{folder}: the name {path.name!r} is not valid text; rename it.") from None
-        if "\r" in path.name:
-            raise InputDataError(f"{folder}: the name {path.name!r} holds a carriage return; rename it.")
+    for path in filter(_counts, paths):
+        _check_name(path)
         if path.is_dir():
-            sources.append(FolderSource(path.name, path))
-        elif path.suffix.lower() == ".zip":
+            archives = _archives_alone(path)
+            one = len(archives) == 1
+            sources += [ZipSource(path.name if one else archive.stem, archive) for archive in archives]
+            sources += [] if archives else [FolderSource(path.name, path)]
+        elif _is_archive(path):
             sources.append(ZipSource(path.stem, path))
         elif path.suffix.lower() in _STRAY:
             strays.append(path)
     return sources, strays
+
+
+def whole_folder(folder: Path) -> FolderSource:
+    """Return a folder as one source, named after it.
+
+    Raises:
+        InputDataError: the name cannot be used.
+    """
+    path = Path(os.path.abspath(folder))  # noqa: PTH100  # keeps the name of a link, unlike `Path.resolve`
+    _check_name(path)
+    return FolderSource(path.name, path)
+
+
+def _archives_alone(folder: Path) -> list[Path]:
+    """Return the archives of a folder that holds nothing else, sorted; none if it does or cannot be read."""
+    archives = []
+    try:
+        for path in filter(_counts, folder.iterdir()):
+            if path.is_dir() or not _is_archive(path):
+                return []
+            _check_name(path)
+            archives.append(path)
+    except OSError:  # which reading the folder as an export reports
+        return []
+    return sorted(archives)
+
+
+def _counts(path: Path) -> bool:
+    return not path.name.startswith(".") and path.name not in _SKIPPED
+
+
+def _is_archive(path: Path) -> bool:
+    return path.suffix.lower() == ".zip"
+
+
+def _check_name(path: Path) -> None:
+    try:
+        path.name.encode()
+    except UnicodeEncodeError:
+        raise InputDataError(f"{path.parent}: the name {path.name!r} is not valid text; rename it.") from None
+    if "\r" in path.name:
+        raise InputDataError(f"{path.parent}: the name {path.name!r} holds a carriage return; rename it.")
 
 
 def _resolve(path: Path) -> Path:

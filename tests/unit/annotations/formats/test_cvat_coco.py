@@ -167,10 +167,36 @@ def test_no_data_says_how_to_get_some(read: Make, tmp_path: Path, there: bool) -
         read()
 
 
-def test_data_one_level_too_high(make_export: Make, site_taxonomy: Taxonomy) -> None:
+@pytest.mark.parametrize("json_name", ["coco.json", "annotations/instances_default.json"])
+def test_raw_data_that_is_itself_an_export(
+    make_export: Make, site_taxonomy: Taxonomy, monkeypatch: pytest.MonkeyPatch, json_name: str
+) -> None:
+    folder = make_export("yard", json_name=json_name)
+    (folder / "labels.xml").write_bytes(b"x")
+    monkeypatch.chdir(folder)
+    for raw_data in (folder, Path()):
+        exports = read_exports(raw_data, site_taxonomy)
+        assert exports.annotations.frame()["key"].tolist() == ["yard/a.jpg"]
+        assert exports.rejected.empty
+
+
+def test_raw_data_that_is_an_export_and_holds_archives(make_export: Make, site_taxonomy: Taxonomy) -> None:
     folder = make_export("yard")
-    with pytest.raises(InputDataError, match="is itself an export; move it"):
+    (folder / "bay.zip").write_bytes(b"damaged")
+    with pytest.raises(InputDataError, match="is itself an export, and there are archives in it; move it"):
         read_exports(folder, site_taxonomy)
+
+
+def test_a_folder_that_holds_only_archives(make_export: Make, read: Make, tmp_path: Path) -> None:
+    for folder, *names in (("pump", "task_1"), ("site", "bay", "yard")):
+        (tmp_path / "raw" / folder).mkdir(parents=True)
+        (tmp_path / "raw" / folder / ".DS_Store").write_bytes(b"x")
+        for name in names:
+            archive = make_export(name, archive=True)
+            archive.rename(tmp_path / "raw" / folder / archive.name)
+    exports = read()
+    assert exports.images["key"].tolist() == ["bay/a.jpg", "pump/a.jpg", "yard/a.jpg"]
+    assert exports.rejected.empty
 
 
 def test_not_one_usable_image(make_export: Make, read: Make) -> None:
