@@ -1,25 +1,50 @@
 """The project's pipelines."""
 
 from kedro.framework.project import find_pipelines
+from kedro.framework.project import pipelines as kedro_pipelines
 from kedro.pipeline import Pipeline
 
-MAIN_JOB = (
-    "annotation_conversion",
-    "detection_training",
-    "mask_head_training",
-    "panoptic_evaluation",
-    "error_analysis",
-)
+RECIPES = {"detr": ("detection_training", "mask_head_training"), "panoptic_deeplab": ("panoptic_deeplab_training",)}
+"""Recipe → the pipelines that train it; a new recipe adds an entry. The last one makes the model."""
+
+_DETR_MODEL = "mask_head.best"
+_FOLLOWING = ("panoptic_evaluation", "error_analysis")
+_JOBS = {
+    "__default__" if recipe == "detr" else recipe: (recipe, ("annotation_conversion", *trainings, *_FOLLOWING))
+    for recipe, trainings in RECIPES.items()
+} | {
+    f"{recipe}_{name}": (recipe, (name,))
+    for recipe in RECIPES
+    if recipe != "detr"
+    for name in (*_FOLLOWING, "prediction", "model_export")
+}
+"""Name of a pipeline that is made of others → the recipe whose model it uses, and its parts."""
 
 
 def register_pipelines() -> dict[str, Pipeline]:
-    """Register the pipelines by name; the default one is the main job, from CVAT exports to PQ and its analysis."""
+    """Register the pipelines by the names of their folders; and for each recipe the whole job and what uses its model.
+
+    The default one is the whole job of the recipe `detr`, whose model a pipeline uses if its name says no other.
+    """
+    requested = kedro_pipelines._requested_pipelines  # Kedro imports only the pipelines that a run names
+    if requested is not None:
+        kedro_pipelines.set_requested([part for name in requested for part in _JOBS.get(name, ("", (name,)))[1]])
     found = find_pipelines(raise_errors=True)
     pipelines = {name: _named(name, pipeline) for name, pipeline in found.items() if name != "__default__"}
-    # Kedro imports only the pipelines that a run names.
-    if pipelines.keys() >= set(MAIN_JOB):
-        pipelines["__default__"] = sum((pipelines[name] for name in MAIN_JOB), start=Pipeline([]))
-    return pipelines
+    jobs = {name: job for name, job in _JOBS.items() if pipelines.keys() >= set(job[1])}
+    return pipelines | {
+        name: sum((_of_recipe(recipe, pipelines[part]) for part in parts), start=Pipeline([]))
+        for name, (recipe, parts) in jobs.items()
+    }
+
+
+def _of_recipe(recipe: str, pipeline: Pipeline) -> Pipeline:
+    """Give a pipeline the model of a recipe, and results that are kept apart the recipe's name."""
+    if recipe == "detr":
+        return pipeline
+    inputs = {_DETR_MODEL: f"{recipe}.best"} if _DETR_MODEL in pipeline.inputs() else {}
+    kept = [name for name in pipeline.outputs() if name.startswith("detr.")]
+    return Pipeline(pipeline, inputs=inputs, outputs={name: f"{recipe}{name.removeprefix('detr')}" for name in kept})
 
 
 def _named(name: str, pipeline: Pipeline) -> Pipeline:

@@ -16,7 +16,7 @@ MODEL = "data/06_models/mask_head/best.pt"
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.argument("path")
-@click.option("--model", default=MODEL, help="A checkpoint of the mask head's training, or an exported model's folder.")
+@click.option("--model", default=MODEL, help="The best.pt of a training, or an exported model's folder.")
 @click.option("--out", default="predictions", help="Folder of the results.")
 @click.option("--threshold", type=float, help="Least score of a segment, 0 to 1.  [default: the model's own]")
 @click.option("--batch-size", type=int, default=1, help="Images or frames at a time.")

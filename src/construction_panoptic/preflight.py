@@ -32,11 +32,11 @@ def check_run(options: Mapping[str, Any]) -> None:
     source = Path(options["conf_source"] or project / "conf")
     check_environment(source, options["env"])
     names = options["pipelines"] or [options["pipeline"] or "__default__"]
+    registered = outlines()
     for name in names:
-        check_name("--pipelines", name, [*pipeline_names(), "__default__"])
+        check_name("--pipelines", name, registered)
     config = config_loader(source, options["env"], options["params"])
     check_parameters(config["parameters"])
-    registered = outlines()
     chosen = _filtered(sum((registered[name] for name in names), Pipeline([])), options)
     if not options["only_missing_outputs"]:
         _check_inputs(
@@ -76,7 +76,7 @@ def project_path() -> Path:
 
 
 def pipeline_names() -> list[str]:
-    """Give the names of the pipelines."""
+    """Give the names of the pipelines that have a folder; `outlines` has those of whole recipes too."""
     return [module.name for module in pkgutil.iter_modules(pipelines.__path__)]
 
 

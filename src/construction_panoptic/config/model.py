@@ -1,10 +1,14 @@
-"""The architecture of each kind of model; the number of classes follows from the taxonomy."""
+"""The architecture of each kind of model; the number of classes follows from the taxonomy.
+
+Of Panoptic-DeepLab, "published" is Cheng et al. 2020 (arXiv 1911.10194). A cell is a place of its maps, four by four
+pixels.
+"""
 
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from construction_panoptic.config.base import PositiveInt, Settings
+from construction_panoptic.config.base import Fraction, PositiveInt, Settings, Threshold
 
 Merging = Annotated[
     Literal["pixels", "masks"],
@@ -45,3 +49,38 @@ class DetrSettings(Settings):
                 f"hidden_dim ({self.hidden_dim}) must be a multiple of 16 and of num_heads ({self.num_heads})"
             )
         return self
+
+
+class GroupingSettings(Settings):
+    """From maps to segments."""
+
+    center_threshold: Threshold = Field(default=0.15, description="Least heat of a centre, exclusive.")
+    center_window: Annotated[int, Field(ge=1)] = Field(
+        default=5, description="Side of the window in which a centre must be the hottest cell, odd, cells."
+    )
+    min_thing_area: Fraction = Field(default=0.001, description="Smaller things are dropped, fraction of the image.")
+    min_stuff_area: Fraction = Field(
+        default=0.01,
+        description="Smaller stuff is dropped, fraction of the image (published: 4096 of 641 x 641 pixels).",
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.center_window % 2 == 0:
+            raise ValueError(f"center_window ({self.center_window}) must be odd")
+        return self
+
+
+class PanopticDeeplabSettings(Settings):
+    """The network's size and parts; the number of classes follows from the taxonomy."""
+
+    backbone: str = Field(
+        default="resnet50", min_length=1, description="Feature extractor: tiny, resnet18 … resnet101, or timm/<name>."
+    )
+    norm: Literal["frozen", "batch"] = Field(
+        default="frozen", description="The backbone's batch normalisation: 'frozen' statistics, or trained ('batch')."
+    )
+    channels: PositiveInt = Field(default=128, description="Width of the decoder, channels.")
+    semantic_channels: PositiveInt = Field(default=48, description="Width of the semantic branch, channels.")
+    instance_channels: PositiveInt = Field(default=64, description="Width of the instance branch, channels.")
+    grouping: GroupingSettings = Field(default_factory=GroupingSettings, description="From maps to segments.")

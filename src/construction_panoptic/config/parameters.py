@@ -9,7 +9,7 @@ from construction_panoptic.config.evaluation import EvaluationSettings
 from construction_panoptic.config.model import DetrSettings
 from construction_panoptic.config.prediction import ExportSettings, PredictionSettings
 from construction_panoptic.config.sample import SampleSettings
-from construction_panoptic.config.training import DetectionSettings, MaskHeadSettings
+from construction_panoptic.config.training import DetectionSettings, MaskHeadSettings, PanopticDeeplabTrainingSettings
 from construction_panoptic.errors import ParameterError
 
 GROUPS: Mapping[str, type[Settings]] = {
@@ -18,6 +18,7 @@ GROUPS: Mapping[str, type[Settings]] = {
     "model": DetrSettings,
     "detection": DetectionSettings,
     "mask_head": MaskHeadSettings,
+    "panoptic_deeplab": PanopticDeeplabTrainingSettings,
     "panoptic_evaluation": EvaluationSettings,
     "prediction": PredictionSettings,
     "model_export": ExportSettings,

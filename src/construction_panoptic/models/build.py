@@ -7,10 +7,14 @@ from torch import Tensor
 from construction_panoptic.config.base import nearest
 from construction_panoptic.errors import CheckpointError
 from construction_panoptic.models.detr.panoptic_model import DetrModel
+from construction_panoptic.models.panoptic_deeplab import PanopticDeeplabModel
 from construction_panoptic.models.protocol import PanopticModel
 from construction_panoptic.models.spec import ModelSpec
 
-MODELS: Mapping[str, Callable[[ModelSpec], PanopticModel]] = {"detr": DetrModel.from_spec}
+MODELS: Mapping[str, Callable[[ModelSpec], PanopticModel]] = {
+    "detr": DetrModel.from_spec,
+    "panoptic_deeplab": PanopticDeeplabModel.from_spec,
+}
 """Kind → a function that builds its model with random weights; a new kind of model adds a line."""
 
 

@@ -44,6 +44,7 @@ from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
 from mlflow.exceptions import MlflowException
 
+from construction_panoptic.files import UNCHANGED
 from construction_panoptic.tracking.delivery import Delivery, read_history
 from construction_panoptic.tracking.facts import (
     checkpoint_epoch,
@@ -144,12 +145,13 @@ class TrackingHook:
     def after_dataset_saved(self, dataset_name: str, data: Any) -> None:
         """Note what MLflow is to have; numbers and pictures of an epoch are sent at once."""
         wanted, path, training = self._wanted(dataset_name), self._path(dataset_name), self._training
-        if self._run is None or path is None or not wanted:
+        unchanged = isinstance(data, str) and data == UNCHANGED
+        if self._run is None or path is None or not wanted or unchanged:
             return
         if training is not None and "history" in wanted:
             self._epoch = int(data["epoch"].max()) if len(data) else 0
             training.histories[dataset_name] = self._relative(path)
-        if training is not None and "epochs" in wanted and not isinstance(data, str):
+        if training is not None and "epochs" in wanted:
             kinds = {"epochs": wanted["epochs"], "step": self._epoch}
             self._note_file(training, dataset_name, path, {**kinds, "ready": True})
         if "rows" in wanted:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from construction_panoptic.annotations.panoptic_png import encode_id_map
 from construction_panoptic.config.base import parse
-from construction_panoptic.config.training import DetectionSettings
+from construction_panoptic.config.training import DetectionSettings, PanopticDeeplabTrainingSettings
 from construction_panoptic.models.spec import ModelSpec
 
 NUM_CLASSES = 5  # ids 1 (stuff), 2, 3, 4 (things)
@@ -20,6 +20,7 @@ SPEC = ModelSpec(
     categories=tuple({"id": label, "name": str(label), "isthing": int(label > 1)} for label in range(1, NUM_CLASSES)),
     threshold=0.01,
 )
+DEEPLAB_SPEC = SPEC.model_copy(update={"kind": "panoptic_deeplab"})
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,13 @@ def small_model() -> dict[str, Any]:
         "feedforward_dim": 64,
         "dropout": 0.1,
     }
+
+
+def deeplab_settings(like: DetectionSettings, **changes: Any) -> PanopticDeeplabTrainingSettings:
+    """Settings of a small Panoptic-DeepLab, in all that trainings have in common like those of another stage."""
+    common = like.model_dump(exclude={"losses", "matching"})
+    model = {"backbone": "tiny", "norm": "batch", "channels": 16, "semantic_channels": 8, "instance_channels": 8}
+    return parse(PanopticDeeplabTrainingSettings, {**common, "model": model, **changes}, "panoptic_deeplab")
 
 
 @pytest.fixture(autouse=True)

@@ -23,9 +23,10 @@ from construction_panoptic.training.samples import DetectionSamples, PanopticSam
 from construction_panoptic.training.state import own_randomness
 from construction_panoptic.training.tasks.detection import DetectionTask
 from construction_panoptic.training.tasks.mask_head import MaskHeadTask
+from construction_panoptic.training.tasks.panoptic_deeplab import PanopticDeeplabTask, build_network
 from construction_panoptic.training.tasks.protocol import Loss, TrainingTask
 from construction_panoptic.training.watch import NonFiniteLossError
-from tests.unit.training.conftest import SPEC
+from tests.unit.training.conftest import DEEPLAB_SPEC, NUM_CLASSES, SPEC, deeplab_settings
 
 
 class Kit:
@@ -59,6 +60,9 @@ class Kit:
         with own_randomness(settings.seed):
             if kind == "detection":
                 return DetectionTask(build_detr(**self.small_model), settings, SPEC)
+            if kind == "panoptic_deeplab":
+                own = deeplab_settings(settings)
+                return PanopticDeeplabTask(build_network(NUM_CLASSES, own), own, DEEPLAB_SPEC)
             return MaskHeadTask(build_detr_panoptic(**self.small_model), settings, SPEC)
 
     def train(
@@ -104,7 +108,7 @@ def assert_equal(left: Any, right: Any, where: str = "checkpoint") -> None:
         assert left == right, where
 
 
-@pytest.mark.parametrize("kind", ["detection", "mask_head"])
+@pytest.mark.parametrize("kind", ["detection", "mask_head", "panoptic_deeplab"])
 def test_resumed_training_equals_an_uninterrupted_one_bit_for_bit(kit: Kit, kind: str) -> None:
     changes = {"schedule": {"kind": "cosine", "warmup_epochs": 1}}
     whole = [result.checkpoint for result in kit.train(kind, changes=changes)]

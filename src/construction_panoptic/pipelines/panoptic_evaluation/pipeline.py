@@ -6,6 +6,8 @@ from kedro.pipeline import Node, Pipeline
 
 from construction_panoptic.pipelines.panoptic_evaluation import nodes
 
+RESULTS = ["panoptic_quality", "panoptic_quality_table", "average_precision", "average_precision_table"]
+
 
 def create_pipeline(**_: Any) -> Pipeline:
     """Predict the validation images, measure, and draw."""
@@ -56,6 +58,12 @@ def create_pipeline(**_: Any) -> Pipeline:
                 ],
                 outputs="example_sheet",
                 name="draw_examples",
+            ),
+            Node(
+                nodes.keep_results,
+                inputs=RESULTS,
+                outputs=[f"detr.{name}" for name in RESULTS],
+                name="keep_results_of_the_recipe",
             ),
         ],
         inputs={"best_model": "mask_head.best"},

