@@ -8,11 +8,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torchvision.ops import box_convert
 
 from benchmarks import hf
 from benchmarks.measuring import Options
 from construction_panoptic.config.sample import SampleSettings
-from construction_panoptic.models.detr import DetrPanoptic, build_detr_panoptic, corners_to_centers
+from construction_panoptic.models.detr import DetrPanoptic, build_detr_panoptic
 from construction_panoptic.sample import generate
 
 NUM_CLASSES = 65
@@ -96,7 +97,7 @@ def random_targets(options: Options, count: int, objects: int, height: int, widt
             id_map[top:bottom, left:right] = index + 1
         target = {
             "labels": torch.randint(1, NUM_CLASSES, (objects,), generator=generator),
-            "boxes": corners_to_centers(torch.cat([start, end], dim=1).float() / limits),
+            "boxes": box_convert(torch.cat([start, end], dim=1).float() / limits, "xyxy", "cxcywh"),
             "id_map": id_map,
             "segment_ids": torch.arange(1, objects + 1),
         }

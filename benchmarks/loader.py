@@ -114,7 +114,7 @@ def peer(options: Options) -> Step:
 def ours(options: Options) -> Step:
     folder = Path(options.folder)
     samples = PanopticSamples(
-        folder / "panoptic.json",
+        json.loads((folder / "panoptic.json").read_text()),
         folder / "images",
         folder / "panoptic",
         _settings(options),

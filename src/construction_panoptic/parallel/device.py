@@ -32,11 +32,8 @@ def resolve_device(name: str = "auto") -> torch.device:
 
 
 def process_count(devices: int | Literal["auto"], device: str = "auto") -> int:
-    """The number of processes that train together, one a device.
-
-    Args:
-        devices: how many, or ``auto``: all CUDA devices, or one process on a CPU.
-        device: see `resolve_device`; on ``cpu`` the processes share the cores.
+    """The number of processes that train together, one a device; ``auto``: all CUDA devices, or one process on a
+    CPU.
 
     Raises:
         ParameterError: there are not so many CUDA devices.
@@ -50,12 +47,8 @@ def process_count(devices: int | Literal["auto"], device: str = "auto") -> int:
 
 
 def autocast(device: torch.device, precision: str = "auto") -> AbstractContextManager[object]:
-    """The context to run the network in: bfloat16 autocast, or nothing for float32.
-
-    Args:
-        device: where the network is.
-        precision: ``bfloat16``, ``float32``, or ``auto`` (bfloat16 on CUDA devices that have it, else
-            float32).
+    """The context to run the network in: bfloat16 autocast, or nothing for float32; ``auto`` is bfloat16 where CUDA
+    has it.
     """
     if precision == "auto":
         has_bfloat16 = device.type == "cuda" and torch.cuda.is_bf16_supported()

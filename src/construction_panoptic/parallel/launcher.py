@@ -54,12 +54,13 @@ def launch(
     devices: int | Literal["auto"] = 1,
     device: str = "auto",
 ) -> Iterator[Any]:
-    """Run a generator function in processes that form a process group (gloo, nccl).
+    """Run ``work(*arguments, stop=…)``, a generator function of a module, in processes that form a process group.
+
+    ``work`` must end by `Interrupted` when its ``stop`` is set. A lone process of this machine is this one. With Ray,
+    its module and all files that it needs are on each machine under the same paths.
 
     Args:
-        work: called as ``work(*arguments, stop=…)`` in each process; it stands in a module. It must end by
-            `Interrupted` when its ``stop`` is set. A lone process of this machine is this one. With Ray, its module
-            and all files that it needs are on each machine under the same paths.
+        work: see above.
         arguments: what pickle can take.
         stop: its signal is passed on to the processes.
         engine: processes of this machine, or of a Ray cluster.
@@ -104,7 +105,6 @@ class _Group(AbstractContextManager["_Group"], Protocol):
 
 
 def _results(group: _Group, stop: StopRequest) -> Iterator[Any]:
-    """Give what rank 0 yields until all processes have ended."""
     told = False
     while group.running():
         if stop.number is not None and not told:
@@ -254,7 +254,6 @@ def _killed(number: int) -> str:
 
 
 def _local_process(rank: int, count: int, meeting: Path, work: Work, arguments: bytes, pipe: Connection) -> None:
-    """What a process does."""
     lock = threading.Lock()
 
     def send(kind: str, content: Any) -> None:
@@ -376,7 +375,6 @@ class _FailedError(Exception):
 
 
 def _ray_process(work: Work, arguments: bytes, inbox: Any, signals: Any, threads: int, folder: Path) -> None:
-    """What a process does."""
     context = import_module("ray.train").get_context()
     rank: int = context.get_world_rank()
     lock = threading.Lock()

@@ -97,15 +97,10 @@ class Failure:
 
 
 def run(shipped: Any, items: Sequence[Any]) -> list[Any]:
-    """Apply a function to items up to the first that fails.
+    """Apply a function to items up to the first that fails; a `Failure` is then the last of the results.
 
-    Args:
-        shipped: the pickled function, or the reference under which Ray has it; it is unpickled once a process, so that
-            it can keep what it makes, such as a network.
-        items: what it is applied to.
-
-    Returns:
-        The results; a `Failure` is the last, if there is one.
+    ``shipped`` is the pickled function, or the reference under which Ray has it; it is unpickled once a process, so
+    that it can keep what it makes, such as a network.
     """
     results: list[Any] = []
     try:

@@ -41,7 +41,7 @@ def map_with_model(
     execution: Execution,
     device: str,
 ) -> Iterator[Result]:
-    """Apply a function to a model and each item.
+    """Apply a function to a model and each item; the results are in order, computed as they are asked for.
 
     Args:
         make: makes the model, on its device; called once in each process that has an item.
@@ -49,9 +49,6 @@ def map_with_model(
         items: taken as they are needed.
         execution: the processes, see `process_count`; with one, all is done here.
         device: what ``make`` puts the model on. With ``auto`` or ``cuda``, each process sees one GPU alone.
-
-    Returns:
-        The results, in the order of the items, computed as they are asked for.
 
     Raises:
         Exception: what the functions raise.

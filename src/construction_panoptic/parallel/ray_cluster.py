@@ -45,16 +45,11 @@ _membership = _Membership()
 
 @contextmanager
 def joined_ray(cores: int | Literal["auto"] = "auto") -> Iterator[Any]:
-    """Join a Ray cluster: the one that this process is in already, else that of RAY_ADDRESS, else a new one.
+    """Join a Ray cluster: the one that this process is in already, else that of RAY_ADDRESS, else a new one; gives
+    ``ray``.
 
-    A new one is of this machine alone, listens on the loopback interface, sends nothing to anybody, keeps its files in
-    a temporary folder, and is gone with this process.
-
-    Args:
-        cores: of a new cluster.
-
-    Yields:
-        The module ``ray``.
+    A new one is of this machine alone, has ``cores``, listens on the loopback interface, sends nothing to anybody,
+    keeps its files in a temporary folder, and is gone with this process.
 
     Raises:
         ParameterError: Ray is not installed.
@@ -111,10 +106,8 @@ def _signals_kept() -> Iterator[None]:
 class RayExecutor(Executor):
     """Runs functions as tasks of a Ray cluster, or in actors, which keep from one call to the next what they made.
 
-    Args:
-        ray: the module, in a cluster.
-        actors: their number, each called in turn; 0: tasks.
-        resources: what a task or an actor takes of the cluster, such as ``{"num_gpus": 1}``.
+    ``actors`` is their number, each called in turn; 0: tasks. ``resources`` is what a task or an actor takes of the
+    cluster, such as ``{"num_gpus": 1}``.
     """
 
     def __init__(self, ray: Any, actors: int = 0, resources: Mapping[str, int] = _ONE_CORE) -> None:

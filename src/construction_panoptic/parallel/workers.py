@@ -35,16 +35,9 @@ def worker_count(workers: WorkerCount) -> int:
 class Workers:
     """Processes that functions are mapped over, each on one CPU core; for networks see `model_pool.map_with_model`.
 
-    They are started when they are first needed; with one local worker, and until they run, all is done here.
-
-    Args:
-        workers: processes, or "auto".
-        engine: ``local``: processes of this machine; ``ray``: tasks of a Ray cluster, whose machines must see the
-            files under the same paths; see `ray_cluster.joined_ray`.
-
-    Attributes:
-        count: the number of processes.
-        inline: whether all runs in this process.
+    They are started when they are first needed; with one local worker (``inline``), and until they run, all is done
+    here. With ``engine`` ray they are tasks of a Ray cluster, whose machines must see the files under the same paths;
+    see `ray_cluster.joined_ray`.
 
     Raises:
         ParameterError: Ray is asked for and not installed.
@@ -75,14 +68,9 @@ class Workers:
         self._end.close()
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-        """Apply a function to each item.
+        """Apply a function to each item, taken as they are needed; the results are in the order of the items.
 
-        Args:
-            function: a function of a module (or a partial of one), for other processes can load no other.
-            items: taken as they are needed.
-
-        Yields:
-            The results, in the order of the items.
+        The function is one of a module, or a partial of one, for other processes can load no other.
 
         Raises:
             Exception: what the function raises, at the place of its item.
@@ -123,8 +111,7 @@ def in_order(
 ) -> Iterator[Any]:
     """Call a function that gives lists, such as `local.run`, for each item, with at most ``limit`` calls in flight.
 
-    Yields:
-        What is in the lists, in the order of the items.
+    Yields what is in the lists, in the order of the items.
 
     Raises:
         Exception: that of a `Failure`, at its place.

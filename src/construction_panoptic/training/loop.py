@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.optim import AdamW
 
 from construction_panoptic.config.training import TrainingSettings
 from construction_panoptic.errors import CheckpointError, ParameterError, explained_shortage
@@ -20,7 +21,7 @@ from construction_panoptic.parallel import collectives
 from construction_panoptic.parallel.device import resolve_device
 from construction_panoptic.signals import StopRequest
 from construction_panoptic.training.loading import BatchLoader
-from construction_panoptic.training.optimisation import build_optimizer, build_schedule
+from construction_panoptic.training.optimisation import build_schedule
 from construction_panoptic.training.progress import Progress
 from construction_panoptic.training.state import (
     FORMAT_VERSION,
@@ -109,7 +110,7 @@ def train(
     settings = task.settings
     device = resolve_device(settings.device)
     task.model.to(device)
-    optimizer = build_optimizer(task.parameter_groups(), settings.optimizer)
+    optimizer = AdamW(task.parameter_groups(), lr=settings.optimizer.lr, weight_decay=settings.optimizer.weight_decay)
     schedule = build_schedule(optimizer, settings.schedule, epochs=settings.epochs, steps_per_epoch=len(train_loader))
     training = Training(
         task,

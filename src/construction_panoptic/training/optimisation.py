@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import nn
-from torch.optim import AdamW, Optimizer
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from construction_panoptic.config.training import OptimizerSettings, ScheduleSettings
@@ -29,11 +29,6 @@ def backbone_and_rest(model: nn.Module, settings: OptimizerSettings) -> list[dic
         {"name": "backbone", "params": backbone, "lr": settings.lr_backbone},
     ]
     return [group for group in groups if group["params"]]
-
-
-def build_optimizer(groups: list[dict[str, Any]], settings: OptimizerSettings) -> AdamW:
-    """AdamW over parameter groups."""
-    return AdamW(groups, lr=settings.lr, weight_decay=settings.weight_decay)
 
 
 def rate_factor(settings: ScheduleSettings, *, epochs: int, steps_per_epoch: int) -> Callable[[int], float]:

@@ -3,7 +3,6 @@
 It knows no pipelines and no tracking; the only files it touches are weights files.
 """
 
-from construction_panoptic.models.detr.boxes import corners_to_centers
 from construction_panoptic.models.detr.checkpoint import (
     PUBLISHED_WEIGHTS,
     fetch_weights,
@@ -32,7 +31,6 @@ __all__ = [
     "build_detr",
     "build_detr_panoptic",
     "compile_detector",
-    "corners_to_centers",
     "fetch_weights",
     "load_weights",
     "panoptic_architecture",

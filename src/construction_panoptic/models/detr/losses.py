@@ -12,9 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from construction_panoptic.config.training import MatchSettings
-from construction_panoptic.models.detr.boxes import centers_to_corners, generalized_iou
 from construction_panoptic.models.detr.focal_dice import FocalDice
-from construction_panoptic.models.detr.matcher import Matches, Targets, match_layers
+from construction_panoptic.models.detr.matcher import Matches, Targets, corners, generalized_iou, match_layers
 
 FOCAL_ALPHA = 0.25
 
@@ -147,7 +146,7 @@ def _classification_loss(
 
 
 def _box_losses(predicted: Tensor, boxes: Tensor) -> dict[str, Tensor]:
-    giou = generalized_iou(centers_to_corners(predicted), centers_to_corners(boxes))
+    giou = generalized_iou(corners(predicted), corners(boxes))
     return {"loss_bbox": (predicted - boxes).abs().sum(), "loss_giou": (1 - giou).sum()}
 
 

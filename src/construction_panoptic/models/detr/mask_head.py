@@ -48,16 +48,13 @@ class MaskAttention(nn.Module):
 
 
 class MaskHead(nn.Module):
-    """Convolutions with group normalisation that bring a pair's features to stride 4 as an FPN does."""
+    """Convolutions with group normalisation that bring a pair's features to stride 4 as an FPN does.
+
+    ``dim`` is the width D of the projected image features, ``heads`` the number of attention maps a query, and
+    ``pyramid_channels`` are the widths of three backbone maps, coarsest first.
+    """
 
     def __init__(self, dim: int, heads: int, pyramid_channels: Sequence[int]) -> None:
-        """Build the head.
-
-        Args:
-            dim: width D of the projected image features.
-            heads: number of attention maps a query.
-            pyramid_channels: widths of the three backbone maps, coarsest first.
-        """
         super().__init__()
         self.dim = dim
         widths = [dim + heads, dim // 2, dim // 4, dim // 8, dim // 16]
@@ -86,18 +83,11 @@ class MaskHead(nn.Module):
         self.lay1.weight[:, self.dim :] *= gain
 
     def shared(self, projected: Tensor, pyramid: Sequence[Tensor]) -> list[Tensor]:
-        """Compute what all queries of an image have in common.
+        """Compute the part of the head that does not depend on the query, once an image.
 
-        A convolution of a sum, or of stacked channels, is the sum of the convolutions of its parts. So the
-        image's part of the first convolution, and of each one that takes a backbone map in, is computed once
-        an image rather than once a query.
-
-        Args:
-            projected: [B, D, h, w], the projected features.
-            pyramid: three backbone maps [B, C_i, h_i, w_i], coarsest first.
-
-        Returns:
-            Four maps, the image's part of the convolutions 1, 3, 4 and 5.
+        A convolution of a sum, or of stacked channels, is the sum of the convolutions of its parts. So of ``projected``
+        [B, D, h, w] and the backbone's maps [B, C_i, h_i, w_i], coarsest first, it gives the image's part of the
+        convolutions 1, 3, 4 and 5.
         """
         first = F.conv2d(projected, self.lay1.weight[:, : self.dim], self.lay1.bias, padding=1)
         adapters = (self.adapter1, self.adapter2, self.adapter3)
@@ -107,15 +97,10 @@ class MaskHead(nn.Module):
         return [x.contiguous(memory_format=_layout(x)) for x in maps]
 
     def forward(self, attention: Tensor, shared: Sequence[Tensor], batch_index: Tensor) -> Tensor:
-        """Compute mask logits.
+        """Compute mask logits [N, H / 4, W / 4], the size of the finest backbone map, for N pairs.
 
-        Args:
-            attention: [N, heads, h, w], the attention maps of N pairs.
-            shared: what `shared` gave for the batch.
-            batch_index: [N] int64, each pair's image in the batch.
-
-        Returns:
-            [N, H / 4, W / 4], the size of the finest backbone map.
+        ``attention`` [N, heads, h, w] are the pairs' attention maps, ``shared`` is what `shared` gave for the batch,
+        and ``batch_index`` int64 [N] says each pair's image in the batch.
         """
         first, *levels = shared
         x = attention.contiguous(memory_format=_layout(attention))

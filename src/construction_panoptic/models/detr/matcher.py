@@ -7,9 +7,12 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
+from torchvision.ops import box_convert
 
 from construction_panoptic.config.training import MatchSettings
-from construction_panoptic.models.detr.boxes import centers_to_corners, generalized_iou
+
+# Smallest area that is divided by, relative to the image: a hundredth of a pixel of a 100-megapixel image.
+MIN_AREA = 1e-10
 
 Targets = Sequence[Mapping[str, Tensor]]
 Matches = list[tuple[Tensor, Tensor]]
@@ -71,7 +74,7 @@ def matching_cost(pred_logits: Tensor, pred_boxes: Tensor, targets: Targets, cos
     # The probability itself, not its logarithm: it is of the same order as the two box terms.
     probability = pred_logits.float().softmax(-1).gather(-1, columns)
     distance = torch.cdist(pred_boxes, boxes, p=1)
-    giou = generalized_iou(centers_to_corners(pred_boxes)[..., :, None, :], centers_to_corners(boxes)[..., None, :, :])
+    giou = generalized_iou(corners(pred_boxes)[..., :, None, :], corners(boxes)[..., None, :, :])
     return costs.bbox * distance - costs.category * probability - costs.giou * giou
 
 
@@ -91,3 +94,35 @@ def _what_is_not_finite(pred_logits: Tensor, pred_boxes: Tensor, targets: Target
         f"The model's {' and '.join(bad) or 'matching costs'} are NaN or infinite: training has diverged "
         "(try a lower learning rate, or float32 in place of a lower precision)"
     )
+
+
+def corners(boxes: Tensor) -> Tensor:
+    """Boxes [..., 4] from (centre x, centre y, width, height) to (x0, y0, x1, y1)."""
+    return box_convert(boxes, "cxcywh", "xyxy")
+
+
+def generalized_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
+    """Generalised intersection over union of corner boxes [..., 4], element by element with broadcasting: [...] in
+    [-1, 1].
+
+    For all pairs of boxes [N, 4] and [M, 4], pass ``boxes1[:, None]`` and ``boxes2[None]``. Unlike the functions of
+    torchvision.ops it needs no M × M matrix for M matched pairs, adds nothing to a denominator, and is finite, with
+    finite gradients, for boxes without area: a quotient whose denominator is below ``MIN_AREA`` is taken over
+    ``MIN_AREA``, so that two identical boxes without area have the value 0. Boxes are (x0, y0, x1, y1) relative to the
+    image.
+
+    Source: Rezatofighi et al., "Generalized Intersection over Union", CVPR 2019, algorithm 1.
+    """
+    overlap = torch.minimum(boxes1[..., 2:], boxes2[..., 2:]) - torch.maximum(boxes1[..., :2], boxes2[..., :2])
+    hull = torch.maximum(boxes1[..., 2:], boxes2[..., 2:]) - torch.minimum(boxes1[..., :2], boxes2[..., :2])
+    overlap = overlap.clamp(min=0)
+    intersection = overlap[..., 0] * overlap[..., 1]
+    union = _area(boxes1) + _area(boxes2) - intersection
+    hull_area = hull[..., 0] * hull[..., 1]
+    iou = intersection / union.clamp(min=MIN_AREA)
+    return iou - (hull_area - union) / hull_area.clamp(min=MIN_AREA)
+
+
+def _area(boxes: Tensor) -> Tensor:
+    width, height = (boxes[..., 2:] - boxes[..., :2]).unbind(-1)
+    return width * height

@@ -15,8 +15,7 @@ from construction_panoptic.config.model import DetrSettings
 from construction_panoptic.errors import ParameterError
 from construction_panoptic.models.backbones import Backbone
 from construction_panoptic.models.detr.mask_head import CHUNK_PIXELS, MaskAttention, MaskHead
-from construction_panoptic.models.detr.position import sine_position_embedding
-from construction_panoptic.models.detr.transformer import Transformer
+from construction_panoptic.models.detr.transformer import Transformer, sine_position_embedding
 
 
 class BoxHead(nn.Module):

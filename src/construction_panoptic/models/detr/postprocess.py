@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from construction_panoptic.models.detr.boxes import centers_to_corners
+from construction_panoptic.models.detr.matcher import corners
 
 # Segments of at most this many pixels of the final image are left out.
 TINY_AREA = 4
@@ -52,10 +52,10 @@ def box_results(outputs: Mapping[str, Tensor], sizes: Tensor) -> list[dict[str, 
         raise ValueError(f"sizes must be [{len(logits)}, 2], one (height, width) an image; it is {list(sizes.shape)}")
     scores, labels = logits.softmax(-1)[..., :-1].max(-1)
     height_width = sizes.to(boxes)
-    corners = centers_to_corners(boxes) * height_width.flip(-1).repeat(1, 2)[:, None]
+    in_pixels = corners(boxes) * height_width.flip(-1).repeat(1, 2)[:, None]
     return [
         {"scores": score, "labels": label, "boxes": box}
-        for score, label, box in zip(scores, labels, corners, strict=True)
+        for score, label, box in zip(scores, labels, in_pixels, strict=True)
     ]
 
 

@@ -30,11 +30,7 @@ def train_detector(
     settings: DetectionSettings,
     resume_from: dict[str, Any] | None,
 ) -> Iterator[TrainingOutputs]:
-    """Train DETR on the boxes of things and stuff.
-
-    Yields:
-        After each epoch, and within one where a checkpoint is due: see `TrainingOutputs`.
-    """
+    """Train DETR on the boxes of things and stuff; yields when a checkpoint is due, after each epoch at least."""
     if settings.weights is not None:
         fetch_weights(settings.weights)  # once for all processes, and a signal ends it at once
     arguments = (detection_train, detection_val, converted, architecture, settings)

@@ -42,11 +42,7 @@ def train_mask_head(
     evaluation: EvaluationSettings,
     resume_from: dict[str, Any] | None,
 ) -> Iterator[TrainingOutputs]:
-    """Train the mask head behind the frozen detector.
-
-    Yields:
-        After each epoch, and within one where a checkpoint is due: see `TrainingOutputs`.
-    """
+    """Train the mask head behind the frozen detector; yields when a checkpoint is due, after each epoch at least."""
     if settings.weights is not None:
         fetch_weights(settings.weights)  # once for all processes, and a signal ends it at once
     threshold = settings.threshold if evaluation.threshold is None else evaluation.threshold

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,25 +31,8 @@ _FOLDER_NOTE = "frozen_features.json"  # tells a folder that may be emptied from
 Entry = dict[str, Tensor]
 
 
-class Store(Protocol):
-    """Where entries are kept."""
-
-    used: int
-    """Bytes that the entries take."""
-
-    def __len__(self) -> int: ...
-
-    def read(self, name: str) -> Entry | None:
-        """The entry of a name; None where there is none, or it cannot be read."""
-        ...
-
-    def write(self, name: str, entry: Entry) -> None:
-        """Keep an entry; `OSError` or `RuntimeError` where there is no room, or no permission."""
-        ...
-
-
 class MemoryStore:
-    """Entries in this process's memory."""
+    """Entries in this process's memory; ``used`` is the bytes that they take."""
 
     def __init__(self) -> None:
         self.used = 0
@@ -59,11 +42,11 @@ class MemoryStore:
         return len(self._entries)
 
     def read(self, name: str) -> Entry | None:
-        """See `Store`."""
+        """The entry of a name; None where there is none."""
         return self._entries.get(name)
 
     def write(self, name: str, entry: Entry) -> None:
-        """See `Store`."""
+        """Keep an entry."""
         self._entries[name] = entry
         self.used += entry_bytes(entry)
 
@@ -89,7 +72,7 @@ class DiskStore:
         return len(self._sizes)
 
     def read(self, name: str) -> Entry | None:
-        """See `Store`."""
+        """The entry of a name; None where there is none, or its file cannot be read."""
         path = self._path(name)
         if path.name not in self._sizes:
             return None
@@ -114,7 +97,7 @@ class DiskStore:
 class FeatureCache:
     """Keeps features and matches of images in a store until they reach ``limit`` bytes; the first come stay."""
 
-    def __init__(self, store: Store, limit: int) -> None:
+    def __init__(self, store: MemoryStore | DiskStore, limit: int) -> None:
         self._store = store
         self._limit = limit
         self._closed = False

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from construction_panoptic.models.detr.position import sine_position_embedding
+from construction_panoptic.models.detr.transformer import sine_position_embedding
 
 
 def by_formula(rows: int, columns: int, channels: int) -> Tensor:

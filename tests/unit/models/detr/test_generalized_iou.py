@@ -5,24 +5,12 @@ import torch
 import torchvision
 from torch import Tensor
 
-from construction_panoptic.models.detr.boxes import box_area, centers_to_corners, corners_to_centers, generalized_iou
+from construction_panoptic.models.detr.matcher import generalized_iou
 
 
 def random_corners(*shape: int) -> Tensor:
     start = torch.rand(*shape, 2)
     return torch.cat([start, start + torch.rand(*shape, 2) * 0.5 + 1e-3], dim=-1)
-
-
-def test_conversions_of_a_known_box() -> None:
-    center, corners = torch.tensor([0.5, 0.4, 0.2, 0.6]), torch.tensor([0.4, 0.1, 0.6, 0.7])
-    torch.testing.assert_close(centers_to_corners(center), corners)
-    torch.testing.assert_close(corners_to_centers(corners), center)
-
-
-def test_conversions_are_inverse_with_any_leading_dimensions() -> None:
-    torch.manual_seed(0)
-    corners = random_corners(2, 3, 5)
-    torch.testing.assert_close(centers_to_corners(corners_to_centers(corners)), corners)
 
 
 def test_generalized_iou_of_boxes_worked_out_by_hand() -> None:
@@ -74,7 +62,3 @@ def test_boxes_without_area_are_finite(first: list[float], second: list[float], 
     gradients = torch.autograd.grad(giou, [boxes1, boxes2])
     assert giou.item() == pytest.approx(value, abs=1e-6)
     assert all(gradient.isfinite().all() for gradient in gradients)
-
-
-def test_box_area() -> None:
-    assert box_area(torch.tensor([[1.0, 2.0, 4.0, 4.0], [1.0, 1.0, 1.0, 5.0]])).tolist() == [6.0, 0.0]
