@@ -24,9 +24,8 @@ _NORM_LAYERS: dict[str, Callable[[int], nn.Module]] = {"frozen": FrozenBatchNorm
 def conv_norm(conv: nn.Conv2d, norm: nn.Module, x: Tensor) -> Tensor:
     """Convolve ``x`` and normalise it.
 
-    A frozen normalisation is a fixed scale and shift a channel: it is folded into the (bias-free)
-    convolution, which saves one pass over the map forward and one backward. Gradients still reach the
-    convolution's weight.
+    A frozen normalisation is a fixed scale and shift a channel: it is folded into the (bias-free) convolution, which
+    saves one pass over the map forward and one backward. Gradients still reach the convolution's weight.
     """
     if not isinstance(norm, FrozenBatchNorm2d):
         return norm(conv(x))
@@ -72,11 +71,7 @@ _TINY_STRIDES = (1, 2, 2, 1)
 
 
 class Body(nn.Module):
-    """A stem of stride 4 and four residual stages.
-
-    Attributes:
-        channels: widths of the four stages' maps.
-    """
+    """A stem of stride 4 and four residual stages, whose maps have the widths ``channels``."""
 
     def __init__(self, conv1: nn.Conv2d, bn1: nn.Module, stages: list[nn.Module], channels: tuple[int, ...]) -> None:
         super().__init__()
@@ -125,22 +120,15 @@ def _tiny_body(norm: Norm) -> Body:
 class Backbone(nn.Module):
     """The backbone as DETR uses it: its body, with the layers frozen that fine-tuning leaves alone.
 
-    With ``norm="frozen"`` (fine-tuning) the stem and the first stage keep their weights and the other stages
-    learn, as in the published recipe; with ``norm="batch"`` (from scratch) all learn.
+    With ``norm="frozen"`` (fine-tuning: fixed statistics, scale and shift) the stem and the first stage keep their
+    weights and the other stages learn, as in the published recipe; with ``norm="batch"`` (from scratch) all learn.
+    Strides of the stages: ResNets 4, 8, 16, 32; tiny, and ResNet-50 and 101 with ``dilation`` (DC5), 4, 8, 16, 16.
+
+    Raises:
+        ParameterError: an unknown name or norm, or dilation with another backbone.
     """
 
     def __init__(self, name: str = "resnet50", *, norm: Norm = "frozen", dilation: bool = False) -> None:
-        """Build the backbone.
-
-        Args:
-            name: one of `BackboneName`. Strides of the stages: ResNets 4, 8, 16, 32; tiny 4, 8, 16, 16.
-            norm: "frozen" for fixed statistics, scale and shift; "batch" for trainable batch normalisation.
-            dilation: replace the last stage's stride by dilation (DC5): strides 4, 8, 16, 16. For ResNet-50,
-                101.
-
-        Raises:
-            ParameterError: an unknown name or norm, or dilation with another backbone.
-        """
         super().__init__()
         if name not in get_args(BackboneName):
             raise ParameterError(f"backbone: {name!r} is unknown; choose one of {', '.join(get_args(BackboneName))}.")

@@ -19,15 +19,7 @@ MODELS: Mapping[str, Callable[[ModelSpec], PanopticModel]] = {
 
 
 def build(spec: ModelSpec, state: Mapping[str, Tensor], source: str = "the checkpoint") -> PanopticModel:
-    """Build a model and fill in its weights.
-
-    Args:
-        spec: what to build.
-        state: the network's state dict.
-        source: where both are from, for messages.
-
-    Returns:
-        The model on the CPU, in eval mode.
+    """Build the model of a spec on the CPU, in eval mode, and fill in its weights; messages name ``source``.
 
     Raises:
         CheckpointError: the kind is unknown, or weights are missing, left over or of another shape.

@@ -77,9 +77,7 @@ def spec_of(checkpoint: Mapping[str, Any], source: str = "the checkpoint") -> Mo
 def read_checkpoint(path: Path, *, checked: bool = False) -> dict[str, Any]:
     """Read a checkpoint onto the CPU, memory-mapped, with ``weights_only=True``.
 
-    Args:
-        path: the file.
-        checked: also compare all of it with its check sums (CRC-32), which torch does not.
+    ``checked`` also compares all of it with its check sums (CRC-32), which torch does not.
 
     Raises:
         CheckpointError: the file is damaged, or holds anything but plain data.
@@ -107,12 +105,7 @@ def _advice(path: Path) -> str:
 
 
 def export_model(model: PanopticModel, folder: Path | str) -> None:
-    """Write ``model.safetensors`` and, last, ``config.json``: the spec, and what `PanopticModel.describe` says.
-
-    Args:
-        model: the model.
-        folder: made if it is missing.
-    """
+    """Write ``model.safetensors`` and, last, ``config.json``: the spec, and what `PanopticModel.describe` says."""
     folder = Path(folder)
     (folder / CONFIG).unlink(missing_ok=True)
     state = {name: value.detach().cpu().contiguous().clone() for name, value in model.network.state_dict().items()}

@@ -108,17 +108,10 @@ def collate(samples: Sequence[tuple[Tensor, Target]]) -> Batch:
 class EpochBatches(Sampler[list[tuple[int, int]]]):
     """Batches of keys (epoch, index) in an order that depends on the seed and the epoch alone.
 
-    Args:
-        count: number of samples.
-        batch_size: samples a batch.
-        seed: seed of the order.
-        shuffle: a new permutation each epoch; otherwise the order of the samples.
-        drop_last: leave out a last batch that is not full, unless it is the only one.
-        aspects: width / height of each sample; batches are then of samples of like aspect, which need less
-            padding. The rest that fills no batch of its kind makes up the last batches.
-        rank: number of this process among those that share the batches, from 0.
-        world_size: how many they are. With ``shuffle`` each takes its samples of every batch, which ``batch_size``
-            counts all; else it takes every ``world_size``-th batch.
+    With ``shuffle`` a new permutation each epoch, of which each of ``world_size`` processes takes its part of every
+    batch (``batch_size`` counts all); else the samples' order, of which each takes every ``world_size``-th batch.
+    ``drop_last`` leaves out a last batch that is not full, unless it is the only one. With ``aspects``, width / height
+    of each sample, batches are of samples of like aspect, which need less padding; the rest makes up the last batches.
 
     Raises:
         ParameterError: there are fewer samples than processes.
@@ -160,7 +153,6 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         return full + int(rest > 0 and not self.drop_last)
 
     def _own(self, batches: range) -> range:
-        """The batches that this process has a part in."""
         return batches if self.shuffle else batches[self.rank :: self.world_size]
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
@@ -206,19 +198,10 @@ def build_loader(
     start_method: str | None = None,
     aspects: Sequence[float] | None = None,
 ) -> BatchLoader:
-    """Build the loader of a training (``shuffle``) or validation set.
+    """Build the loader of a training set, or without ``shuffle`` of a validation set; its keys are (epoch, index).
 
-    Args:
-        samples: a dataset whose keys are (epoch, index).
-        batch_size: images a batch, in each process. In training a last batch that is not full
-            is left out.
-        shuffle: a new order each epoch.
-        seed: seed of the order.
-        workers: processes that load, kept between epochs; 0 loads in this one.
-        pin_memory: page-locked batches, for CUDA.
-        start_method: how the processes start (``fork``, ``spawn``, ``forkserver``); the platform's by
-            default.
-        aspects: width / height of each sample, for batches of like aspect; see `EpochBatches`.
+    ``batch_size`` is images a process. Processes that load (``workers``) are kept between epochs and start by
+    ``start_method``, the platform's by default; 0 loads in this process. For ``aspects`` see `EpochBatches`.
     """
     batches = EpochBatches(
         len(cast("Sized", samples)),

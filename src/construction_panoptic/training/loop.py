@@ -46,12 +46,10 @@ class EpochResult:
         epoch: number of epochs done, from 1 (0 for a checkpoint within the first).
         metrics: ``train/…`` and ``val/…`` of the epoch; empty where it is not complete.
         history: ``{"epoch": …, **metrics}`` of every epoch done, earlier runs' among them.
-        timings: the same of what differs from run to run: ``time/…`` in seconds, ``train/images_per_second``,
-            ``train/data_wait_share``.
+        timings: the same of what differs from run to run: ``time/…`` in seconds, ``train/images_per_second``, …
         checkpoint: the state to resume from; see `train`.
-        best: the same checkpoint, without the timings, if this epoch is the best so far, else None. Whoever
-            saves both should save ``best`` first: after a crash between the two, the epoch is done again.
-        complete: whether the epoch is.
+        best: the same checkpoint, without the timings, if this epoch is the best so far, else None. Save it first:
+            after a crash between the two, the epoch is done again.
     """
 
     epoch: int
@@ -76,37 +74,30 @@ def train(
 ) -> Generator[EpochResult, None, None]:
     """Train a task's model, one epoch an iteration.
 
-    Within an epoch there is an iteration more whenever ``settings.checkpoint_every_minutes`` have passed since
-    the last one, and when ``stop`` is set: its result is not ``complete``, and gives the checkpoint after the step.
+    Within an epoch there is an iteration more whenever ``settings.checkpoint_every_minutes`` have passed since the last
+    one, and when ``stop`` is set: its result is not ``complete``, and gives the checkpoint after the step.
 
-    The global random generators are seeded from ``settings.seed`` for the epochs alone; between two
-    iterations the caller has its own states, and may use them. A checkpoint is a dict with
-    ``format_version``, ``stage``, ``epoch`` (number done), ``under_way`` (see `EpochSteps.state`; None after an
-    epoch), ``finished`` (True for the last epoch only), ``model``, ``optimizer``, ``scheduler``, ``rng``,
-    ``others`` (``rng`` and ``under_way`` of each process but the first), ``history``, ``timings`` (empty when
-    finished), ``best`` ({``epoch``, ``value``}), ``settings``, ``fingerprint`` and ``extra``, of tensors and plain
-    data. Of two finished trainings with the same results the checkpoints are the same.
+    The global random generators are seeded from ``settings.seed`` for the epochs alone; between two iterations the
+    caller has its own states, and may use them. A checkpoint is a dict with ``format_version``, ``stage``, ``epoch``
+    (number done), ``under_way`` (see `EpochSteps.state`; None after an epoch), ``finished`` (True for the last epoch
+    only), ``model``, ``optimizer``, ``scheduler``, ``rng``, ``others`` (``rng`` and ``under_way`` of each rank but 0),
+    ``history``, ``timings`` (empty when finished), ``best`` ({``epoch``, ``value``}), ``settings``, ``fingerprint`` and
+    ``extra``, of tensors and plain data. Of two finished trainings with the same results the checkpoints are the same.
 
-    In a process group of `torch.distributed` every process runs this with a model and a loader of its own, and all
-    get the same results; see `parallel.collectives`.
+    In a process group of `torch.distributed` every process runs this with a model and a loader of its own, and all get
+    the same results; see `parallel.collectives`.
 
     Args:
-        task: the model, in its initial state, its losses and its settings (epochs, optimiser, schedule, device, seed).
-            The model is moved to the device.
+        task: the model, in its initial state, its losses and settings; the model is moved to the device.
         train_loader: batches of an epoch; `set_epoch` is called before each.
-        validate: measures the model (on the device, in eval mode, without gradients) every ``validate_every`` epochs
-            and after the last; see `TrainingTask.validate`. It ends by `StoppedError` when ``stop`` is set; it is then
-            done again after a resume.
-        resume: a checkpoint to go on from, if its fingerprint is the same (see `resumable`). If it has all
-            epochs already, its last epoch is given once more (``best`` None) and nothing is trained.
+        validate: measures the model every ``validate_every`` epochs and after the last; see `TrainingTask.validate`.
+        resume: a checkpoint to go on from, if its fingerprint is the same (see `resumable`). If it has all epochs
+            already, its last epoch is given once more (``best`` None) and nothing is trained.
         fingerprint: plain data of all that the training depends on.
         extra: plain data to keep in the checkpoint.
-        stop: looked at after every step, and by ``validate``; when it is set, there is a last checkpoint and training
+        stop: looked at after every step and in validation; when it is set, there is a last checkpoint and training
             ends.
         clock: seconds, to tell when a checkpoint is due.
-
-    Yields:
-        The result of each epoch, and checkpoints within them.
 
     Raises:
         NonFiniteLossError: a loss or gradient is not finite.
@@ -162,7 +153,6 @@ def train(
 
 
 def _alarm(settings: TrainingSettings, clock: Callable[[], float]) -> Callable[[], bool]:
-    """Tell, whenever asked, whether the next checkpoint is due."""
     if not settings.checkpoint_every_minutes:
         return lambda: False
     at = clock() + 60 * settings.checkpoint_every_minutes
@@ -186,7 +176,7 @@ def _check_stop(training: Training) -> None:
 
 
 def _restore(training: Training, resume: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """Take the checkpoint's state; gives that of the epoch that was under way."""
+    """Take the checkpoint's state; give that of the epoch that was under way."""
     try:
         training.task.model.load_state_dict(resume["model"])
         training.optimizer.load_state_dict(resume["optimizer"])

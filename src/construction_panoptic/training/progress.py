@@ -15,15 +15,9 @@ logger = logging.getLogger(__name__)
 
 
 class Progress:
-    """Progress over all epochs, with the time that is left.
+    """Progress over all epochs, with the time that is left; rank 0 shows a bar, on a terminal only.
 
-    The bar is shown on a terminal only, by the first process.
-
-    Args:
-        name: name of the stage.
-        epochs: epochs in all.
-        steps: steps an epoch.
-        done: epochs that an earlier run has done.
+    ``done`` is the number of epochs that an earlier run has done.
     """
 
     def __init__(self, name: str, *, epochs: int, steps: int, done: int = 0) -> None:

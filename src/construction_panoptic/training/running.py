@@ -40,15 +40,9 @@ class Watch(Protocol):
 class Stage:
     """All that a process needs to train.
 
-    Attributes:
-        task: what is trained.
-        training: samples to train on.
-        validation: samples to validate on.
-        measure: turns the task's predictions into metrics.
-        watch: draws some predictions.
-        fingerprint: plain data of all that the result depends on; training goes on from a checkpoint only if these
-            are the same.
-        extra: plain data to keep in the checkpoint: ``spec``, all that it takes to build and run the model, and others.
+    ``measure`` turns the task's predictions into metrics, ``watch`` draws some of them. ``fingerprint`` is plain data
+    of all that the result depends on: training goes on from a checkpoint only if it is the same. ``extra`` is plain
+    data to keep in the checkpoint: ``spec``, all that it takes to build and run the model, and others.
     """
 
     task: TrainingTask
@@ -63,17 +57,12 @@ class Stage:
 def run_training(
     make: Callable[..., Stage], arguments: tuple[Any, ...], settings: TrainingSettings, resume: dict[str, Any] | None
 ) -> Iterator[TrainingOutputs]:
-    """Train a stage in as many processes as the settings ask for, where they ask for.
+    """Train the stage that ``make(*arguments)`` builds in each process, in as many processes as the settings ask
+    for.
 
-    Args:
-        make: called as ``make(*arguments)`` in each process; it stands in a module.
-        arguments: what pickle can take.
-        settings: those of the stage.
-        resume: the checkpoint to go on from.
-
-    Yields:
-        The outputs of each epoch, in the order in which to save them: the last checkpoint comes last, so that a run
-        that is killed in between does the epoch again. Within an epoch, only the last checkpoint is new.
+    ``make`` stands in a module, and pickle can take the arguments. Yields the outputs of each epoch, in the order in
+    which to save them: the last checkpoint comes last, so that a run that is killed in between does the epoch again.
+    Within an epoch, only the last checkpoint is new.
     """
     with deferred_interruption() as stop:
         execution, devices, device = settings.execution, settings.devices, settings.device
@@ -83,7 +72,6 @@ def run_training(
 def _train(
     make: Callable[..., Stage], arguments: tuple[Any, ...], resume: dict[str, Any] | None, *, stop: StopRequest
 ) -> Iterator[TrainingOutputs]:
-    """What each process does."""
     stage = make(*arguments)
     task, settings = stage.task, stage.task.settings
     validation = loader_of(stage.validation, settings, training=False)
@@ -139,12 +127,8 @@ def class_count(data: Mapping[str, Any]) -> int:
 
 
 def fingerprint_of(data: Mapping[str, Any], settings: TrainingSettings, **other: Any) -> dict[str, Any]:
-    """Name all that the result of a training depends on.
-
-    Args:
-        data: the COCO file of the training images, loaded.
-        settings: those of the stage.
-        **other: more plain data, such as ``model``, the settings of its network.
+    """Name all that the result of a training depends on: the loaded COCO file of its images, settings, other plain
+    data.
     """
     # With Ray and ``auto``, only the processes themselves know how many they are.
     ray, devices = settings.execution.engine == "ray", settings.devices

@@ -28,11 +28,7 @@ SampleKey = int | tuple[int, int]  # an index, or (epoch, index)
 
 
 def read_image(path: Path) -> Tensor:
-    """Decode an image file to uint8 [3, H, W], RGB.
-
-    Raises:
-        InputDataError: the file is missing or is not an image.
-    """
+    """Decode an image file to uint8 [3, H, W], RGB; `InputDataError` if it is missing or is not an image."""
     try:
         with Image.open(path) as image:
             pixels = np.array(image.convert("RGB"))
@@ -63,10 +59,10 @@ class _Cache:
 class DetectionSamples(Dataset[tuple[Tensor, Target]]):
     """Images and boxes of a COCO detection file.
 
-    A sample is ``(image, target)``: image float32 [3, H, W], normalised; target with ``image_id`` int64,
-    ``file_name``, ``boxes`` float32 [N, 4] (centre x, centre y, width, height as fractions of the image),
-    ``labels`` int64 [N], ``orig_size`` and ``size`` int64 [2] (height, width in pixels, before and after the
-    transforms). Crowds are no targets.
+    A sample is ``(image, target)``: image float32 [3, H, W], normalised; target with ``image_id`` int64, ``file_name``,
+    ``boxes`` float32 [N, 4] (centre x, centre y, width, height as fractions of the image), ``labels`` int64 [N],
+    ``orig_size`` and ``size`` int64 [2] (height, width in pixels, before and after the transforms). Crowds are no
+    targets. A key is (epoch, index), or an index alone, in epoch 0.
 
     Args:
         data: the content of the file.
@@ -77,7 +73,8 @@ class DetectionSamples(Dataset[tuple[Tensor, Target]]):
         cache_mb: memory for decoded images and id maps, MiB, in each process that loads.
 
     Raises:
-        InputDataError: the file is not of its kind, or an annotation names an unknown image or category.
+        InputDataError: the file is not of its kind, or an annotation names an unknown image or category; for a sample,
+            a file is missing, unreadable, or not of the size that the annotations state.
     """
 
     # Objects are in flat arrays: image i has those from ``starts[i]`` to ``starts[i + 1]``.
@@ -130,14 +127,7 @@ class DetectionSamples(Dataset[tuple[Tensor, Target]]):
             )
 
     def __getitem__(self, key: SampleKey) -> tuple[Tensor, Target]:
-        """The image as float32 [3, H, W], normalised, and its target; see the class.
-
-        Args:
-            key: index of the image, or (epoch, index); an index alone means epoch 0.
-
-        Raises:
-            InputDataError: a file is missing, unreadable, or not of the size that the annotations state.
-        """
+        """The image as float32 [3, H, W], normalised, and its target; see the class."""
         epoch, index = key if isinstance(key, tuple) else (0, key)
         sample = self._read(index)
         if self.training:
@@ -207,7 +197,7 @@ class DetectionSamples(Dataset[tuple[Tensor, Target]]):
     def _objects(
         self, annotations: Iterable[Mapping[str, Any]], places: Mapping[int, int]
     ) -> Iterator[tuple[int, Mapping[str, Any]]]:
-        """Give each object and the place of its image; ``places``: by image id."""
+        """Each object and the place of its image; ``places`` is by image id."""
         for item in annotations:
             if item["image_id"] not in places:
                 raise InputDataError(
@@ -221,21 +211,13 @@ class DetectionSamples(Dataset[tuple[Tensor, Target]]):
 
 
 class PanopticSamples(DetectionSamples):
-    """Images, boxes and segments of a COCO panoptic file.
+    """Images, boxes and segments of a COCO panoptic file, whose PNGs are in ``png_folder``.
 
-    A sample is that of `DetectionSamples` and in its target ``id_map`` int32 [H, W] (segment ids of each
-    pixel, 0 = void) and ``segment_ids`` int64 [N]. Crowds are no targets, though their pixels stay in the id
-    map.
-
-    Args:
-        data: the content of the file.
-        image_folder: where ``images[].file_name`` are.
-        png_folder: where ``annotations[].file_name`` are.
-        settings: sizes and augmentation; the recipe's by default.
-        **options: those of `DetectionSamples`.
+    A sample is that of `DetectionSamples` and in its target ``id_map`` int32 [H, W] (segment ids of each pixel, 0 =
+    void) and ``segment_ids`` int64 [N]. Crowds are no targets, though their pixels stay in the id map.
 
     Raises:
-        InputDataError: the file is not of its kind, or an image is without an annotation.
+        InputDataError: as `DetectionSamples`; or an image has no annotation, or two.
     """
 
     def __init__(

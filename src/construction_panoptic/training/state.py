@@ -73,11 +73,7 @@ def seed_all(seed: int) -> None:
 
 @contextmanager
 def own_randomness(start: int | Mapping[str, Any]) -> Iterator[None]:
-    """Run a block with the generators seeded, or in a given state, and give the caller its own states back.
-
-    Args:
-        start: a seed, or a state from `random_state`.
-    """
+    """Run a block with the generators seeded, or in a state of `random_state`, and give the caller its own back."""
     before = random_state()
     try:
         if isinstance(start, int):
@@ -106,10 +102,9 @@ def differing(stored: Mapping[str, Any], current: Mapping[str, Any], prefix: str
 
 
 def resumable(resume: Mapping[str, Any] | None, fingerprint: Mapping[str, Any]) -> bool:
-    """Whether training can go on from a checkpoint.
+    """Whether training can go on from a checkpoint: it is of this format and has the same fingerprint.
 
-    It can if the checkpoint is of this format and was made with the same fingerprint (whatever the training
-    depends on: data, model, settings). If not, a warning names what differs.
+    If not, a warning names what differs.
     """
     if resume is None:
         return False

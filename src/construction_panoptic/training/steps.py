@@ -53,13 +53,7 @@ class Training:
 
 
 class EpochSteps:
-    """The steps of the epoch under way.
-
-    Args:
-        training: what is trained.
-        loader: batches of an epoch.
-        begun: the `state` of the same epoch's steps in an earlier run.
-    """
+    """The steps of the epoch under way; ``begun`` is the `state` of the same epoch's steps in an earlier run."""
 
     def __init__(self, training: Training, loader: BatchLoader, begun: Mapping[str, Any] | None = None) -> None:
         every = 1 if training.careful else 20
@@ -139,7 +133,6 @@ class EpochSteps:
         self._images += len(batch)
 
     def _next(self) -> Batch | None:
-        """The next batch; None where the processes that load were stopped together with this one."""
         try:
             return next(self._batches)
         except RuntimeError:
@@ -184,7 +177,7 @@ class EpochSteps:
         return values
 
     def _gradients(self, batch: Batch) -> dict[str, Tensor]:
-        """Compute the batch's gradients, part by part; gives the loss and its terms.
+        """Compute the batch's gradients, part by part; give the loss and its terms.
 
         Each part is divided by the mean over the processes of what the whole batch is divided by, since gradients are
         averaged over the processes, as in DETR.

@@ -15,14 +15,10 @@ class NonFiniteLossError(UserError, ArithmeticError):
 
 
 class LossWatch:
-    """Collects each step's numbers on the device and reads them every so many steps.
+    """Collects each step's numbers on the device and reads them ``every`` so many steps.
 
-    Reading a number makes the CPU wait for a CUDA device, so that numbers are read together.
-
-    Args:
-        stage: name of the stage, for messages.
-        epoch: the epoch, from 1, for messages.
-        every: steps between two readings.
+    Reading a number makes the CPU wait for a CUDA device, so that numbers are read together. ``stage`` and ``epoch``,
+    from 1, are for messages.
     """
 
     def __init__(self, stage: str, epoch: int, *, every: int) -> None:
@@ -35,14 +31,7 @@ class LossWatch:
         self._steps = 0
 
     def add(self, file_names: list[str], values: Mapping[str, Tensor]) -> bool:
-        """Add the numbers of a step.
-
-        Args:
-            file_names: images of the batch.
-            values: scalars on any device.
-
-        Returns:
-            Whether the numbers up to this step were read.
+        """Add the scalars of a step, and the names of its images; whether the numbers up to this step were read.
 
         Raises:
             NonFiniteLossError: a number of a step not read before is not finite.
@@ -56,11 +45,7 @@ class LossWatch:
         return True
 
     def read(self) -> None:
-        """Read the numbers that are waiting.
-
-        Raises:
-            NonFiniteLossError: one of them is not finite; the first such step is named.
-        """
+        """Read the numbers that are waiting; `NonFiniteLossError` names the first step with one that is not finite."""
         if not self._pending:
             return
         numbers = iter(torch.cat([stacked for _, _, stacked in self._pending]).tolist())
@@ -92,11 +77,7 @@ class LossWatch:
         )
 
     def failed_step(self, file_names: list[str], what: str) -> NonFiniteLossError:
-        """The error of a step that could not be computed; an earlier cause that was not read yet comes first.
-
-        Raises:
-            NonFiniteLossError: an earlier step was not finite.
-        """
+        """The error of a step that could not be computed; an earlier cause that was not read yet is raised."""
         self.read()
         self._steps += 1
         return self.error(file_names, what)

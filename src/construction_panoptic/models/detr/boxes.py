@@ -27,21 +27,16 @@ def box_area(boxes: Tensor) -> Tensor:
 
 
 def generalized_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
-    """Generalised intersection over union of corner boxes, element by element with broadcasting.
+    """Generalised intersection over union of corner boxes [..., 4], element by element with broadcasting: [...] in
+    [-1, 1].
 
-    For all pairs of boxes [N, 4] and [M, 4], pass ``boxes1[:, None]`` and ``boxes2[None]``. Unlike the
-    functions of torchvision.ops it needs no M × M matrix for M matched pairs, adds nothing to a denominator,
-    and is finite, with finite gradients, for boxes without area: a quotient whose denominator is below
-    ``MIN_AREA`` is taken over ``MIN_AREA``, so that two identical boxes without area have the value 0.
+    For all pairs of boxes [N, 4] and [M, 4], pass ``boxes1[:, None]`` and ``boxes2[None]``. Unlike the functions of
+    torchvision.ops it needs no M × M matrix for M matched pairs, adds nothing to a denominator, and is finite, with
+    finite gradients, for boxes without area: a quotient whose denominator is below ``MIN_AREA`` is taken over
+    ``MIN_AREA``, so that two identical boxes without area have the value 0. Boxes are (x0, y0, x1, y1) relative to the
+    image.
 
     Source: Rezatofighi et al., "Generalized Intersection over Union", CVPR 2019, algorithm 1.
-
-    Args:
-        boxes1: float [..., 4], (x0, y0, x1, y1) with x1 ≥ x0 and y1 ≥ y0, relative to the image size.
-        boxes2: float [..., 4], the same; the leading dimensions broadcast with those of ``boxes1``.
-
-    Returns:
-        Float [...] in [-1, 1].
     """
     overlap = torch.minimum(boxes1[..., 2:], boxes2[..., 2:]) - torch.maximum(boxes1[..., :2], boxes2[..., :2])
     hull = torch.maximum(boxes1[..., 2:], boxes2[..., 2:]) - torch.minimum(boxes1[..., :2], boxes2[..., :2])

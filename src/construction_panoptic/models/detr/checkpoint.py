@@ -47,10 +47,8 @@ _TRANSFORMER = "detr.transformer."
 class PublishedWeights:
     """A checkpoint published with the DETR paper, trained on COCO (Apache-2.0).
 
-    Attributes:
-        file_name: name of the file, below `url`'s folder and in the cache.
-        sha256_prefix: first eight hexadecimal digits of the file's SHA-256.
-        panoptic: whether it has a mask branch.
+    Its name is below `url`'s folder and in the cache; ``sha256_prefix`` is the first eight hexadecimal digits of its
+    SHA-256; ``panoptic`` says whether it has a mask branch.
     """
 
     file_name: str
@@ -85,8 +83,7 @@ class LoadReport:
     Attributes:
         source: the file or name that the weights came from.
         kept: keys taken from the checkpoint.
-        reset: keys whose shape follows the data (class head, queries) and differs; they keep the model's own
-            values.
+        reset: keys whose shape follows the data (class head, queries) and differs; they keep the model's own values.
         missing: keys that the checkpoint lacks; they keep the model's own values.
         unexpected: keys of the checkpoint that the model has no place for.
     """
@@ -107,13 +104,11 @@ class LoadReport:
 
 
 def fetch_weights(name_or_path: str | Path) -> Path:
-    """Give the path of a weights file; download it first if it is a published one not in torch's cache.
-
-    Args:
-        name_or_path: a key of `PUBLISHED_WEIGHTS`, whose file is checked against its SHA-256, or the path of a file.
+    """Give the path of a weights file; a published one, a key of `PUBLISHED_WEIGHTS`, is downloaded into torch's
+    cache.
 
     Raises:
-        CheckpointError: no such name or file, no network, or a file whose hash is wrong.
+        CheckpointError: no such name or file, no network, or a published file whose SHA-256 is wrong.
     """
     if str(name_or_path) not in PUBLISHED_WEIGHTS:
         path = Path(name_or_path)
@@ -160,16 +155,12 @@ def _has_hash(path: Path, sha256_prefix: str) -> bool:
 def read_weights(path: str | Path) -> dict[str, Tensor]:
     """Read the model's tensors from a checkpoint, onto the CPU.
 
-    Args:
-        path: a file that `torch.save` wrote, of a state dict or of a dict that holds one as "model" (as
-            training checkpoints do), or a ``.safetensors`` file.
-
-    Returns:
-        The state dict as it is in the file.
+    The file is what `torch.save` wrote of a state dict, or of a dict that holds one as "model" (as training checkpoints
+    do), or a ``.safetensors`` file.
 
     Raises:
-        CheckpointError: the file is missing, damaged, holds other objects than tensors and plain values
-            (which are never unpickled), or has no state dict.
+        CheckpointError: the file is missing, damaged, holds other objects than tensors and plain values (which are
+            never unpickled), or has no state dict.
     """
     path = Path(path)
     if not path.is_file():
@@ -210,13 +201,9 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def panoptic_architecture(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Read from a state dict of a DETR panoptic how its model is built.
+    """Read from the state dict of a DETR panoptic the arguments of `build_detr_panoptic`.
 
-    Args:
-        state: keys of the published layout.
-
-    Returns:
-        The arguments of `build_detr_panoptic`, apart from ``dilation``, which has no weights.
+    ``dilation``, which has no weights, is not among them.
 
     Raises:
         KeyError: a part is missing or unknown; says which.
@@ -249,19 +236,18 @@ def load_weights(
 ) -> LoadReport:
     """Load a checkpoint into a model, in place, and say what became of each key.
 
-    A detector's checkpoint fits a panoptic model too (its mask branch stays as it is), and a panoptic
-    checkpoint fits a detector (its mask branch is left out). Batch counters, which frozen normalisation does
-    without, may be there or not. Everything else must fit, or nothing is loaded.
+    A detector's checkpoint fits a panoptic model too (its mask branch stays as it is), and a panoptic checkpoint fits a
+    detector (its mask branch is left out). Batch counters, which frozen normalisation does without, may be there or
+    not. Everything else must fit, or nothing is loaded.
 
     Args:
         model: a `Detr` or `DetrPanoptic`.
         source: a key of `PUBLISHED_WEIGHTS`, the path of a file for `read_weights`, or a state dict.
-        reset_heads: leave the class head, or the queries, as they are in the model when their number differs
-            (for fine-tuning on other classes). If false, that is an error as well.
+        reset_heads: leave the class head, or the queries, as they are in the model when their number differs (for
+            fine-tuning on other classes). If false, that is an error as well.
 
     Raises:
-        CheckpointError: the file cannot be read, or it does not fit the model; the message names the first
-            keys.
+        CheckpointError: the file cannot be read, or does not fit the model; the message names the first keys.
     """
     if isinstance(source, Mapping):
         name, state = "the given state dict", dict(source)

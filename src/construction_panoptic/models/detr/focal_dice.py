@@ -19,24 +19,16 @@ CHUNK_PIXELS = {"cpu": 2**20, "cuda": 2**26}
 class FocalDice(torch.autograd.Function):
     """Sums over the pixels of each mask: of the focal loss, of p y, and of p + y, with p = sigmoid(x).
 
-    With the upsampled logit x, the truth y in {0, 1} and z = (1 - 2 y) x, the share that is wrong is q = sigmoid(z).
-    The focal loss with γ = 2 is a q² softplus(z), where a is α for y = 1 and 1 - α for y = 0 (Lin et al., "Focal Loss
-    for Dense Object Detection", ICCV 2017, section 3.2). Its derivative by x is
-    (1 - α - y) q² (q + 2 (1 - q) softplus(z)), and that of p is q (1 - q).
+    With the upsampled logit x, the truth y in {0, 1} and z = (1 - 2 y) x, the error is q = |y - p| = sigmoid(z). The
+    focal loss with γ = 2 is a q² softplus(z), where a is α for y = 1 and 1 - α for y = 0 (Lin et al., "Focal Loss for
+    Dense Object Detection", ICCV 2017, section 3.2). Its derivative by x is (1 - α - y) q² (q + 2 (1 - q) softplus(z)),
+    and that of p is q (1 - q).
     """
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, truth: Tensor, alpha: float) -> tuple[Tensor, Tensor, Tensor]:
-        """Compute the sums.
-
-        Args:
-            ctx: autograd's context.
-            logits: float [M, h, w].
-            truth: bool [M, H, W].
-            alpha: weight of the focal loss where the truth is True; 1 - ``alpha`` elsewhere.
-
-        Returns:
-            Three tensors [M] of the logits' type.
+        """Three sums [M] of ``logits`` float [M, h, w] and ``truth`` bool [M, H, W]; ``alpha`` is the weight of y =
+        1.
         """
         ctx.save_for_backward(logits, truth)
         ctx.alpha = alpha

@@ -22,9 +22,8 @@ FOCAL_ALPHA = 0.25
 def normalisers(targets: Targets, num_queries: int, no_object_weight: float = 0.1) -> dict[str, float]:
     """Count what the sums of a batch's losses are divided by; a count of 0 must be taken as 1.
 
-    Returns:
-        ``images``; ``boxes``: the targets; ``matched``: the queries that have a target; ``queries``: the sum of the
-        weights that the queries have in the cross-entropy.
+    Gives ``images``; ``boxes``: the targets; ``matched``: the queries that have a target; ``queries``: the sum of the
+    weights that the queries have in the cross-entropy.
     """
     counts = [len(target["labels"]) for target in targets]
     matched = sum(min(count, num_queries) for count in counts)
@@ -44,9 +43,8 @@ def detection_losses(
     """Losses of classes and boxes, summed over the batch, for each decoder layer, each matched by itself.
 
     Args:
-        outputs: ``pred_logits`` float [B, Q, C + 1], ``pred_boxes`` float [B, Q, 4] (centre x, centre y,
-            width, height; relative to the image) and, optional, ``aux_outputs``, a list of the same two for
-            each earlier layer.
+        outputs: ``pred_logits`` float [B, Q, C + 1], ``pred_boxes`` float [B, Q, 4] (cx, cy, w, h relative to the
+            image) and, optional, ``aux_outputs``, a list of the same two for each earlier layer.
         targets: one mapping an image with ``labels`` int64 [N] and ``boxes`` float [N, 4]; N may be 0.
         num_classes: C, the number of classes without no-object.
         no_object_weight: weight of the no-object class in the cross-entropy.
@@ -54,9 +52,9 @@ def detection_losses(
 
     Returns:
         For the last layer, then for each auxiliary one, float32 scalars: ``loss_ce``, to divide by ``queries``, and
-        ``loss_bbox`` (L1) and ``loss_giou``, to divide by ``boxes``; see `normalisers`. The last layer also has,
-        without gradient, ``class_error`` (100 for each matched query with a wrong class; divide by ``matched``) and
-        ``cardinality_error`` (absolute difference of the numbers of predicted objects and of targets; ``images``).
+            ``loss_bbox`` (L1) and ``loss_giou``, to divide by ``boxes``; see `normalisers`. The last layer also has,
+            without gradient, ``class_error`` (100 for each matched query with a wrong class; divide by ``matched``) and
+            ``cardinality_error`` (absolute difference of the numbers of predicted objects and of targets; ``images``).
 
     Raises:
         NonFiniteError: there are targets, and they or the predictions contain NaN or infinity.
@@ -90,16 +88,10 @@ def detection_losses(
 def mask_losses(pred_masks: Tensor, target_masks: Tensor) -> dict[str, Tensor]:
     """Focal loss and Dice loss of matched masks, summed over the masks; divide by the number of targets.
 
-    The logits are upsampled to the size of the targets, bilinear. The focal loss is averaged over a mask's
-    pixels, padding included. Sources: Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017 (α = 0.25,
-    γ = 2); Milletari et al., "V-Net", 3DV 2016 (Dice, with 1 added to numerator and denominator).
-
-    Args:
-        pred_masks: float [M, h, w], logits.
-        target_masks: bool [M, H, W], see `matched_target_masks`.
-
-    Returns:
-        float32 scalars ``loss_mask`` and ``loss_dice``; 0 where M is 0.
+    The logits, float [M, h, w], are upsampled to the size of the targets, bool [M, H, W], bilinear. The focal loss is
+    averaged over a mask's pixels, padding included. Both losses are float32 scalars, 0 where M is 0. Sources: Lin et
+    al., "Focal Loss for Dense Object Detection", ICCV 2017 (α = 0.25, γ = 2); Milletari et al., "V-Net", 3DV 2016
+    (Dice, with 1 added to numerator and denominator).
     """
     focal, overlap, areas = FocalDice.apply(pred_masks.float(), target_masks, FOCAL_ALPHA)
     dice = 1 - (2 * overlap + 1) / (areas + 1)
@@ -109,13 +101,8 @@ def mask_losses(pred_masks: Tensor, target_masks: Tensor) -> dict[str, Tensor]:
 def matched_target_masks(targets: Targets, indices: Matches, size: Sequence[int]) -> Tensor:
     """Masks of the matched targets of a batch, in the order of the matches, images one after the other.
 
-    Args:
-        targets: one mapping an image with ``id_map`` int [H, W] and ``segment_ids`` int [N].
-        indices: the matching, from `match`.
-        size: (height, width) of the padded batch, at least as large as each image's; the padding is False.
-
-    Returns:
-        bool [M, height, width], on the targets' device.
+    Each target has ``id_map`` int [H, W] and ``segment_ids`` int [N]. The masks are bool [M, height, width], ``size``
+    being that of the padded batch; the padding is False.
     """
     height, width = size
     padded = []

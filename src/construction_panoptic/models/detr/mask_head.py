@@ -27,15 +27,10 @@ class MaskAttention(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def scores(self, queries: Tensor, memory: Tensor, padding_mask: Tensor | None) -> Tensor:
-        """Scaled dot products of all queries with all cells, -inf on padding.
+        """Scaled dot products of all queries with all cells, -inf on padding: [B, Q, heads, h, w].
 
-        Args:
-            queries: [B, Q, D], the decoder's output.
-            memory: [B, D, h, w], the encoder's output.
-            padding_mask: [B, h, w] bool, True where the cell is padding; None when there is no padding.
-
-        Returns:
-            [B, Q, heads, h, w].
+        ``queries`` [B, Q, D] are the decoder's output, ``memory`` [B, D, h, w] the encoder's; ``padding_mask`` [B, h,
+        w] is True on padding, None where there is none.
         """
         head_dim = queries.shape[-1] // self.heads
         q = (self.q_linear(queries) * head_dim**-0.5).unflatten(-1, (self.heads, head_dim)).transpose(1, 2)

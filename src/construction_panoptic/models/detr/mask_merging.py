@@ -33,26 +33,15 @@ def merged_masks(
 ) -> PanopticResult:
     """Merge the masks of the queries of one image into a panoptic segmentation, mask by mask.
 
-    The logits are upsampled to ``processed_size`` (bilinear). A query's mask is where its probability is at least
-    0.5; its quality is the class probability times the mean probability inside the mask. From the highest quality
-    down, a query takes the pixels of its mask that are still free, unless its quality or the free fraction is too
-    low. A thing is one query, the queries of one stuff class are one segment. The ids are then resized to
-    ``target_size`` (nearest, on PIL's grid), and segments of at most 4 pixels become void, as do the pixels that
-    nobody took.
+    The logits are upsampled to ``processed_size`` (bilinear). A query's mask is where its probability is at least 0.5;
+    its quality is the class probability times the mean probability inside the mask. From the highest quality down, a
+    query takes the pixels of its mask that are still free, unless its quality (least for things, for stuff:
+    ``least_quality``) or the free fraction is too low. A thing is one query, the queries of one stuff class are one
+    segment, whose score is their highest quality. The ids are then resized to ``target_size`` (nearest, on PIL's grid),
+    and segments of at most 4 pixels become void, as do the pixels that nobody took. The other arguments are those of
+    `panoptic_result`.
 
     Memory: a byte for each pixel of each query with enough quality, and `CHUNK_PIXELS`.
-
-    Args:
-        masks: float [K, h, w], mask logits, already cropped to the part that is no padding.
-        scores: float [K], class probabilities.
-        labels: int [K], category ids; a query whose label is not in ``is_thing`` takes no part.
-        processed_size: (height, width) of the image as the model saw it, without padding.
-        target_size: (height, width) of the result, usually the size of the image file.
-        is_thing: by category id, whether it is a thing (True) or stuff (False).
-        least_quality: least quality of a thing's query and of a stuff query.
-
-    Returns:
-        The ids and the segments in the order in which they were begun; the score is the highest quality.
     """
     height, width = processed_size
     rows, columns = nearest_index(height, target_size[0]), nearest_index(width, target_size[1])

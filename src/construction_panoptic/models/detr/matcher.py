@@ -25,8 +25,7 @@ def match(pred_logits: Tensor, pred_boxes: Tensor, targets: Targets, costs: Matc
     Args:
         pred_logits: float [B, Q, C + 1].
         pred_boxes: float [B, Q, 4], (centre x, centre y, width, height) relative to the image.
-        targets: one mapping an image with ``labels`` int64 [N] (0 … C - 1) and ``boxes`` float [N, 4]; N may
-            be 0.
+        targets: one mapping an image with ``labels`` int64 [N] (0 … C - 1) and ``boxes`` float [N, 4]; N may be 0.
         costs: weights of the cost's parts; DETR's where None.
 
     Returns:
@@ -43,22 +42,9 @@ def match(pred_logits: Tensor, pred_boxes: Tensor, targets: Targets, costs: Matc
 def match_layers(
     pred_logits: Tensor, pred_boxes: Tensor, targets: Targets, costs: MatchSettings | None = None
 ) -> list[Matches]:
-    """Match the predictions of several decoder layers with the same targets, each layer by itself.
+    """`match` the predictions of L decoder layers, [L, B, Q, …], with the same targets, each layer by itself.
 
     All costs are computed together and copied to the host once.
-
-    Args:
-        pred_logits: float [L, B, Q, C + 1].
-        pred_boxes: float [L, B, Q, 4], (centre x, centre y, width, height) relative to the image.
-        targets: as in `match`.
-        costs: as in `match`.
-
-    Returns:
-        For each layer what `match` returns.
-
-    Raises:
-        NonFiniteError: a cost is NaN or infinite.
-        ValueError: the number of targets is not B.
     """
     if len(targets) != pred_logits.shape[1]:
         raise ValueError(f"{len(targets)} targets for predictions of {pred_logits.shape[1]} images")
@@ -75,15 +61,8 @@ def match_layers(
 def matching_cost(pred_logits: Tensor, pred_boxes: Tensor, targets: Targets, costs: MatchSettings) -> Tensor:
     """Matching cost of every query with every target of its image (DETR, equation 1 and appendix A.2).
 
-    Args:
-        pred_logits: float [L, B, Q, C + 1].
-        pred_boxes: float [L, B, Q, 4].
-        targets: as in `match`, one an image, at least one of them with an object.
-        costs: weights of the three parts.
-
-    Returns:
-        float32 [L, B, Q, N] with N the largest number of targets of an image; columns beyond an image's own
-        number are filling.
+    float32 [L, B, Q, N] with N the largest number of targets of an image, of which there is at least one; columns
+    beyond an image's own number are filling.
     """
     labels = pad_sequence([target["labels"] for target in targets], batch_first=True)  # [B, N]
     boxes = pad_sequence([target["boxes"].float() for target in targets], batch_first=True)  # [B, N, 4]

@@ -82,14 +82,10 @@ class Detr(nn.Module):
         return cast(Backbone, self.backbone[0]).channels
 
     def encode(self, images: Tensor, padding_mask: Tensor | None = None, *, all_layers: bool = False) -> Encoded:
-        """Run backbone and transformer.
+        """Run backbone and transformer on a batch as for `forward`; with ``all_layers`` keep all decoder layers'
+        outputs.
 
-        Args:
-            images: [B, 3, H, W] float, normalised with ImageNet's mean and standard deviation, zero on
-                padding.
-            padding_mask: [B, H, W] bool, True where the pixel is padding; None when there is no padding,
-                which lets attention use its fastest kernels.
-            all_layers: keep the outputs of all decoder layers.
+        Without a padding mask attention can use its fastest kernels.
 
         Raises:
             ValueError: the images and the mask do not have the stated shapes.
@@ -112,12 +108,7 @@ class Detr(nn.Module):
         return Encoded(decoded, memory, projected, padding_mask, stages)
 
     def predict(self, decoded: Tensor) -> dict[str, Any]:
-        """Apply the heads to the decoder's outputs [L, B, Q, D].
-
-        Returns:
-            `pred_logits` [B, Q, C + 1] and `pred_boxes` [B, Q, 4] of the last layer, and `aux_outputs`, a
-            list of the same two for the L - 1 layers before, if L > 1.
-        """
+        """Apply the heads to the decoder's outputs [L, B, Q, D]; with L = 1 there is no `aux_outputs`."""
         logits = self.class_embed(decoded).float()
         boxes = self.bbox_embed(decoded)
         outputs: dict[str, Any] = {"pred_logits": logits[-1], "pred_boxes": boxes[-1]}
@@ -132,14 +123,13 @@ class Detr(nn.Module):
         """Detect objects.
 
         Args:
-            images: [B, 3, H, W] float, normalised with ImageNet's mean and standard deviation, zero on
-                padding.
+            images: [B, 3, H, W] float, normalised with ImageNet's mean and standard deviation, zero on padding.
             padding_mask: [B, H, W] bool, True where the pixel is padding; None when there is no padding.
 
         Returns:
-            `pred_logits` [B, Q, C + 1] (the last class is no-object) and `pred_boxes` [B, Q, 4] (centre x,
-            centre y, width, height in 0…1 of the unpadded image), float32. In training mode also
-            `aux_outputs`, a list of the same two for each decoder layer but the last, unless switched off.
+            `pred_logits` [B, Q, C + 1] (the last class is no-object) and `pred_boxes` [B, Q, 4] (centre x, centre y,
+                width, height in 0…1 of the unpadded image), float32. In training mode also `aux_outputs`, a list of the
+                same two for each decoder layer but the last, unless switched off.
         """
         all_layers = self.training and self.auxiliary_outputs
         return self.predict(self.encode(images, padding_mask, all_layers=all_layers).decoded)
@@ -222,16 +212,9 @@ class DetrPanoptic(nn.Module):
         )
 
     def masks(self, features: PanopticFeatures, batch_index: Tensor, query_index: Tensor) -> Tensor:
-        """Compute the masks of some queries.
+        """Compute mask logits [N, H / 4, W / 4] over the padded image for pairs of image and query, int64 [N] each.
 
-        Args:
-            features: what `features` gave.
-            batch_index: [N] int64, the image of each wanted mask.
-            query_index: [N] int64, the query of each wanted mask.
-
-        Returns:
-            [N, H / 4, W / 4] mask logits over the padded image. Without gradients they are computed in
-            chunks, so that memory stays bounded.
+        Without gradients they are computed in chunks, so that memory stays bounded.
         """
         count = batch_index.shape[0]
         exporting = torch.compiler.is_exporting()  # one program for any number of masks
@@ -254,9 +237,8 @@ class DetrPanoptic(nn.Module):
     def forward(self, images: Tensor, padding_mask: Tensor | None = None) -> dict[str, Any]:
         """Detect objects and compute the mask of every query.
 
-        Returns:
-            What `Detr.forward` gives (`aux_outputs` only when the detector is trained too) and `pred_masks`
-            [B, Q, H / 4, W / 4], mask logits over the padded image.
+        Gives what `Detr.forward` gives (`aux_outputs` only when the detector is trained too) and `pred_masks` [B, Q, H
+        / 4, W / 4], mask logits over the padded image.
         """
         features = self.features(images, padding_mask)
         batch, queries = features.queries.shape[:2]
@@ -303,17 +285,14 @@ def build_detr(num_classes: int, **architecture: Any) -> Detr:
 def build_detr_panoptic(
     num_classes: int, *, freeze_detector: bool = True, attention_gain: float = 1.0, **architecture: Any
 ) -> DetrPanoptic:
-    """Build a DETR panoptic with random weights.
+    """Build a DETR panoptic with random weights; see `build_detr` for the other arguments and errors.
 
     Args:
-        num_classes: highest category id + 1; one more output stands for no-object.
+        num_classes: highest category id + 1.
         freeze_detector: train the mask branch alone, with the detector fixed and in eval mode.
-        attention_gain: factor on the initial weights that read the attention maps, see
-            `MaskHead.amplify_attention`; 1 is the published start.
-        **architecture: see `build_detr`.
-
-    Raises:
-        ParameterError: a value that cannot work.
+        attention_gain: factor on the initial weights that read the attention maps, see `MaskHead.amplify_attention`; 1
+            is the published start.
+        **architecture: as for `build_detr`.
     """
     model = DetrPanoptic(build_detr(num_classes, **architecture), freeze_detector)
     model.mask_head.amplify_attention(attention_gain)

@@ -49,9 +49,8 @@ _MERGING = {
 class DetrModel:
     """DETR panoptic as a `PanopticModel`.
 
-    Args:
-        network: a `DetrPanoptic`, or for `boxes` alone a `Detr`; it may be one in training.
-        spec: what it was built from, and how its outputs are used.
+    ``network`` is a `DetrPanoptic`, or for `boxes` alone a `Detr`; it may be one in training. ``spec`` says what it was
+    built from, and how its outputs are used.
     """
 
     def __init__(self, network: nn.Module, spec: ModelSpec) -> None:
@@ -61,11 +60,7 @@ class DetrModel:
 
     @classmethod
     def from_spec(cls, spec: ModelSpec) -> Self:
-        """Build the network with random weights.
-
-        Raises:
-            ParameterError: the architecture is not one of `DetrSettings`.
-        """
+        """Build the network with random weights; `ParameterError` if its architecture is not one of `DetrSettings`."""
         return cls(build_detr_panoptic(spec.num_classes, **spec.architecture), spec)
 
     @torch.no_grad()
@@ -130,7 +125,7 @@ class DetrModel:
     def _queries(
         self, features: PanopticFeatures, images: Images, spec: ModelSpec, threshold: float
     ) -> list[QueryMasks]:
-        """Give the masks of the queries that take part; ``threshold`` is that of merging by pixels."""
+        """The masks of the queries that take part; ``threshold`` is that of merging by pixels."""
         by_pixels = spec.merging == "pixels"
         return query_masks(
             cast("DetrPanoptic", self.network),

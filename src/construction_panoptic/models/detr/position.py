@@ -9,13 +9,12 @@ from torch import Tensor
 def sine_position_embedding(padding_mask: Tensor, channels: int, temperature: float = 10_000.0) -> Tensor:
     """Give each feature-map cell sines and cosines of its place within the unpadded part of its image.
 
-    Rows and columns are counted over the cells that are not padding and scaled to 0…2π, so that the embedding
-    of an image does not depend on the batch that it is padded into.
+    Rows and columns are counted over the cells that are not padding and scaled to 0…2π, so that the embedding of an
+    image does not depend on the batch that it is padded into (DETR, section 3.2 and supplementary A.4).
 
     Args:
         padding_mask: [B, h, w] bool, True where the cell is padding.
-        channels: length D of the embedding, a multiple of 4; the first half encodes the row, the second the
-            column.
+        channels: length D, a multiple of 4; the first half encodes the row, the second the column.
         temperature: longest wavelength over the shortest.
 
     Returns:

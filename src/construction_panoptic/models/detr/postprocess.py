@@ -30,11 +30,8 @@ class SegmentInfo(TypedDict):
 
 @dataclass(frozen=True)
 class PanopticResult:
-    """Panoptic segmentation of one image.
-
-    Attributes:
-        id_map: int32 [H, W] on the CPU, the segment id of each pixel; 0 is void.
-        segments: one entry for each id in ``id_map``, ids 1, 2, … in this order.
+    """Panoptic segmentation of one image: int32 [H, W] on the CPU, 0 = void, and a segment for each id 1, 2, … in
+    it.
     """
 
     id_map: Tensor
@@ -44,14 +41,8 @@ class PanopticResult:
 def box_results(outputs: Mapping[str, Tensor], sizes: Tensor) -> list[dict[str, Tensor]]:
     """Detections of every query: its best class other than no-object, the probability, the box in pixels.
 
-    Args:
-        outputs: ``pred_logits`` float [B, Q, C + 1] and ``pred_boxes`` float [B, Q, 4] (centre x, centre y,
-            width, height; relative to the image).
-        sizes: int or float [B, 2], (height, width) of the images that the boxes shall be in.
-
-    Returns:
-        For each image ``scores`` float32 [Q], ``labels`` int64 [Q], ``boxes`` float32 [Q, 4], (x0, y0, x1,
-        y1).
+    ``sizes`` [B, 2] are (height, width) of the images that the boxes shall be in. Gives for each image ``scores``
+    float32 [Q], ``labels`` int64 [Q], ``boxes`` float32 [Q, 4], (x0, y0, x1, y1).
 
     Raises:
         ValueError: ``sizes`` is not [B, 2].
@@ -71,12 +62,8 @@ def box_results(outputs: Mapping[str, Tensor], sizes: Tensor) -> list[dict[str, 
 def keep_queries(logits: Tensor, threshold: float = 0.85) -> tuple[Tensor, Tensor, Tensor]:
     """Choose the queries of one image whose best class is an object with a probability above ``threshold``.
 
-    Args:
-        logits: float [Q, C + 1], the last class being no-object.
-        threshold: smallest probability, exclusive; 0.85 is DETR's for panoptic segmentation.
-
-    Returns:
-        Query indices int64 [K], ascending; their scores float32 [K]; their labels int64 [K].
+    Of ``logits`` float [Q, C + 1], the last class being no-object, it gives query indices int64 [K], ascending; their
+    scores float32 [K]; their labels int64 [K]. 0.85 is DETR's threshold for panoptic segmentation.
     """
     scores, labels = logits.float().softmax(-1).max(-1)
     kept = ((labels != logits.shape[-1] - 1) & (scores > threshold)).nonzero()[:, 0]
@@ -174,14 +161,9 @@ def _segment_of_query(categories: Sequence[int], is_thing: Mapping[int, bool]) -
 def _share_out(logits: Tensor, groups: np.ndarray, copies: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Give each pixel to a query, without tiny segments.
 
-    Args:
-        logits: float [K, P].
-        groups: int [K], the first query of each query's segment.
-        copies: int [P], how many pixels of the result each pixel counts for.
-
-    Returns:
-        The winning query of each pixel, int [P], and the area of each segment at the index of its first
-        query, int [K]; all areas are 0 where no segment remains.
+    ``logits`` are [K, P]; ``groups`` int [K] are the first query of each query's segment; ``copies`` int [P] say how
+    many pixels of the result each pixel counts for. Gives the winning query of each pixel, int [P], and the area of
+    each segment at the index of its first query, int [K]; all areas are 0 where no segment remains.
     """
     count = len(groups)
     # max, not argmax: the same index, several times faster on a CPU.

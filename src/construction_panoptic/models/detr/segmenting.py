@@ -40,13 +40,9 @@ def query_masks(
 ) -> list[QueryMasks]:
     """Compute the masks of the kept queries of each image of a batch; call it without gradients.
 
-    Args:
-        model: in the mode in which it is to run.
-        features: what the model's `DetrPanoptic.features` gave for the batch.
-        processed_sizes: (height, width) of each image within its padding.
-        is_thing: label → is a thing. A query with another label is treated as no-object.
-        threshold: smallest class probability of a query that is kept, exclusive.
-        keep: chooses the queries: `keep_queries` or `likely_queries`.
+    ``processed_sizes`` are (height, width) of each image within its padding. ``keep``, `keep_queries` or
+    `likely_queries`, chooses the queries with a class probability above ``threshold``; those whose label is not in
+    ``is_thing`` are treated as no-object.
     """
     kept = [_known(keep(logits, threshold), is_thing) for logits in features.pred_logits]
     counts = [len(queries) for queries, _, _ in kept]
@@ -70,18 +66,11 @@ def segment_images(
     threshold: float,
     choose: Callable[[int, Tensor, Tensor], Tensor] | None = None,
 ) -> tuple[list[PanopticResult], PanopticFeatures]:
-    """Segment the images of a batch as published, pixel by pixel; see `query_masks` for the other arguments.
+    """Segment the images of a batch as published, pixel by pixel, each at its target size; see `query_masks`.
 
-    Args:
-        images: [B, 3, H, W] float, normalised, zero on padding.
-        padding_mask: [B, H, W] bool, True where the pixel is padding; None when there is no padding.
-        target_sizes: (height, width) of each segmentation.
-        choose: called with an image's number in the batch, the mask logits [K, h, w] of its kept queries (h and
-            w a quarter of the processed size, rounded up) and their labels [K]; gives bool [K], True for those
-            that may take part in the segmentation.
-
-    Returns:
-        The segmentation of each image, and the model's features with logits and boxes of all queries.
+    ``choose`` is called with an image's number in the batch, the mask logits [K, h, w] of its kept queries and their
+    labels [K]; it gives bool [K], True for those that may take part. Gives the segmentation of each image, and the
+    model's features with logits and boxes of all queries.
     """
     features = model.features(images, padding_mask)
     found = query_masks(model, features, processed_sizes=processed_sizes, is_thing=is_thing, threshold=threshold)

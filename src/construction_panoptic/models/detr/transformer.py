@@ -28,16 +28,10 @@ class Attention(nn.Module):
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, attend: Tensor | None = None) -> Tensor:
-        """Attend from ``query`` [B, L, D] to ``key``, ``value`` [B, S, D].
+        """Attend from ``query`` [B, L, D] to ``key``, ``value`` [B, S, D]; gives [B, L, D].
 
-        Args:
-            query: [B, L, D].
-            key: [B, S, D]; the same object as ``query`` in self-attention, which saves a matrix product.
-            value: [B, S, D].
-            attend: bool, broadcast to [B, heads, L, S], True where the key takes part; None for all of them.
-
-        Returns:
-            [B, L, D].
+        A ``key`` that is the same object as ``query``, as in self-attention, saves a matrix product. ``attend`` is
+        bool, broadcast to [B, heads, L, S], True where the key takes part; None for all of them.
         """
         dim = query.shape[-1]
         weight, bias = self.in_proj_weight, self.in_proj_bias
@@ -109,12 +103,9 @@ class DecoderLayer(_Layer):
     def forward(self, x: Tensor, query_position: Tensor, memory: Tensor, keys: Tensor, attend: Tensor | None) -> Tensor:
         """Map queries ``x`` [B, Q, D] to [B, Q, D].
 
-        Args:
-            x: [B, Q, D].
-            query_position: the learned embedding of the queries, [Q, D] or [B, Q, D].
-            memory: the encoder's output [B, S, D].
-            keys: ``memory`` plus its position embedding [B, S, D].
-            attend: bool [B, 1, 1, S], True for cells that are not padding; None for all.
+        ``query_position`` [Q, D] is the queries' learned embedding; ``memory`` [B, S, D] the encoder's output, ``keys``
+        the same plus its position embedding; ``attend`` bool [B, 1, 1, S], True for cells that are not padding; None
+        for all.
         """
         value = self._before(self.norm1, x)
         query = value + query_position
@@ -155,10 +146,8 @@ class Decoder(nn.Module):
         attend: Tensor | None,
         all_layers: bool,
     ) -> Tensor:
-        """Decode the queries, which start from zeros.
-
-        Returns:
-            [L, B, Q, D], one entry a layer; only the last layer's (L = 1) unless ``all_layers``.
+        """Decode the queries, which start from zeros: [L, B, Q, D], only the last layer (L = 1) unless
+        ``all_layers``.
         """
         keys = memory + position
         x = torch.zeros_like(query_position, dtype=memory.dtype).expand(memory.shape[0], -1, -1)

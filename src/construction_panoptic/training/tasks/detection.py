@@ -30,13 +30,7 @@ def build_detector(num_classes: int, architecture: DetrSettings, settings: Detec
 
 
 class DetectionTask(TrainingTask):
-    """Training of the detector, with losses after every decoder layer.
-
-    Args:
-        model: the detector.
-        settings: those of the stage.
-        spec: its categories are those that a predicted box may have.
-    """
+    """Training of the detector, with losses after every decoder layer; boxes may have the categories of ``spec``."""
 
     name, monitor = "detection", "val/ap"
     model: Detr

@@ -40,15 +40,11 @@ class Store(Protocol):
     def __len__(self) -> int: ...
 
     def read(self, name: str) -> Entry | None:
-        """The entry of a name; None where there is none."""
+        """The entry of a name; None where there is none, or it cannot be read."""
         ...
 
     def write(self, name: str, entry: Entry) -> None:
-        """Keep an entry.
-
-        Raises:
-            OSError, RuntimeError: there is no room, or no permission.
-        """
+        """Keep an entry; `OSError` or `RuntimeError` where there is no room, or no permission."""
         ...
 
 
@@ -63,11 +59,11 @@ class MemoryStore:
         return len(self._entries)
 
     def read(self, name: str) -> Entry | None:
-        """The entry of a name; None where there is none."""
+        """See `Store`."""
         return self._entries.get(name)
 
     def write(self, name: str, entry: Entry) -> None:
-        """Keep an entry."""
+        """See `Store`."""
         self._entries[name] = entry
         self.used += entry_bytes(entry)
 
@@ -75,9 +71,7 @@ class MemoryStore:
 class DiskStore:
     """Entries as files, which a resumed or repeated training finds again.
 
-    Args:
-        folder: where the files are; made when it is not there.
-        content: plain data of all that the entries depend on. A folder made for other content is emptied.
+    ``content`` is plain data of all that the entries depend on; a folder made for other content is emptied.
     """
 
     def __init__(self, folder: Path | str, content: Mapping[str, Any]) -> None:
@@ -95,7 +89,7 @@ class DiskStore:
         return len(self._sizes)
 
     def read(self, name: str) -> Entry | None:
-        """The entry of a name; None where there is none or its file cannot be read."""
+        """See `Store`."""
         path = self._path(name)
         if path.name not in self._sizes:
             return None
@@ -118,12 +112,7 @@ class DiskStore:
 
 
 class FeatureCache:
-    """Keeps features and matches of images until they reach a limit; the first come stay.
-
-    Args:
-        store: where they are kept.
-        limit: most bytes kept.
-    """
+    """Keeps features and matches of images in a store until they reach ``limit`` bytes; the first come stay."""
 
     def __init__(self, store: Store, limit: int) -> None:
         self._store = store
@@ -165,9 +154,7 @@ class FeatureCache:
 def open_cache(settings: MaskHeadSettings, fingerprint: Mapping[str, Any]) -> FeatureCache | None:
     """The cache of a training's settings, None where they want none.
 
-    Args:
-        settings: what is kept where, and all settings that the kept depends on.
-        fingerprint: plain data of data set, model and detector weights.
+    ``fingerprint`` is plain data of data set, model and detector weights.
     """
     if settings.cache == "none":
         return None

@@ -40,16 +40,11 @@ def build_panoptic(
 
 
 class MaskHeadTask(TrainingTask):
-    """Training of the mask head.
+    """Training of the mask head, behind a frozen detector.
 
-    Queries are matched with the segments first; masks are computed for the matched queries alone, the only
-    ones that the loss reads.
-
-    Args:
-        model: the panoptic model, its detector frozen.
-        settings: those of the stage.
-        spec: its categories, and how masks are merged in validation.
-        cache: keeps the detector's outputs of training images, which must be the same in every epoch.
+    Queries are matched with the segments first; masks are computed for the matched queries alone, the only ones that
+    the loss reads. ``spec`` says how masks are merged in validation. ``cache`` keeps the detector's outputs of training
+    images, which must be the same in every epoch.
     """
 
     name, monitor = "mask_head", "val/pq"
@@ -72,12 +67,7 @@ class MaskHeadTask(TrainingTask):
         return {"segments": sum(len(target["labels"]) for target in batch.targets)}
 
     def losses(self, batch: Batch) -> dict[str, Loss]:
-        """``loss_mask`` and ``loss_dice``; both are 0 for a batch without a segment.
-
-        Raises:
-            FloatingPointError: the model's outputs are not finite.
-            ValueError: the batch has no id maps.
-        """
+        """``loss_mask`` and ``loss_dice``; both are 0 for a batch without a segment."""
         return self._losses(
             batch, *(self._detect_once(batch, self._cache) if self._cache is not None else self._detect(batch))
         )

@@ -86,8 +86,7 @@ class TrainingTask(ABC):
     def validate(self, loader: Iterable[Batch], measure: Measure, stop: StopRequest | None = None) -> dict[str, float]:
         """Measure the validation set in one pass; the model is in eval mode and records no gradient.
 
-        Returns:
-            ``val/…``: the metrics, ``loss`` and its terms, each over the images of all processes.
+        Gives ``val/…``: the metrics, ``loss`` and its terms, each over the images of all processes.
 
         Raises:
             StoppedError: ``stop`` is set in one of the processes.

@@ -3,7 +3,6 @@ import json
 from pathlib import Path
 
 from construction_panoptic.annotations.json_stream import JSONDocument
-from construction_panoptic.config.model import DetrSettings
 from construction_panoptic.config.training import DetectionSettings
 from construction_panoptic.training.running import fingerprint_of
 
@@ -17,10 +16,8 @@ def test_a_fingerprint_is_of_the_data_however_they_are_held(tmp_path: Path) -> N
         "categories": [{}],
     }
     (tmp_path / "coco.json").write_text(json.dumps(data))
-    found = [
-        fingerprint_of(d, DetrSettings(), DetectionSettings()) for d in (data, JSONDocument(tmp_path / "coco.json"))
-    ]
+    found = [fingerprint_of(d, DetectionSettings()) for d in (data, JSONDocument(tmp_path / "coco.json"))]
     assert found[0] == found[1]
     assert found[0]["data"] == hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
-    other = fingerprint_of(data | {"images": []}, DetrSettings(), DetectionSettings())
+    other = fingerprint_of(data | {"images": []}, DetectionSettings())
     assert other["data"] != found[0]["data"]

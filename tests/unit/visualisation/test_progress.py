@@ -5,9 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from construction_panoptic.annotations.panoptic_png import encode_id_map
 from construction_panoptic.annotations.records import ConvertedImages
-from construction_panoptic.evaluation.predictions import ImagePrediction
+from construction_panoptic.models.protocol import Segmentation
 from construction_panoptic.visualisation.progress import ProgressSheet
 from tests.unit.evaluation.pairs import entry
 
@@ -35,10 +34,8 @@ def panoptic(converted: ConvertedImages) -> dict[str, Any]:
     return truth([entry(i, converted.png_folder, IDS, {1: 1, 2: 2}, set()) for i in range(6)])
 
 
-def prediction(image: int, categories: tuple[int, int]) -> ImagePrediction:
-    segments = [{"id": k + 1, "category_id": category} for k, category in enumerate(categories)]
-    png = encode_id_map(IDS.astype(np.uint32))
-    return ImagePrediction(image, f"{image}.png", 60, 40, segments, [], CATEGORIES, png)
+def seen(categories: tuple[int, int]) -> Segmentation:
+    return Segmentation(IDS.astype(np.int32), [{"id": k, "category_id": c} for k, c in enumerate(categories, 1)])
 
 
 def rows(sheet: Image.Image) -> tuple[np.ndarray, np.ndarray]:
@@ -47,19 +44,19 @@ def rows(sheet: Image.Image) -> tuple[np.ndarray, np.ndarray]:
     return pixels[: len(pixels) // 2], pixels[len(pixels) // 2 :]
 
 
-def red_share(pixels: np.ndarray) -> float:
+def red_fraction(pixels: np.ndarray) -> float:
     return float((pixels[..., 0] > pixels[..., 2] + 60).mean())
 
 
 def test_the_prediction_stands_below_the_truth(converted: ConvertedImages) -> None:
     sheet = ProgressSheet(panoptic(converted), converted, 2)
     for image in range(6):
-        sheet.see_segments(prediction(image, (1, 1)))  # sky everywhere
+        sheet.see(image, seen((1, 1)))  # sky everywhere
     picture = sheet.take(3)
     assert picture is not None
     above, below = rows(picture)
-    assert red_share(above) > 0.2
-    assert red_share(below) == 0
+    assert red_fraction(above) > 0.2
+    assert red_fraction(below) == 0
     assert picture.width == 800  # two images
 
 
@@ -67,7 +64,7 @@ def test_it_is_of_what_was_seen_since_the_last_one(converted: ConvertedImages) -
     sheet = ProgressSheet(panoptic(converted), converted, 6)
     assert sheet.take(1) is None
     for image in range(6):
-        sheet.see_segments(prediction(image, (1, 2)))
+        sheet.see(image, seen((1, 2)))
     picture = sheet.take(2)
     assert picture is not None
     assert picture.width == 1600  # four a row
@@ -76,21 +73,22 @@ def test_it_is_of_what_was_seen_since_the_last_one(converted: ConvertedImages) -
 
 def test_no_images_no_picture(converted: ConvertedImages) -> None:
     sheet = ProgressSheet(panoptic(converted), converted, 0)
-    sheet.see_segments(prediction(0, (1, 2)))
-    sheet.see_boxes([])
+    sheet.see(0, seen((1, 2)))
+    sheet.see(1, [])
     assert sheet.take(1) is None
 
 
 def test_boxes_are_drawn_from_a_score_of_half_on(converted: ConvertedImages) -> None:
     box = {"category_id": 2, "bbox": [5, 5, 40, 30]}
     sheet = ProgressSheet(truth([{**box, "image_id": i} for i in range(6)]), converted, 1)
-    shares = []
+    fractions = []
     for score in (0.4, 0.6):
-        sheet.see_boxes([{**box, "image_id": i, "score": score} for i in range(6)])
+        for image in range(6):
+            sheet.see(image, [{**box, "score": score}])
         picture = sheet.take(1)
         assert picture is not None
         above, below = rows(picture)
-        assert red_share(above) > 0
-        shares.append(red_share(below))
-    assert shares[0] == 0
-    assert shares[1] > 0
+        assert red_fraction(above) > 0
+        fractions.append(red_fraction(below))
+    assert fractions[0] == 0
+    assert fractions[1] > 0
