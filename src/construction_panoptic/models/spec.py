@@ -58,6 +58,8 @@ class ModelSpec(Settings):
     def overridden(self, overrides: Mapping[str, Any] | None) -> Self:
         """Replace values; those that are None stay. A ``threshold`` is that of the merging that is used."""
         changed = {name: value for name, value in (overrides or {}).items() if value is not None}
+        if self.kind != "detr":
+            changed.pop("merging", None)  # is a matter of queries
         if "threshold" in changed and changed.get("merging", self.merging) == "masks":
             threshold = changed.pop("threshold")
             changed |= {"quality_things": threshold, "quality_stuff": threshold}

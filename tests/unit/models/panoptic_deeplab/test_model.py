@@ -110,3 +110,8 @@ def test_the_network_can_be_exported_with_free_sizes(model):
     mask = torch.zeros(1, 60, 75, dtype=torch.bool)
     for name, value in program.module()(batch, mask).items():
         torch.testing.assert_close(value, model.network(batch, mask)[name])
+
+
+def test_merging_of_queries_has_no_meaning_here():
+    changed = SPEC.overridden({"threshold": 0.4, "merging": "masks"})
+    assert (changed.threshold, changed.merging, changed.least_score) == (0.4, "pixels", 0.4)
