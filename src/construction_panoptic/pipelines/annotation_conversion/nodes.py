@@ -50,11 +50,7 @@ MOSAIC_PICTURES = 24
 def read_annotations(
     raw_data: Any, taxonomy: dict[str, Any], parameters: ConversionSettings
 ) -> tuple[pd.DataFrame, StoredTable, pd.DataFrame, pd.DataFrame]:
-    """Read and check every export.
-
-    Returns:
-        Accepted images, accepted annotations, rejected records, repaired records; see `reading.Exports`.
-    """
+    """Give accepted images, accepted annotations, rejected and repaired records of all exports."""
     try:
         exports = read_exports(
             raw_data,
@@ -87,13 +83,7 @@ def label_stuff(
     taxonomy: dict[str, Any],
     parameters: ConversionSettings,
 ) -> Iterable[StuffOfImage]:
-    """Find the stuff regions of every image, without what annotated things explain.
-
-    What was labelled before an interruption is not labelled again.
-
-    Returns:
-        The stuff of each image, computed as it is asked for.
-    """
+    """Label the stuff of each image, as it is asked for and unless an interrupted run has done it."""
     stuff, classes = parameters.stuff, Taxonomy.from_dict(taxonomy)
     if stuff.source == "none":
         return (StuffOfImage(key, None) for key in images["key"])
@@ -110,12 +100,7 @@ def merge_annotations(
     taxonomy: dict[str, Any],
     parameters: ConversionSettings,
 ) -> Iterable[ConvertedImage | ConvertedRecord]:
-    """Lay things over stuff.
-
-    Returns:
-        Each image with its panoptic PNG and segments, made as it is asked for; the record alone of an image that
-        was converted from the same input before.
-    """
+    """Lay things over stuff as images are asked for; give the record alone of what is converted already."""
     return merge_images(
         images,
         annotations,
@@ -164,11 +149,7 @@ def split_images(converted: ConvertedImages, parameters: ConversionSettings) -> 
 def write_coco(
     converted: ConvertedImages, split: pd.DataFrame, taxonomy: dict[str, Any], parameters: ConversionSettings
 ) -> tuple[dict[str, Any], ...]:
-    """Give both sides as COCO detection and as COCO panoptic, the latter when all has been checked against the PNGs.
-
-    Returns:
-        Detection of both sides: things and stuff, boxes and masks of what is visible; then panoptic of both sides.
-    """
+    """Give detection of train and val, which checks everything against the PNGs, then panoptic of train and val."""
     files = CocoFiles(converted, split, Taxonomy.from_dict(taxonomy))
     execution = parameters.execution.model_dump()
     detection = [files.detection(side, converted.png_folder, **execution) for side in ("train", "val")]

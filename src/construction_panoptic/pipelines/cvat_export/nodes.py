@@ -17,11 +17,7 @@ def export_ground_truth(
     converted: ConvertedImages,
     parameters: CvatExportSettings,
 ) -> Iterator[tuple[str, bytes]]:
-    """Give the things of both sides of the ground truth as one CVAT export.
-
-    Returns:
-        (path in the export, content) of each file, made as it is asked for.
-    """
+    """Give path and content of each file of a CVAT export of the ground truth's things, train and val."""
     both = {name: list(chain(panoptic_train[name], panoptic_val[name])) for name in ("images", "annotations")}
     panoptic = {**both, "categories": panoptic_train["categories"]}
     shapes = parameters.shapes
@@ -31,11 +27,7 @@ def export_ground_truth(
 def export_predictions(
     predictions: Path, converted: ConvertedImages, parameters: CvatExportSettings
 ) -> Iterator[tuple[str, bytes]]:
-    """Give the predicted things of the validation images as a CVAT export.
-
-    Returns:
-        (path in the export, content) of each file, made as it is asked for.
-    """
+    """Give path and content of each file of a CVAT export of the predicted things."""
     shapes = parameters.shapes
     results = load_json(predictions / "predictions.json")
     return cvat_files(results, predictions, converted.image_folder, shapes=shapes)

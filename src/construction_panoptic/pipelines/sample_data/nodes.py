@@ -7,9 +7,5 @@ from construction_panoptic.sample import generate
 
 
 def generate_sample(parameters: SampleSettings) -> Iterator[tuple[str, bytes]]:
-    """Draw construction-like scenes and write them as CVAT exports with ready stuff predictions.
-
-    Returns:
-        (relative path, content) of each file, drawn as it is asked for.
-    """
+    """Draw scenes; give path and content of each file of their CVAT exports and ready stuff predictions."""
     return iter(generate(parameters))
