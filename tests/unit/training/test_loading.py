@@ -54,7 +54,7 @@ def test_batches_that_are_not_full() -> None:
 
 
 def test_batches_of_like_aspect() -> None:
-    aspects = [1.5 if index % 3 else 0.7 for index in range(32)]  # 21 lying, 11 upright
+    aspects = [1.5 if index % 3 else 0.7 for index in range(32)]  # 21 landscape, 11 portrait
 
     def batches(epoch: int, **changes: Any) -> list[list[int]]:
         sampler = EpochBatches(32, 4, seed=3, **{"aspects": aspects, **changes})

@@ -34,7 +34,7 @@ class FocalDice(torch.autograd.Function):
         ctx.alpha = alpha
         sums = logits.new_empty(3, len(logits))
         for part in _chunks(truth):
-            y, z = _truth_and_wrongness(logits[part], truth[part])
+            y, z = _truth_and_error_logits(logits[part], truth[part])
             q = torch.sigmoid(z)
             focal = F.softplus(z).mul_(q).mul_(q)
             sums[0, part] = (1 - alpha) * _sum(focal) + (2 * alpha - 1) * _dot(focal, y)
@@ -51,7 +51,7 @@ class FocalDice(torch.autograd.Function):
         of_focal, of_overlap, of_areas = (x[:, None, None] for x in (of_focal, of_overlap, of_areas))
         gradient = torch.empty_like(logits)
         for part in _chunks(truth):
-            y, z = _truth_and_wrongness(logits[part], truth[part])
+            y, z = _truth_and_error_logits(logits[part], truth[part])
             q = torch.sigmoid(z)
             right = 1 - q
             focal = torch.addcmul(q, right, F.softplus(z), value=2).mul_(q)
@@ -69,8 +69,8 @@ def _chunks(truth: Tensor) -> list[slice]:
     return [slice(start, start + step) for start in range(0, len(truth), step)]
 
 
-def _truth_and_wrongness(logits: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
-    """y and z of the class's docstring, float [N, H, W]."""
+def _truth_and_error_logits(logits: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
+    """y and z of `FocalDice`, float [N, H, W]."""
     x = F.interpolate(logits[:, None], size=truth.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
     y = truth.to(x.dtype)
     return y, torch.addcmul(x, x, y, value=-2)

@@ -126,7 +126,7 @@ def panoptic_result(
         masks[known][:, None].float(), size=(height, width), mode="bilinear", align_corners=False
     ).flatten(1)
     groups = _segment_of_query(categories, is_thing)
-    winners, areas = _share_out(logits, groups, copies)
+    winners, areas = _assign_pixels(logits, groups, copies)
 
     ids = np.zeros(len(categories), dtype=np.int32)
     segments: list[SegmentInfo] = []
@@ -158,7 +158,7 @@ def _segment_of_query(categories: Sequence[int], is_thing: Mapping[int, bool]) -
     )
 
 
-def _share_out(logits: Tensor, groups: np.ndarray, copies: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _assign_pixels(logits: Tensor, groups: np.ndarray, copies: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Give each pixel to a query, without tiny segments.
 
     ``logits`` are [K, P]; ``groups`` int [K] are the first query of each query's segment; ``copies`` int [P] say how
