@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from construction_panoptic.annotations.coco_files import check_panoptic
+from construction_panoptic.annotations.merging.panoptic_check import detections_of_image
 from construction_panoptic.annotations.panoptic_png import decode_id_map
 from tests.integration.pipelines.project import Project
 
@@ -33,9 +33,12 @@ def test_nothing_is_rejected_and_every_thing_is_there(finished: Project) -> None
 def test_the_panoptic_files_are_strict(finished: Project) -> None:
     data = finished.folder / "data"
     for side in ("train", "val"):
-        check_panoptic(
-            json.loads((data / f"05_model_input/panoptic_{side}.json").read_text()), data / "03_primary/panoptic"
-        )
+        panoptic = json.loads((data / f"05_model_input/panoptic_{side}.json").read_text())
+        images = {image["id"]: image for image in panoptic["images"]}
+        things = {category["id"]: bool(category["isthing"]) for category in panoptic["categories"]}
+        for annotation in panoptic["annotations"]:
+            entries = annotation, images[annotation["image_id"]]
+            assert detections_of_image(data / "03_primary/panoptic", things, entries)  # it refuses what does not fit
 
 
 def test_the_image_without_stuff_has_its_thing_and_void(finished: Project) -> None:
