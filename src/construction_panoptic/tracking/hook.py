@@ -314,7 +314,8 @@ class TrackingHook:
     def _parameters(self, inputs: Any) -> dict[str, str]:
         """Give the parameters among the inputs of nodes, as conf and ``--params`` have them, by dotted path."""
         names = sorted(name.removeprefix("params:") for name in inputs if name.startswith("params:"))
-        values = {name: reduce(lambda value, key: value[key], name.split("."), self._context.params) for name in names}
+        given = self._context.config_loader["parameters"]  # context.params has typed settings
+        values = {name: reduce(lambda value, key: value[key], name.split("."), given) for name in names}
         return flat_parameters(values)
 
     def _wanted(self, name: str) -> Mapping[str, Any]:

@@ -59,7 +59,7 @@ class Run:
         )
         self.tracking = tracking
         context: Any = SimpleNamespace(
-            project_path=project, params=PARAMETERS, mlflow=SimpleNamespace(tracking=tracking)
+            project_path=project, config_loader={"parameters": PARAMETERS}, mlflow=SimpleNamespace(tracking=tracking)
         )
         self.hook.after_context_created(context)
         outputs = ["best", "history", "timings", "progress", "last"]

@@ -1,10 +1,8 @@
-import socket
 from pathlib import Path
 
-import mlflow
 import pandas as pd
 
-from construction_panoptic.tracking.facts import close_abandoned_runs, flat_parameters, git_tags, row_metrics
+from construction_panoptic.tracking.facts import flat_parameters, git_tags, row_metrics
 
 
 def test_the_commit_and_whether_it_is_clean_are_tagged(repository: Path, tmp_path: Path) -> None:
@@ -22,12 +20,3 @@ def test_row_metrics_leave_out_what_is_no_number() -> None:
 def test_parameters_are_named_by_their_path() -> None:
     nested = {"detection": {"optimizer": {"lr": 0.1}, "sides": [96]}, "seed": 1}
     assert flat_parameters(nested) == {"detection.optimizer.lr": "0.1", "detection.sides": "[96]", "seed": "1"}
-
-
-def test_runs_of_dead_processes_are_closed(experiment: str) -> None:
-    client = mlflow.MlflowClient()
-    dead = client.create_run(experiment, tags={"host": socket.gethostname(), "process": "999999@1"})
-    elsewhere = client.create_run(experiment, tags={"host": "another-machine", "process": "999999@1"})
-    close_abandoned_runs(experiment)
-    assert client.get_run(dead.info.run_id).info.status == "FAILED"
-    assert client.get_run(elsewhere.info.run_id).info.status == "RUNNING"

@@ -9,6 +9,7 @@ import pytest
 from mlflow import entities
 from PIL import Image
 
+from construction_panoptic.files import UNCHANGED
 from construction_panoptic.tracking.facts import file_digest
 from construction_panoptic.tracking.hook import mark_run_killed
 from tests.unit.tracking.conftest import Run
@@ -62,6 +63,14 @@ def test_the_training_s_run_is_in_that_of_the_command(begin: Begin, experiment: 
     assert found.info.run_name == "main detection"
     assert found.inputs is not None
     assert [item.dataset.name for item in found.inputs.dataset_inputs] == ["data"]
+
+
+def test_a_training_may_have_no_best_epoch_yet(begin: Begin, experiment: str) -> None:
+    run = begin().train()
+    for name in ("best", "progress"):
+        run.hook.after_dataset_saved(name, UNCHANGED)
+    run.hook.after_pipeline_run()
+    assert training(experiment).info.status == "FINISHED"
 
 
 def test_a_finished_training_has_its_best_and_last_models(begin: Begin, experiment: str) -> None:
