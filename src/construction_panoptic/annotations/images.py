@@ -37,23 +37,7 @@ _MAX_JPEG_SIDE = 65_500  # pixels
 # No format that runs a program or draws text (EPS, WMF): the files come from elsewhere. Pillow reads MPO as JPEG.
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "JPEG2000", "PPM")
 _SUFFIXES = {"JPEG": (".jpg", ".jpeg", ".jpe"), "PNG": (".png",)}
-_MODES = {
-    "1",
-    "L",
-    "LA",
-    "P",
-    "PA",
-    "RGB",
-    "RGBA",
-    "RGBX",
-    "CMYK",
-    "YCbCr",
-    "I",
-    "I;16",
-    "I;16B",
-    "I;16L",
-    "I;16N",
-}
+_MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "I", "I;16", "I;16B", "I;16L", "I;16N"}
 _ORIENTATION = 0x0112
 _PHASH_SIDE = 256
 _MEMBER = re.compile(r"(?<=\.zip)::", re.IGNORECASE)
@@ -179,16 +163,6 @@ def _opened(location: str | Path, stream: BinaryIO | None = None) -> Iterator[Im
         raise ImageError("unreadable_image", f"{location}: not a readable image ({error}).") from None
 
 
-def image_size(location: str | Path) -> tuple[int, int]:
-    """Return width and height of an image as it is shown upright (EXIF orientation applied), in pixels.
-
-    Raises:
-        ImageError: see `open_location`; also ``unreadable_image`` for a file that is not an image.
-    """
-    with _opened(location) as image:
-        return _upright_size(image)
-
-
 def _upright_size(image: Image.Image) -> tuple[int, int]:
     # Pillow gives the size of a TIFF as it is shown.
     turned = image.getexif().get(_ORIENTATION) in (5, 6, 7, 8) and image.format != "TIFF"
@@ -220,16 +194,6 @@ def _scans(jpeg: bytes) -> int:
         has_length = marker[1] not in b"\x01\xd8"
         place = marker.end() + (int.from_bytes(jpeg[marker.end() : marker.end() + 2]) if has_length else 0)
     return found
-
-
-def perceptual_hash(location: str | Path) -> str:
-    """Return the 16 x 16 perceptual hash of the upright image as hexadecimal text (64 characters).
-
-    Raises:
-        ImageError: see `check_image`.
-    """
-    with _opened(location) as image:
-        return _phash(image)
 
 
 def _phash(image: Image.Image) -> str:
