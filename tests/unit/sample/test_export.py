@@ -155,7 +155,7 @@ def test_the_readers_take_everything(
     assert len(read.images) == settings.images
     assert len(read.annotations) == sum(len(content["annotations"]) for content in exports(sample).values())
     assert len(read.rejected) == 0
-    assert set(read.annotations["category"]) == {*settings.classes, settings.rare_class}
+    assert set(read.annotations.frame(["category"])["category"]) == {*settings.classes, settings.rare_class}
     stuff = ReadyStuff(sample_folder / "stuff_predictions", taxonomy)
     seen: set[int] = set()
     for row in read.images.head(40).itertuples():

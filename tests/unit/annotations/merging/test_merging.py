@@ -48,7 +48,7 @@ def photo(tmp_path: Path, make_photo: Callable[..., None]) -> dict[str, Any]:
 
 @pytest.fixture
 def merge(photo: dict[str, Any], site_taxonomy: Taxonomy) -> Callable[..., ConvertedImage]:
-    usual = {"taxonomy": site_taxonomy, "stem": "yard__a"}
+    usual: dict[str, Any] = {"taxonomy": site_taxonomy, "stem": "yard__a"}
     return lambda rows, stuff=None, **options: merge_image(photo, rows, stuff, **(usual | options))
 
 

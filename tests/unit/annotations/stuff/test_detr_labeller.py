@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from construction_panoptic.annotations.merging.masks import segmentation_rle
 from construction_panoptic.annotations.stuff.detr_labeller import DetrLabeller, load_detr
 from construction_panoptic.annotations.stuff.label_maps import LabelMap, decode_labels
 from construction_panoptic.annotations.stuff.labeller import Fringe, ImageToLabel, StuffMaps, label_images
@@ -301,8 +302,8 @@ def test_the_fringe_is_measured_with_and_without(thing_model: DetrPanoptic, taxo
     cleaner = labeller(thing_model, taxonomy)
     maps = maps_of(cleaner, tmp_path / "a.png", things)
     np.testing.assert_array_equal(maps.with_explained, labels_of(cleaner, image))
-    outline = json.dumps([[10, 10, 140, 10, 140, 90, 10, 90]])
-    task = ImageToLabel("k", str(tmp_path / "a.png"), (100, 150), (outline,))
+    code = segmentation_rle([[10, 10, 140, 10, 140, 90, 10, 90]], 100, 150)["counts"].decode()
+    task = ImageToLabel("k", str(tmp_path / "a.png"), (100, 150), (code,))
     [stuff] = label_images(cleaner, Fringe([misc], 3), [task])
     assert isinstance(stuff.labels, bytes)
     np.testing.assert_array_equal(decode_labels(stuff.labels), maps.labels)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from construction_panoptic.annotations.images import ImageError
+from construction_panoptic.annotations.merging.masks import segmentation_rle
 from construction_panoptic.annotations.stuff.detr_labeller import DetrLabeller
 from construction_panoptic.annotations.stuff.label_maps import StuffOfImage, decode_labels
 from construction_panoptic.annotations.stuff.labeller import Fringe, StuffLabeller, StuffMaps
@@ -72,8 +73,11 @@ def tables(tmp_path: Path) -> Tables:
         Image.fromarray(coarse).resize((width, height)).save(path)
         row = {"key": f"yard/{number}.png", "location": str(path), "sha256": str(number)}
         rows.append(row | {"width": width, "height": height})
-    outline = json.dumps([[5, 5, 25, 5, 25, 25, 5, 25]])
-    annotations = [{"key": row["key"], "order": 0, "segmentation": outline} for row in rows]
+    codes = [segmentation_rle([[5, 5, 25, 5, 25, 25, 5, 25]], row["height"], row["width"]) for row in rows]
+    annotations = [
+        {"key": row["key"], "is_thing": True, "rle": code["counts"].decode()}
+        for row, code in zip(rows, codes, strict=True)
+    ]
     return pd.DataFrame(rows), pd.DataFrame(annotations)
 
 
