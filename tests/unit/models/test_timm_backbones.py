@@ -1,6 +1,7 @@
 """Backbones by timm."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -19,7 +20,7 @@ DATA = Path(__file__).parents[4] / "shared" / "data"
 
 
 @pytest.mark.parametrize("name", ["timm/resnet18", "mobilenetv3_small_050", "timm/convnext_atto"])
-def test_maps_at_strides_4_to_32(name):
+def test_maps_at_strides_4_to_32(name: Any) -> None:
     backbone = build_timm_backbone(name, norm="batch").eval()
     maps = backbone(torch.randn(1, 3, 64, 96))
     assert [tuple(each.shape[1:]) for each in maps] == [
@@ -28,7 +29,7 @@ def test_maps_at_strides_4_to_32(name):
     assert (backbone.mean, backbone.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
-def test_packaged_weights_are_those_of_the_network_and_frozen():
+def test_packaged_weights_are_those_of_the_network_and_frozen() -> None:
     backbone = build_timm_backbone(LITE0, weights=PACKAGED)
     assert backbone.mean == pytest.approx([127 / 255] * 3)
     assert backbone.std == pytest.approx([128 / 255] * 3)
@@ -41,7 +42,7 @@ def test_packaged_weights_are_those_of_the_network_and_frozen():
     torch.testing.assert_close(backbone.train()(images)[-1], taken["last"], rtol=1e-4, atol=1e-4)
 
 
-def test_packaged_weights_know_what_is_in_a_photograph(shared_photograph):
+def test_packaged_weights_know_what_is_in_a_photograph(shared_photograph: Any) -> None:
     whole = timm.create_model("tf_efficientnet_lite0").eval()
     whole.load_state_dict(timm_keys(read_weights(packaged_weights())))
     image = transforms.center_crop(transforms.resize(transforms.pil_to_tensor(shared_photograph), [256]), [224])
@@ -50,7 +51,7 @@ def test_packaged_weights_know_what_is_in_a_photograph(shared_photograph):
 
 
 @pytest.fixture
-def shared_photograph():
+def shared_photograph() -> Any:
     path = next(iter(DATA.rglob("000000142238.jpg")), None)
     if path is None:
         pytest.skip("the photograph of the shared data is not here")
@@ -58,7 +59,7 @@ def shared_photograph():
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_weights_of_a_file(tmp_path, suffix):
+def test_weights_of_a_file(tmp_path: Any, suffix: Any) -> None:
     whole = timm.create_model("resnet18")
     path = tmp_path / f"weights{suffix}"
     if suffix == ".pth":
@@ -79,12 +80,12 @@ def test_weights_of_a_file(tmp_path, suffix):
         ("timm/swin_tiny_patch4_window7_224", "takes images of one size"),
     ],
 )
-def test_what_is_no_backbone(name, message):
+def test_what_is_no_backbone(name: Any, message: Any) -> None:
     with pytest.raises(ParameterError, match=message):
         build_timm_backbone(name)
 
 
-def test_weights_that_do_not_fit_and_those_that_are_not_there(tmp_path, monkeypatch):
+def test_weights_that_do_not_fit_and_those_that_are_not_there(tmp_path: Any, monkeypatch: Any) -> None:
     path = tmp_path / "weights.pth"
     torch.save(timm.create_model("resnet34").state_dict(), path)
     with pytest.raises(CheckpointError, match="does not fit timm/resnet18"):
@@ -96,10 +97,10 @@ def test_weights_that_do_not_fit_and_those_that_are_not_there(tmp_path, monkeypa
         build_timm_backbone(LITE0, weights=PACKAGED)
 
 
-def test_a_download_that_fails_says_what_to_do(monkeypatch):
+def test_a_download_that_fails_says_what_to_do(monkeypatch: Any) -> None:
     asked = []
 
-    def fail(*_arguments, **options):
+    def fail(*_arguments: Any, **options: Any) -> Any:
         asked.append(options["pretrained_cfg_overlay"]["hf_hub_id"])
         raise OSError("no network")
 

@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any, Self, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from construction_panoptic.config.base import parse
 from construction_panoptic.config.model import PanopticDeeplabSettings
@@ -25,7 +25,7 @@ class PanopticDeeplabModel:
     """
 
     def __init__(self, network: PanopticDeeplab, spec: ModelSpec) -> None:
-        self.network = network
+        self.network: nn.Module = network
         self.spec = spec
         self.settings = parse(PanopticDeeplabSettings, spec.architecture, "model")
         self.prepare: Callable[[Tensor], Tensor] = partial(prepare, settings=spec.preprocessing)

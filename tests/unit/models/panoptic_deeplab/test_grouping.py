@@ -1,6 +1,7 @@
 """Grouping beside a slow implementation of the definition."""
 
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,11 +16,11 @@ SETTINGS = GroupingSettings(center_window=3, min_thing_area=0.01, min_stuff_area
 SIZE = (46, 57)
 
 
-def random_maps(seed=0, scale=3.0):
+def random_maps(seed: Any = 0, scale: Any = 3.0) -> Any:
     """Smooth random maps of six classes, with some padding."""
     generator = torch.Generator().manual_seed(seed)
 
-    def smooth(channels, stride):
+    def smooth(channels: Any, stride: Any) -> Any:
         coarse = torch.randn(1, channels, 4, 5, generator=generator)
         size = (56 // stride, 64 // stride)
         return scale * F.interpolate(coarse, size=size, mode="bicubic")[0]
@@ -28,11 +29,11 @@ def random_maps(seed=0, scale=3.0):
     return {"semantic": smooth(6, 2), "center": center, "offset": smooth(2, 4)}
 
 
-def grouped(maps, settings=SETTINGS, size=SIZE):
+def grouped(maps: Any, settings: Any = SETTINGS, size: Any = SIZE) -> Any:
     return grouping.group(**maps, size=size, is_thing=IS_THING, settings=settings)
 
 
-def slow_groups(maps, size):
+def slow_groups(maps: Any, size: Any) -> Any:
     """The definition, pixel by pixel: the set of pixels, category and score of each segment."""
     height, width = size
     h, w = -(-height // 4), -(-width // 4)
@@ -74,7 +75,7 @@ def slow_groups(maps, size):
     ]
 
 
-def pixel_sets(segmentation):
+def pixel_sets(segmentation: Any) -> Any:
     return {
         frozenset(map(tuple, np.argwhere(segmentation.id_map == segment["id"]).tolist())): segment
         for segment in segmentation.segments
@@ -82,7 +83,7 @@ def pixel_sets(segmentation):
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_segments_are_those_of_the_definition(seed):
+def test_segments_are_those_of_the_definition(seed: Any) -> None:
     maps = random_maps(seed)
     found = pixel_sets(grouped(maps).segmentation(SIZE))
     expected = slow_groups(maps, SIZE)
@@ -95,7 +96,7 @@ def test_segments_are_those_of_the_definition(seed):
         assert segment["score"] == pytest.approx(score, abs=1e-5)
 
 
-def test_the_memory_limit_changes_nothing(monkeypatch):
+def test_the_memory_limit_changes_nothing(monkeypatch: Any) -> None:
     maps = random_maps(1)
     whole = grouped(maps)
     monkeypatch.setattr(grouping, "_CHUNK", 500)
@@ -104,7 +105,7 @@ def test_the_memory_limit_changes_nothing(monkeypatch):
     assert strips.scores == pytest.approx(whole.scores)
 
 
-def test_thresholds_leave_out_segments_and_number_the_rest():
+def test_thresholds_leave_out_segments_and_number_the_rest() -> None:
     groups = grouped(random_maps(2))
     threshold = sorted(groups.scores)[2]
     every, some = groups.segmentation(SIZE), groups.segmentation(SIZE, threshold)
@@ -115,7 +116,7 @@ def test_thresholds_leave_out_segments_and_number_the_rest():
 
 
 @pytest.mark.parametrize("size", [(92, 114), (23, 20), (7, 9)])
-def test_boxes_and_areas_are_those_of_the_masks(size):
+def test_boxes_and_areas_are_those_of_the_masks(size: Any) -> None:
     found = grouped(random_maps(3)).segmentation(size)
     assert found.id_map.shape == size
     things = iter(found.boxes)
@@ -131,7 +132,7 @@ def test_boxes_and_areas_are_those_of_the_masks(size):
     assert set(np.unique(found.id_map)) <= {0, *(segment["id"] for segment in found.segments)}
 
 
-def test_without_centres_things_are_void():
+def test_without_centres_things_are_void() -> None:
     maps = random_maps(0)
     maps["center"].fill_(-9.0)
     found = grouped(maps).segmentation(SIZE)
@@ -140,7 +141,7 @@ def test_without_centres_things_are_void():
     assert (found.id_map == 0).any()
 
 
-def test_thousands_of_things():
+def test_thousands_of_things() -> None:
     side = 400
     semantic = torch.zeros(6, side, side)
     semantic[4] = 1.0

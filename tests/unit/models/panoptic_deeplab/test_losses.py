@@ -1,6 +1,7 @@
 """Losses beside a slow implementation of the definition."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ SIZE, CLASSES = (22, 30), 5
 
 
 @pytest.fixture
-def targets():
+def targets() -> Any:
     generator = torch.Generator().manual_seed(0)
     semantic = torch.randint(0, CLASSES, (3, *SIZE), generator=generator)
     semantic[0, :9] = IGNORED
@@ -32,7 +33,7 @@ def targets():
 
 
 @pytest.fixture
-def outputs():
+def outputs() -> Any:
     generator = torch.Generator().manual_seed(1)
     return {
         "semantic": (5 * torch.randn(3, CLASSES, 11, 15, generator=generator)).requires_grad_(),
@@ -41,14 +42,14 @@ def outputs():
     }
 
 
-def part(values, rows):
+def part(values: Any, rows: Any) -> Any:
     """Give some images of outputs or targets."""
     if isinstance(values, Targets):
         return Targets(**{name: value[rows] for name, value in vars(values).items()})
     return {name: value[rows] for name, value in values.items()}
 
 
-def slow_sums(outputs, targets):
+def slow_sums(outputs: Any, targets: Any) -> Any:
     """The definition, image by image and pixel by pixel."""
     sums = {"semantic": 0.0, "center": 0.0, "offset": 0.0}
     counts = dict.fromkeys(sums, 0)
@@ -75,7 +76,7 @@ def slow_sums(outputs, targets):
     return sums, counts
 
 
-def test_losses_and_gradients_are_those_of_the_definition(outputs, targets):
+def test_losses_and_gradients_are_those_of_the_definition(outputs: Any, targets: Any) -> None:
     sums, counts = slow_sums(outputs, targets)
     found = deeplab_losses(outputs, targets, SETTINGS)
     assert normalisers(targets, SETTINGS) == counts
@@ -86,7 +87,7 @@ def test_losses_and_gradients_are_those_of_the_definition(outputs, targets):
         torch.testing.assert_close(ours, torch.autograd.grad(sums[name], outputs[name]))
 
 
-def test_sums_and_normalisers_of_parts_add_up(outputs, targets):
+def test_sums_and_normalisers_of_parts_add_up(outputs: Any, targets: Any) -> None:
     whole = deeplab_losses(outputs, targets, SETTINGS)
     parts = [deeplab_losses(part(outputs, [k]), part(targets, [k]), SETTINGS) for k in range(3)]
     counts = [normalisers(part(targets, [k]), SETTINGS) for k in range(3)]
@@ -95,7 +96,7 @@ def test_sums_and_normalisers_of_parts_add_up(outputs, targets):
         assert sum(each[name] for each in counts) == normalisers(targets, SETTINGS)[name]
 
 
-def test_what_takes_no_part_gets_no_gradient(outputs, targets):
+def test_what_takes_no_part_gets_no_gradient(outputs: Any, targets: Any) -> None:
     total = sum(term.sum for term in deeplab_losses(outputs, targets, SETTINGS).values())
     total.backward()
     assert not outputs["semantic"].grad[2].any()
@@ -104,7 +105,7 @@ def test_what_takes_no_part_gets_no_gradient(outputs, targets):
     assert not outputs["offset"].grad.abs().sum(1)[targets.offset_weight == 0].any()
 
 
-def test_logits_far_apart_stay_finite(outputs, targets):
+def test_logits_far_apart_stay_finite(outputs: Any, targets: Any) -> None:
     with torch.no_grad():
         outputs["semantic"] *= 200
     term = deeplab_losses(outputs, targets, SETTINGS)["semantic"]

@@ -1,5 +1,7 @@
 """The network, and its door."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -28,14 +30,14 @@ SPEC = ModelSpec(
 
 
 @pytest.fixture
-def model():
+def model() -> Any:
     torch.manual_seed(0)
     model = PanopticDeeplabModel.from_spec(SPEC)
     model.network.eval()
     return model
 
 
-def images(sizes, originals):
+def images(sizes: Any, originals: Any) -> Any:
     generator = torch.Generator().manual_seed(1)
     height, width = (max(side) for side in zip(*sizes, strict=True))
     pixels, mask = torch.zeros(len(sizes), 3, height, width), torch.ones(len(sizes), height, width, dtype=torch.bool)
@@ -46,7 +48,7 @@ def images(sizes, originals):
 
 
 @pytest.mark.parametrize("size", [(64, 96), (61, 75), (33, 130)])
-def test_maps_have_the_stated_sizes(model, size):
+def test_maps_have_the_stated_sizes(model: Any, size: Any) -> None:
     height, width = size
     outputs = model.network(torch.randn(2, 3, *size))
     h, w = -(-height // 4), -(-width // 4)
@@ -55,7 +57,7 @@ def test_maps_have_the_stated_sizes(model, size):
     assert outputs["offset"].shape == (2, 2, h, w)
 
 
-def test_the_mean_over_the_image_leaves_out_padding():
+def test_the_mean_over_the_image_leaves_out_padding() -> None:
     torch.manual_seed(0)
     decoder = PanopticDeeplab(Backbone("tiny", norm="batch"), 3, channels=8).decoder
     seen = []
@@ -67,7 +69,7 @@ def test_the_mean_over_the_image_leaves_out_padding():
     torch.testing.assert_close(seen[0], maps[-1][:, :, :2].mean((2, 3), keepdim=True))
 
 
-def test_segments_cover_the_original_images(model):
+def test_segments_cover_the_original_images(model: Any) -> None:
     batch = images([(64, 96), (60, 70)], [(64, 96), (130, 151)])
     found = model.segment(batch)
     assert [each.id_map.shape for each in found] == [(64, 96), (130, 151)]
@@ -78,7 +80,7 @@ def test_segments_cover_the_original_images(model):
         assert all(0 < segment["score"] <= 1 for segment in each.segments)
 
 
-def test_segmenting_at_thresholds_is_segmenting_with_each(model):
+def test_segmenting_at_thresholds_is_segmenting_with_each(model: Any) -> None:
     batch = images([(64, 96)], [(64, 96)])
     scores = sorted(segment["score"] for segment in model.segment(batch)[0].segments)
     thresholds = [0.0, scores[len(scores) // 2]]
@@ -90,16 +92,16 @@ def test_segmenting_at_thresholds_is_segmenting_with_each(model):
     assert len(alone.segments) < len(scores)
 
 
-def test_the_architecture_is_checked():
+def test_the_architecture_is_checked() -> None:
     with pytest.raises(ParameterError, match=r"model\.chanels: there is no such parameter; did you mean channels\?"):
         PanopticDeeplabModel.from_spec(SPEC.model_copy(update={"architecture": {"chanels": 3}}))
 
 
-def test_the_description_names_the_outputs(model):
+def test_the_description_names_the_outputs(model: Any) -> None:
     assert model.describe()["outputs"].keys() == model.network(torch.zeros(1, 3, 32, 32)).keys()
 
 
-def test_the_network_can_be_exported_with_free_sizes(model):
+def test_the_network_can_be_exported_with_free_sizes(model: Any) -> None:
     free, mask = torch.export.Dim.AUTO, torch.zeros(2, 64, 96, dtype=torch.bool)
     program = torch.export.export(
         model.network,
@@ -112,6 +114,6 @@ def test_the_network_can_be_exported_with_free_sizes(model):
         torch.testing.assert_close(value, model.network(batch, mask)[name])
 
 
-def test_merging_of_queries_has_no_meaning_here():
+def test_merging_of_queries_has_no_meaning_here() -> None:
     changed = SPEC.overridden({"threshold": 0.4, "merging": "masks"})
     assert (changed.threshold, changed.merging, changed.least_score) == (0.4, "pixels", 0.4)

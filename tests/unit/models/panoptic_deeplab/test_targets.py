@@ -1,6 +1,7 @@
 """Targets beside a slow implementation of the definition."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ IS_THING = torch.tensor([False, False, False, True, True])
 SETTINGS = TargetSettings(small_area=0.02, small_weight=3.0)
 
 
-def segmentation(id_map, labels):
+def segmentation(id_map: Any, labels: Any) -> Any:
     """Give a segmentation in which the segments of the ids in ``labels`` take part, and those of others do not."""
     return {
         "id_map": id_map.int(),
@@ -22,7 +23,7 @@ def segmentation(id_map, labels):
 
 
 @pytest.fixture
-def batch():
+def batch() -> Any:
     """Two images of other sizes; ids as large as 24 bits; 9 is a crowd, 0 is void, 6 has no pixel."""
     first = torch.full((22, 30), 2**24 - 1)
     first[12:] = 4
@@ -39,7 +40,7 @@ def batch():
     ]
 
 
-def slow_targets(item, size):
+def slow_targets(item: Any, size: Any) -> Any:
     """The definition, pixel by pixel, of one image."""
     id_map, labels = item["id_map"], dict(zip(item["segment_ids"].tolist(), item["labels"].tolist(), strict=True))
     rows, columns = id_map.shape
@@ -76,7 +77,7 @@ def slow_targets(item, size):
     return semantic, weight, heat, heat_weight, offset, offset_weight
 
 
-def test_the_targets_are_those_of_the_definition(batch):
+def test_the_targets_are_those_of_the_definition(batch: Any) -> None:
     found = make_targets(batch, (26, 33), IS_THING, SETTINGS)
     for image, item in enumerate(batch):
         for name, expected in zip(vars(found), slow_targets(item, (26, 33)), strict=True):
@@ -85,13 +86,13 @@ def test_the_targets_are_those_of_the_definition(batch):
             )
 
 
-def test_small_things_alone_weigh_more(batch):
+def test_small_things_alone_weigh_more(batch: Any) -> None:
     found = make_targets(batch, (24, 30), IS_THING, SETTINGS)
     assert (found.semantic_weight[0] == 3.0).sum() == 6  # the segment 5
     assert (found.semantic_weight[1] == 1.0).all()
 
 
-def test_crowds_void_and_padding_have_no_part(batch):
+def test_crowds_void_and_padding_have_no_part(batch: Any) -> None:
     found = make_targets(batch, (32, 40), IS_THING, SETTINGS)
     assert (found.semantic[0, 20:22, 20:30] == IGNORED).all()
     assert (found.semantic[:, 24:] == IGNORED).all()
@@ -100,7 +101,7 @@ def test_crowds_void_and_padding_have_no_part(batch):
     assert found.center[1].max() == 0
 
 
-def test_an_image_without_segments():
+def test_an_image_without_segments() -> None:
     found = make_targets([segmentation(torch.zeros(8, 8), {})], (8, 8), IS_THING, SETTINGS)
     assert (found.semantic == IGNORED).all()
     assert found.center_weight.sum() == 0

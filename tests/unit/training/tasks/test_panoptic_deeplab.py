@@ -89,7 +89,7 @@ def test_validation_losses_are_those_of_the_whole_set(whole: Batch, settings: Bu
 
 def test_outputs_that_are_not_finite_stop(whole: Batch, settings: Build) -> None:
     task = task_of(settings())
-    nn.init.constant_(task.model.center.bias, float("nan"))
+    nn.init.constant_(task.model.center.weight, float("nan"))
     with pytest.raises(NonFiniteLossError, match=r"panoptic_deeplab: in validation, images site__001\.png, "):
         task.validate([whole], lambda predictions: {"images": float(len(list(predictions)))})
 
@@ -108,8 +108,9 @@ def test_the_backbone_of_a_detr_is_taken(tmp_path: Path, settings: Build, small_
     detr = build_detr(**small_model)
     torch.save({"model": detr.state_dict()}, tmp_path / "detr.pth")
     network = build_network(NUM_CLASSES, settings(weights=str(tmp_path / "detr.pth")))
-    state = detr.state_dict()
-    assert torch.equal(network.backbone.body.layer4[0].conv1.weight, state["backbone.0.body.layer4.0.conv1.weight"])
+    own, theirs = network.state_dict(), detr.state_dict()
+    name = "body.layer4.0.conv1.weight"
+    assert torch.equal(own[f"backbone.{name}"], theirs[f"backbone.0.{name}"])
 
 
 def test_weights_that_do_not_fit_are_an_error(tmp_path: Path, settings: Build, small_model: dict[str, Any]) -> None:
