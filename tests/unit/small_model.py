@@ -28,8 +28,8 @@ def small_model(**spec: Any) -> DetrModel:
     """The model in eval mode; it keeps some queries at the threshold 0.2."""
     torch.manual_seed(1)
     sizes = Preprocessing(evaluation_side=64, max_side=128)
-    settings = {"architecture": ARCHITECTURE, "categories": CATEGORIES, "preprocessing": sizes, "threshold": 0.2}
-    model = DetrModel.from_spec(ModelSpec(**(settings | spec)))
+    settings: dict[str, Any] = {"architecture": ARCHITECTURE, "categories": CATEGORIES, "preprocessing": sizes}
+    model = DetrModel.from_spec(ModelSpec(**({**settings, "threshold": 0.2} | spec)))
     network = model.network
     assert isinstance(network, DetrPanoptic)
     # Random heads give every query the same class, box and mask; larger weights give each its own.
