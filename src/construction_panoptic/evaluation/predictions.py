@@ -16,7 +16,7 @@ from construction_panoptic.annotations.panoptic_png import decode_id_map, encode
 from construction_panoptic.errors import InputDataError
 from construction_panoptic.evaluation.quality import load_json
 from construction_panoptic.files import atomic_path, write_bytes, write_json
-from construction_panoptic.models.protocol import Detector, Images, PanopticModel, Segmentation, device_of
+from construction_panoptic.models.protocol import Images, PanopticModel, Segmentation, device_of
 from construction_panoptic.parallel.device import autocast
 from construction_panoptic.training.loading import Batch
 
@@ -113,28 +113,6 @@ def predict_images(
                 found = model.segment(images, overrides)
             for target, name, each in zip(batch.targets, batch.file_names, found, strict=True):
                 yield _prediction(int(target["image_id"]), name, each, model.spec.categories)
-
-
-def predict_boxes(model: Detector, batches: Iterable[Batch], *, precision: str = "auto") -> list[dict[str, Any]]:
-    """Predict the boxes of images; no mask is computed.
-
-    Args:
-        model: the detector; its network has its modes back afterwards.
-        batches: see `predict_images`.
-        precision: ``auto``, ``float32`` or ``bfloat16``.
-
-    Returns:
-        COCO box results of all images: ``image_id``, ``category_id``, ``bbox``, ``score``.
-    """
-    boxes: list[dict[str, Any]] = []
-    with evaluating(model.network):
-        for batch in batches:
-            images = images_of(batch, model.network)
-            with autocast(images.pixels.device, precision):
-                found = model.boxes(images)
-            for target, each in zip(batch.targets, found, strict=True):
-                boxes += [{"image_id": int(target["image_id"]), **box} for box in each]
-    return boxes
 
 
 def _prediction(

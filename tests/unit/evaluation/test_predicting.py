@@ -15,7 +15,6 @@ from construction_panoptic.errors import InputDataError
 from construction_panoptic.evaluation.predictions import (
     ImagePrediction,
     evaluating,
-    predict_boxes,
     predict_images,
     read_boxes,
     read_predictions,
@@ -111,7 +110,7 @@ def test_masks_of_the_kept_queries_give_what_masks_of_all_queries_give(
 
 def test_boxes_are_those_of_every_query(model: DetrPanoptic, small_data: Any) -> None:
     """DETR's post-processing, written out: best class that is not no-object, box in pixels of the file."""
-    boxes = predict_boxes(wrapped(model), small_data.detection_loader(1))
+    boxes = [box for found in predict_images(wrapped(model), small_data.detection_loader(1)) for box in found.boxes]
     model.eval()
     expected = []
     for batch in small_data.detection_loader(1):
@@ -127,12 +126,6 @@ def test_boxes_are_those_of_every_query(model: DetrPanoptic, small_data: Any) ->
     found = [(b["image_id"], b["category_id"], *b["bbox"], b["score"]) for b in boxes]
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
     assert len({row[1] for row in found}) > 1
-
-
-def test_boxes_of_both_functions_agree(model: DetrPanoptic, small_data: Any) -> None:
-    alone = predict_boxes(wrapped(model), small_data.detection_loader(2))
-    beside = [box for prediction in predict(model, small_data) for box in prediction.boxes]
-    assert alone == beside
 
 
 def test_classes_that_are_not_categories_are_no_object(model: DetrPanoptic, small_data: Any) -> None:
@@ -167,8 +160,6 @@ def test_leaves_modes_gradients_and_random_numbers_alone(model: DetrPanoptic, sm
         assert torch.is_grad_enabled()
         assert not torch.is_inference_mode_enabled()
         assert prediction.png
-    assert {name: module.training for name, module in model.named_modules()} == modes
-    predict_boxes(wrapped(model), small_data.detection_loader())
     assert {name: module.training for name, module in model.named_modules()} == modes
     assert random_states() == before
     assert all(parameter.grad is None for parameter in model.parameters())
