@@ -173,7 +173,7 @@ def test_a_digest_tells_what_labels_depend_on(tables: Tables) -> None:
     assert len(set(before)) == COUNT
     assert digests(images.assign(location="elsewhere"), annotations) == before
     changed = annotations.copy()
-    changed.loc[2, "segmentation"] = "[[1, 2, 3, 4, 5, 6]]"
+    changed.loc[2, "rle"] = "another"
     other = images.copy()
     other.loc[4, "sha256"] = "y"
     for after, numbers in (
