@@ -44,9 +44,9 @@ def write_coco(converted: ConvertedImages, folder: Path) -> None:
         "taxonomy": taxonomy,
         "params:annotation_conversion": ConversionSettings(execution=ONE_PROCESS),
     }
+    memory: dict[str, Any] = {name: MemoryDataset(data) for name, data in inputs.items()}
     catalog = DataCatalog(
-        {name: MemoryDataset(data) for name, data in inputs.items()}
-        | {name: StreamedJSONDataset(filepath=str(folder / f"{name}.json")) for name in OUTPUTS}
+        memory | {name: StreamedJSONDataset(filepath=str(folder / f"{name}.json")) for name in OUTPUTS}
     )
     SequentialRunner().run(create_pipeline().only_nodes("check_and_write_coco_files"), catalog)
 

@@ -1,6 +1,7 @@
 """The entries of trainings come from patterns; these must not take names that are no training's."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -11,7 +12,7 @@ FILE = Path(__file__).parents[3] / "conf/base/catalog_3_training.yml"
 
 @pytest.mark.parametrize("stage", ["detection", "mask_head", "another"])
 def test_every_stage_has_its_entries(stage: str) -> None:
-    catalog = DataCatalog.from_config(yaml.safe_load(FILE.read_text()))
+    catalog: Any = DataCatalog.from_config(yaml.safe_load(FILE.read_text()))
     checkpoint, resume = catalog.get(f"{stage}.checkpoint"), catalog.get(f"{stage}.resume_from")
     assert str(checkpoint._filepath) == str(resume._filepath) == f"data/06_models/{stage}/last.pt"
     assert str(catalog.get(f"{stage}.best")._filepath) == f"data/06_models/{stage}/best.pt"
@@ -22,6 +23,6 @@ def test_every_stage_has_its_entries(stage: str) -> None:
 
 
 def test_other_names_are_left_alone() -> None:
-    catalog = DataCatalog.from_config(yaml.safe_load(FILE.read_text()))
+    catalog: Any = DataCatalog.from_config(yaml.safe_load(FILE.read_text()))
     for name in ("detection", "checkpoint", "detection.weights", "panoptic_quality", "detection_train"):
         assert catalog.get(name) is None

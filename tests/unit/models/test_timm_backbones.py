@@ -33,17 +33,17 @@ def test_packaged_weights_are_those_of_the_network_and_frozen() -> None:
     backbone = build_timm_backbone(LITE0, weights=PACKAGED)
     assert backbone.mean == pytest.approx([127 / 255] * 3)
     assert backbone.std == pytest.approx([128 / 255] * 3)
-    whole = timm.create_model("tf_efficientnet_lite0")
+    whole: Any = timm.create_model("tf_efficientnet_lite0")
     whole.load_state_dict(timm_keys(read_weights(packaged_weights())))
     images = torch.randn(1, 3, 64, 96)
-    taken = {}
+    taken: dict[str, Any] = {}
     whole.blocks[-1].register_forward_hook(lambda _module, _inputs, output: taken.update(last=output))
     whole.eval()(images)
     torch.testing.assert_close(backbone.train()(images)[-1], taken["last"], rtol=1e-4, atol=1e-4)
 
 
 def test_packaged_weights_know_what_is_in_a_photograph(shared_photograph: Any) -> None:
-    whole = timm.create_model("tf_efficientnet_lite0").eval()
+    whole: Any = timm.create_model("tf_efficientnet_lite0").eval()
     whole.load_state_dict(timm_keys(read_weights(packaged_weights())))
     image = transforms.center_crop(transforms.resize(transforms.pil_to_tensor(shared_photograph), [256]), [224])
     best = whole((image[None].float() - 127) / 128).softmax(1)[0].argmax()
@@ -60,7 +60,7 @@ def shared_photograph() -> Any:
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_weights_of_a_file(tmp_path: Any, suffix: Any) -> None:
-    whole = timm.create_model("resnet18")
+    whole: Any = timm.create_model("resnet18")
     path = tmp_path / f"weights{suffix}"
     if suffix == ".pth":
         torch.save(whole.state_dict(), path)

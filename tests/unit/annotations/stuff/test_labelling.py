@@ -65,13 +65,13 @@ def detr(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> DetrLabe
 @pytest.fixture
 def tables(tmp_path: Path) -> Tables:
     """Images of several sizes, so that batches are padded, and a thing in each."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for number in range(COUNT):
         width, height = 60 + 10 * number, 64
         path = tmp_path / f"{number}.png"
         coarse = np.random.default_rng(number).integers(0, 256, (6, 6, 3), dtype=np.uint8)
         Image.fromarray(coarse).resize((width, height)).save(path)
-        row = {"key": f"yard/{number}.png", "location": str(path), "sha256": str(number)}
+        row: dict[str, Any] = {"key": f"yard/{number}.png", "location": str(path), "sha256": str(number)}
         rows.append(row | {"width": width, "height": height})
     codes = [segmentation_rle([[5, 5, 25, 5, 25, 25, 5, 25]], row["height"], row["width"]) for row in rows]
     annotations = [

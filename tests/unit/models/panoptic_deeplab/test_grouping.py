@@ -49,7 +49,8 @@ def slow_groups(maps: Any, size: Any) -> Any:
         if heat[y, x] > SETTINGS.center_threshold
         and heat[y, x] == heat[max(0, y - 1) : y + 2, max(0, x - 1) : x + 2].max()
     ]
-    stuff, things = {}, {}
+    stuff: dict[Any, Any] = {}
+    things: dict[Any, Any] = {}
     for y in range(height):
         for x in range(width):
             category = max(IS_THING, key=lambda k: full[k, y, x])

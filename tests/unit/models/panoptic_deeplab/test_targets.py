@@ -67,7 +67,9 @@ def slow_targets(item: Any, size: Any) -> Any:
             place = torch.tensor([row, column])
             for center in centers.values():
                 if (center.round() - place).abs().max() <= 5:
-                    heat[row, column] = max(heat[row, column], math.exp(-float((center - place).square().sum()) / 4.5))
+                    heat[row, column] = max(
+                        float(heat[row, column]), math.exp(-float((center - place).square().sum()) / 4.5)
+                    )
             y, x = 4 * row + 2, 4 * column + 2
             identity = int(id_map[y, x]) if y < rows and x < columns else 0
             heat_weight[row, column] = float(identity in labels)
@@ -81,9 +83,7 @@ def test_the_targets_are_those_of_the_definition(batch: Any) -> None:
     found = make_targets(batch, (26, 33), IS_THING, SETTINGS)
     for image, item in enumerate(batch):
         for name, expected in zip(vars(found), slow_targets(item, (26, 33)), strict=True):
-            torch.testing.assert_close(
-                getattr(found, name)[image], expected, msg=lambda text, name=name: f"{name}: {text}"
-            )
+            torch.testing.assert_close(getattr(found, name)[image], expected, msg=f"{name} of image {image} differs")
 
 
 def test_small_things_alone_weigh_more(batch: Any) -> None:
