@@ -7,7 +7,6 @@ import pytest
 
 from construction_panoptic.config.base import parse
 from construction_panoptic.config.parameters import GROUPS, check_parameters
-from construction_panoptic.config.training import DetectionSettings
 from construction_panoptic.configuration import config_loader
 
 
@@ -22,7 +21,8 @@ def test_every_parameter_is_valid(repository: Path, env: str) -> None:
 
 @pytest.mark.parametrize("name", GROUPS)
 def test_the_base_configuration_is_the_recipe_of_the_code(repository: Path, name: str) -> None:
-    recipe = DetectionSettings(weights="detr-r50") if name == "detection" else GROUPS[name]()
+    published = {"weights": "detr-r50"} if name in ("detection", "panoptic_deeplab") else {}
+    recipe = GROUPS[name](**published)
     assert parse(GROUPS[name], parameters(repository, "base")[name], name) == recipe
 
 

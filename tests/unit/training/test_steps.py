@@ -12,7 +12,7 @@ from construction_panoptic.config.training import DetectionSettings
 from construction_panoptic.errors import ParameterError
 from construction_panoptic.models.detr.model import build_detr, build_detr_panoptic
 from construction_panoptic.signals import Interrupted, StopRequest
-from construction_panoptic.training import optimisation
+from construction_panoptic.training import loop
 from construction_panoptic.training.loading import BatchLoader, build_loader
 from construction_panoptic.training.loop import train
 from construction_panoptic.training.samples import PanopticSamples
@@ -57,7 +57,7 @@ def test_gradients_and_losses_are_those_of_the_whole_batch(
     def trained(parts: int) -> tuple[dict[str, Tensor], dict[str, float]]:
         task, loader = make(kind, micro_batches=parts, **changes)
         before = {name: value.clone() for name, value in task.model.state_dict().items()}
-        monkeypatch.setattr(optimisation, "AdamW", lambda groups, **_: torch.optim.SGD(groups))
+        monkeypatch.setattr(loop, "AdamW", lambda groups, **_: torch.optim.SGD(groups))
         (result,) = train(task, loader)
         return {name: value - before[name] for name, value in result.checkpoint["model"].items()}, result.metrics
 
