@@ -43,7 +43,7 @@ def convert_all(options: Options, target: str = "") -> list[ConvertedRecord]:
     for name in ("images", "panoptic", "stuff"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     exports = read_exports(raw / "construction", taxonomy)
-    ready = ReadyStuff(raw / "stuff_predictions", taxonomy)
+    ready = ReadyStuff(raw / "stuff_predictions", taxonomy, 1.0)  # the peer uses every COCO segment
     fringe = Fringe(leftover_classes(taxonomy), ConversionSettings().stuff.fringe_distance)
     for stuff in label_all(exports.images, exports.annotations, ready, fringe, folder=folder / "stuff"):
         if isinstance(stuff.labels, bytes):

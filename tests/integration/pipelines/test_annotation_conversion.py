@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from kedro.io import DataCatalog, MemoryDataset
+from kedro.io import DataCatalog, DatasetError, MemoryDataset
 from kedro.runner import SequentialRunner
 
 from construction_panoptic.annotations.panoptic_png import encode_id_map
@@ -15,7 +15,6 @@ from construction_panoptic.annotations.records import ConvertedImages, Converted
 from construction_panoptic.catalog.streams import StreamedJSONDataset
 from construction_panoptic.config.base import ONE_PROCESS
 from construction_panoptic.config.conversion import ConversionSettings
-from construction_panoptic.errors import InputDataError
 from construction_panoptic.pipelines.annotation_conversion.pipeline import create_pipeline
 
 KEYS = ("yard/a.jpg", "yard/b.jpg")  # one on each side
@@ -37,7 +36,10 @@ def converted(tmp_path: Path) -> ConvertedImages:
 
 
 def write_coco(converted: ConvertedImages, folder: Path) -> None:
-    taxonomy: dict[str, Any] = {"stuff": [{"id": 1, "name": "sky", "color": [0, 0, 9]}], "things": []}
+    taxonomy: dict[str, Any] = {
+        "stuff": [{"id": 1, "name": "sky", "color": [0, 0, 9]}],
+        "things": [{"id": 2, "name": "crane", "color": [9, 0, 0]}],
+    }
     inputs: dict[str, Any] = {
         "converted_images": converted,
         "split": pd.DataFrame({"key": KEYS, "split": ["train", "val"]}),
@@ -54,7 +56,7 @@ def write_coco(converted: ConvertedImages, folder: Path) -> None:
 def test_panoptic_files_are_written_when_all_pngs_are_sound(converted: ConvertedImages, tmp_path: Path) -> None:
     folder = tmp_path / "out"
     (tmp_path / "b.png").write_bytes(encode_id_map(np.full((3, 4), 2, np.uint32)))
-    with pytest.raises(InputDataError, match=r"b\.png: id 2 is not in segments_info"):
+    with pytest.raises(DatasetError, match=r"b\.png: id 2 is not in segments_info"):
         write_coco(converted, folder)
     assert {path.name for path in folder.iterdir()} == {"detection_train.json"}
 
