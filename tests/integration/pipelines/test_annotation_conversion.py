@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from kedro.io import DataCatalog, DatasetError, MemoryDataset
+from kedro.io import DatasetError, MemoryDataset
 from kedro.runner import SequentialRunner
 
 from construction_panoptic.annotations.panoptic_png import encode_id_map
 from construction_panoptic.annotations.records import ConvertedImages, ConvertedRecord, Segment
+from construction_panoptic.catalog.files import ProjectCatalog
 from construction_panoptic.catalog.streams import StreamedJSONDataset
 from construction_panoptic.config.base import ONE_PROCESS
 from construction_panoptic.config.conversion import ConversionSettings
@@ -47,7 +48,7 @@ def write_coco(converted: ConvertedImages, folder: Path) -> None:
         "params:annotation_conversion": ConversionSettings(execution=ONE_PROCESS),
     }
     memory: dict[str, Any] = {name: MemoryDataset(data) for name, data in inputs.items()}
-    catalog = DataCatalog(
+    catalog = ProjectCatalog(
         memory | {name: StreamedJSONDataset(filepath=str(folder / f"{name}.json")) for name in OUTPUTS}
     )
     SequentialRunner().run(create_pipeline().only_nodes("check_and_write_coco_files"), catalog)
