@@ -134,8 +134,9 @@ def test_pictures_can_be_opened(finished: tuple[Project, str]) -> None:
             assert min(picture.size) > 150
 
 
-def test_mlflow_has_the_run(finished: tuple[Project, str]) -> None:
+def test_mlflow_has_the_run(finished: tuple[Project, str], monkeypatch: pytest.MonkeyPatch) -> None:
     folder = finished[0].folder
+    monkeypatch.chdir(folder)  # where the paths of artifacts begin
     client = mlflow.MlflowClient(f"sqlite:///{folder}/mlflow.db")
     experiment = client.get_experiment_by_name("construction_panoptic")
     assert experiment is not None
