@@ -110,9 +110,7 @@ def test_panoptic_metrics_are_those_of_the_files(model: DetrPanoptic, small_data
     for image_id, prediction in seen.items():
         (tmp_path / f"{image_id}.png").write_bytes(encode_id_map(prediction.id_map))
         annotations.append({"image_id": image_id, "file_name": f"{image_id}.png", "segments_info": prediction.segments})
-    quality = panoptic_quality(
-        small_data.panoptic, small_data.pngs, {"annotations": annotations}, tmp_path, engine="panopticapi"
-    )
+    quality = panoptic_quality(small_data.panoptic, small_data.pngs, {"annotations": annotations}, tmp_path)
     assert 0.1 < metrics["val/pq"] < 0.9
     for name, part in (("", "All"), ("_things", "Things"), ("_stuff", "Stuff")):
         for score in ("pq", "sq", "rq"):

@@ -109,7 +109,7 @@ def test_order_and_group_numbers_do_not_matter_but_the_seed_does() -> None:
     assert split_digest(moved) != split_digest(table)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80, deadline=None, derandomize=True)
 @given(
     st.lists(st.sets(st.integers(1, 7), max_size=4), min_size=2, max_size=9),
     st.sampled_from([0.1, 0.2, 0.5]),
