@@ -88,16 +88,6 @@ class PanopticModel(Protocol):
         ...
 
 
-class Detector(Protocol):
-    """A model that can give boxes without segmenting."""
-
-    network: nn.Module
-
-    def boxes(self, images: Images) -> list[list[dict[str, Any]]]:
-        """Detect the objects of each image; see `Segmentation.boxes`."""
-        ...
-
-
 def device_of(network: nn.Module) -> torch.device:
     """Device of a network's parameters."""
     return next(network.parameters()).device

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import pandas as pd
@@ -13,6 +14,7 @@ from torch import Tensor
 from construction_panoptic.annotations.json_stream import json_parts
 from construction_panoptic.config.training import TrainingSettings
 from construction_panoptic.files import UNCHANGED
+from construction_panoptic.models.spec import ModelSpec
 from construction_panoptic.parallel import collectives
 from construction_panoptic.parallel.device import process_count
 from construction_panoptic.parallel.launcher import launch
@@ -52,6 +54,29 @@ class Stage:
     watch: Watch
     fingerprint: Mapping[str, Any]
     extra: Mapping[str, Any]
+
+
+def stage_of(
+    task: TrainingTask,
+    spec: ModelSpec,
+    samples: Callable[..., DetectionSamples],
+    train: Mapping[str, Any],
+    val: Mapping[str, Any],
+    *,
+    measure: Measure,
+    watch: Watch,
+    fingerprint: Mapping[str, Any],
+) -> Stage:
+    """Put a stage together: the samples of both sides, normalised as the spec says, and the spec to keep.
+
+    ``samples`` is the class of samples with its folders given; ``train`` and ``val`` are COCO files, loaded.
+    """
+    settings = task.settings
+    normalisation = {"mean": spec.preprocessing.mean, "std": spec.preprocessing.std}
+    augmentation = settings.augmentation.model_copy(update=normalisation)
+    make = partial(samples, settings=augmentation, seed=settings.seed, cache_mb=settings.cache_mb)
+    extra = {"categories": train["categories"], "spec": spec.model_dump(mode="json")}
+    return Stage(task, make(train, training=True), make(val), measure, watch, fingerprint, extra)
 
 
 def run_training(
@@ -119,11 +144,6 @@ def loader_of(samples: DetectionSamples, settings: TrainingSettings, *, training
         pin_memory=torch.cuda.is_available() and settings.device != "cpu",
         aspects=samples.aspects if training and settings.aspect_ratio_batches else None,
     )
-
-
-def class_count(data: Mapping[str, Any]) -> int:
-    """Give the highest category id + 1; the model has one more output, for no-object."""
-    return max(category["id"] for category in data["categories"]) + 1
 
 
 def fingerprint_of(data: Mapping[str, Any], settings: TrainingSettings, **other: Any) -> dict[str, Any]:

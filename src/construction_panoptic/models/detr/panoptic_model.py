@@ -49,7 +49,7 @@ _MERGING = {
 class DetrModel:
     """DETR panoptic as a `PanopticModel`.
 
-    ``network`` is a `DetrPanoptic`, or for `boxes` alone a `Detr`; it may be one in training. ``spec`` says what it was
+    ``network`` is a `DetrPanoptic`, or for `boxes_of` alone a `Detr`; it may be one in training. ``spec`` says what it was
     built from, and how its outputs are used.
     """
 
@@ -97,14 +97,8 @@ class DetrModel:
         sizes = zip(queries, images.sizes, images.original_sizes, strict=True)
         return [_at(thresholds, each, size, original, spec) for each, size, original in sizes]
 
-    @torch.no_grad()
-    def boxes(self, images: Images) -> list[list[dict[str, Any]]]:
-        """Detect without computing a mask; for each image what `Segmentation.boxes` says."""
-        detector = self.network.detr if isinstance(self.network, DetrPanoptic) else self.network
-        return self.boxes_of(detector(images.pixels, images.padding_mask), images)
-
     def boxes_of(self, outputs: Mapping[str, Tensor], images: Images) -> list[list[dict[str, Any]]]:
-        """Make `boxes` of the outputs of a `Detr` for a batch."""
+        """Give for each image what `Segmentation.boxes` says, from the outputs of a `Detr` for a batch."""
         known = self.spec.is_thing
         on_cpu = {name: outputs[name].cpu() for name in ("pred_logits", "pred_boxes")}
         found = []

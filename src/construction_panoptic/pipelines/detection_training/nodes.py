@@ -14,7 +14,7 @@ from construction_panoptic.config.training import DetectionSettings
 from construction_panoptic.evaluation.validation import box_metrics
 from construction_panoptic.models.detr import fetch_weights
 from construction_panoptic.models.spec import ModelSpec, Preprocessing
-from construction_panoptic.training.running import Stage, TrainingOutputs, class_count, fingerprint_of, run_training
+from construction_panoptic.training.running import Stage, TrainingOutputs, fingerprint_of, run_training, stage_of
 from construction_panoptic.training.samples import DetectionSamples
 from construction_panoptic.training.tasks.detection import DetectionTask, build_detector
 from construction_panoptic.visualisation import interactive, still
@@ -49,22 +49,16 @@ def _stage(
         categories=tuple(train["categories"]),
         preprocessing=Preprocessing.of(settings.augmentation),
     )
-    samples = partial(
-        DetectionSamples,
-        image_folder=converted.image_folder,
-        settings=settings.augmentation,
-        seed=settings.seed,
-        cache_mb=settings.cache_mb,
-    )
-    model = build_detector(class_count(train), architecture, settings)
-    return Stage(
-        task=DetectionTask(model, settings, spec),
-        training=samples(train, training=True),
-        validation=samples(val),
+    model = build_detector(spec.num_classes, architecture, settings)
+    return stage_of(
+        DetectionTask(model, settings, spec),
+        spec,
+        partial(DetectionSamples, image_folder=converted.image_folder),
+        train,
+        val,
         measure=box_metrics(val),
         watch=ProgressSheet(val, converted, settings.progress_images),
         fingerprint=fingerprint_of(train, settings, model=spec.architecture),
-        extra={"categories": train["categories"], "spec": spec.model_dump(mode="json")},
     )
 
 

@@ -19,9 +19,9 @@ from construction_panoptic.models.spec import ModelSpec, Preprocessing
 from construction_panoptic.training.running import (
     Stage,
     TrainingOutputs,
-    class_count,
     fingerprint_of,
     run_training,
+    stage_of,
     weights_digest,
 )
 from construction_panoptic.training.samples import PanopticSamples
@@ -60,33 +60,24 @@ def _stage(
     settings: MaskHeadSettings,
     threshold: float,
 ) -> Stage:
-    network = architecture.model_dump(mode="json")
     spec = ModelSpec(
-        architecture=network,
+        architecture=architecture.model_dump(mode="json"),
         categories=tuple(train["categories"]),
         preprocessing=Preprocessing.of(settings.augmentation),
         threshold=threshold,
         merging=settings.merging,
     )
-    samples = partial(
-        PanopticSamples,
-        image_folder=converted.image_folder,
-        png_folder=converted.png_folder,
-        settings=settings.augmentation,
-        seed=settings.seed,
-        cache_mb=settings.cache_mb,
-    )
-    fingerprint = fingerprint_of(train, settings, model=network, detector=weights_digest(detector))
-    model = build_panoptic(class_count(train), architecture, settings, detector)
-    cache = open_cache(settings, fingerprint)
-    return Stage(
-        task=MaskHeadTask(model, settings, spec, cache),
-        training=samples(train, training=True),
-        validation=samples(val),
+    fingerprint = fingerprint_of(train, settings, model=spec.architecture, detector=weights_digest(detector))
+    model = build_panoptic(spec.num_classes, architecture, settings, detector)
+    return stage_of(
+        MaskHeadTask(model, settings, spec, open_cache(settings, fingerprint)),
+        spec,
+        partial(PanopticSamples, image_folder=converted.image_folder, png_folder=converted.png_folder),
+        train,
+        val,
         measure=panoptic_metrics(val, converted.png_folder),
         watch=ProgressSheet(val, converted, settings.progress_images),
         fingerprint=fingerprint,
-        extra={"categories": train["categories"], "spec": spec.model_dump(mode="json")},
     )
 
 

@@ -14,7 +14,7 @@ from construction_panoptic.config.training import PanopticDeeplabTrainingSetting
 from construction_panoptic.evaluation.validation import panoptic_metrics
 from construction_panoptic.models.spec import ModelSpec, Preprocessing
 from construction_panoptic.models.timm_backbones import TimmBackbone
-from construction_panoptic.training.running import Stage, TrainingOutputs, class_count, fingerprint_of, run_training
+from construction_panoptic.training.running import Stage, TrainingOutputs, fingerprint_of, run_training, stage_of
 from construction_panoptic.training.samples import PanopticSamples
 from construction_panoptic.training.tasks.panoptic_deeplab import PanopticDeeplabTask, build_network
 from construction_panoptic.visualisation import interactive, still
@@ -30,15 +30,17 @@ def train_panoptic_deeplab(
     evaluation: EvaluationSettings,
     resume_from: dict[str, Any] | None,
 ) -> Iterator[TrainingOutputs]:
-    """Train Panoptic-DeepLab.
-
-    Yields:
-        After each epoch, and within one where a checkpoint is due: see `TrainingOutputs`.
-    """
+    """Train Panoptic-DeepLab; yields when a checkpoint is due, after each epoch at least."""
+    spec = ModelSpec(
+        kind="panoptic_deeplab",
+        architecture=settings.model.model_dump(mode="json"),
+        categories=tuple(panoptic_train["categories"]),
+        preprocessing=Preprocessing.of(settings.augmentation),
+        threshold=settings.threshold if evaluation.threshold is None else evaluation.threshold,
+    )
     if settings.weights is not None:
-        build_network(class_count(panoptic_train), settings)  # downloads once for all processes
-    threshold = settings.threshold if evaluation.threshold is None else evaluation.threshold
-    arguments = (panoptic_train, panoptic_val, converted, settings, threshold)
+        build_network(spec.num_classes, settings)  # downloads once for all processes
+    arguments = (panoptic_train, panoptic_val, converted, settings, spec)
     yield from run_training(_stage, arguments, settings, resume_from)
 
 
@@ -47,36 +49,21 @@ def _stage(
     val: dict[str, Any],
     converted: ConvertedImages,
     settings: PanopticDeeplabTrainingSettings,
-    threshold: float,
+    spec: ModelSpec,
 ) -> Stage:
-    network = build_network(class_count(train), settings)
-    augmentation = settings.augmentation
+    network = build_network(spec.num_classes, settings)
     if isinstance(network.backbone, TimmBackbone):  # its weights were trained with a normalisation of their own
         own = {"mean": network.backbone.mean, "std": network.backbone.std}
-        augmentation = augmentation.model_copy(update=own)
-    spec = ModelSpec(
-        kind="panoptic_deeplab",
-        architecture=settings.model.model_dump(mode="json"),
-        categories=tuple(train["categories"]),
-        preprocessing=Preprocessing.of(augmentation),
-        threshold=threshold,
-    )
-    samples = partial(
-        PanopticSamples,
-        image_folder=converted.image_folder,
-        png_folder=converted.png_folder,
-        settings=augmentation,
-        seed=settings.seed,
-        cache_mb=settings.cache_mb,
-    )
-    return Stage(
-        task=PanopticDeeplabTask(network, settings, spec),
-        training=samples(train, training=True),
-        validation=samples(val),
+        spec = spec.model_copy(update={"preprocessing": spec.preprocessing.model_copy(update=own)})
+    return stage_of(
+        PanopticDeeplabTask(network, settings, spec),
+        spec,
+        partial(PanopticSamples, image_folder=converted.image_folder, png_folder=converted.png_folder),
+        train,
+        val,
         measure=panoptic_metrics(val, converted.png_folder),
         watch=ProgressSheet(val, converted, settings.progress_images),
         fingerprint=fingerprint_of(train, settings),
-        extra={"categories": train["categories"], "spec": spec.model_dump(mode="json")},
     )
 
 
