@@ -20,6 +20,7 @@ DRAWN = (
     "wheel_loader",
 )
 """The classes that there is a drawing for."""
+RARE = "distribution_transformer"
 
 
 class SampleSettings(Settings):
@@ -43,22 +44,9 @@ class SampleSettings(Settings):
     """Image height in pixels."""
     widths: tuple[int, ...] = Field(default=(96, 104, 112, 128), min_length=1)
     """Image widths in pixels, drawn with equal chance."""
-    classes: tuple[str, ...] = Field(
-        default=(
-            "aac_blocks",
-            "dump_truck_tipper_truck",
-            "fire_extinguishers",
-            "hydra_crane",
-            "rcc_hume_pipes",
-            "transit_mixer",
-            "vitrified_tiles",
-            "water_tank",
-            "wheel_loader",
-        ),
-        min_length=1,
-    )
+    classes: tuple[str, ...] = Field(default=tuple(name for name in DRAWN if name != RARE), min_length=1)
     """Thing classes with a folder each; they share the images evenly and take part in the mixed export."""
-    rare_class: str | None = "distribution_transformer"
+    rare_class: str | None = RARE
     """A class with few images, to show what happens to the long tail; None for no such class."""
     rare_images: int = Field(default=12, ge=1)
     """Number of images of the rare class."""

@@ -4,7 +4,6 @@ Each run has a record. What MLflow has got is taken out of it, so that a record 
 ``kedro run`` goes on with the records of processes that have ended. No path in it is absolute.
 """
 
-import fcntl
 import json
 import logging
 import threading
@@ -15,6 +14,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 from construction_panoptic.files import write_json
 from construction_panoptic.tracking.facts import is_alive, process_name
@@ -137,8 +138,7 @@ class Records:
     def _opened(self) -> Iterator[dict[str, Record]]:
         """Give all records, and write them back; other processes wait."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.with_suffix(".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with FileLock(self._path.with_suffix(".lock")):
             known = _read(self._path)
             yield known
             content = {key: {name: value for name, value in asdict(r).items() if value} for key, r in known.items()}

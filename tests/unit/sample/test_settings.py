@@ -1,7 +1,8 @@
 import pytest
 from pydantic import ValidationError
 
-from construction_panoptic.config.sample import SampleSettings
+from construction_panoptic.config.sample import DRAWN, SampleSettings
+from construction_panoptic.sample.shapes import DRAWINGS
 
 
 @pytest.mark.parametrize(
@@ -26,3 +27,7 @@ def test_image_counts_add_up() -> None:
     settings = SampleSettings(images=200, rare_images=8, mixed_fraction=0.25, near_duplicate_fraction=0.05)
     assert (settings.mixed_images, settings.near_duplicates, settings.single_class_images) == (50, 10, 132)
     assert SampleSettings(rare_class=None).single_class_images == 1000 - 200 - 30
+
+
+def test_the_classes_to_choose_from_are_those_that_are_drawn() -> None:
+    assert set(DRAWN) == set(DRAWINGS)

@@ -49,8 +49,8 @@ _MERGING = {
 class DetrModel:
     """DETR panoptic as a `PanopticModel`.
 
-    ``network`` is a `DetrPanoptic`, or for `boxes_of` alone a `Detr`; it may be one in training. ``spec`` says what it was
-    built from, and how its outputs are used.
+    ``network`` is a `DetrPanoptic`, or for `boxes_of` alone a `Detr`; it may be one in training. ``spec`` says what it
+    was built from, and how its outputs are used.
     """
 
     def __init__(self, network: nn.Module, spec: ModelSpec) -> None:
