@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,20 @@ _PREVIEW_ITEMS = 3
 _PREVIEW_BYTES = 64 * 2**20
 
 
-class StreamedJSONDataset(JSONDataset):
+class LongJSONDataset(JSONDataset):
+    """A JSON document with long lists, of which the preview shows the first items."""
+
+    def preview(self) -> JSONPreview:
+        """Show the document with its lists cut; of a file beyond 64 MiB, its size alone."""
+        path = Path(self._filepath)
+        if (size := path.stat().st_size) > _PREVIEW_BYTES:
+            return JSONPreview(json.dumps({"bytes": size, "preview": "the file is too large to show"}))
+        content = json.loads(path.read_bytes())
+        shown = {name: _cut(part) for name, part in content.items()} if isinstance(content, dict) else _cut(content)
+        return JSONPreview(json.dumps(shown))
+
+
+class StreamedJSONDataset(LongJSONDataset):
     """A JSON document whose lists may be iterators; they are drawn from while the file is written."""
 
     def save(self, data: Mapping[str, Any]) -> None:
@@ -28,13 +40,9 @@ class StreamedJSONDataset(JSONDataset):
         with self._fs.open(str(self._filepath), mode="w", encoding="utf-8") as file:
             file.writelines(json_parts(data))
 
-    def preview(self) -> JSONPreview:
-        """Show the first items of each list; of a file beyond 64 MiB, its size alone."""
-        path = Path(self._filepath)
-        if (size := path.stat().st_size) > _PREVIEW_BYTES:
-            return JSONPreview(json.dumps({"bytes": size, "preview": "the file is too large to show"}))
-        parts = json.loads(path.read_bytes()).items()
-        return JSONPreview(json.dumps({name: [*islice(items, _PREVIEW_ITEMS), "…"] for name, items in parts}))
+
+def _cut(part: Any) -> Any:
+    return [*part[:_PREVIEW_ITEMS], "…"] if isinstance(part, list) and len(part) > _PREVIEW_ITEMS else part
 
 
 class StreamedDocumentDataset(StreamedJSONDataset):
