@@ -73,8 +73,8 @@ def how_to_go_on() -> str:
 
 def typed_command(*more: str) -> str:
     """Give the command as it was typed, with further words that it does not have yet."""
-    program = Path(sys.argv[0]).name
-    words = ["python", "-m", "construction_panoptic"] if program == "__main__.py" else [program]
+    program = Path(sys.argv[0])
+    words = ["python", "-m", program.parent.name] if program.name == "__main__.py" else [program.name]
     return shlex.join([*words, *sys.argv[1:], *(word for word in more if word not in sys.argv)])
 
 
