@@ -99,7 +99,8 @@ def run_variant(options: argparse.Namespace, name: str, seed: int) -> dict[str, 
         "--params",
         text,
     ]
-    subprocess.run([sys.executable, "-m", *command], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+    environment = os.environ | {"PYTHONPATH": str((folder / "src").resolve())}
+    subprocess.run([sys.executable, "-m", *command], cwd=folder, env=environment, check=True)
     quality = json.loads((folder / "data/08_reporting/panoptic_quality.json").read_text())
     timings = pd.concat([pd.read_csv(folder / f"data/06_models/{stage}/timings.csv") for stage in stages])
     validation = timings.get("time/validation_seconds", pd.Series(dtype=float)).sum()
@@ -110,10 +111,9 @@ def copy_project(project: Path, folder: Path) -> None:
     """Copy what a training needs of a project: its data by hard links."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    for name in ("conf", "pyproject.toml", ".telemetry"):
+    for name in ("conf", "src", "pyproject.toml", ".telemetry"):
         copy = shutil.copytree if (project / name).is_dir() else shutil.copy
         copy(project / name, folder / name)
-    (folder / "src").symlink_to((project / "src").resolve())
     for name in ("02_intermediate", "03_primary", "05_model_input"):
         shutil.copytree(project / "data" / name, folder / "data" / name, copy_function=os.link)
 
