@@ -112,6 +112,8 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
     batch (``batch_size`` counts all); else the samples' order, of which each takes every ``world_size``-th batch.
     ``drop_last`` leaves out a last batch that is not full, unless it is the only one. With ``aspects``, width / height
     of each sample, batches are of samples of like aspect, which need less padding; the rest makes up the last batches.
+    With ``weights``, how often each sample is wanted in comparison, an epoch has as many samples as without, but
+    some of them several times and others not.
 
     Raises:
         ParameterError: there are fewer samples than processes.
@@ -126,6 +128,7 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         shuffle: bool = True,
         drop_last: bool = True,
         aspects: Sequence[float] | None = None,
+        weights: Sequence[float] | None = None,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
@@ -137,6 +140,7 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         self.shuffle = shuffle
         self.drop_last = drop_last and count > batch_size
         self.kinds = None if aspects is None else np.digitize(aspects, ASPECT_LIMITS).tolist()
+        self.weights = None if weights is None else torch.tensor(weights, dtype=torch.float64)
         self.rank, self.world_size = rank, world_size
         self.epoch = 0
         self.start = 0
@@ -159,7 +163,10 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         order = list(range(self.count))
         if self.shuffle:
             generator = torch.Generator().manual_seed((self.seed << 20) + self.epoch)
-            order = torch.randperm(self.count, generator=generator).tolist()
+            permuted = torch.randperm(self.count, generator=generator)
+            if self.weights is not None:
+                permuted = permuted[_systematic(self.weights[permuted], generator)]
+            order = permuted.tolist()
         if self.kinds is not None:
             order = self._grouped(order, self.kinds)
         for number in self._own(range(self._batches()))[self.start :]:
@@ -177,6 +184,15 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
                 grouped += group
                 group.clear()
         return grouped + [index for group in waiting.values() for index in group]
+
+
+def _systematic(weights: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw as many places as there are, each in proportion to its weight, rounded up or down; in random order."""
+    count = len(weights)
+    shift = torch.rand(1, generator=generator, dtype=torch.float64)
+    points = (torch.arange(count) + shift) * (weights.sum() / count)
+    drawn = torch.searchsorted(weights.cumsum(0), points).clamp_(max=count - 1)
+    return drawn[torch.randperm(count, generator=generator)]
 
 
 class BatchLoader(DataLoader[Any]):
@@ -197,11 +213,13 @@ def build_loader(
     pin_memory: bool = False,
     start_method: str | None = None,
     aspects: Sequence[float] | None = None,
+    weights: Sequence[float] | None = None,
 ) -> BatchLoader:
     """Build the loader of a training set, or without ``shuffle`` of a validation set; its keys are (epoch, index).
 
     ``batch_size`` is images a process. Processes that load (``workers``) are kept between epochs and start by
-    ``start_method``, the platform's by default; 0 loads in this process. For ``aspects`` see `EpochBatches`.
+    ``start_method``, the platform's by default; 0 loads in this process. See `EpochBatches` for ``aspects`` and
+    ``weights``.
     """
     batches = EpochBatches(
         len(cast("Sized", samples)),
@@ -210,6 +228,7 @@ def build_loader(
         shuffle=shuffle,
         drop_last=shuffle,
         aspects=aspects,
+        weights=weights,
         rank=collectives.rank(),
         world_size=collectives.world_size(),
     )

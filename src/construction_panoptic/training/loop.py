@@ -132,7 +132,9 @@ def train(
         logger.info("%s: resumed after %s.", task.name, _position(training, begun))
     with (
         explained_shortage(),
-        Progress(task.name, epochs=settings.epochs, steps=len(train_loader), done=training.epoch) as progress,
+        Progress(
+            task.name, epochs=settings.epochs, steps=len(train_loader), device=device, done=training.epoch
+        ) as progress,
     ):
         due = _alarm(settings, clock)
         while training.epoch < settings.epochs:

@@ -143,6 +143,7 @@ def loader_of(samples: DetectionSamples, settings: TrainingSettings, *, training
         workers=settings.workers,
         pin_memory=torch.cuda.is_available() and settings.device != "cpu",
         aspects=samples.aspects if training and settings.aspect_ratio_batches else None,
+        weights=samples.repeat_factors(settings.repeat_threshold) if training and settings.repeat_threshold else None,
     )
 
 

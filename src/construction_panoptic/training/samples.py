@@ -96,7 +96,8 @@ class DetectionSamples(Dataset[tuple[Tensor, Target]]):
         self.settings = settings or AugmentationSettings()
         self.training = training
         self.seed = seed
-        self._augmentations = transforms.build_augmentations(self.settings)
+        things = frozenset(category["id"] for category in data.get("categories", ()) if category.get("isthing"))
+        self._augmentations = transforms.build_augmentations(self.settings, things)
         self._cache = _Cache(cache_mb)
         images = sorted(map(itemgetter("id", "file_name", "height", "width"), data["images"]), key=itemgetter(0))
         if not images:
@@ -115,6 +116,18 @@ class DetectionSamples(Dataset[tuple[Tensor, Target]]):
     def aspects(self) -> list[float]:
         """Width / height of each image as it is on disk."""
         return (self.sizes[:, 1] / self.sizes[:, 0]).tolist()
+
+    def repeat_factors(self, threshold: float) -> list[float]:
+        """How often to show each image, at least 1: ``sqrt(threshold / f)`` (LVIS, Gupta et al. 2019, section 4.1).
+
+        ``f`` is the fraction of images that have the image's rarest class.
+        """
+        images = np.repeat(np.arange(len(self)), np.diff(self.starts))
+        pairs = np.unique(np.stack([images, self.labels]), axis=1)
+        fraction = np.bincount(pairs[1]) / len(self)
+        factors = np.ones(len(self))
+        np.maximum.at(factors, pairs[0], np.sqrt(threshold / fraction[pairs[1]]))
+        return factors.tolist()
 
     def _check_labels(self, categories: Iterable[Mapping[str, Any]]) -> None:
         last = max(category["id"] for category in categories)

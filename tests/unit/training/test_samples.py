@@ -152,7 +152,7 @@ class Overlay:
 
 def test_an_augmentation_may_ask_for_other_samples(scene: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """One class and one line; what it draws depends on seed, epoch and image alone."""
-    monkeypatch.setattr(augmentations, "build_augmentations", lambda settings: [Overlay()])
+    monkeypatch.setattr(augmentations, "build_augmentations", lambda *_: [Overlay()])
     samples, again = (DetectionSamples(scene.detection, scene.images, training=True, seed=4) for _ in range(2))
     _ = again[3, 2]
     plain = DetectionSamples(scene.detection, scene.images, UNCHANGED)
@@ -191,3 +191,15 @@ def test_wrong_input_is_named(scene: Any, tmp_path: Path) -> None:
     detection["images"][0]["width"] = 95
     with pytest.raises(InputDataError, match=r"site__001\.png: 96 x 72 pixels, but the annotations say 95 x 72"):
         DetectionSamples(detection, scene.images)[0]
+
+
+def test_repeat_factors_are_those_of_the_rarest_class() -> None:
+    def item(number: int, image: int, category: int) -> dict[str, Any]:
+        return {"id": number, "image_id": image, "category_id": category, "bbox": [0, 0, 4, 4]}
+
+    images = [{"id": n, "file_name": f"{n}.png", "width": 9, "height": 9} for n in range(1, 101)]
+    annotations = [item(n, n, 1) for n in range(1, 100)] + [item(n, n - 100, 2) for n in range(101, 105)]
+    samples = DetectionSamples({"images": images, "annotations": annotations}, "nowhere")
+    factors = samples.repeat_factors(0.16)
+    assert factors[:4] == pytest.approx([2.0] * 4)  # sqrt(0.16 / 0.04)
+    assert factors[4:] == [1.0] * 96  # frequent ones, and an image without objects
