@@ -27,7 +27,7 @@ from construction_panoptic.annotations.stuff.labeller import Fringe
 from construction_panoptic.annotations.stuff.labelling import label_all
 from construction_panoptic.annotations.stuff.registry import LABELLERS
 from construction_panoptic.annotations.summary import class_counts_and_summary
-from construction_panoptic.annotations.suspicion import images_of_classes, size_distributions, suspicious_images
+from construction_panoptic.annotations.suspicion import survey
 from construction_panoptic.annotations.tables import StoredTable
 from construction_panoptic.annotations.taxonomy import Taxonomy
 from construction_panoptic.catalog.folders import StuffLabelFolder, finished_record
@@ -203,12 +203,13 @@ def report_data(
         overlay = overlay_of(converted.image_folder, converted.png_folder, image, annotation, classes)[1]
         return ReportPicture(overlay, record.key + (f": {note}" if note else ""))
 
+    found = survey(converted, annotations, rejected, counts)
     return data_report(
         summary,
         counts,
-        size_distributions(converted),
-        [picture(record, note) for record, note in suspicious_images(converted, annotations, rejected)],
-        {name: [picture(r) for r in chosen] for name, chosen in images_of_classes(converted, classes).items()},
+        found.sizes,
+        [picture(record, note) for record, note in found.suspicious],
+        {name: list(map(picture, records)) for name, records in found.of_class.items()},
     )
 
 
