@@ -1,7 +1,7 @@
 """Checking what readers give, image by image and object by object, so that other processes can do it."""
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
@@ -56,7 +56,7 @@ def image_row(source: Source, image: ListedImage) -> dict[str, Any] | UnusableEr
         return UnusableError("size_mismatch", detail)
     file_name = PurePosixPath(place).relative_to(image.folder).as_posix()
     names = {"key": f"{source.name}/{file_name}", "source": source.name, "file_name": file_name}
-    return names | {"location": location} | asdict(facts)
+    return names | {"location": location} | facts._asdict()
 
 
 def check_objects(options: Options, block: list[Task]) -> list[tuple[int | str, str, Found]]:
