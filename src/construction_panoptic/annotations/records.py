@@ -1,7 +1,7 @@
 """What the conversion hands on: segments, records of converted images, and what was rejected."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -12,11 +12,7 @@ REJECTED_COLUMNS = ["source", "image", "annotation_id", "reason", "detail"]
 
 
 class UnusableError(InputDataError):
-    """Something in an export cannot be used.
-
-    Attributes:
-        reason: the code for the rejected records, in snake_case.
-    """
+    """Something in an export cannot be used; ``reason`` is the code for the rejected records, in snake_case."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
@@ -73,36 +69,25 @@ class Segment(NamedTuple):
         return self.stuff_annotation_ids if self.annotation_id is None else (self.annotation_id,)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON types."""
-        fields = self._asdict() | {"bbox": list(self.bbox)}
-        stuff = fields.pop("stuff_annotation_ids")
-        return fields | ({"stuff_annotation_ids": list(stuff)} if stuff else {})
+        """Return the fields as JSON types; ``stuff_annotation_ids`` only where there are some."""
+        fields = self._asdict() | {"bbox": list(self.bbox), "stuff_annotation_ids": list(self.stuff_annotation_ids)}
+        return fields if self.stuff_annotation_ids else {name: fields[name] for name in self._fields[:-1]}
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> "Segment":
+    def from_dict(cls, data: dict[str, Any]) -> Self:
         """Build from what `to_dict` gave."""
         x, y, width, height = data["bbox"]
-        return cls(
-            data["id"],
-            data["category_id"],
-            data["area"],
-            (x, y, width, height),
-            data["iscrowd"],
-            data["annotation_id"],
-            tuple(data.get("stuff_annotation_ids", ())),
-        )
+        stuff = tuple(data.get("stuff_annotation_ids", ()))
+        return cls(**(data | {"bbox": (x, y, width, height), "stuff_annotation_ids": stuff}))
 
 
-@dataclass(frozen=True, slots=True)
-class ConvertedRecord:
+class ConvertedRecord(NamedTuple):
     """What is kept of a converted image beside its two files.
 
     Attributes:
         key: ``<source>/<image path>``.
         stem: file name stem of image and PNG in the converted data.
-        image_file: file name of the converted image.
-        width: in pixels, upright.
-        height: in pixels, upright.
+        image_file: file name of the converted image, of width and height in pixels, upright.
         segments: every id of the PNG, and nothing else.
         void_pixels: pixels of the PNG that belong to no segment.
         rejected: annotations of this image that have no segment.
@@ -116,7 +101,7 @@ class ConvertedRecord:
     height: int
     segments: list[Segment]
     void_pixels: int
-    rejected: list[Rejected] = field(default_factory=list)
+    rejected: Sequence[Rejected] = ()
     phash: str = ""
 
     @property
@@ -131,37 +116,22 @@ class ConvertedRecord:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON types."""
-        return {
-            "key": self.key,
-            "stem": self.stem,
-            "image_file": self.image_file,
-            "width": self.width,
-            "height": self.height,
-            "segments": [segment.to_dict() for segment in self.segments],
-            "void_pixels": self.void_pixels,
-            "rejected": [rejected._asdict() for rejected in self.rejected],
-            "phash": self.phash,
-        }
+        segments = [segment.to_dict() for segment in self.segments]
+        return self._asdict() | {"segments": segments, "rejected": [rejected._asdict() for rejected in self.rejected]}
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> "ConvertedRecord":
+    def from_dict(cls, data: dict[str, Any]) -> Self:
         """Build from what `to_dict` gave."""
-        lists = {
-            "segments": [Segment.from_dict(segment) for segment in data["segments"]],
-            "rejected": [Rejected(**rejected) for rejected in data["rejected"]],
-        }
-        return cls(**(data | lists))
+        segments = [Segment.from_dict(segment) for segment in data["segments"]]
+        return cls(**(data | {"segments": segments, "rejected": [Rejected(**row) for row in data["rejected"]]}))
 
 
 @dataclass(frozen=True)
 class ConvertedImage:
     """A converted image with the contents of its two files.
 
-    Attributes:
-        record: all else that is known of it.
-        png: the encoded 24-bit panoptic PNG.
-        image: a path if the source file can be used unchanged (link or copy it), else the new file's content.
-        digest: of all that it was made from; "" where that is not known.
+    The image is a path if the source file can be used unchanged (link or copy it). ``digest`` is that of all that it
+    was made from; "" where that is not known.
     """
 
     record: ConvertedRecord

@@ -65,11 +65,7 @@ class Taxonomy(BaseModel):
 
     @classmethod
     def from_dict(cls, data: dict[str, Any], source: str = "taxonomy") -> "Taxonomy":
-        """Check ``data`` (the parsed taxonomy file) and build a taxonomy.
-
-        Args:
-            data: ``{"stuff": [...], "things": [...], "coco_to_stuff": [...]}``.
-            source: the file's name, for error messages.
+        """Check a parsed taxonomy file and build a taxonomy; ``source`` is the file's name, for messages.
 
         Raises:
             InputDataError: something is missing, of the wrong type, or listed twice; names file and entry.
@@ -104,25 +100,24 @@ class Taxonomy(BaseModel):
     def _classes(self) -> list[tuple[str, StuffClass | ThingClass]]:
         return [("stuff", c) for c in self.stuff] + [("things", c) for c in self.things]
 
-    @property
-    def num_classes(self) -> int:
-        """Highest id + 1; a model adds one more output, for "no object"."""
-        return max(c.id for _, c in self._classes) + 1
+    @cached_property
+    def _by_id(self) -> list[StuffClass | ThingClass]:
+        return sorted((c for _, c in self._classes), key=lambda c: c.id)
 
     @cached_property
     def names(self) -> dict[int, str]:
         """The name of each class id, in id order."""
-        return {c.id: c.name for _, c in sorted(self._classes, key=lambda kc: kc[1].id)}
+        return {c.id: c.name for c in self._by_id}
 
     @cached_property
     def colors(self) -> dict[int, tuple[int, int, int]]:
         """The RGB colour (0 to 255) of each class id."""
-        return {c.id: c.color for _, c in sorted(self._classes, key=lambda kc: kc[1].id)}
+        return {c.id: c.color for c in self._by_id}
 
     @cached_property
     def is_thing(self) -> dict[int, bool]:
         """Whether each class id is a thing."""
-        return {c.id: kind == "things" for kind, c in sorted(self._classes, key=lambda kc: kc[1].id)}
+        return {c.id: isinstance(c, ThingClass) for c in self._by_id}
 
     @cached_property
     def _thing_ids(self) -> dict[str, int]:
@@ -133,9 +128,8 @@ class Taxonomy(BaseModel):
         return {normalise_name(c.name): c.id for c in self.stuff}
 
     @cached_property
-    def _stuff_ids_by_any_name(self) -> dict[str, int]:
-        coco = {normalise_name(m.coco_name): self._stuff_ids[normalise_name(m.stuff)] for m in self.coco_to_stuff}
-        return coco | self._stuff_ids
+    def _stuff_ids_of_coco_names(self) -> dict[str, int]:
+        return {normalise_name(m.coco_name): self.stuff_id_of_coco[m.coco_id] for m in self.coco_to_stuff}
 
     def thing_id(self, name: str) -> int | None:
         """Return the id of the thing class called ``name`` (see `normalise_name`), or None."""
@@ -146,11 +140,8 @@ class Taxonomy(BaseModel):
         return self._stuff_ids.get(normalise_name(name))
 
     def stuff_id_of_name(self, name: str) -> int | None:
-        """Return the stuff id for one of the project's own stuff names or of COCO's names, or None.
-
-        Where COCO has a class of the same name, the project's own class is meant.
-        """
-        return self._stuff_ids_by_any_name.get(normalise_name(name))
+        """Return the stuff id for one of the project's own stuff names or else of COCO's names, or None."""
+        return self._stuff_ids.get(normalise_name(name), self._stuff_ids_of_coco_names.get(normalise_name(name)))
 
     @cached_property
     def stuff_id_of_coco(self) -> dict[int, int]:

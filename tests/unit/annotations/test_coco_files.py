@@ -90,7 +90,7 @@ def split_table() -> pd.DataFrame:
 
 @pytest.fixture
 def files(records: list[ConvertedRecord], split_table: pd.DataFrame, taxonomy: Taxonomy) -> CocoFiles:
-    return CocoFiles(records, split_table[::-1], taxonomy)
+    return CocoFiles(iter(records), split_table[::-1], taxonomy)
 
 
 def test_panoptic_files_share_image_ids(files: CocoFiles, records: list[ConvertedRecord], taxonomy: Taxonomy) -> None:
@@ -107,6 +107,8 @@ def test_panoptic_files_share_image_ids(files: CocoFiles, records: list[Converte
         "bbox": list(segment.bbox),
         "iscrowd": 0,
     }
+    pairs = zip(files.panoptic("val")["images"], files.panoptic("val")["annotations"], strict=True)
+    assert [(image["id"], annotation["image_id"]) for image, annotation in pairs] == [(1, 1), (3, 3)]
     assert val["categories"] == taxonomy.coco_categories()
     assert "".join(json_parts(files.panoptic("val"))) == json.dumps(val)
 
@@ -120,7 +122,7 @@ def test_what_does_not_fit_is_refused(
         CocoFiles([*records, records[0]], split_table, taxonomy)
     records[0].segments[0] = records[0].segments[0]._replace(category_id=77)
     with pytest.raises(InputDataError, match=r"'a/1\.jpg', segment \d+: class 77 is not in the taxonomy"):
-        list(CocoFiles(records, split_table, taxonomy).panoptic("val")["annotations"])
+        CocoFiles(records, split_table, taxonomy)
 
 
 def test_detection_files_are_read_by_pycocotools(
