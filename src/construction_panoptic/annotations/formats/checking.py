@@ -42,8 +42,8 @@ def image_row(source: Source, image: ListedImage) -> dict[str, Any] | UnusableEr
     """Return an image's row of the table, or why it has none. Runs in threads or processes, so it changes nothing."""
     try:
         found = ((place, location) for place in image.places if (location := source.locate(place)) is not None)
-        place, location = next(found, ("", None))
-        if location is None:
+        place, location = next(found, ("", ""))
+        if not location:
             where = source.describe(image.folder)
             return UnusableError("missing_file", f"the image {image.file_name!r} is not in {where}")
         facts = check_image(location)
@@ -61,30 +61,22 @@ def image_row(source: Source, image: ListedImage) -> dict[str, Any] | UnusableEr
 
 def check_objects(options: Options, block: list[Task]) -> list[tuple[int | str, str, Found]]:
     """Return for each object its label, its image and its row or why it has none. Runs in processes."""
-    checked: list[tuple[int | str, str, Found]] = []
-    for task in block:
-        found: Found
-        try:
-            found = _object_row(task, options)
-        except UnusableError as error:
-            found = error
-        checked.append((task.item.label, task.image, found))
-    return checked
+    return [(task.item.label, task.image, task.problem or _object_row(task, options)) for task in block]
 
 
-def _object_row(task: Task, options: Options) -> tuple[dict[str, Any], list[Repair]]:
+def _object_row(task: Task, options: Options) -> Found:
     """Return an object's row, without source, names of its class and order, and what was changed in it."""
-    item = task.item
-    if task.problem is not None:
-        raise task.problem
-    repairs = []
+    item, repairs = task.item, []
     if options.keep_boxes and not item.segmentation and item.bbox is not None and min(item.bbox[2:]) > 0:
         item = replace(item, segmentation=box_outline(item.bbox, item.rotation), bbox=None)
         repairs.append(("box_as_mask", "it has a box and no outline; the whole box is its mask"))
     if item.iscrowd and not options.keep_crowds:
         item = replace(item, iscrowd=0)
         repairs.append(("crowd_as_single", "it is marked as a crowd; taken as a single thing"))
-    code = segmentation_rle(item.segmentation, task.height, task.width)
+    try:
+        code = segmentation_rle(item.segmentation, task.height, task.width)
+    except UnusableError as error:
+        return error
     repairs += find_repairs(item, code, task.height, task.width)
     bbox, area = item.bbox, item.area
     if repairs:

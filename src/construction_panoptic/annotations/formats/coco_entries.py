@@ -1,6 +1,6 @@
 """Checking the entries of a COCO annotation file one by one, whatever they hold."""
 
-import math
+import sys
 from typing import Any, NamedTuple
 
 from construction_panoptic.annotations.records import UnusableError
@@ -19,11 +19,7 @@ class ImageEntry(NamedTuple):
 
 def as_id(value: Any) -> int | None:
     """Return ``value`` as a whole number if it is one that fits 64 bits (``3`` or ``3.0``), else None."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    if isinstance(value, float) and not value.is_integer():
-        return None
-    return int(value) if -_MAX_ID <= value <= _MAX_ID else None
+    return int(value) if _is_number(value) and int(value) == value and abs(value) <= _MAX_ID else None
 
 
 def annotation_label(entry: Any, position: int) -> int | str:
@@ -33,11 +29,7 @@ def annotation_label(entry: Any, position: int) -> int | str:
 
 
 def check_image_entry(entry: Any) -> ImageEntry:
-    """Return a checked entry of ``images``.
-
-    Raises:
-        UnusableError: ``bad_image_entry``.
-    """
+    """Return a checked entry of ``images``; raises `UnusableError`, ``bad_image_entry``."""
     if not isinstance(entry, dict):
         raise UnusableError("bad_image_entry", "the entry in `images` is not an object")
     values = {name: as_id(entry.get(name)) for name in ("id", "width", "height")}
@@ -84,9 +76,4 @@ def check_annotation_entry(entry: Any) -> dict[str, Any]:
 
 
 def _is_number(value: Any) -> bool:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    try:
-        return math.isfinite(value)
-    except OverflowError:
-        return False
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max

@@ -3,11 +3,10 @@
 import re
 import unicodedata
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
 from pathlib import PurePosixPath
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from construction_panoptic.annotations.formats.coco_entries import (
     ImageEntry,
@@ -25,27 +24,27 @@ from construction_panoptic.errors import InputDataError
 
 _DOCUMENTS = re.compile(r"(?:coco|annotations/instances_[^/]+)\.json")
 _FOLDER = "images"
+_UNSAFE = re.compile("^/|^[A-Za-z]:|[\\\\\0\ud800-\udfff]")  # what is no path, or no text
 
 
-@dataclass(frozen=True)
-class _Document:
+class _Document(NamedTuple):
     """An annotation file; its annotations stay in the file.
 
     Attributes:
-        images: the entries of its images, not checked; None where it has no such list.
+        images: the entries of its images, not checked.
         categories: the name of each id.
-        category_ids: those that annotations name; None where there is no list of annotations.
+        category_ids: those that annotations name.
         open: opens the file.
         subset: of the task that it is for; "" in ``coco.json``.
         unused: why nothing in it is used.
     """
 
-    images: list[Any] | None
+    images: list[Any]
     categories: dict[int, str]
-    category_ids: set[int] | None
+    category_ids: set[int]
     open: Callable[[], BinaryIO]
-    subset: str = ""
-    unused: UnusableError | None = None
+    subset: str
+    unused: UnusableError | None
 
 
 class CvatCocoReader:
@@ -67,21 +66,15 @@ class CvatCocoReader:
         names = _document_names(source)
         for name in names:
             try:
-                document = _parse(partial(source.open, name))
+                document = _parse(partial(source.open, name), name, names)
             except UnusableError as error:
                 yield Refused("unreadable_json", f"{name}: {error}")
                 continue
             if not document.images:
                 yield Refused("no_images", f"{name} lists no image")
-            subset = PurePosixPath(name).stem.removeprefix("instances_") if "/" in name else ""
-            documents.append(replace(document, subset=subset, unused=_why_unused(name, names, document)))
-        used = {
-            category_id if name is None else name
-            for document in documents
-            if document.unused is None
-            for category_id in document.category_ids or ()
-            for name in [document.categories.get(category_id)]
-        }
+            documents.append(document)
+        in_use = [document for document in documents if document.unused is None]
+        used = {document.categories.get(number, number) for document in in_use for number in document.category_ids}
         fallback = (source.name,) if len(used) == 1 else ()
         positions = count()
         for document in documents:
@@ -106,16 +99,8 @@ def _document_names(source: Source) -> list[str]:
     return names
 
 
-def _why_unused(name: str, names: list[str], document: _Document) -> UnusableError | None:
-    if names[0] == "coco.json" and name != "coco.json":
-        return UnusableError("second_annotation_file", f"{name} is not used beside coco.json; remove one of them")
-    if document.category_ids is None:
-        return UnusableError("no_annotations", f"{name} has no list `annotations`; export it from CVAT again")
-    return None
-
-
-def _parse(open_file: Callable[[], BinaryIO]) -> _Document:
-    """Parse an annotation file from beginning to end; of its annotations nothing is held but the categories' ids.
+def _parse(open_file: Callable[[], BinaryIO], name: str, names: list[str]) -> _Document:
+    """Parse an annotation file, one of several, from beginning to end; of its annotations only category ids are held.
 
     Raises:
         ImageError: the file cannot be opened.
@@ -127,15 +112,15 @@ def _parse(open_file: Callable[[], BinaryIO]) -> _Document:
     seen = set()
     try:
         with open_file() as file:
-            for name, value in json_members(file):
-                if name in seen and name in ("images", "annotations", "categories"):
-                    raise UnusableError("unreadable_json", f"it has `{name}` twice; export it from CVAT again")
-                seen.add(name)
-                if name == "annotations" and isinstance(value, Iterator):
+            for member, value in json_members(file):
+                if member in seen and member in ("images", "annotations", "categories"):
+                    raise UnusableError("unreadable_json", f"it has `{member}` twice; export it from CVAT again")
+                seen.add(member)
+                if member == "annotations" and isinstance(value, Iterator):
                     ids = {as_id(entry.get("category_id")) for entry in value if isinstance(entry, dict)}
                     category_ids = {number for number in ids if number is not None}
-                elif name in ("images", "categories") and isinstance(value, Iterator):
-                    lists[name] = list(value)
+                elif member in ("images", "categories") and isinstance(value, Iterator):
+                    lists[member] = list(value)
     except UnusableError:
         raise
     except Exception as error:
@@ -143,7 +128,14 @@ def _parse(open_file: Callable[[], BinaryIO]) -> _Document:
         raise UnusableError("unreadable_json", f"not readable as JSON ({error}); export it from CVAT again") from None
     if "images" not in lists and category_ids is None:
         raise UnusableError("unreadable_json", "not a COCO file: it has no lists `images` and `annotations`")
-    return _Document(lists.get("images"), _categories(lists.get("categories", [])), category_ids, open_file)
+    unused = None
+    if names[0] == "coco.json" and name != "coco.json":
+        unused = UnusableError("second_annotation_file", f"{name} is not used beside coco.json; remove one of them")
+    elif category_ids is None:
+        unused = UnusableError("no_annotations", f"{name} has no list `annotations`; export it from CVAT again")
+    subset = PurePosixPath(name).stem.removeprefix("instances_") if "/" in name else ""
+    categories = _categories(lists.get("categories", []))
+    return _Document(lists.get("images", []), categories, category_ids or set(), open_file, subset, unused)
 
 
 def _categories(entries: list[Any]) -> dict[int, str]:
@@ -151,21 +143,18 @@ def _categories(entries: list[Any]) -> dict[int, str]:
     names: dict[int, str] = {}
     unclear = set()
     for entry in entries:
-        category_id, name = (entry.get("id"), entry.get("name")) if isinstance(entry, dict) else (None, None)
-        number = as_id(category_id)
+        fields = entry if isinstance(entry, dict) else {}
+        number, name = as_id(fields.get("id")), fields.get("name")
         if number is not None and isinstance(name, str) and names.setdefault(number, name) != name:
             unclear.add(number)
     return {number: name for number, name in names.items() if number not in unclear}
 
 
 def _images(document: _Document) -> Iterator[tuple[int | None, ListedImage]]:
-    """Give the images of a document by their ids.
-
-    Of an id that stands for two images none is used, since its annotations could belong to either.
-    """
+    """Give the images by their ids; of an id that stands for two images none is used, as annotations fit either."""
     good: dict[int, ImageEntry] = {}
     problems: dict[int, UnusableError] = {}
-    for entry in document.images or []:
+    for entry in document.images:
         fields = entry if isinstance(entry, dict) else {}
         name, number = fields.get("file_name"), as_id(fields.get("id"))
         try:
@@ -191,16 +180,14 @@ def _images(document: _Document) -> Iterator[tuple[int | None, ListedImage]]:
 
 
 def _places(file_name: str, subset: str) -> tuple[str, ...]:
-    """Return the names that an image's file may have.
+    """Return the names that an image's file may have: with and without the folder of a subset, as exports differ.
 
-    Newer exports leave out a folder per subset. Some systems write accented letters as one character, others as two:
-    the name as it is comes first.
+    Some systems write accented letters as one character, others as two; the name as it is comes first.
     """
     if "\r" in file_name:
         raise UnusableError("unsafe_path", f"the file name {file_name!r} holds a carriage return; rename the file")
     path = PurePosixPath(file_name)
-    unsafe = path.is_absolute() or ".." in path.parts or "\\" in file_name or "\0" in file_name or not path.parts
-    if unsafe or re.match(r"[A-Za-z]:", file_name) or not _is_text(file_name):
+    if _UNSAFE.search(file_name) or ".." in path.parts or not path.parts:
         raise UnusableError("unsafe_path", f"the file name {file_name!r} does not stay inside the images folder")
     places = []
     for spelling in dict.fromkeys([file_name, *(unicodedata.normalize(form, file_name) for form in ("NFC", "NFD"))]):
@@ -209,14 +196,6 @@ def _places(file_name: str, subset: str) -> tuple[str, ...]:
         places += [f"{_FOLDER}/{subset}/{path}"] if subset else []
         places += [str(path)] if path.parts[0] == _FOLDER and len(path.parts) > 1 else []
     return tuple(places)
-
-
-def _is_text(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _object(
@@ -241,14 +220,14 @@ def _object(
     except UnusableError as problem:
         return ListedObject(label, image, problem)
     category_id = as_id(entry.get("category_id"))
+    name = None if category_id is None else document.categories.get(category_id)
     if category_id is None:
-        return ListedObject(label, image, None, (), "its category_id is missing or not a whole number", **fields)
-    name = document.categories.get(category_id)
-    if name is None:
-        unknown = f"its category_id {category_id} has no name in `categories`"
-        return ListedObject(label, image, None, fallback, unknown, **fields)
-    unknown = f"its class {name!r} is not a thing of the taxonomy; add or rename it"
-    return ListedObject(label, image, None, (name, *fallback), unknown, **fields)
+        classes, unknown = (), "its category_id is missing or not a whole number"
+    elif name is None:
+        classes, unknown = fallback, f"its category_id {category_id} has no name in `categories`"
+    else:
+        classes, unknown = (name, *fallback), f"its class {name!r} is not a thing of the taxonomy; add or rename it"
+    return ListedObject(label, image, None, classes, unknown, **fields)
 
 
 def _annotations(document: _Document) -> Iterator[Any]:

@@ -19,8 +19,7 @@ class ListedImage:
     Attributes:
         file_name: as the export has it; None where it has none.
         problem: why the image cannot be used; the fields below mean nothing then.
-        width: in pixels, upright, as the annotations have it.
-        height: in pixels, upright.
+        width, height: in pixels, upright, as the annotations have it.
         folder: of images in the source; the rest of a file's name goes into the image's key.
         places: the names in the source that its file may have, all in ``folder``; the first that exists counts.
     """

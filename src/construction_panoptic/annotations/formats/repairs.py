@@ -22,17 +22,10 @@ _AREA_SLACK = 0.25  # px² per px of outline
 
 
 def find_repairs(item: ListedObject, code: dict[str, Any], height: int, width: int) -> Iterator[Repair]:
-    """Compare what an annotation states with its pixels.
+    """Compare what an annotation, whose outline can be drawn, states with its pixels in the image of this size.
 
-    Args:
-        item: the object; a segmentation that is a list holds polygons that can be drawn.
-        code: the run-length code of its pixels in the image, see `masks.segmentation_rle`.
-        height: of the image, in pixels.
-        width: of the image, in pixels.
-
-    Yields:
-        ``clipped`` (the outline leaves the image), ``bbox_recomputed`` and ``area_recomputed`` (what the export
-        states contradicts both the outline and the pixels).
+    Gives ``clipped`` (the outline leaves the image), ``bbox_recomputed`` and ``area_recomputed`` (what the export
+    states contradicts both the outline and ``code``, see `masks.segmentation_rle`).
     """
     x, y, w, h = coco_mask.toBbox(code)
     boxes, areas, slack = [np.array([x, y, x + w, y + h])], [float(coco_mask.area(code))], 1.0
@@ -58,19 +51,14 @@ def find_repairs(item: ListedObject, code: dict[str, Any], height: int, width: i
 
 
 def box_outline(bbox: list[float], rotation: float) -> list[list[float]]:
-    """Return a box as a segmentation of one polygon.
-
-    Args:
-        bbox: x, y, width, height in pixels.
-        rotation: clockwise degrees around the middle of the box.
-    """
+    """Return a box [x, y, width, height], turned clockwise by degrees around its middle, as a list of one polygon."""
     x, y, width, height = (float(value) for value in bbox)
     if rotation % 360 == 0:
         return [[x, y, x + width, y, x + width, y + height, x, y + height]]
     cos, sin = math.cos(math.radians(rotation)), math.sin(math.radians(rotation))
-    corners = [(-width / 2, -height / 2), (width / 2, -height / 2), (width / 2, height / 2), (-width / 2, height / 2)]
-    middle_x, middle_y = x + width / 2, y + height / 2
-    turned = ((middle_x + dx * cos - dy * sin, middle_y + dx * sin + dy * cos) for dx, dy in corners)
+    half_x, half_y = width / 2, height / 2
+    corners = [(-half_x, -half_y), (half_x, -half_y), (half_x, half_y), (-half_x, half_y)]
+    turned = ((x + half_x + dx * cos - dy * sin, y + half_y + dx * sin + dy * cos) for dx, dy in corners)
     return [[value for point in turned for value in point]]
 
 
