@@ -26,42 +26,28 @@ class UnusableError(InputDataError):
 class Rejected(NamedTuple):
     """Something that the conversion did not use, and why.
 
-    Attributes:
-        source: the export (folder name or zip stem).
-        image: the image key, or the file name in the export where there is no key, or "" if neither is known.
-        annotation_id: the id in the export; ``"#<position>"`` where the entry has no usable id; None where
-            the row is about an image or the export as a whole.
-        reason: a code in snake_case, such as ``size_mismatch``.
-        detail: one sentence for the reader.
+    The image is its key, or the file name in the export where there is no key, or "" if neither is known. The
+    annotation's id is that in the export, ``"#<position>"`` where it has no usable one, None where the row is about an
+    image or the export as a whole.
     """
 
-    source: str
+    source: str  # the export: folder name or zip stem
     image: str
     annotation_id: int | str | None
-    reason: str
-    detail: str
+    reason: str  # a code in snake_case, such as size_mismatch
+    detail: str  # one sentence for the reader
 
 
 class Segment(NamedTuple):
-    """One segment of a panoptic PNG.
+    """One segment of a panoptic PNG."""
 
-    Attributes:
-        id: its 24-bit id in the PNG, at least 1.
-        category_id: the project's class id.
-        area: its pixels in the PNG.
-        bbox: x, y, width, height of its pixels, in pixels.
-        iscrowd: 1 for a group that was not separated into instances.
-        annotation_id: the annotation that a thing came from; None for stuff.
-        stuff_annotation_ids: the annotations of stuff that have pixels in it; none in what was labelled.
-    """
-
-    id: int
-    category_id: int
-    area: int
-    bbox: tuple[int, int, int, int]
-    iscrowd: int
-    annotation_id: int | None
-    stuff_annotation_ids: tuple[int, ...] = ()
+    id: int  # its 24-bit id in the PNG, at least 1
+    category_id: int  # the project's class id
+    area: int  # its pixels in the PNG
+    bbox: tuple[int, int, int, int]  # x, y, width, height of its pixels, in pixels
+    iscrowd: int  # 1 for a group that was not separated into instances
+    annotation_id: int | None  # the annotation that a thing came from; None for stuff
+    stuff_annotation_ids: tuple[int, ...] = ()  # annotations of stuff that have pixels in it; none in labelled stuff
 
     @property
     def annotation_ids(self) -> tuple[int, ...]:
@@ -82,27 +68,17 @@ class Segment(NamedTuple):
 
 
 class ConvertedRecord(NamedTuple):
-    """What is kept of a converted image beside its two files.
+    """What is kept of a converted image beside its two files."""
 
-    Attributes:
-        key: ``<source>/<image path>``.
-        stem: file name stem of image and PNG in the converted data.
-        image_file: file name of the converted image, of width and height in pixels, upright.
-        segments: every id of the PNG, and nothing else.
-        void_pixels: pixels of the PNG that belong to no segment.
-        rejected: annotations of this image that have no segment.
-        phash: 16 x 16 perceptual hash as hexadecimal text (``imagehash.phash(hash_size=16)``).
-    """
-
-    key: str
-    stem: str
-    image_file: str
-    width: int
+    key: str  # <source>/<image path>
+    stem: str  # file name stem of image and PNG in the converted data
+    image_file: str  # file name of the converted image
+    width: int  # in pixels, upright
     height: int
-    segments: list[Segment]
-    void_pixels: int
-    rejected: Sequence[Rejected] = ()
-    phash: str = ""
+    segments: list[Segment]  # every id of the PNG, and nothing else
+    void_pixels: int  # pixels of the PNG that belong to no segment
+    rejected: Sequence[Rejected] = ()  # annotations of this image that have no segment
+    phash: str = ""  # 16 x 16 perceptual hash as hexadecimal text (`imagehash.phash(hash_size=16)`)
 
     @property
     def source(self) -> str:

@@ -18,17 +18,11 @@ _THING_STEPS = {"small (under 32² px)": 32**2, "medium": 96**2, "large (96² px
 
 
 class Survey(NamedTuple):
-    """What `survey` found.
+    """What `survey` found."""
 
-    Attributes:
-        suspicious: images and what is special about them, no image twice; those with nothing special are left out.
-        of_class: by class name, things first, some images that have a segment of it.
-        sizes: by title, how many images or things fall under each label; labels in rising order.
-    """
-
-    suspicious: list[tuple[ConvertedRecord, str]]
-    of_class: dict[str, list[ConvertedRecord]]
-    sizes: dict[str, dict[str, int]]
+    suspicious: list[tuple[ConvertedRecord, str]]  # images and what is special about them, no image twice
+    of_class: dict[str, list[ConvertedRecord]]  # by class name, things first, some images that have a segment of it
+    sizes: dict[str, dict[str, int]]  # by title, how many images or things fall under each label, in rising order
 
 
 def survey(

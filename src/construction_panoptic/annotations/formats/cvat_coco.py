@@ -25,26 +25,18 @@ from construction_panoptic.errors import InputDataError
 _DOCUMENTS = re.compile(r"(?:coco|annotations/instances_[^/]+)\.json")
 _FOLDER = "images"
 _UNSAFE = re.compile("^/|^[A-Za-z]:|[\\\\\0\ud800-\udfff]")  # what is no path, or no text
+_REPEATED = UnusableError("duplicate_annotation_id", "an annotation before it has the same id")
 
 
 class _Document(NamedTuple):
-    """An annotation file; its annotations stay in the file.
+    """An annotation file; its annotations stay in the file."""
 
-    Attributes:
-        images: the entries of its images, not checked.
-        categories: the name of each id.
-        category_ids: those that annotations name.
-        open: opens the file.
-        subset: of the task that it is for; "" in ``coco.json``.
-        unused: why nothing in it is used.
-    """
-
-    images: list[Any]
-    categories: dict[int, str]
-    category_ids: set[int]
+    images: list[Any]  # entries, not checked
+    categories: dict[int, str]  # the name of each id
+    category_ids: set[int]  # those that annotations name
     open: Callable[[], BinaryIO]
-    subset: str
-    unused: UnusableError | None
+    subset: str  # of the task that it is for; "" in coco.json
+    unused: UnusableError | None  # why nothing in it is used
 
 
 class CvatCocoReader:
@@ -86,7 +78,8 @@ class CvatCocoReader:
             labels: set[int | str] = set()
             for entry in _annotations(document):
                 label = annotation_label(entry, next(positions))
-                yield _object(entry, label, images, document, fallback, repeated=label in labels)
+                item = _object(entry, label, images, document, fallback)
+                yield ListedObject(label, item.image, _REPEATED) if label in labels else item
                 labels.add(label)
 
 
@@ -199,19 +192,11 @@ def _places(file_name: str, subset: str) -> tuple[str, ...]:
 
 
 def _object(
-    entry: Any,
-    label: int | str,
-    images: dict[int, ListedImage],
-    document: _Document,
-    fallback: tuple[str, ...],
-    *,
-    repeated: bool,
+    entry: Any, label: int | str, images: dict[int, ListedImage], document: _Document, fallback: tuple[str, ...]
 ) -> ListedObject:
     image_id = as_id(entry.get("image_id")) if isinstance(entry, dict) else None
     image = None if image_id is None else images.get(image_id)
     try:
-        if repeated:
-            raise UnusableError("duplicate_annotation_id", "an annotation before it has the same id")
         if document.unused is not None:
             raise document.unused
         fields = check_annotation_entry(entry)
@@ -221,8 +206,9 @@ def _object(
         return ListedObject(label, image, problem)
     category_id = as_id(entry.get("category_id"))
     name = None if category_id is None else document.categories.get(category_id)
+    classes: tuple[str, ...] = ()
     if category_id is None:
-        classes, unknown = (), "its category_id is missing or not a whole number"
+        unknown = "its category_id is missing or not a whole number"
     elif name is None:
         classes, unknown = fallback, f"its category_id {category_id} has no name in `categories`"
     else:

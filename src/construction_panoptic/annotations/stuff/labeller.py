@@ -21,23 +21,14 @@ _READERS = 2
 
 @dataclass(frozen=True)
 class ImageToLabel:
-    """An image, and the things that are annotated in it.
-
-    Attributes:
-        key: the image key.
-        location: of its file, see `annotations.images`.
-        size: height and width of the image, upright, in pixels.
-        codes: the counts of the things' masks as compressed COCO run-length codes.
-        found: what the labeller's `find` gave.
-        digest: of all that its labels depend on.
-    """
+    """An image, and the things that are annotated in it."""
 
     key: str
-    location: str
-    size: tuple[int, int]
-    codes: tuple[str, ...] = ()
-    found: Any = None
-    digest: str = ""
+    location: str  # of its file, see `annotations.images`
+    size: tuple[int, int]  # height and width, upright, in pixels
+    codes: tuple[str, ...] = ()  # counts of the things' masks as compressed COCO run-length codes
+    found: Any = None  # what the labeller's `find` gave
+    digest: str = ""  # of all that its labels depend on
 
     def things(self) -> Mask:
         """Draw the things: bool [H, W], True where any of them is."""
@@ -45,15 +36,10 @@ class ImageToLabel:
 
 
 class StuffMaps(NamedTuple):
-    """The stuff of an image.
+    """The stuff of an image: uint8 [H, W] stuff ids, 0 = none."""
 
-    Attributes:
-        labels: uint8 [H, W] stuff ids, 0 = none, without what annotated things explain; see `fringe`.
-        with_explained: the same, had all segments been used.
-    """
-
-    labels: LabelMap
-    with_explained: LabelMap
+    labels: LabelMap  # without what annotated things explain, see `fringe`
+    with_explained: LabelMap  # had all segments been used
 
 
 class StuffLabeller(Protocol):
@@ -82,15 +68,7 @@ class StuffLabeller(Protocol):
         return read_rgb(image.location)
 
     def label(self, images: Sequence[Any], things: Sequence[Mask]) -> Sequence[StuffMaps | None]:
-        """Label a batch.
-
-        Args:
-            images: what `read` gave of each.
-            things: bool [H, W] each, True on annotated things.
-
-        Returns:
-            The stuff of each image; None: nothing is known about it.
-        """
+        """Label a batch: what `read` gave of each image, and its things, bool [H, W]; None: nothing is known of it."""
         ...
 
 
@@ -109,9 +87,7 @@ class Fringe:
 def label_images(labeller: StuffLabeller, fringe: Fringe, images: Iterable[ImageToLabel]) -> Iterator[StuffOfImage]:
     """Label images one batch at a time, in order, while the next ones are being read.
 
-    Raises:
-        ImageError: an image cannot be read.
-        Exception: what the labeller raises.
+    Raises `ImageError` where an image cannot be read, and what the labeller raises.
     """
     for batch in blocks_of(_read_ahead(labeller, images), labeller.batch_size):
         chosen, inputs, things = zip(*batch, strict=True)
@@ -143,8 +119,3 @@ def _read(labeller: StuffLabeller, image: ImageToLabel) -> list[_Read]:
 def label_block(labeller: StuffLabeller, fringe: Fringe, images: Iterable[ImageToLabel]) -> list[StuffOfImage]:
     """Label whole batches, in another process."""
     return list(label_images(labeller, fringe, images))
-
-
-def label_image(labeller: StuffLabeller, fringe: Fringe, image: ImageToLabel) -> StuffOfImage:
-    """Label one image."""
-    return next(label_images(labeller, fringe, [image]))

@@ -38,20 +38,7 @@ class _CategoryEntry(BaseModel):
     name: str
 
 
-_ENTRIES: dict[str, type[BaseModel]] = {
-    "images": _ImageEntry,
-    "annotations": _AnnotationEntry,
-    "categories": _CategoryEntry,
-}
-
-
-class _Annotation(NamedTuple):
-    """What is kept of an annotation: the ids of its segments and their categories, in equal order."""
-
-    image_id: int
-    file_name: str
-    ids: tuple[int, ...]
-    category_ids: tuple[int, ...]
+_ENTRIES = {"images": _ImageEntry, "annotations": _AnnotationEntry, "categories": _CategoryEntry}
 
 
 class _Prediction(NamedTuple):
@@ -95,8 +82,7 @@ class ReadyStuff(StuffLabeller):
 
     def find(self, key: str) -> tuple[_Prediction, list[int]] | None:
         """Give the prediction of an image, and size and time of its PNG; None if there is none."""
-        prediction = self._predictions.get(key)
-        if prediction is None:
+        if (prediction := self._predictions.get(key)) is None:
             return None
         path = Path(prediction.png)
         state = [path.stat().st_size, path.stat().st_mtime_ns] if path.is_file() else []
@@ -111,7 +97,25 @@ class ReadyStuff(StuffLabeller):
         """
         if image.found is None:
             return None
-        return _read_labels(self._file, image.found[0], image.key, image.size)
+        prediction, size = image.found[0], image.size
+        id_map = decode_id_map(Path(prediction.png))
+        if id_map.shape != size:
+            raise InputDataError(
+                f"{prediction.png}: {id_map.shape[1]} x {id_map.shape[0]} pixels, but its image {image.key!r} is "
+                f"{size[1]} x {size[0]} upright; predict stuff for the image as it is."
+            )
+        # Ids come in long runs, so that few lookups are enough.
+        flat = id_map.ravel()
+        starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
+        found, of_run = np.unique(flat[starts], return_inverse=True)
+        stuff_of = dict(zip(prediction.ids, prediction.stuff_ids, strict=True)) | {0: 0}
+        present = found.tolist()
+        if unknown := [segment_id for segment_id in present if segment_id not in stuff_of]:
+            raise InputDataError(f"{prediction.png}: id {unknown[0]} is not in segments_info of {self._file}.")
+        if missing := stuff_of.keys() - {0, *present}:
+            raise InputDataError(f"{prediction.png}: segment {min(missing)} of {self._file} has no pixel in the PNG.")
+        stuff_ids = np.array([stuff_of[segment_id] for segment_id in present], dtype=np.uint8)
+        return np.repeat(stuff_ids[of_run], np.diff(starts, append=flat.size)).reshape(id_map.shape)
 
     def label(self, images: Sequence[LabelMap | None], things: Sequence[Mask]) -> list[StuffMaps | None]:
         """Leave out what things explain."""
@@ -130,10 +134,8 @@ class ReadyStuff(StuffLabeller):
                     if name in _ENTRIES and isinstance(items, Iterator):
                         lists[name] = [self._entry(name, place, item) for place, item in enumerate(items)]
         except FileNotFoundError:
-            raise InputDataError(
-                f"{self._file}: there is no such file; put ready stuff predictions there, or choose another "
-                "source of stuff."
-            ) from None
+            advice = "put ready stuff predictions there, or choose another source of stuff."
+            raise InputDataError(f"{self._file}: there is no such file; {advice}") from None
         except OSError as error:
             raise InputDataError(f"{self._file}: cannot be read ({error}).") from None
         except InputDataError:
@@ -144,7 +146,8 @@ class ReadyStuff(StuffLabeller):
             raise InputDataError(f"{self._file}: not COCO panoptic: it has no list `{missing[0]}`.")
         return lists
 
-    def _entry(self, name: str, place: int, item: Any) -> Any:
+    def _entry(self, name: str, place: int, item: Any) -> tuple[Any, ...]:
+        """Check an entry; of an annotation the ids of its segments and their categories are kept, in equal order."""
         try:
             entry: Any = _ENTRIES[name].model_validate(item)
         except ValidationError as error:
@@ -153,13 +156,14 @@ class ReadyStuff(StuffLabeller):
             raise InputDataError(f"{self._file}: not COCO panoptic: {where} {problem['msg']}.") from None
         if not isinstance(entry, _AnnotationEntry):
             return tuple(entry.model_dump().values())
-        ids, categories = ([getattr(s, of) for s in entry.segments_info] for of in ("id", "category_id"))
-        return _Annotation(entry.image_id, entry.file_name, tuple(ids), tuple(categories))
+        ids, categories = (tuple(getattr(s, of) for s in entry.segments_info) for of in ("id", "category_id"))
+        return entry.image_id, entry.file_name, ids, categories
 
     def _index(self, lists: dict[str, list[Any]], taxonomy: Taxonomy) -> dict[str, _Prediction]:
-        stuff_of = self._stuff_of_category(lists["categories"], taxonomy)
-        key_of = self._unique("image id", {}, lists["images"])
-        self._unique("image", {}, ((key, image_id) for image_id, key in lists["images"]))
+        categories = ((number, self._stuff_id(name, taxonomy)) for number, name in lists["categories"])
+        stuff_of = self._unique("category id", categories)
+        key_of = self._unique("image id", lists["images"])
+        self._unique("image", ((key, image_id) for image_id, key in lists["images"]))
         predictions: dict[str, _Prediction] = {}
         for image_id, name, ids, category_ids in lists["annotations"]:
             if image_id not in key_of:
@@ -167,12 +171,12 @@ class ReadyStuff(StuffLabeller):
             key = key_of[image_id]
             if key in predictions:
                 raise InputDataError(f"{self._file}: image {key!r} has two annotations; keep one.")
-            for segment_id, category_id in zip(ids, category_ids, strict=True):
+            for segment_id, category_id in self._unique(
+                f"{name}: segment", zip(ids, category_ids, strict=True)
+            ).items():
                 if category_id not in stuff_of:
-                    raise InputDataError(
-                        f"{self._file}: {name}, segment {segment_id}: category {category_id} is not listed."
-                    )
-            self._unique(f"{name}: segment", {}, ((segment_id, None) for segment_id in ids))
+                    where = f"{self._file}: {name}, segment {segment_id}"
+                    raise InputDataError(f"{where}: category {category_id} is not listed.")
             predictions[key] = _Prediction(self._png(name), ids, tuple(map(stuff_of.__getitem__, category_ids)))
         return predictions
 
@@ -182,43 +186,18 @@ class ReadyStuff(StuffLabeller):
             raise InputDataError(f"{self._file}: the file name {name!r} does not stay inside {folder}.")
         return str(folder / name)
 
-    def _stuff_of_category(self, categories: Iterable[tuple[int, str]], taxonomy: Taxonomy) -> dict[int, int]:
-        stuff_of: dict[int, int] = {}
-        for category_id, name in categories:
-            stuff_id = taxonomy.stuff_id_of_name(name)
-            if stuff_id is None:
-                raise InputDataError(
-                    f"{self._file}: category {name!r} is neither a stuff class of the taxonomy nor "
-                    "one of COCO's 133 classes that it maps; rename it or extend the taxonomy."
-                )
-            self._unique("category id", stuff_of, [(category_id, stuff_id)])
-        return stuff_of
+    def _stuff_id(self, name: str, taxonomy: Taxonomy) -> int:
+        stuff_id = taxonomy.stuff_id_of_name(name)
+        if stuff_id is None:
+            detail = "is neither a stuff class of the taxonomy nor one of COCO's 133 classes that it maps"
+            raise InputDataError(f"{self._file}: category {name!r} {detail}; rename it or extend the taxonomy.")
+        return stuff_id
 
-    def _unique(self, what: str, found: dict[Any, Any], pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
-        """Add pairs to ``found``, refusing a key that is there."""
+    def _unique(self, what: str, pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
+        """Return pairs as a dictionary, refusing a key that comes again."""
+        found: dict[Any, Any] = {}
         for key, value in pairs:
             if key in found:
                 raise InputDataError(f"{self._file}: {what} {key!r} is listed twice.")
             found[key] = value
         return found
-
-
-def _read_labels(file: Path, prediction: _Prediction, key: str, size: tuple[int, int]) -> LabelMap:
-    id_map = decode_id_map(Path(prediction.png))
-    if id_map.shape != size:
-        raise InputDataError(
-            f"{prediction.png}: {id_map.shape[1]} x {id_map.shape[0]} pixels, but its image {key!r} is "
-            f"{size[1]} x {size[0]} upright; predict stuff for the image as it is."
-        )
-    # Ids come in long runs, so that few lookups are enough.
-    flat = id_map.ravel()
-    starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
-    found, of_run = np.unique(flat[starts], return_inverse=True)
-    stuff_of = dict(zip(prediction.ids, prediction.stuff_ids, strict=True)) | {0: 0}
-    present = found.tolist()
-    if unknown := [segment_id for segment_id in present if segment_id not in stuff_of]:
-        raise InputDataError(f"{prediction.png}: id {unknown[0]} is not in segments_info of {file}.")
-    if missing := stuff_of.keys() - {0, *present}:
-        raise InputDataError(f"{prediction.png}: segment {min(missing)} of {file} has no pixel in the PNG.")
-    stuff_ids = np.array([stuff_of[segment_id] for segment_id in present], dtype=np.uint8)
-    return np.repeat(stuff_ids[of_run], np.diff(starts, append=flat.size)).reshape(id_map.shape)
