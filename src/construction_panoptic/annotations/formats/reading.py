@@ -4,11 +4,10 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from itertools import chain, count, groupby
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import pandas as pd
 
@@ -23,17 +22,13 @@ from construction_panoptic.annotations.taxonomy import Taxonomy
 from construction_panoptic.errors import InputDataError
 from construction_panoptic.parallel.workers import Engine, WorkerCount, Workers, blocks_of
 
-OnError = Literal["quarantine", "fail"]
-Boxes = Literal["reject", "keep"]
-Crowds = Literal["keep", "single"]
-
 _OBJECTS_AT_ONCE = 16
 _IMAGE_COLUMNS = {
     "key": "string",
     "source": "string",
-    "file_name": "string",
-    "location": "string",
-    "width": "int64",
+    "file_name": "string",  # relative to the export's folder of images
+    "location": "string",  # absolute path, or <zip>::<member>
+    "width": "int64",  # upright, pixels
     "height": "int64",
     "sha256": "string",
     "phash": "string",
@@ -45,11 +40,11 @@ _ANNOTATION_COLUMNS = {
     "category_id": "int64",
     "category": "string",
     "is_thing": "bool",
-    "rle": "string",
+    "rle": "string",  # counts of its mask as a compressed COCO run-length code
     "iscrowd": "int64",
-    "order": "int64",
-    "bbox": "string",
-    "area": "float64",
+    "order": "int64",  # position in the export; later is on top
+    "bbox": "string",  # JSON; as in the export, where it may be missing, unless repaired
+    "area": "float64",  # the same
 }
 _HELP = (
     "Put one folder (or .zip) per CVAT export there, each with `coco.json` or "
@@ -58,18 +53,12 @@ _HELP = (
 )
 
 
-@dataclass(frozen=True)
-class Exports:
+class Exports(NamedTuple):
     """What the exports hold.
 
     Attributes:
-        images: one row an accepted image, sorted by ``key``: key, source, file_name (relative to the export's folder
-            of images), location (absolute path, or ``<zip>::<member>``), width and height (upright, pixels), sha256,
-            phash.
-        annotations: one row an accepted annotation, sorted by ``key`` and ``order``: key, source, annotation_id,
-            category_id, category, is_thing, rle (counts of its mask as a compressed COCO run-length code), iscrowd,
-            order (position in the export; later is on top), bbox (JSON) and area (as in the export, where both may be
-            missing, unless repaired).
+        images: `_IMAGE_COLUMNS`, one row an accepted image, sorted by ``key``.
+        annotations: `_ANNOTATION_COLUMNS`, one row an accepted annotation, sorted by ``key`` and ``order``.
         rejected: what was not accepted; columns source, image, annotation_id, reason, detail.
         repaired: what was accepted and changed, and images without annotations; the same columns.
     """
@@ -84,9 +73,9 @@ def read_exports(
     raw_data: Path,
     taxonomy: Taxonomy,
     *,
-    on_error: OnError = "quarantine",
-    boxes_without_polygon: Boxes = "reject",
-    crowds: Crowds = "keep",
+    on_error: Literal["quarantine", "fail"] = "quarantine",
+    boxes_without_polygon: Literal["reject", "keep"] = "reject",
+    crowds: Literal["keep", "single"] = "keep",
     workers: WorkerCount = 1,
     engine: Engine = "local",
 ) -> Exports:

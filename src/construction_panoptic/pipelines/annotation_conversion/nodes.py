@@ -12,7 +12,7 @@ from PIL import Image
 from plotly import graph_objects as go
 
 from construction_panoptic.annotations.coco_files import CocoFiles
-from construction_panoptic.annotations.formats.reading import read_exports
+from construction_panoptic.annotations.formats.reading import Exports, read_exports
 from construction_panoptic.annotations.formats.sources import NoExportError
 from construction_panoptic.annotations.merging.converting import merge_images
 from construction_panoptic.annotations.records import ConvertedImage, ConvertedImages, ConvertedRecord
@@ -47,9 +47,7 @@ logger = logging.getLogger(__name__)
 MOSAIC_PICTURES = 24
 
 
-def read_annotations(
-    raw_data: Any, taxonomy: dict[str, Any], parameters: ConversionSettings
-) -> tuple[pd.DataFrame, StoredTable, pd.DataFrame, pd.DataFrame]:
+def read_annotations(raw_data: Any, taxonomy: dict[str, Any], parameters: ConversionSettings) -> Exports:
     """Give accepted images, accepted annotations, rejected and repaired records of all exports."""
     try:
         exports = read_exports(
@@ -62,17 +60,11 @@ def read_annotations(
         )
     except NoExportError as error:
         raise NoExportError(f"{error} Or run `kedro run --env sample --pipelines sample_data`.") from None
-    logger.info(
-        "%d images and %d annotations accepted, %d records rejected, %d repaired",
-        len(exports.images),
-        len(exports.annotations),
-        len(exports.rejected),
-        len(exports.repaired),
-    )
+    logger.info("%d images and %d annotations accepted, %d records rejected, %d repaired", *map(len, exports))
     if crowds := int(exports.annotations.frame(["iscrowd"])["iscrowd"].sum()):
         hint = "CVAT marks masks of the brush so. If they are single things, set annotation_conversion.crowds to single"
         logger.warning("%d annotations are crowds. %s", crowds, hint)
-    return exports.images, exports.annotations, exports.rejected, exports.repaired
+    return exports
 
 
 def label_stuff(
@@ -131,11 +123,8 @@ def account_for_records(
 def split_images(converted: ConvertedImages, parameters: ConversionSettings) -> pd.DataFrame:
     """Divide the images into training and validation: look-alikes and videos together, every class on both sides."""
     settings = parameters.split
-    keys, hashes, classes = [], [], []
-    for record in converted:
-        keys.append(record.key)
-        hashes.append(record.phash)
-        classes.append({segment.category_id for segment in record.segments})
+    facts = ((record.key, record.phash, {segment.category_id for segment in record.segments}) for record in converted)
+    keys, hashes, classes = zip(*facts, strict=True)
     groups = near_duplicate_groups(hashes, keys, settings.near_duplicate_distance)
     if settings.video_pattern is not None:
         groups = join_groups(keys, groups, video_names(keys, settings.video_pattern))
@@ -150,14 +139,9 @@ def write_coco(
     converted: ConvertedImages, split: pd.DataFrame, taxonomy: dict[str, Any], parameters: ConversionSettings
 ) -> tuple[dict[str, Any], ...]:
     """Give detection of train and val, which checks everything against the PNGs, then panoptic of train and val."""
-    files = CocoFiles(converted, split, Taxonomy.from_dict(taxonomy))
-    execution = parameters.execution.model_dump()
+    files, execution = CocoFiles(converted, split, Taxonomy.from_dict(taxonomy)), parameters.execution.model_dump()
     detection = [files.detection(side, converted.png_folder, **execution) for side in ("train", "val")]
-    panoptic = [files.panoptic(side) for side in ("train", "val")]
-    digest = split_digest(split)
-    for document in panoptic:
-        document["info"]["split_sha256"] = digest
-    return *detection, *panoptic
+    return *detection, files.panoptic("train"), files.panoptic("val")
 
 
 def audit_and_count(
