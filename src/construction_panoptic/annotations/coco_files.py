@@ -11,6 +11,7 @@ import pandas as pd
 
 from construction_panoptic.annotations.merging.panoptic_check import detections_of_image
 from construction_panoptic.annotations.records import ConvertedRecord, Segment
+from construction_panoptic.annotations.split.splitting import split_digest
 from construction_panoptic.annotations.tables import WaitingItems
 from construction_panoptic.annotations.taxonomy import Taxonomy
 from construction_panoptic.errors import InputDataError
@@ -36,7 +37,7 @@ class CocoFiles:
     """
 
     def __init__(self, records: Iterable[ConvertedRecord], split_table: pd.DataFrame, taxonomy: Taxonomy) -> None:
-        self._taxonomy = taxonomy
+        self._taxonomy, self._digest = taxonomy, split_digest(split_table)
         self._entries: dict[str, WaitingItems] = defaultdict(WaitingItems)  # annotation and image, by side
         for number, (record, side) in enumerate(with_side(records, split_table), 1):
             image = {"id": number, "file_name": record.image_file, "width": record.width, "height": record.height}
@@ -46,8 +47,8 @@ class CocoFiles:
 
     def panoptic(self, side: str) -> dict[str, Any]:
         """Give the COCO panoptic file of a side, "train" or "val"."""
-        annotations = (annotation for annotation, _ in self._entries[side])
-        return self._document(side, f"construction_panoptic: {side}, COCO panoptic format", annotations)
+        info = {"description": f"construction_panoptic: {side}, COCO panoptic format", "split_sha256": self._digest}
+        return self._document(side, info, (annotation for annotation, _ in self._entries[side]))
 
     def detection(
         self, side: str, png_folder: Path | str, *, workers: WorkerCount = 1, engine: Engine = "local"
@@ -60,14 +61,12 @@ class CocoFiles:
             InputDataError: a PNG is missing, damaged, or not what the panoptic file says of it; while the annotations
                 are drawn from.
         """
-        annotations = self._detections(side, Path(png_folder), workers, engine)
-        return self._document(
-            side, "construction_panoptic: visible masks of things and stuff, COCO format", annotations
-        )
+        info = {"description": "construction_panoptic: visible masks of things and stuff, COCO format"}
+        return self._document(side, info, self._detections(side, Path(png_folder), workers, engine))
 
-    def _document(self, side: str, description: str, annotations: Iterator[dict[str, Any]]) -> dict[str, Any]:
+    def _document(self, side: str, info: dict[str, str], annotations: Iterator[dict[str, Any]]) -> dict[str, Any]:
         return {
-            "info": {"description": description},
+            "info": info,
             "images": (image for _, image in self._entries[side]),
             "annotations": annotations,
             "categories": self._taxonomy.coco_categories(),
