@@ -19,6 +19,7 @@ from construction_panoptic.annotations.records import ConvertedRecord, Segment
 from construction_panoptic.annotations.split.grouping import near_duplicate_groups
 from construction_panoptic.annotations.split.splitting import audit_split, split
 from construction_panoptic.annotations.stuff.label_maps import encode_labels
+from construction_panoptic.annotations.stuff.labeller import ImageToLabel
 from construction_panoptic.annotations.stuff.ready import ReadyStuff
 from construction_panoptic.annotations.summary import class_counts_and_summary
 from construction_panoptic.annotations.taxonomy import Taxonomy
@@ -225,7 +226,7 @@ def test_real_annotations_become_files_that_pass_the_check(real_data: Path, repo
     size_of = dict(zip(exports.images["key"].tolist(), sizes, strict=True))
     ready = ReadyStuff(folder / "stuff_predictions", project)
     assert None not in map(ready.find, size_of)
-    labels: Any = {key: ready.labels(key, size) for key, size in size_of.items()}
+    labels: Any = {key: ready.read(ImageToLabel(key, "", size, found=ready.find(key))) for key, size in size_of.items()}
     stuff = {key: None if found is None else encode_labels(found) for key, found in labels.items()}
     converted: Any = list(merge_images(exports.images, exports.annotations, stuff.get, project))
     for image in converted:

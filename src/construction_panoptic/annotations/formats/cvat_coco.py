@@ -140,7 +140,7 @@ def _categories(entries: list[Any]) -> dict[int, str]:
 
 def _images(document: _Document) -> Iterator[tuple[int | None, ListedImage]]:
     """Give the images by their ids; of an id that stands for two images none is used, as annotations fit either."""
-    good: dict[int, _ImageEntry] = {}
+    good: dict[int, tuple[str, int, int]] = {}
     problems: dict[int, UnusableError] = {}
     for entry in document.images:
         fields = entry if isinstance(entry, dict) else {}
@@ -148,23 +148,23 @@ def _images(document: _Document) -> Iterator[tuple[int | None, ListedImage]]:
         try:
             if document.unused is not None:
                 raise document.unused
-            checked = _check_image_entry(entry)
-            if good.setdefault(checked.id, checked) != checked:
-                raise UnusableError("duplicate_image_id", f"another image has the id {checked.id} too")
+            image_id, checked = _check_image_entry(entry)
+            if good.setdefault(image_id, checked) != checked:
+                raise UnusableError("duplicate_image_id", f"another image has the id {image_id} too")
         except UnusableError as problem:
             if number is not None:
                 problems[number] = problem
             yield number, ListedImage(name if isinstance(name, str) else None, problem)
     for number, clash in problems.items():
         if (first := good.pop(number, None)) is not None:
-            yield None, ListedImage(first.file_name, UnusableError("duplicate_image_id", str(clash)))
-    for number, image in good.items():
+            yield None, ListedImage(first[0], UnusableError("duplicate_image_id", str(clash)))
+    for number, (file_name, width, height) in good.items():
         try:
-            places = _places(image.file_name, document.subset)
+            places = _places(file_name, document.subset)
         except UnusableError as problem:
-            yield number, ListedImage(image.file_name, problem)
+            yield number, ListedImage(file_name, problem)
         else:
-            yield number, ListedImage(image.file_name, None, image.width, image.height, _FOLDER, places)
+            yield number, ListedImage(file_name, None, width, height, _FOLDER, places)
 
 
 def _places(file_name: str, subset: str) -> tuple[str, ...]:
@@ -222,15 +222,6 @@ def _annotations(document: _Document) -> Iterator[Any]:
         raise InputDataError(f"an annotation file changed while it was read ({error}); convert again.") from None
 
 
-class _ImageEntry(NamedTuple):
-    """A checked entry of ``images``; sizes in pixels."""
-
-    id: int
-    file_name: str
-    width: int
-    height: int
-
-
 def _as_id(value: Any) -> int | None:
     """Return ``value`` as a whole number if it is one that fits 64 bits (``3`` or ``3.0``), else None."""
     return int(value) if _is_number(value) and int(value) == value and abs(value) <= _MAX_ID else None
@@ -242,8 +233,8 @@ def _annotation_label(entry: Any, position: int) -> int | str:
     return f"#{position}" if number is None else number
 
 
-def _check_image_entry(entry: Any) -> _ImageEntry:
-    """Return a checked entry of ``images``; raises `UnusableError`, ``bad_image_entry``."""
+def _check_image_entry(entry: Any) -> tuple[int, tuple[str, int, int]]:
+    """Return id, and file name, width and height in pixels; raises `UnusableError`, ``bad_image_entry``."""
     if not isinstance(entry, dict):
         raise UnusableError("bad_image_entry", "the entry in `images` is not an object")
     values = {name: _as_id(entry.get(name)) for name in ("id", "width", "height")}
@@ -253,7 +244,7 @@ def _check_image_entry(entry: Any) -> _ImageEntry:
         wrong.append("file_name")
     if wrong:
         raise UnusableError("bad_image_entry", f"the entry in `images` has no usable {', '.join(wrong)}")
-    return _ImageEntry(values["id"] or 0, str(file_name), values["width"] or 0, values["height"] or 0)
+    return values["id"] or 0, (str(file_name), values["width"] or 0, values["height"] or 0)
 
 
 def check_annotation_entry(entry: Any) -> dict[str, Any]:

@@ -52,31 +52,27 @@ class Source(Protocol):
         ...
 
 
-class FolderSource:
+class _FolderSource:
     """An unpacked export."""
 
     def __init__(self, name: str, path: Path, root: Path | None = None) -> None:
         self.name, self.path, self._root = name, path, root or path
 
-    def inner(self) -> "FolderSource | None":
-        """See `Source`."""
+    def inner(self) -> "_FolderSource | None":
         try:
             folders = [path for path in self.path.iterdir() if path.is_dir() and path.name not in _SKIPPED]
         except OSError as error:
             raise ImageError("unreadable_archive", f"{self.path}: not readable ({error.strerror})") from None
-        return FolderSource(self.name, self.path, folders[0]) if len(folders) == 1 else None
+        return _FolderSource(self.name, self.path, folders[0]) if len(folders) == 1 else None
 
     def glob(self, pattern: str) -> list[str]:
-        """See `Source`."""
         return [path.relative_to(self._root).as_posix() for path in self._root.glob(pattern)]
 
     def open(self, name: str) -> BinaryIO:
-        """See `Source`."""
         self._inside(name)
         return open_location(self._root / name, streamed=True)
 
     def locate(self, name: str) -> str | None:
-        """See `Source`."""
         try:
             found = (self._root / name).is_file()
         except OSError:  # such as a name that is too long
@@ -84,7 +80,6 @@ class FolderSource:
         return str(self._inside(name)) if found else None
 
     def describe(self, folder: str) -> str:
-        """See `Source`."""
         return str(self._root / folder)
 
     @cached_property
@@ -98,34 +93,29 @@ class FolderSource:
         return path
 
 
-class ZipSource:
+class _ZipSource:
     """An export as an archive; read in place, never unpacked."""
 
     def __init__(self, name: str, path: Path, root: str = "") -> None:
         self.name, self.path, self._root = name, _resolve(path), root
 
-    def inner(self) -> "ZipSource | None":
-        """See `Source`."""
+    def inner(self) -> "_ZipSource | None":
         tops = {name.split("/", 1)[0] for name, _ in self._members} - {*_SKIPPED}
-        return ZipSource(self.name, self.path, f"{tops.pop()}/") if len(tops) == 1 else None
+        return _ZipSource(self.name, self.path, f"{tops.pop()}/") if len(tops) == 1 else None
 
     def glob(self, pattern: str) -> list[str]:
-        """See `Source`."""
         names = (name.removeprefix(self._root) for name, _ in self._members if name.startswith(self._root))
         depth = pattern.count("/")
         return [name for name in names if name.count("/") == depth and fnmatchcase(name, pattern)]
 
     def open(self, name: str) -> BinaryIO:
-        """See `Source`."""
         return open_location(zip_location(self.path, self._member_of[self._root + name]), streamed=True)
 
     def locate(self, name: str) -> str | None:
-        """See `Source`."""
         member = self._member_of.get(self._root + name)
         return None if member is None else zip_location(self.path, member)
 
     def describe(self, folder: str) -> str:
-        """See `Source`."""
         return f"{self.path} under {self._root}{folder}/"
 
     @cached_property
@@ -166,28 +156,28 @@ def find_sources(folder: Path) -> tuple[list[Source], list[Path]]:
         _check_name(path)
         if path.is_dir() and (archives := _archives_alone(path)):
             one = len(archives) == 1
-            sources += [ZipSource(path.name if one else archive.stem, archive) for archive in archives]
+            sources += [_ZipSource(path.name if one else archive.stem, archive) for archive in archives]
         elif path.is_dir():
-            sources.append(FolderSource(path.name, path))
-        elif _is_archive(path):
-            sources.append(ZipSource(path.stem, path))
+            sources.append(_FolderSource(path.name, path))
+        elif path.suffix.lower() == ".zip":
+            sources.append(_ZipSource(path.stem, path))
         elif path.suffix.lower() in _STRAY:
             strays.append(path)
     return sources, strays
 
 
-def whole_folder(folder: Path) -> FolderSource:
+def whole_folder(folder: Path) -> Source:
     """Return a folder as one source, named after it; raises `InputDataError` where the name cannot be used."""
     path = Path(os.path.abspath(folder))  # noqa: PTH100  # keeps the name of a link, unlike `Path.resolve`
     _check_name(path)
-    return FolderSource(path.name, path)
+    return _FolderSource(path.name, path)
 
 
 def _archives_alone(folder: Path) -> list[Path]:
     """Return the archives of a folder that holds nothing else, sorted; none if it does or cannot be read."""
     try:
         paths = sorted(filter(_counts, folder.iterdir()))
-        if not all(_is_archive(path) and not path.is_dir() for path in paths):
+        if not all(path.suffix.lower() == ".zip" and not path.is_dir() for path in paths):
             return []
     except OSError:  # which reading the folder as an export reports
         return []
@@ -198,10 +188,6 @@ def _archives_alone(folder: Path) -> list[Path]:
 
 def _counts(path: Path) -> bool:
     return not path.name.startswith(".") and path.name not in _SKIPPED
-
-
-def _is_archive(path: Path) -> bool:
-    return path.suffix.lower() == ".zip"
 
 
 def _check_name(path: Path) -> None:

@@ -7,7 +7,7 @@ files and going on after an interruption are outside of it.
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from itertools import chain
 from typing import Any, NamedTuple, Protocol
 
 from construction_panoptic.annotations.images import read_rgb
@@ -100,20 +100,15 @@ def label_images(labeller: StuffLabeller, fringe: Fringe, images: Iterable[Image
             yield StuffOfImage(image.key, encode_labels(maps.labels), before, after, image.digest)
 
 
-_Read = tuple[ImageToLabel, Any, Mask]
+def _read_ahead(labeller: StuffLabeller, images: Iterable[ImageToLabel]) -> Iterator[tuple[ImageToLabel, Any, Mask]]:
+    def read(image: ImageToLabel) -> list[tuple[ImageToLabel, Any, Mask]]:
+        return [(image, labeller.read(image), image.things())]
 
-
-def _read_ahead(labeller: StuffLabeller, images: Iterable[ImageToLabel]) -> Iterator[_Read]:
     if labeller.device is None:  # all cores are busy already
-        for image in images:
-            yield from _read(labeller, image)
-        return
-    with ThreadPoolExecutor(_READERS) as readers:
-        yield from in_order(readers, partial(_read, labeller), images, labeller.batch_size + 1)
-
-
-def _read(labeller: StuffLabeller, image: ImageToLabel) -> list[_Read]:
-    return [(image, labeller.read(image), image.things())]
+        yield from chain.from_iterable(map(read, images))
+    else:
+        with ThreadPoolExecutor(_READERS) as readers:
+            yield from in_order(readers, read, images, labeller.batch_size + 1)
 
 
 def label_block(labeller: StuffLabeller, fringe: Fringe, images: Iterable[ImageToLabel]) -> list[StuffOfImage]:

@@ -1,6 +1,7 @@
 """Ready stuff predictions: a file in the COCO panoptic format, and PNGs."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -54,12 +55,7 @@ class ReadyStuff(StuffLabeller):
 
     ``images[].file_name`` is the image key, ``<export>/<image name>``. Categories go by their names, which
     are the project's own stuff names or COCO's 133. Of the JSON only ids and names are held, each PNG is read when
-    it is asked for. What annotated things explain of a leftover class becomes void.
-
-    Args:
-        folder: the folder.
-        taxonomy: the project's classes.
-        explained_fraction: see `fringe.without_explained_parts`.
+    it is asked for. What annotated things explain of a leftover class becomes void, see `without_explained_parts`.
 
     Raises:
         InputDataError: the JSON is missing, damaged, names an unknown category, or contradicts itself.
@@ -75,10 +71,6 @@ class ReadyStuff(StuffLabeller):
     def __getstate__(self) -> dict[str, Any]:
         """Leave the predictions of all images out of what goes to other processes, which get those of their images."""
         return self.__dict__ | {"_predictions": {}}
-
-    def labels(self, key: str, size: tuple[int, int]) -> LabelMap | None:
-        """Read the label map of one image of (height, width), uint8 [H, W]; None if the predictions do not cover it."""
-        return self.read(ImageToLabel(key, "", size, found=self.find(key)))
 
     def find(self, key: str) -> tuple[_Prediction, list[int]] | None:
         """Give the prediction of an image, and size and time of its PNG; None if there is none."""
@@ -119,12 +111,9 @@ class ReadyStuff(StuffLabeller):
 
     def label(self, images: Sequence[LabelMap | None], things: Sequence[Mask]) -> list[StuffMaps | None]:
         """Leave out what things explain."""
-        return [
-            None
-            if labels is None
-            else StuffMaps(without_explained_parts(labels, mask, self._leftover, self._fraction), labels)
-            for labels, mask in zip(images, things, strict=True)
-        ]
+        clean = partial(without_explained_parts, leftover=self._leftover, fraction=self._fraction)
+        pairs = zip(images, things, strict=True)
+        return [None if labels is None else StuffMaps(clean(labels, mask), labels) for labels, mask in pairs]
 
     def _read_json(self) -> dict[str, list[Any]]:
         lists: dict[str, list[Any]] = {}
@@ -160,8 +149,8 @@ class ReadyStuff(StuffLabeller):
         return entry.image_id, entry.file_name, ids, categories
 
     def _index(self, lists: dict[str, list[Any]], taxonomy: Taxonomy) -> dict[str, _Prediction]:
-        categories = ((number, self._stuff_id(name, taxonomy)) for number, name in lists["categories"])
-        stuff_of = self._unique("category id", categories)
+        stuff = ((number, self._stuff_id(name, taxonomy)) for number, name in lists["categories"])
+        stuff_of = self._unique("category id", stuff)
         key_of = self._unique("image id", lists["images"])
         self._unique("image", ((key, image_id) for image_id, key in lists["images"]))
         predictions: dict[str, _Prediction] = {}
@@ -171,12 +160,10 @@ class ReadyStuff(StuffLabeller):
             key = key_of[image_id]
             if key in predictions:
                 raise InputDataError(f"{self._file}: image {key!r} has two annotations; keep one.")
-            for segment_id, category_id in self._unique(
-                f"{name}: segment", zip(ids, category_ids, strict=True)
-            ).items():
-                if category_id not in stuff_of:
-                    where = f"{self._file}: {name}, segment {segment_id}"
-                    raise InputDataError(f"{where}: category {category_id} is not listed.")
+            segments = self._unique(f"{name}: segment", zip(ids, category_ids, strict=True))
+            for number, category in segments.items():
+                if category not in stuff_of:
+                    raise InputDataError(f"{self._file}: {name}, segment {number}: category {category} is not listed.")
             predictions[key] = _Prediction(self._png(name), ids, tuple(map(stuff_of.__getitem__, category_ids)))
         return predictions
 
