@@ -21,15 +21,10 @@ from PIL import Image, ImageOps
 
 from construction_panoptic.annotations.records import UnusableError
 
-MAX_PIXELS = 178_956_970
-"""Images with more pixels are refused: twice Pillow's warning limit, at which Pillow itself refuses."""
-
+MAX_PIXELS = 178_956_970  # twice Pillow's warning limit, at which Pillow itself refuses
 MAX_FILE_BYTES = 1 << 30
-
-MAX_RATIO = 200
-"""Larger members of archives that unpack to more than this many times their size are refused as bombs."""
-
-_HARMLESS_BYTES = 16 << 20
+_MAX_RATIO = 200  # of an archive's member, unpacked to packed size; beyond, it is a bomb,
+_HARMLESS_BYTES = 16 << 20  # if it is larger than this
 _MAX_SCANS = 100  # of a JPEG, of which progressive ones have about ten; each goes through the whole image again
 _MAX_JPEG_SIDE = 65_500  # pixels
 
@@ -119,8 +114,8 @@ def _open_member(archive: zipfile.ZipFile, member: str, location: str | Path, st
         raise ImageError("unreadable_image", f"{location}: packed by an unusual method; pack it again with Deflate.")
     if not streamed and info.file_size > MAX_FILE_BYTES:
         raise ImageError("too_large", f"{location}: the member is larger than {MAX_FILE_BYTES} bytes.")
-    if info.file_size > max(_HARMLESS_BYTES, MAX_RATIO * info.compress_size):
-        raise ImageError("too_large", f"{location}: it unpacks to more than {MAX_RATIO} times its packed size.")
+    if info.file_size > max(_HARMLESS_BYTES, _MAX_RATIO * info.compress_size):
+        raise ImageError("too_large", f"{location}: it unpacks to more than {_MAX_RATIO} times its packed size.")
     if streamed:
         return cast("BinaryIO", archive.open(info))
     with archive.open(info) as packed:

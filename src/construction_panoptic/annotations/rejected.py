@@ -26,11 +26,7 @@ class RejectedRecords:
         self._records: list[Rejected] = []
 
     def add(self, source: str, image: str, annotation_id: int | str | None, reason: str, detail: str) -> None:
-        """Add one; text from the input is made valid UTF-8 and kept short.
-
-        Raises:
-            RejectionError: in the ``fail`` mode.
-        """
+        """Add one; text from the input is made valid UTF-8 and kept short."""
         record = Rejected(source, _clean(image), annotation_id, reason, _clean(detail))
         if self._fail:
             place = f"export {source!r}" + (f", image {record.image!r}" if record.image else "")
@@ -41,11 +37,8 @@ class RejectedRecords:
 
     @property
     def records(self) -> list[Rejected]:
-        """All of them, in the order of their source and image (those of one image as they came)."""
+        """All of them, in the order of their source and image."""
         return sorted(self._records, key=lambda record: (record.source, record.image))
-
-    def __len__(self) -> int:
-        return len(self._records)
 
 
 def _clean(text: str) -> str:

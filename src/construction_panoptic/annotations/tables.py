@@ -19,11 +19,7 @@ _ROWS_OF_BLOCK = 1000
 
 
 class TableBuilder:
-    """Collects rows; what is full goes into columns, which take a tenth of the room that Python objects do.
-
-    Args:
-        columns: the type of each column, in order.
-    """
+    """Collects rows of typed columns; what is full is packed, to a tenth of the room that Python objects take."""
 
     def __init__(self, columns: dict[str, str]) -> None:
         self._columns = columns
@@ -80,11 +76,7 @@ class StoredTable:
 
 
 class TableWriter:
-    """Writes a table part by part into a temporary file, which has no name and is gone with the process.
-
-    Args:
-        columns: the type of each column, in order.
-    """
+    """Writes a table of typed columns part by part into a temporary file, which is gone with the process."""
 
     def __init__(self, columns: dict[str, str]) -> None:
         self._file = tempfile.TemporaryFile()  # noqa: SIM115  # as long as the table
@@ -156,12 +148,7 @@ def blocks(table: Table, columns: list[str] | None = None) -> Iterator[pd.DataFr
 
 
 class RowsOfKeys:
-    """The rows of each key, from a table of which a thousand rows are in memory.
-
-    Args:
-        table: has a column ``key``; one in a file is sorted by it.
-        columns: those that are wanted; all by default.
-    """
+    """The rows of each key of a table (one in a file is sorted by it), of which a thousand are in memory."""
 
     def __init__(self, table: Table, columns: list[str] | None = None) -> None:
         self._table = table if isinstance(table, StoredTable) else table.sort_values("key", kind="stable")

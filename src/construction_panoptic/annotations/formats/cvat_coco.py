@@ -3,6 +3,7 @@
 import re
 import sys
 import unicodedata
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import count
@@ -90,10 +91,7 @@ def _document_names(source: Source) -> list[str]:
 def _parse(open_file: Callable[[], BinaryIO], name: str, names: list[str]) -> _Document:
     """Parse an annotation file, one of several, from beginning to end; of its annotations only category ids are held.
 
-    Raises:
-        ImageError: the file cannot be opened.
-        UnusableError: ``unreadable_json``: no JSON, not an object with a list of images or of annotations, or one that
-            has one of the lists twice.
+    Raises `UnusableError` where it cannot be opened, is no JSON with a list of images or annotations, or has one twice.
     """
     lists: dict[str, list[Any]] = {}
     category_ids: set[int] | None = None
@@ -128,14 +126,13 @@ def _parse(open_file: Callable[[], BinaryIO], name: str, names: list[str]) -> _D
 
 def _categories(entries: list[Any]) -> dict[int, str]:
     """Return the names of the categories that have one; an id with two names has none."""
-    names: dict[int, str] = {}
-    unclear = set()
+    names: dict[int, set[str]] = defaultdict(set)
     for entry in entries:
         fields = entry if isinstance(entry, dict) else {}
         number, name = _as_id(fields.get("id")), fields.get("name")
-        if number is not None and isinstance(name, str) and names.setdefault(number, name) != name:
-            unclear.add(number)
-    return {number: name for number, name in names.items() if number not in unclear}
+        if number is not None and isinstance(name, str):
+            names[number].add(name)
+    return {number: found.pop() for number, found in names.items() if len(found) == 1}
 
 
 def _images(document: _Document) -> Iterator[tuple[int | None, ListedImage]]:
@@ -248,11 +245,7 @@ def _check_image_entry(entry: Any) -> tuple[int, tuple[str, int, int]]:
 
 
 def check_annotation_entry(entry: Any) -> dict[str, Any]:
-    """Return what a checked entry of ``annotations`` says of an object, as fields of `reader.ListedObject`.
-
-    Raises:
-        UnusableError: ``bad_annotation_entry``, or ``annotation_without_image`` if it names no image.
-    """
+    """Check an entry of ``annotations``; return what it says of an object, as fields of `reader.ListedObject`."""
     if not isinstance(entry, dict):
         raise UnusableError("bad_annotation_entry", "the entry in `annotations` is not an object")
     if _as_id(entry.get("id")) is None:
