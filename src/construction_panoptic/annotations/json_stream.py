@@ -48,10 +48,7 @@ def json_members(file: BinaryIO) -> Iterator[tuple[str, Any]]:
     """
     text = _Text(file)
     if text.next_character() == "{":
-        text.skip()
-        if text.next_character() != "}":
-            yield from text.members()
-        text.skip()
+        yield from text.members()
     else:
         text.value()
     if text.next_character():
@@ -109,9 +106,6 @@ class _Text:
             if not self._read_on():
                 return ""
 
-    def skip(self) -> None:
-        self._place += 1
-
     def value(self) -> Any:
         """Return the value that begins here."""
         self.next_character()
@@ -128,38 +122,32 @@ class _Text:
                 return value
 
     def members(self) -> Iterator[tuple[str, Any]]:
-        """Give the members from here to the brace."""
-        goes_on = True
-        while goes_on:
+        """Give the members of the object that begins here."""
+        for _ in self._parts("}"):
             if self.next_character() != '"':
                 raise self.error("Expecting property name enclosed in double quotes")
             name = self.value()
             if self.next_character() != ":":
                 raise self.error("Expecting ':' delimiter")
-            self.skip()
+            self._place += 1
             if self.next_character() == "[":
-                items = self._items()
+                items = (self.value() for _ in self._parts("]"))
                 yield name, items
                 deque(items, maxlen=0)
             else:
                 yield name, self.value()
-            goes_on = self._goes_on("}")
 
-    def _items(self) -> Iterator[Any]:
-        self.skip()
-        if self.next_character() != "]":
-            yield self.value()
-            while self._goes_on("]"):
-                yield self.value()
-        self.skip()
-
-    def _goes_on(self, bracket: str) -> bool:
-        found = self.next_character()
-        if found not in (",", bracket):
-            raise self.error("Expecting ',' delimiter")
-        if found == ",":
-            self.skip()
-        return found == ","
+    def _parts(self, bracket: str) -> Iterator[None]:
+        """Come to each part of what begins here, over commas, and past the bracket that ends it."""
+        self._place += 1
+        if self.next_character() != bracket:
+            yield
+            while self.next_character() == ",":
+                self._place += 1
+                yield
+            if self.next_character() != bracket:
+                raise self.error("Expecting ',' delimiter")
+        self._place += 1
 
     def _read_on(self) -> bool:
         """Read more, at least as much as there is, so that long values take no longer than they must."""
