@@ -21,19 +21,14 @@ _LAST_KEY = chr(sys.maxunicode)  # after all keys
 
 
 class CocoFiles:
-    """The COCO files of converted images, by side of the split; their lists are iterators that read as they go.
+    """The COCO files of converted images, by side of the split; their lists are iterators over entries in files.
 
-    Image ids number all images from 1 in the order of their keys, so that an image has the same id whichever side it
-    is on. The entries of all images wait in temporary files.
-
-    Args:
-        records: all converted images, of both sides, in the order of their keys; iterated over once.
-        split_table: columns key and split, with a row for each record.
-        taxonomy: its classes are the categories.
+    Image ids number all images from 1 in the order of their keys, in which they are to come, so that an image has the
+    same id whichever side it is on. The classes of the taxonomy are the categories.
 
     Raises:
-        InputDataError: a record is not in the split table, comes twice or out of order, or has a segment whose class
-            is not in the taxonomy.
+        InputDataError: an image is not in the split table (columns key and split), comes twice or out of order, or has
+            a segment whose class is not in the taxonomy.
     """
 
     def __init__(self, records: Iterable[ConvertedRecord], split_table: pd.DataFrame, taxonomy: Taxonomy) -> None:

@@ -72,15 +72,7 @@ def check_conservation(annotations: Table, images: pd.DataFrame, records: Iterab
     """Check that every accepted annotation and image is in the converted data or rejected, exactly once.
 
     Sums of hashes are compared, so that no names are held; they are looked for where the sums differ, in the records
-    once more.
-
-    Args:
-        annotations: columns ``source`` and ``annotation_id``, one row an accepted annotation.
-        images: column ``key``, one row an accepted image.
-        records: the converted images.
-
-    Returns:
-        What merging rejected, as `rejected_table` has it.
+    once more. Returns what merging rejected, as `rejected_table` has it.
 
     Raises:
         ConservationError: an annotation or image is in neither, in both, or from nowhere; names some.

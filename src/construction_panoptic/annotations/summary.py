@@ -29,16 +29,14 @@ def class_counts_and_summary(
         records: the converted images in the order of their keys; iterated over once.
         split_table: columns key, group and split, with a row for each record.
         taxonomy: the classes.
-        annotations: the accepted annotations (columns source, annotation_id, category_id), which know the
-            class of what the merging rejected.
-        rejected: the rejected records (columns source, image, annotation_id, reason, detail).
+        annotations: the accepted annotations, which know the class of what the merging rejected.
+        rejected: the rejected records, of `REJECTED_COLUMNS`.
         repaired: the repaired records, of the same columns.
 
     Returns:
         A table with a row for each class, in id order, also for classes that do not occur: class_id, class, kind
-        ("thing" or "stuff"), then images, segments and pixels, each for _train, _val and _total, and rejected. A
-        rejected annotation belongs to its class in ``annotations``, else to the class that its export is named after;
-        where neither is known, no class counts it. And a summary that is ready for JSON.
+        ("thing" or "stuff"), then images, segments and pixels, each for _train, _val and _total, and rejected (of
+        which those whose class is unknown go by the name of their export). And a summary that is ready for JSON.
 
     Raises:
         InputDataError: a record is not in the split, comes twice or out of order.

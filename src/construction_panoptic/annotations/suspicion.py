@@ -38,9 +38,9 @@ def survey(
 
     Args:
         records: the converted images in the order of their keys; iterated over once.
-        annotations: the accepted annotations (columns key and area as in the export, pixels).
-        rejected: the rejected records (columns image and annotation_id).
-        class_counts: columns class_id, class, kind and images_total, see `summary.class_counts_and_summary`.
+        annotations: the accepted annotations, see `reading.Exports`.
+        rejected: the rejected records, of `REJECTED_COLUMNS`.
+        class_counts: of these records, see `summary.class_counts_and_summary`.
         suspicious: how many images of each kind: most rejected annotations, largest void, most overlap (annotated area
             that other things hide).
         of_class: how many images of each class.

@@ -43,11 +43,7 @@ class TableBuilder:
 
 
 class StoredTable:
-    """A table in a Parquet file: a path, or an open file.
-
-    Raises:
-        OSError, ValueError: there is no such file, or it is not Parquet.
-    """
+    """A table in a Parquet file, a path or open; `OSError`, `ValueError`: there is none, or it is not Parquet."""
 
     def __init__(self, file: Path | BinaryIO) -> None:
         self._file = file

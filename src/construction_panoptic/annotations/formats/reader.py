@@ -59,11 +59,7 @@ class AnnotationReader(Protocol):
         ...
 
     def sniff(self, source: Source) -> bool:
-        """Tell whether a source is of this format.
-
-        Raises:
-            ImageError: the source cannot be read.
-        """
+        """Tell whether a source is of this format; raises `ImageError` where it cannot be read."""
         ...
 
     def read(self, source: Source) -> Iterator[ListedImage | ListedObject | Refused]:

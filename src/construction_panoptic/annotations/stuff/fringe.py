@@ -6,6 +6,7 @@ around every thing. A COCO segment that annotated things explain is therefore no
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,22 @@ from construction_panoptic.annotations.stuff.label_maps import LabelMap
 from construction_panoptic.annotations.taxonomy import LAST_COCO_THING, Taxonomy
 
 Mask = NDArray[np.bool_]
+
+
+class Fringe(NamedTuple):
+    """What counts as fringe: pixels of leftover classes on no thing, within a distance in rows and columns of one."""
+
+    leftover: Sequence[int]
+    distance: int
+
+    def pixels(self, labels: LabelMap, things: Mask) -> int:
+        """Count them in uint8 [H, W] of stuff ids, with bool [H, W] of annotated things."""
+        of_class = [labels == stuff_id for stuff_id in self.leftover]
+        rest = np.logical_or.reduce(of_class or [np.zeros_like(things)]) & ~things
+        if not (rest.any() and things.any()):
+            return 0
+        near = ndimage.maximum_filter(things.view(np.uint8), size=2 * self.distance + 1, mode="constant")
+        return int(np.count_nonzero(near.view(bool) & rest))
 
 
 def leftover_classes(taxonomy: Taxonomy) -> list[int]:
@@ -70,12 +87,3 @@ def explained_parts(region: Mask, things: Mask, fraction: float) -> Mask:
     if explained.any():
         found[inside] = explained[parts]
     return found
-
-
-def fringe_pixels(labels: LabelMap, things: Mask, leftover: Sequence[int], distance: int) -> int:
-    """Count the pixels of leftover classes that are on no thing, and within a distance (rows and columns) of one."""
-    rest = np.logical_or.reduce([labels == stuff_id for stuff_id in leftover] or [np.zeros_like(things)]) & ~things
-    if not (rest.any() and things.any()):
-        return 0
-    near = ndimage.maximum_filter(things.view(np.uint8), size=2 * distance + 1, mode="constant")
-    return int(np.count_nonzero(near.view(bool) & rest))

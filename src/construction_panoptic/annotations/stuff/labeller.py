@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 
 from construction_panoptic.annotations.images import read_rgb
 from construction_panoptic.annotations.merging.masks import union_mask
-from construction_panoptic.annotations.stuff.fringe import Mask, fringe_pixels
+from construction_panoptic.annotations.stuff.fringe import Fringe, Mask
 from construction_panoptic.annotations.stuff.label_maps import LabelMap, StuffOfImage, encode_labels
 from construction_panoptic.parallel.workers import blocks_of, in_order
 
@@ -70,18 +70,6 @@ class StuffLabeller(Protocol):
     def label(self, images: Sequence[Any], things: Sequence[Mask]) -> Sequence[StuffMaps | None]:
         """Label a batch: what `read` gave of each image, and its things, bool [H, W]; None: nothing is known of it."""
         ...
-
-
-@dataclass(frozen=True)
-class Fringe:
-    """What counts as the fringe of things, see `fringe.fringe_pixels`."""
-
-    leftover: Sequence[int]
-    distance: int
-
-    def pixels(self, labels: LabelMap, things: Mask) -> int:
-        """Count them."""
-        return fringe_pixels(labels, things, self.leftover, self.distance)
 
 
 def label_images(labeller: StuffLabeller, fringe: Fringe, images: Iterable[ImageToLabel]) -> Iterator[StuffOfImage]:

@@ -44,8 +44,8 @@ def label_all(
     a whole or not at all, and the outcome is that of a run without interruption, with any number of processes.
 
     Args:
-        images: the table of accepted images, see `reading.Exports`.
-        annotations: the table of accepted annotations.
+        images: the accepted images, see `reading.Exports`.
+        annotations: the accepted annotations.
         labeller: the labeller.
         fringe: what is counted as the fringe of things.
         folder: where the labels go, and those of an earlier run are.

@@ -21,9 +21,8 @@ from construction_panoptic.annotations.split.grouping import join_groups, near_d
 from construction_panoptic.annotations.split.options import fold_split, listed_split
 from construction_panoptic.annotations.split.splitting import audit_split, split_digest
 from construction_panoptic.annotations.split.splitting import split as divide
-from construction_panoptic.annotations.stuff.fringe import leftover_classes
+from construction_panoptic.annotations.stuff.fringe import Fringe, leftover_classes
 from construction_panoptic.annotations.stuff.label_maps import StuffOfImage
-from construction_panoptic.annotations.stuff.labeller import Fringe
 from construction_panoptic.annotations.stuff.labelling import label_all
 from construction_panoptic.annotations.stuff.registry import LABELLERS
 from construction_panoptic.annotations.summary import class_counts_and_summary
