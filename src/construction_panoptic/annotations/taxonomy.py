@@ -1,6 +1,7 @@
 """The classes: stuff (regions), things (countable objects), and which stuff each COCO class stands for."""
 
 import re
+from collections.abc import Iterator
 from functools import cached_property
 from typing import Annotated, Any, Self
 
@@ -13,8 +14,7 @@ _Channel = Annotated[StrictInt, Field(ge=0, le=255)]
 _Name = Annotated[StrictStr, StringConstraints(strip_whitespace=True, min_length=1)]
 _SEPARATORS = re.compile(r"[\s\-_]+")
 
-LAST_COCO_THING = 90
-"""COCO's category ids up to this one are things, those above are stuff."""
+LAST_COCO_THING = 90  # COCO's category ids up to this one are things, those above are stuff
 
 
 def normalise_name(name: str) -> str:
@@ -50,14 +50,12 @@ class CocoMapping(_Entry):
     stuff: _Name
 
 
-class Taxonomy(BaseModel):
+class Taxonomy(_Entry):
     """All classes of a project.
 
     Ids are at least 1 and unique over stuff and things (0 is void); names are unique under `normalise_name`;
     every ``coco_to_stuff`` target is the name of a stuff class. `from_dict` reports errors clearly.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     stuff: list[StuffClass]
     things: list[ThingClass] = Field(min_length=1)
@@ -87,10 +85,9 @@ class Taxonomy(BaseModel):
             *_repeats("coco_id", [("coco_to_stuff", m.coco_id) for m in self.coco_to_stuff]),
             *_repeats("coco_name", [("coco_to_stuff", normalise_name(m.coco_name)) for m in self.coco_to_stuff]),
         ]
+        lost = (m for m in self.coco_to_stuff if self.stuff_id(m.stuff) is None)
         problems += [
-            f"coco_to_stuff: {m.coco_name!r} is mapped to {m.stuff!r}, which is not a stuff class"
-            for m in self.coco_to_stuff
-            if self.stuff_id(m.stuff) is None
+            f"coco_to_stuff: {m.coco_name!r} is mapped to {m.stuff!r}, which is not a stuff class" for m in lost
         ]
         if problems:
             raise ValueError("; ".join(problems[:5]))
@@ -162,15 +159,13 @@ class Taxonomy(BaseModel):
         ]
 
 
-def _repeats(field: str, values: list[tuple[str, Any]]) -> list[str]:
+def _repeats(field: str, values: list[tuple[str, Any]]) -> Iterator[str]:
     first: dict[Any, str] = {}
-    problems = []
     for kind, value in values:
         if value in first:
             where = kind if first[value] == kind else f"{first[value]} and {kind}"
-            problems.append(f"{where}: the {field} {value!r} is listed twice")
+            yield f"{where}: the {field} {value!r} is listed twice"
         first.setdefault(value, kind)
-    return problems
 
 
 def _describe(location: tuple[int | str, ...], message: str, data: dict[str, Any]) -> str:
