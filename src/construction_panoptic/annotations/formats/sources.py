@@ -56,7 +56,7 @@ class _FolderSource:
     """An unpacked export."""
 
     def __init__(self, name: str, path: Path, root: Path | None = None) -> None:
-        self.name, self.path, self._root = name, path, root or path
+        self.name, self.path, self._root, self._resolved = name, path, root or path, _resolve(path)
 
     def inner(self) -> "_FolderSource | None":
         try:
@@ -81,10 +81,6 @@ class _FolderSource:
 
     def describe(self, folder: str) -> str:
         return str(self._root / folder)
-
-    @cached_property
-    def _resolved(self) -> Path:
-        return _resolve(self.path)
 
     def _inside(self, name: str) -> Path:
         path = _resolve(self._root / name)

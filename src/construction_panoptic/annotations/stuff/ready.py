@@ -39,7 +39,11 @@ class _CategoryEntry(BaseModel):
     name: str
 
 
-_ENTRIES = {"images": _ImageEntry, "annotations": _AnnotationEntry, "categories": _CategoryEntry}
+_ENTRIES: dict[str, type[BaseModel]] = {
+    "images": _ImageEntry,
+    "annotations": _AnnotationEntry,
+    "categories": _CategoryEntry,
+}
 
 
 class _Prediction(NamedTuple):

@@ -59,7 +59,8 @@ def read_annotations(raw_data: Any, taxonomy: dict[str, Any], parameters: Conver
         )
     except NoExportError as error:
         raise NoExportError(f"{error} Or run `kedro run --env sample --pipelines sample_data`.") from None
-    logger.info("%d images and %d annotations accepted, %d records rejected, %d repaired", *map(len, exports))
+    counts = len(exports.images), len(exports.annotations), len(exports.rejected), len(exports.repaired)
+    logger.info("%d images and %d annotations accepted, %d records rejected, %d repaired", *counts)
     if crowds := int(exports.annotations.frame(["iscrowd"])["iscrowd"].sum()):
         hint = "CVAT marks masks of the brush so. If they are single things, set annotation_conversion.crowds to single"
         logger.warning("%d annotations are crowds. %s", crowds, hint)
