@@ -62,7 +62,8 @@ def survey(
     drawn = _drawn_places(class_counts, of_class)
     seen: Counter[int] = Counter()
     examples: dict[int, dict[int, ConvertedRecord]] = defaultdict(dict)
-    segments, megapixels, things = (dict.fromkeys(s, 0) for s in (_SEGMENT_STEPS, _MEGAPIXEL_STEPS, _THING_STEPS))
+    segments = Counter(dict.fromkeys(list(_SEGMENT_STEPS)[:-1], 0))  # many segments are listed where there are some
+    megapixels, things = dict.fromkeys(_MEGAPIXEL_STEPS, 0), dict.fromkeys(_THING_STEPS, 0)
     for record in records:
         for place, (measure, least, _) in enumerate(kinds):
             if (value := measure(record)) > least:
@@ -86,7 +87,7 @@ def survey(
     return Survey(
         list(notes.values()),
         {names[class_id]: [examples[class_id][place] for place in places] for class_id, places in drawn.items()},
-        {"Segments an image": segments, "Sizes of images": megapixels, "Sizes of things": things},
+        {"Segments an image": dict(segments), "Sizes of images": megapixels, "Sizes of things": things},
     )
 
 
