@@ -23,17 +23,15 @@ def cvat_files(
 ) -> Iterator[tuple[str, bytes]]:
     """Give the files of a CVAT export: one image after the other, and the annotations last.
 
-    Each thing is a mask as CVAT writes them, with uncompressed run lengths, or polygons, exact to the pixel. Stuff
-    stays out, since the conversion labels it anew. `reading.read_exports` reads what this gives.
+    Each thing is a mask as CVAT writes them, with uncompressed run lengths; or, with ``polygons``, an outline exact to
+    the pixel for all but crowds and things with holes. Stuff stays out, since the conversion labels it anew.
+    `reading.read_exports` reads what this gives.
 
     Args:
         panoptic: content of a COCO panoptic file, ground truth or predictions.
         png_folder: folder of its PNGs.
         image_folder: folder of its images.
-        shapes: ``masks``, or ``polygons`` for all but crowds and things with holes, which polygons cannot have.
-
-    Yields:
-        Path relative to the export, and content.
+        shapes: ``masks`` or ``polygons``.
 
     Raises:
         InputDataError: an image or PNG is missing, or a PNG is damaged or of another size than its image.
@@ -49,9 +47,9 @@ def cvat_files(
         except OSError as error:
             raise InputDataError(f"{path}: the image cannot be read ({error.strerror}); convert again.") from None
         images.append({name: image[name] for name in ("id", "file_name", "width", "height")})
-        if image["id"] in segments_of:
-            for thing in _things(segments_of[image["id"]], image, Path(png_folder), things, shapes):
-                annotations.append({"id": len(annotations) + 1, **thing})
+        if (annotation := segments_of.get(image["id"])) is not None:
+            found = _things(annotation, image, Path(png_folder) / annotation["file_name"], things, shapes)
+            annotations += ({"id": number, **thing} for number, thing in enumerate(found, len(annotations) + 1))
     document = {
         "licenses": [{"name": "", "id": 0, "url": ""}],
         "info": {"contributor": "", "date_created": "", "description": "", "url": "", "version": "", "year": ""},
@@ -63,13 +61,8 @@ def cvat_files(
 
 
 def _things(
-    annotation: Mapping[str, Any],
-    image: Mapping[str, Any],
-    png_folder: Path,
-    things: Mapping[int, str],
-    shapes: Shapes,
+    annotation: Mapping[str, Any], image: Mapping[str, Any], path: Path, things: Mapping[int, str], shapes: Shapes
 ) -> Iterator[dict[str, Any]]:
-    path = png_folder / annotation["file_name"]
     id_map = decode_id_map(path)
     if id_map.shape != (image["height"], image["width"]):
         raise InputDataError(f"{path}: it has another size than its image {image['file_name']}.")
@@ -95,13 +88,9 @@ def _things(
 
 
 def pixel_outlines(mask: NDArray[np.bool_]) -> list[list[int]] | None:
-    """Draw a mask as polygons along the edges of its pixels, a ring for each part.
+    """Draw a mask, bool [H, W], as polygons along the edges of its pixels, a ring for each part.
 
-    Args:
-        mask: bool [H, W].
-
-    Returns:
-        Rings x, y, x, y, …, which pycocotools draws as the same mask; None if there is a hole, or no pixel.
+    pycocotools draws these rings x, y, x, y, … as the same mask. None if there is a hole, or no pixel.
     """
     padded = np.pad(mask, 1)
     inside = padded[1:-1, 1:-1]
