@@ -9,53 +9,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from kedro.io import AbstractDataset
 from kedro_datasets._typing import ImagePreview, JSONPreview
 
 from construction_panoptic.annotations.records import ConvertedImage, ConvertedImages, ConvertedRecord
 from construction_panoptic.annotations.stuff.label_maps import StuffOfImage, decode_labels
+from construction_panoptic.catalog.files import LocalDataset
 from construction_panoptic.catalog.journal import Journal
 from construction_panoptic.catalog.previews import image_grid
 from construction_panoptic.errors import InputDataError
-from construction_panoptic.evaluation.predictions import ImagePrediction, write_predictions
+from construction_panoptic.evaluation.predictions import PREDICTIONS_FILE, ImagePrediction, write_predictions
 from construction_panoptic.files import atomic_path, write_bytes, write_json
+from construction_panoptic.prediction.results import is_complete, write_results
+from construction_panoptic.prediction.running import PredictedPicture, RejectedFile
 
 COMPLETE = "complete"
 
 
-class LocalDataset(AbstractDataset[Any, Any]):
-    """An entry with a local file or folder.
-
-    Args:
-        filepath: its local path.
-        metadata: arbitrary metadata, for plugins.
-    """
-
-    def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
-        self._filepath = Path(filepath)
-        self.metadata = metadata
-
-    def _describe(self) -> dict[str, Any]:
-        return {"filepath": str(self._filepath)}
-
-
-class LocalFileDataset(LocalDataset):
-    """An entry whose file says that it is complete."""
-
-    def _exists(self) -> bool:
-        return self._filepath.is_file()
-
-
 class FolderDataset(LocalDataset):
-    """A folder that this entry only reads; loads as its path, whether it exists or not."""
-
-    def load(self) -> Path:
-        """Give the path; the node that reads it says what is wrong with its content."""
-        return self._filepath
-
-    def save(self, data: Path) -> None:
-        """Refuse: people, or another entry, fill this folder."""
-        raise NotImplementedError(f"this entry only reads {self._filepath}")
+    """A folder that this entry only reads; the node that gets its path says what is wrong with its content."""
 
     def _exists(self) -> bool:
         return self._filepath.is_dir()
@@ -71,11 +42,6 @@ class GeneratedFilesDataset(LocalDataset):
 
     The journal (``.generated.jsonl``) tells generated files from those a person put there: a new save removes the
     former and refuses to touch a folder of ``guarded`` that holds the latter.
-
-    Args:
-        filepath: local path of the folder.
-        guarded: subfolders that must hold nothing but generated files.
-        metadata: arbitrary metadata, for plugins.
     """
 
     def __init__(
@@ -84,10 +50,6 @@ class GeneratedFilesDataset(LocalDataset):
         super().__init__(filepath=filepath, metadata=metadata)
         self._guarded = guarded or []
         self._journal = self._filepath / ".generated.jsonl"
-
-    def load(self) -> Path:
-        """Give the path of the folder."""
-        return self._filepath
 
     def save(self, data: Iterable[tuple[str, bytes]]) -> None:
         """Write every file; the journal's last line says that all are there.
@@ -131,8 +93,7 @@ class GeneratedFilesDataset(LocalDataset):
 
     def preview(self) -> ImagePreview:
         """Show a grid of generated pictures."""
-        pictures = [self._filepath / n for n in self._generated() if n.endswith((".jpg", ".jpeg"))]
-        return image_grid(pictures)
+        return image_grid([self._filepath / n for n in self._generated() if n.endswith((".jpg", ".jpeg"))])
 
 
 @dataclass(frozen=True)
@@ -161,13 +122,9 @@ class StuffLabelFolder:
 
 
 class StuffLabelsDataset(LocalDataset):
-    """A folder of stuff label maps with an index and ``fringe.json``, written image by image.
+    """A folder of stuff label maps with ``fringe.json`` and, written last, ``index.json``.
 
     Names of files tell what they were made from, see `StuffOfImage.file_name`; those of earlier runs go at the end.
-
-    Args:
-        filepath: local path of the folder; ``index.json`` in it is written last.
-        metadata: arbitrary metadata, for plugins.
     """
 
     def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
@@ -200,14 +157,10 @@ class StuffLabelsDataset(LocalDataset):
         return self._index.is_file()
 
 
-class ConvertedImagesDataset(LocalFileDataset):
-    """Images, panoptic PNGs and one JSON line an image, written image by image; the index is renamed last.
+class ConvertedImagesDataset(LocalDataset):
+    """Images, panoptic PNGs and their index, a JSON line an image (``filepath``), which is renamed last.
 
-    Args:
-        filepath: the index, a JSON Lines file.
-        image_folder: where the images go; one that needs no change is hard-linked (copied across file systems).
-        png_folder: where the panoptic PNGs go.
-        metadata: arbitrary metadata, for plugins.
+    An image that needs no change is hard-linked (copied across file systems).
     """
 
     def __init__(
@@ -225,7 +178,7 @@ class ConvertedImagesDataset(LocalFileDataset):
     def save(self, data: Iterable[ConvertedImage | ConvertedRecord]) -> None:
         """Write image, PNG and record of each item as it comes; of a mere record the files are there already."""
         self._filepath.unlink(missing_ok=True)
-        keys: dict[str, None] = {}
+        keys: list[str] = []
         images: set[str] = set()
         pngs: set[str] = set()
         journal = Journal(self._filepath)
@@ -235,19 +188,19 @@ class ConvertedImagesDataset(LocalFileDataset):
                 content = record.to_dict()
                 if isinstance(item, ConvertedImage):
                     files = [self._image_folder / record.image_file, self._png_folder / record.png_file]
-                    _place(item.image, files[0])
+                    if isinstance(item.image, bytes):
+                        write_bytes(files[0], item.image)
+                    else:
+                        link(item.image, files[0])
                     write_bytes(files[1], item.png)
                     journal.add(record.key, item.digest, files, content)
                 index.write(json.dumps(content, ensure_ascii=False) + "\n")
-                keys[record.key] = None
+                keys.append(record.key)
                 images.add(record.image_file)
                 pngs.add(record.png_file)
             _remove_others(self._image_folder, images)
             _remove_others(self._png_folder, pngs)
         Journal(self._filepath).keep(keys)
-
-    def _describe(self) -> dict[str, Any]:
-        return {"filepath": str(self._filepath), "image_folder": str(self._image_folder)}
 
     def preview(self) -> ImagePreview:
         """Show a grid of panoptic PNGs, a colour for each id."""
@@ -263,28 +216,42 @@ def finished_record(journal: Journal, key: str, digest: str) -> ConvertedRecord 
 class PredictionsDataset(LocalDataset):
     """Predictions as COCO panoptic results: ``predictions.json`` and a PNG an image, and ``boxes.jsonl``."""
 
-    def load(self) -> Path:
-        """Give the path of the folder."""
-        return self._filepath
-
-    def save(self, data: Iterable[ImagePrediction]) -> None:
-        """Write each prediction as it comes, then ``predictions.json``."""
-        (self._filepath / "predictions.json").unlink(missing_ok=True)
-        write_predictions(data, self._filepath)
+    def save(self, data: Iterable[ImagePrediction] | Path) -> None:
+        """Write each prediction as it comes, then ``predictions.json``; or link what is in a folder of predictions."""
+        (self._filepath / PREDICTIONS_FILE).unlink(missing_ok=True)
+        if not isinstance(data, Path):
+            write_predictions(data, self._filepath)
+            return
+        names = {path.name for path in data.glob("[!.]*")}
+        _remove_others(self._filepath, names)
+        for name in [*(names - {PREDICTIONS_FILE}), PREDICTIONS_FILE]:
+            link(data / name, self._filepath / name)
 
     def _exists(self) -> bool:
-        return (self._filepath / "predictions.json").is_file()
+        return (self._filepath / PREDICTIONS_FILE).is_file()
 
     def preview(self) -> ImagePreview:
         """Show a grid of predicted panoptic PNGs, a colour for each id."""
         return image_grid(sorted(self._filepath.glob("*.png")), labels=True)
 
 
-def _place(source: Path | bytes, target: Path) -> None:
-    """Put an image at ``target``: bytes are written, a file is hard-linked, or copied where links cannot go."""
-    if isinstance(source, bytes):
-        write_bytes(target, source)
-        return
+class PredictionResultsDataset(LocalDataset):
+    """Predictions of images and videos: COCO panoptic files, both views of each image, and videos with them."""
+
+    def save(self, data: Iterable[PredictedPicture | RejectedFile]) -> None:
+        """Write each prediction as it comes, ``index.json`` last; see `write_results`."""
+        write_results(data, self._filepath)
+
+    def _exists(self) -> bool:
+        return is_complete(self._filepath)
+
+    def preview(self) -> ImagePreview:
+        """Show a grid of masks views."""
+        return image_grid(sorted((self._filepath / "masks").glob("*.jpg")))
+
+
+def link(source: Path, target: Path) -> None:
+    """Put a file at ``target`` too, hard-linked, or copied where links cannot go."""
     with atomic_path(target) as temporary:
         try:
             os.link(source, temporary)
@@ -293,7 +260,7 @@ def _place(source: Path | bytes, target: Path) -> None:
 
 
 def _remove_others(folder: Path, keep: set[str]) -> None:
-    """Remove the files of an earlier conversion that this one has not."""
-    for path in folder.glob("*"):
-        if path.is_file() and path.name not in keep and not path.name.startswith("."):
+    """Remove the files of an earlier run that this one has not."""
+    for path in folder.glob("[!.]*"):
+        if path.is_file() and path.name not in keep:
             path.unlink()

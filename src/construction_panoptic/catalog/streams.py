@@ -11,12 +11,10 @@ from kedro_datasets.json import JSONDataset
 
 from construction_panoptic.annotations.json_stream import JSONDocument, json_parts
 from construction_panoptic.annotations.tables import StoredTable
-from construction_panoptic.catalog.folders import LocalFileDataset
+from construction_panoptic.catalog.files import LocalDataset
 from construction_panoptic.files import atomic_path
 
-_PREVIEW_ROWS = 5
-_PREVIEW_ITEMS = 3
-_PREVIEW_BYTES = 64 * 2**20
+_PREVIEW_ROWS, _PREVIEW_ITEMS, _PREVIEW_BYTES = 5, 3, 64 * 2**20
 
 
 class LongJSONDataset(JSONDataset):
@@ -53,7 +51,7 @@ class StreamedDocumentDataset(StreamedJSONDataset):
         return JSONDocument(Path(self._filepath))
 
 
-class StoredTableDataset(LocalFileDataset):
+class StoredTableDataset(LocalDataset):
     """A table in a Parquet file, of which only a part is ever in memory."""
 
     def load(self) -> StoredTable:
