@@ -104,11 +104,10 @@ def compare(runs: tuple[str, ...], env: str | None, unfinished: bool) -> None:
         with contextlib.chdir(context.project_path):  # where the paths of artifacts begin
             experiment = context.config_loader["mlflow"]["tracking"]["experiment"]["name"]
             output = context.project_path / "data/08_reporting/comparison"
-            comparison = compare_runs(runs, experiment, output, validation=validation, unfinished=unfinished)
+            text = compare_runs(runs, experiment, output, validation=validation, unfinished=unfinished)
     except UserError as error:
         raise click.ClickException(str(error)) from error
-    click.echo(comparison.text)
-    click.echo(f"\nThe comparison is in {shown_path(comparison.page, context.project_path)}")
+    click.echo(f"{text}\n\nThe comparison is in {shown_path(output / 'comparison.html', context.project_path)}")
 
 
 @catalog.command("list")

@@ -70,13 +70,10 @@ class ExclusiveHook:
 
     @hook_impl(trylast=True)
     def after_pipeline_run(self) -> None:
-        """Unlock the outputs."""
+        """Unlock the outputs, however the run ended."""
         self._locks.close()
 
-    @hook_impl(trylast=True)
-    def on_pipeline_error(self) -> None:
-        """Unlock the outputs."""
-        self._locks.close()
+    on_pipeline_error = after_pipeline_run
 
 
 class FreshnessHook:

@@ -40,13 +40,6 @@ class Validation(NamedTuple):
     image_folder: Path
 
 
-class Comparison(NamedTuple):
-    """A page, ``quality.csv`` and ``parameters.csv`` beside it, and the same tables as text."""
-
-    page: Path
-    text: str
-
-
 def compare_runs(
     names: Sequence[str],
     experiment: str,
@@ -54,8 +47,8 @@ def compare_runs(
     *,
     validation: Validation | None = None,
     unfinished: bool = False,
-) -> Comparison:
-    """Compare runs with the first of them.
+) -> str:
+    """Compare runs with the first of them: ``comparison.html``, ``quality.csv``, ``parameters.csv``, tables as text.
 
     Args:
         names: ids or names of two runs or more.
@@ -96,7 +89,7 @@ def compare_runs(
     write_bytes(output / "comparison.html", page.encode())
     write_bytes(output / "parameters.csv", parameters.to_csv(index=False).encode())
     write_bytes(output / "quality.csv", named.to_csv(index=False).encode())
-    return Comparison(output / "comparison.html", _text(runs[0].name, differences, parameters))
+    return _text(runs[0].name, differences, parameters)
 
 
 def _on_the_same_images(counts: Sequence[ImageCounts]) -> list[ImageCounts]:

@@ -1,20 +1,18 @@
 """Tells MLflow of a run: metrics, tables, pictures, checkpoints and data sets, as Kedro saves and loads them.
 
-kedro-mlflow sets MLflow up, as conf/base/mlflow.yml says; the run is this hook's. It writes down what MLflow is to
-have (`records`), and a thread brings it there from the files of the catalog (`sender`). The run of ``kedro run`` has
-parameters, final numbers, tables and pictures; each training has a run of its own in it. What is sent stands in the
-catalog, under ``metadata.mlflow`` of an entry:
+kedro-mlflow sets MLflow up; the run is this hook's. It writes down what MLflow is to have (`records`), and a thread
+brings it there from the files of the catalog (`sender`). The run of ``kedro run`` has parameters, final numbers, tables
+and pictures; each training has a run of its own in it. ``metadata.mlflow`` of a catalog entry says what is sent:
 
-``history: <stage>``: a table with one row an epoch, and a column ``epoch``; it makes its node a training. New rows are
-    sent when it is saved. Of several such tables of a training, the first has the numbers that do not vary.
-``checkpoint: <which>``: a checkpoint of the training; the last one saved becomes the logged model ``<stage>-<which>``.
-    A run that loads it has the tag ``<stage>_run``, the run of the training.
-``epochs: <key>``: a picture, sent when it is saved, for the epoch of the history saved before.
-``rows: {name: <column>, values: [<column>, …]}``: a table; each value column becomes metrics ``<column>/<name>``, and
-    the run's description.
-``table: <file>``, ``artifact: <folder>``, ``archive: <folder>``: sent when its node has finished; a CSV file as a
-    table, a file or folder as it is, a folder of less than 256 MiB as one zip file.
-``input: <context>``: a data set of the run; its digest is recorded when it is loaded or saved.
+- ``history: <stage>``: new rows of a table with one row an epoch and a column ``epoch``, when it is saved; makes its
+  node a training. Of several such tables of a training, the first has the numbers that do not vary.
+- ``checkpoint: <which>``: the training's last saved checkpoint becomes the logged model ``<stage>-<which>``. A run that
+  loads it has the tag ``<stage>_run``, the run of the training.
+- ``epochs: <key>``: the picture when it is saved, for the epoch of the history saved before.
+- ``rows: {name: <column>, values: [<column>, …]}``: metrics ``<column>/<name>`` of a table, and the run's description.
+- ``table: <file>``, ``artifact: <folder>``, ``archive: <folder>``: when the node has finished, a CSV file as a table, a
+  file or folder as it is, a folder of less than 256 MiB as one zip file.
+- ``input: <context>``: a data set of the run with its digest, when it is loaded or saved.
 """
 
 import logging

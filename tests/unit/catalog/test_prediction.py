@@ -3,7 +3,7 @@ import json
 from pathlib import Path
 
 import numpy as np
-from construction_panoptic.catalog.prediction import PredictionResultsDataset
+from construction_panoptic.catalog.datasets import PredictionResultsDataset
 from PIL import Image
 
 from construction_panoptic.evaluation.predictions import ImagePrediction

@@ -1,18 +1,21 @@
-"""Folders of many files as catalog entries: they hand out paths and stream, never a million partitions."""
+"""Entries that are written, and read, a part at a time: folders of many files, and files with long lists."""
 
 import json
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from kedro_datasets._typing import ImagePreview, JSONPreview
+import pandas as pd
+from kedro_datasets._typing import ImagePreview, JSONPreview, TablePreview
+from kedro_datasets.json import JSONDataset
 
+from construction_panoptic.annotations.json_stream import JSONDocument, json_parts
 from construction_panoptic.annotations.records import ConvertedImage, ConvertedImages, ConvertedRecord
-from construction_panoptic.annotations.stuff.label_maps import StuffOfImage, decode_labels
+from construction_panoptic.annotations.stuff.label_maps import StuffOfImage
+from construction_panoptic.annotations.tables import StoredTable
 from construction_panoptic.catalog.files import LocalDataset
 from construction_panoptic.catalog.journal import Journal
 from construction_panoptic.catalog.previews import image_grid
@@ -23,6 +26,7 @@ from construction_panoptic.prediction.results import is_complete, write_results
 from construction_panoptic.prediction.running import PredictedPicture, RejectedFile
 
 COMPLETE = "complete"
+_PREVIEW_ROWS, _PREVIEW_ITEMS, _PREVIEW_BYTES = 5, 3, 64 * 2**20
 
 
 class FolderDataset(LocalDataset):
@@ -101,18 +105,12 @@ class StuffLabelFolder:
     """Stuff labels of the raw images, one 8-bit PNG an image."""
 
     folder: Path
-    files: dict[str, str | None]
-    """Image key to file name; None where an image has no stuff prediction."""
+    files: dict[str, str | None]  # by image key; None where an image has no stuff prediction
 
     def content(self, key: str) -> bytes | None:
-        """Read the file of one image's labels; None where there is none."""
+        """Read one image's labels, a PNG of project stuff ids (0 = none); None where there are none."""
         name = self.files.get(key)
         return None if name is None else (self.folder / name).read_bytes()
-
-    def labels(self, key: str) -> np.ndarray | None:
-        """Read the uint8 [H, W] map of project stuff ids (0 = none) of one image; None where there is none."""
-        content = self.content(key)
-        return None if content is None else decode_labels(content)
 
     def fringe(self) -> dict[str, int]:
         """Sum over all images the pixels of leftover stuff around things, before and after cleaning."""
@@ -250,6 +248,54 @@ class PredictionResultsDataset(LocalDataset):
         return image_grid(sorted((self._filepath / "masks").glob("*.jpg")))
 
 
+class LongJSONDataset(JSONDataset):
+    """A JSON document with long lists, of which the preview shows the first items."""
+
+    def preview(self) -> JSONPreview:
+        """Show the document with its lists cut; of a file beyond 64 MiB, its size alone."""
+        path = Path(self._filepath)
+        if (size := path.stat().st_size) > _PREVIEW_BYTES:
+            return JSONPreview(json.dumps({"bytes": size, "preview": "the file is too large to show"}))
+        content = json.loads(path.read_bytes())
+        shown = {name: _cut(part) for name, part in content.items()} if isinstance(content, dict) else _cut(content)
+        return JSONPreview(json.dumps(shown))
+
+
+class StreamedJSONDataset(LongJSONDataset):
+    """A JSON document whose lists may be iterators; they are drawn from while the file is written."""
+
+    def save(self, data: Mapping[str, Any]) -> None:
+        """Write the document; lines are not broken."""
+        with self._fs.open(str(self._filepath), mode="w", encoding="utf-8") as file:
+            file.writelines(json_parts(data))
+
+
+class StreamedDocumentDataset(StreamedJSONDataset):
+    """A COCO file whose images and annotations are written, and read, one at a time."""
+
+    def load(self) -> JSONDocument:
+        """Give the document; of its images and annotations nothing is in memory."""
+        return JSONDocument(Path(self._filepath))
+
+
+class StoredTableDataset(LocalDataset):
+    """A table in a Parquet file, of which only a part is ever in memory."""
+
+    def load(self) -> StoredTable:
+        """Give a handle that reads columns, or rows by and by."""
+        return StoredTable(self._filepath)
+
+    def save(self, data: StoredTable) -> None:
+        """Copy the table's file, atomically."""
+        with atomic_path(self._filepath) as temporary:
+            data.copy_to(temporary)
+
+    def preview(self) -> TablePreview:
+        """Give the first rows."""
+        first = next(self.load().blocks(), pd.DataFrame()).head(_PREVIEW_ROWS)
+        return TablePreview(first.to_dict(orient="split"))
+
+
 def link(source: Path, target: Path) -> None:
     """Put a file at ``target`` too, hard-linked, or copied where links cannot go."""
     with atomic_path(target) as temporary:
@@ -264,3 +310,7 @@ def _remove_others(folder: Path, keep: set[str]) -> None:
     for path in folder.glob("[!.]*"):
         if path.is_file() and path.name not in keep:
             path.unlink()
+
+
+def _cut(part: Any) -> Any:
+    return [*part[:_PREVIEW_ITEMS], "…"] if isinstance(part, list) and len(part) > _PREVIEW_ITEMS else part
