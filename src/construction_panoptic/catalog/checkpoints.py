@@ -72,6 +72,8 @@ class ResumeDataset(LocalDataset):
 class ExportedModelDataset(LocalDataset):
     """A folder with ``model.safetensors`` and ``config.json``."""
 
+    INDEX = CONFIG
+
     def load(self) -> PanopticModel:
         """Build the model; see `load_exported`."""
         return load_exported(self._filepath)
@@ -79,9 +81,6 @@ class ExportedModelDataset(LocalDataset):
     def save(self, data: PanopticModel) -> None:
         """Write both files; see `export_model`."""
         export_model(data, self._filepath)
-
-    def _exists(self) -> bool:
-        return (self._filepath / CONFIG).is_file()
 
 
 def _described(checkpoint: dict[str, Any]) -> dict[str, Any]:

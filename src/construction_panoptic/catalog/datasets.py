@@ -125,17 +125,15 @@ class StuffLabelsDataset(LocalDataset):
     Names of files tell what they were made from, see `StuffOfImage.file_name`; those of earlier runs go at the end.
     """
 
-    def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
-        super().__init__(filepath=filepath, metadata=metadata)
-        self._index = self._filepath / "index.json"
+    INDEX = "index.json"
 
     def load(self) -> StuffLabelFolder:
         """Give a handle that reads one map at a time."""
-        return StuffLabelFolder(self._filepath, json.loads(self._index.read_text()))
+        return StuffLabelFolder(self._filepath, json.loads((self._filepath / self.INDEX).read_text()))
 
     def save(self, data: Iterable[StuffOfImage]) -> None:
         """Write each image's labels as they come, then fringe and index; labels that are in a file stay there."""
-        self._index.unlink(missing_ok=True)
+        (self._filepath / self.INDEX).unlink(missing_ok=True)
         files: dict[str, str | None] = {}
         fringe: dict[str, tuple[int, int]] = {}
         for stuff in data:
@@ -145,14 +143,11 @@ class StuffLabelsDataset(LocalDataset):
                 write_bytes(self._filepath / name, stuff.labels)
         _remove_others(self._filepath, {name for name in files.values() if name})
         write_json(self._filepath / "fringe.json", fringe)
-        write_json(self._index, files)
+        write_json(self._filepath / self.INDEX, files)
 
     def preview(self) -> ImagePreview:
         """Show a grid of label maps, a colour for each class."""
         return image_grid(sorted(self._filepath.glob("*.png")), labels=True)
-
-    def _exists(self) -> bool:
-        return self._index.is_file()
 
 
 class ConvertedImagesDataset(LocalDataset):
@@ -214,19 +209,18 @@ def finished_record(journal: Journal, key: str, digest: str) -> ConvertedRecord 
 class PredictionsDataset(LocalDataset):
     """Predictions as COCO panoptic results: ``predictions.json`` and a PNG an image, and ``boxes.jsonl``."""
 
+    INDEX = PREDICTIONS_FILE
+
     def save(self, data: Iterable[ImagePrediction] | Path) -> None:
         """Write each prediction as it comes, then ``predictions.json``; or link what is in a folder of predictions."""
-        (self._filepath / PREDICTIONS_FILE).unlink(missing_ok=True)
+        (self._filepath / self.INDEX).unlink(missing_ok=True)
         if not isinstance(data, Path):
             write_predictions(data, self._filepath)
             return
         names = {path.name for path in data.glob("[!.]*")}
         _remove_others(self._filepath, names)
-        for name in [*(names - {PREDICTIONS_FILE}), PREDICTIONS_FILE]:
+        for name in [*(names - {self.INDEX}), self.INDEX]:
             link(data / name, self._filepath / name)
-
-    def _exists(self) -> bool:
-        return (self._filepath / PREDICTIONS_FILE).is_file()
 
     def preview(self) -> ImagePreview:
         """Show a grid of predicted panoptic PNGs, a colour for each id."""

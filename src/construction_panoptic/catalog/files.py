@@ -16,6 +16,8 @@ logger = logging.getLogger(__name__)
 class LocalDataset(AbstractDataset[Any, Any]):
     """An entry with a local file or folder, which loads as its path unless a subclass reads it."""
 
+    INDEX = ""  # of a folder, the file that is written last: the entry exists when it does
+
     def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
         self._filepath = Path(filepath)
         self.metadata = metadata
@@ -29,7 +31,7 @@ class LocalDataset(AbstractDataset[Any, Any]):
         raise NotImplementedError(f"this entry only reads {self._filepath}")
 
     def _exists(self) -> bool:
-        return self._filepath.is_file()
+        return (self._filepath / self.INDEX).is_file()
 
     def _describe(self) -> dict[str, Any]:
         return {"filepath": str(self._filepath)}

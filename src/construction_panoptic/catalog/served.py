@@ -38,6 +38,8 @@ class ServedModelDataset(LocalDataset):
     ``registration.json`` in it is written last.
     """
 
+    INDEX = REGISTRATION
+
     def load(self) -> PyFuncModel:
         """Give the model; its ``predict`` takes a table with the column ``image``."""
         return load_model(str(self._filepath))
@@ -66,9 +68,6 @@ class ServedModelDataset(LocalDataset):
             folder.rename(self._filepath)
         registered = None if data.name is None else _register(self._filepath, data.name)
         write_json(self._filepath / REGISTRATION, registered)
-
-    def _exists(self) -> bool:
-        return (self._filepath / REGISTRATION).is_file()
 
 
 def _signature(threshold: float) -> ModelSignature:

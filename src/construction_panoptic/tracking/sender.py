@@ -278,9 +278,9 @@ class Sender:
                 self._stopping.wait(RETRY_AFTER)
             else:
                 self._woken.wait()
-            last = self._stopping.is_set()
-            self._woken.clear()
-            asked, error = self._asked, self._pass()
+            self._woken.clear()  # before the others are read, so that no wake is lost
+            last, asked = self._stopping.is_set(), self._asked
+            error = self._pass()
             if error is not None and not self._away:
                 text = "%s does not answer (%s). Work goes on; what it lacks is sent later."
                 logger.warning(text, self._store, first_line(error)[:100])
