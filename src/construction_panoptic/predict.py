@@ -25,21 +25,11 @@ MODEL = "data/06_models/mask_head/best.pt"
     "--shard", "part", default="1/1", help="K/N: only the K-th of N parts of PATH, for work on several machines."
 )
 @click.option("--every-nth-frame", type=int, default=1, help="Of a video, predict the frames 0, n, 2n, ….")
-def predict(
-    path: str,
-    model: str,
-    out: str,
-    threshold: float | None,
-    batch_size: int,
-    device: str,
-    part: str,
-    every_nth_frame: int,
-) -> None:
+def predict(path: str, model: str, out: str, part: str, **chosen: Any) -> None:
     """Predict PATH: an image, a video, a folder or a quoted pattern ('site/*.jpg')."""
-    chosen: dict[str, Any] = {"source": path, "threshold": threshold, "batch_size": batch_size, "device": device}
-    chosen["execution"] = {"workers": 1}  # more take longer to start than a few images take; see --shard
+    execution = {"workers": 1}  # more take longer to start than a few images take; see --shard
     try:
-        settings = parse(PredictionSettings, {**chosen, "every_nth_frame": every_nth_frame}, "predict")
+        settings = parse(PredictionSettings, {"source": path, "execution": execution, **chosen}, "predict")
         click.echo(predict_to_folder(settings, model, Path(out), _part(part)))
     except UserError as error:
         raise click.ClickException(str(error)) from error
@@ -56,16 +46,9 @@ def _part(text: str) -> tuple[int, int]:
 def predict_to_folder(
     settings: PredictionSettings, model: Path | str, folder: Path, part: tuple[int, int] = (1, 1)
 ) -> str:
-    """Predict a source into a folder, with the tables ``seen.csv`` and ``rejected.csv``.
+    """Predict a source, or the k-th of its n parts, into a folder, with the tables ``seen.csv`` and ``rejected.csv``.
 
-    Args:
-        settings: what and how.
-        model: a checkpoint, or an exported model's folder.
-        folder: where the results go.
-        part: (k, n): only the k-th of n parts of the source.
-
-    Returns:
-        A summary: what was seen, and where the results are.
+    The model is a checkpoint, or an exported model's folder. Returns a summary: what was seen, and where results are.
 
     Raises:
         UserError: the source or the model cannot be used.

@@ -29,7 +29,7 @@ from construction_panoptic.annotations.summary import class_counts_and_summary
 from construction_panoptic.annotations.suspicion import survey
 from construction_panoptic.annotations.tables import StoredTable
 from construction_panoptic.annotations.taxonomy import Taxonomy
-from construction_panoptic.catalog.folders import StuffLabelFolder, finished_record
+from construction_panoptic.catalog.datasets import StuffLabelFolder, finished_record
 from construction_panoptic.catalog.journal import Journal
 from construction_panoptic.config.conversion import ConversionSettings
 from construction_panoptic.evaluation.examples import some_images
