@@ -110,9 +110,7 @@ def resumable(resume: Mapping[str, Any] | None, fingerprint: Mapping[str, Any]) 
         return False
     if resume.get("format_version") != FORMAT_VERSION:
         logger.warning(
-            "The checkpoint has format %s, not %s: training starts over.",
-            resume.get("format_version"),
-            FORMAT_VERSION,
+            "The checkpoint has format %s, not %s: training starts over.", resume.get("format_version"), FORMAT_VERSION
         )
         return False
     names = differing(resume["fingerprint"], snapshot(fingerprint))

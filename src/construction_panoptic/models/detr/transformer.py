@@ -140,12 +140,7 @@ class Decoder(nn.Module):
         self.norm = norm
 
     def forward(
-        self,
-        query_position: Tensor,
-        memory: Tensor,
-        position: Tensor,
-        attend: Tensor | None,
-        all_layers: bool,
+        self, query_position: Tensor, memory: Tensor, position: Tensor, attend: Tensor | None, all_layers: bool
     ) -> Tensor:
         """Decode the queries, which start from zeros: [L, B, Q, D], only the last layer (L = 1) unless
         ``all_layers``.
@@ -178,8 +173,7 @@ class Transformer(nn.Module):
         self.heads = heads
         layer_sizes = (dim, heads, feedforward_dim, dropout, pre_norm)
         self.encoder = Encoder(
-            (EncoderLayer(*layer_sizes) for _ in range(encoder_layers)),
-            nn.LayerNorm(dim) if pre_norm else None,
+            (EncoderLayer(*layer_sizes) for _ in range(encoder_layers)), nn.LayerNorm(dim) if pre_norm else None
         )
         self.decoder = Decoder((DecoderLayer(*layer_sizes) for _ in range(decoder_layers)), nn.LayerNorm(dim))
         for parameter in self.parameters():
