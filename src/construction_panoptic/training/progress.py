@@ -4,7 +4,6 @@ import logging
 import time
 from collections.abc import Mapping
 from datetime import timedelta
-from types import TracebackType
 from typing import Any, Self
 
 from tqdm import tqdm
@@ -21,9 +20,7 @@ class Progress:
     """
 
     def __init__(self, name: str, *, epochs: int, steps: int, done: int = 0) -> None:
-        self._name = name
-        self._epochs = epochs
-        self._first = done
+        self._name, self._epochs, self._first = name, epochs, done
         self._began = time.monotonic()
         self._bar: Any = tqdm(
             total=epochs * steps, initial=done * steps, desc=name, unit="step", disable=collectives.rank() > 0 or None
@@ -32,9 +29,7 @@ class Progress:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._bar.close()
 
     def start_epoch(self, epoch: int, step: int = 0) -> None:

@@ -1,7 +1,6 @@
 """The training losses of DETR: classes, boxes and masks (Carion et al. 2020, sections 3.1 and 4.4), as sums.
 
-What a sum is divided by follows from the targets alone, see `normalisers`. So a batch can be computed in parts, or by
-several processes, with the same result.
+What a sum is divided by follows from the targets alone, so that a batch can be computed in parts.
 """
 
 from collections.abc import Mapping, Sequence
@@ -96,10 +95,8 @@ def mask_losses(pred_masks: Tensor, target_masks: Tensor) -> dict[str, Tensor]:
 
 
 def matched_target_masks(targets: Targets, indices: Matches, size: Sequence[int]) -> Tensor:
-    """Masks of the matched targets of a batch, in the order of the matches, images one after the other.
-
-    Each target has ``id_map`` int [H, W] and ``segment_ids`` int [N]. The masks are bool [M, height, width], ``size``
-    being that of the padded batch; the padding is False.
+    """Masks bool [M, height, width] of the matched targets, image after image; False in the padding of the batch, whose
+    ``size`` it is. Each target has ``id_map`` int [H, W] and ``segment_ids`` int [N].
     """
     height, width = size
     padded = []

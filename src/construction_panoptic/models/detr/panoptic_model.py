@@ -47,12 +47,8 @@ _MERGING = {
 
 @dataclass(frozen=True)
 class QueryMasks:
-    """The kept queries of one image.
-
-    Attributes:
-        masks: float32 [K, h, w], mask logits; h and w are a quarter of the processed size, rounded up.
-        scores: float32 [K], class probabilities.
-        labels: int64 [K].
+    """Of the kept queries of one image mask logits [K, h, w], at a quarter of the processed size, rounded up; class
+    probabilities [K]; and labels, int64 [K].
     """
 
     masks: Tensor
@@ -85,9 +81,7 @@ class DetrModel:
     def segment(self, images: Images, overrides: Mapping[str, Any] | None = None) -> list[Segmentation]:
         """See `PanopticModel`. The boxes are those of every query whose best class is a category.
 
-        A model can have more outputs than there are categories (ids need not be without gaps, and an id 0 is never
-        used): a query whose best class is not among the categories is treated as no-object. Masks are computed for
-        the kept queries alone, which gives the same segmentation.
+        A query whose best class is an output without a category (ids may have gaps) is treated as no-object.
         """
         return self.segment_features(self._features(images), images, overrides)
 

@@ -38,10 +38,8 @@ def box_results(outputs: Mapping[str, Tensor], sizes: Tensor) -> list[dict[str, 
 
 
 def keep_queries(logits: Tensor, threshold: float = 0.85) -> tuple[Tensor, Tensor, Tensor]:
-    """Choose the queries of one image whose best class is an object with a probability above ``threshold``.
-
-    Of ``logits`` float [Q, C + 1], the last class being no-object, it gives query indices int64 [K], ascending; their
-    scores float32 [K]; their labels int64 [K]. 0.85 is DETR's threshold for panoptic segmentation.
+    """Of ``logits`` [Q, C + 1] choose the queries whose best class is an object with a probability above ``threshold``
+    (DETR's for panoptic segmentation); gives their indices, ascending, scores and labels, [K] each.
     """
     scores, labels = logits.float().softmax(-1).max(-1)
     kept = ((labels != logits.shape[-1] - 1) & (scores > threshold)).nonzero()[:, 0]
