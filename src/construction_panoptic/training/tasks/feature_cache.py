@@ -172,8 +172,9 @@ def unpack(entries: Sequence[Entry]) -> tuple[PanopticFeatures, Matches]:
         parts = [entry[name] for entry in entries]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
+    kept: dict[str, Any] = {name: joined(name) for name in _KEPT}
     features = PanopticFeatures(
-        **{name: joined(name) for name in _KEPT},
+        **kept,
         padding_mask=joined("padding_mask") if "padding_mask" in entries[0] else None,
         pyramid=(joined("pyramid_0"), joined("pyramid_1"), joined("pyramid_2")),
     )
