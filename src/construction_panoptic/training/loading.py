@@ -24,13 +24,8 @@ LONGEST_LOAD = 900
 
 @dataclass(frozen=True)
 class Batch:
-    """Images padded at the right and at the bottom to one size, and their targets.
-
-    Attributes:
-        images: float32 [B, 3, H, W], normalised, 0 in the padding.
-        padding_mask: bool [B, H, W], True in the padding; None when no image has any.
-        targets: one dict of tensors an image, see `DetectionSamples` and `PanopticSamples`.
-        file_names: name of each image.
+    """Images [B, 3, H, W] with their padding mask, as in `Images`, and of each image the target, a dict of tensors (see
+    `DetectionSamples`, `PanopticSamples`), and the file name.
     """
 
     images: Tensor
@@ -56,12 +51,12 @@ class Batch:
 
     def select(self, index: int) -> "Batch":
         """The batch of one of its images, with the padding that it has here."""
-        return self._rows(slice(index, index + 1))
+        return self._rows(index, index + 1)
 
     def parts(self, count: int) -> list["Batch"]:
         """The batch in so many parts, or as many as it has images, with the padding that they have here."""
         size = -(-len(self) // count)
-        return [self._rows(slice(start, start + size)) for start in range(0, len(self), size)]
+        return [self._rows(start, start + size) for start in range(0, len(self), size)]
 
     def padded(self, height: int, width: int) -> "Batch":
         """The batch with more padding, to at least its own size; `padding_mask` is there if any is added."""
@@ -74,13 +69,10 @@ class Batch:
         more = (0, right, 0, bottom)
         return replace(self, images=pad(self.images, more), padding_mask=pad(mask, more, value=True))
 
-    def _rows(self, rows: slice) -> "Batch":
-        return Batch(
-            self.images[rows],
-            None if self.padding_mask is None else self.padding_mask[rows],
-            self.targets[rows],
-            self.file_names[rows],
-        )
+    def _rows(self, start: int, stop: int) -> "Batch":
+        rows = slice(start, stop)
+        mask = None if self.padding_mask is None else self.padding_mask[rows]
+        return Batch(self.images[rows], mask, self.targets[rows], self.file_names[rows])
 
     def _map(self, function: Any) -> "Batch":
         return replace(
@@ -93,8 +85,7 @@ class Batch:
 
 def collate(samples: Sequence[tuple[Tensor, Target]]) -> Batch:
     """Pad images (float [3, H, W]) to the largest height and width among them."""
-    height = max(image.shape[1] for image, _ in samples)
-    width = max(image.shape[2] for image, _ in samples)
+    height, width = (max(image.shape[side] for image, _ in samples) for side in (1, 2))
     images = torch.zeros(len(samples), 3, height, width)
     padding_mask = torch.ones(len(samples), height, width, dtype=torch.bool)
     for index, (image, _) in enumerate(samples):
@@ -134,16 +125,13 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
     ) -> None:
         if count < world_size and shuffle:
             raise ParameterError(f"devices: {world_size} processes cannot share {count} training images; use fewer")
-        self.count = count
-        self.batch_size = batch_size
-        self.seed = seed
-        self.shuffle = shuffle
+        self.count, self.batch_size = count, batch_size
+        self.seed, self.shuffle = seed, shuffle
         self.drop_last = drop_last and count > batch_size
         self.kinds = None if aspects is None else np.digitize(aspects, ASPECT_LIMITS).tolist()
         self.weights = None if weights is None else torch.tensor(weights, dtype=torch.float64)
         self.rank, self.world_size = rank, world_size
-        self.epoch = 0
-        self.start = 0
+        self.epoch = self.start = 0
 
     def set_epoch(self, epoch: int, start: int = 0) -> None:
         """Choose the epoch (from 0) of the next pass, and how many of its batches are left out at its beginning."""

@@ -4,7 +4,6 @@ import logging
 import time
 from collections.abc import Mapping
 from datetime import timedelta
-from types import TracebackType
 from typing import Any, Self
 
 import torch
@@ -25,11 +24,9 @@ class Progress:
 
     def __init__(self, name: str, *, epochs: int, steps: int, device: torch.device, done: int = 0) -> None:
         logger.info("%s: %d epochs of %d steps on %s.", name, epochs - done, steps, _described(device))
-        self._name, self._device = name, device
+        self._name, self._device, self._epochs, self._first = name, device, epochs, done
         self._left = (epochs - done) * steps
         self._steps, self._warm = 0, 0.0
-        self._epochs = epochs
-        self._first = done
         self._began = time.monotonic()
         self._bar: Any = tqdm(
             total=epochs * steps, initial=done * steps, desc=name, unit="step", disable=collectives.rank() > 0 or None
@@ -38,9 +35,7 @@ class Progress:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._bar.close()
 
     def start_epoch(self, epoch: int, step: int = 0) -> None:

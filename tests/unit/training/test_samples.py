@@ -98,11 +98,14 @@ def test_cache_gives_the_same_and_is_bounded(scene: Any) -> None:
         for index in range(6):
             assert torch.equal(plain[index][0], cached[index][0])
             assert torch.equal(plain[index][1]["id_map"], cached[index][1]["id_map"])
-    assert len(cached._cache._kept) == 6
-    assert len(plain._cache._kept) == 0
-    cached._cache._room = 0
-    cached._cache.put(99, torch.zeros(10), None)
-    assert 99 not in cached._cache._kept
+    assert len(cached._cache) == 6
+    assert len(plain._cache) == 0
+    full = PanopticSamples(scene.panoptic, scene.images, scene.pngs, UNCHANGED)
+    full._cache_room = sum(part.nbytes for part in cached._cache[0] if part is not None)
+    for index in (0, 0, 1, 2):
+        assert torch.equal(plain[index][0], full[index][0])
+    assert list(full._cache) == [0]
+    assert full._cache_room == 0
 
 
 def test_crowds_are_no_targets(scene: Any) -> None:

@@ -26,9 +26,10 @@ from construction_panoptic.models.detr.checkpoint import (
     read_weights,
 )
 from construction_panoptic.models.detr.model import DetrPanoptic, build_detr_panoptic
-from construction_panoptic.models.detr.postprocess import PanopticResult, panoptic_result
-from construction_panoptic.models.detr.segmenting import segment_images
+from construction_panoptic.models.detr.panoptic_model import segment_images
+from construction_panoptic.models.detr.postprocess import panoptic_result
 from construction_panoptic.models.preprocessing import evaluation_resize, normalise
+from construction_panoptic.models.protocol import Segmentation
 from construction_panoptic.models.spec import Preprocessing
 from construction_panoptic.parallel.device import resolve_device
 
@@ -126,7 +127,7 @@ class DetrLabeller(StuffLabeller):
         label_maps = map(self._label_map, results)
         return [StuffMaps(labels, with_explained.get(number, labels)) for number, labels in enumerate(label_maps)]
 
-    def _segment_all(self, masks: Tensor, categories: Tensor, image: _Resized) -> PanopticResult:
+    def _segment_all(self, masks: Tensor, categories: Tensor, image: _Resized) -> Segmentation:
         return panoptic_result(
             masks,
             torch.ones_like(categories, dtype=torch.float32),
@@ -136,9 +137,9 @@ class DetrLabeller(StuffLabeller):
             is_thing=self._is_thing,
         )
 
-    def _label_map(self, result: PanopticResult) -> LabelMap:
+    def _label_map(self, result: Segmentation) -> LabelMap:
         stuff_ids = [self._stuff_of_coco.get(segment["category_id"], 0) for segment in result.segments]
-        labels: LabelMap = np.array([0, *stuff_ids], dtype=np.uint8)[result.id_map.numpy()]
+        labels: LabelMap = np.array([0, *stuff_ids], dtype=np.uint8)[result.id_map]
         return labels
 
     def _collate(self, images: Sequence[_Resized]) -> tuple[Tensor, Tensor | None]:
