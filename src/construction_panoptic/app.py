@@ -173,7 +173,7 @@ def results_of(model: "PanopticModel", path: Path, threshold: float) -> Path:
     from construction_panoptic.prediction.sources import find_files
     from construction_panoptic.prediction.tables import rejected_table, seen_table
 
-    chosen = {"source": str(path), "threshold": threshold, "execution": {"workers": 1}}
+    chosen = {"source": str(path), "threshold": threshold, "cvat": "masks", "execution": {"workers": 1}}
     folder = path.parent / "results"
     settings = parse(PredictionSettings, chosen, "app")
     write_results(predict_source(model, find_files(str(path)), settings), folder)

@@ -56,7 +56,14 @@ def test_a_large_image_is_shown_small_and_upright(client: TestClient, monkeypatc
 def test_results_are_those_of_predict(client: TestClient) -> None:
     answer = client.post("/results?name=../site.png&threshold=0.2", content=photograph(kind="PNG")).raise_for_status()
     names = set(ZipFile(io.BytesIO(answer.content)).namelist())
-    assert {"masks/site.jpg", "boxes/site.jpg", "panoptic/site.png", "panoptic/predictions.json", "seen.csv"} <= names
+    assert {
+        "masks/site.jpg",
+        "boxes/site.jpg",
+        "panoptic/site.png",
+        "panoptic/predictions.json",
+        "seen.csv",
+        "cvat.zip",
+    } <= names
 
 
 def test_what_is_no_image_is_refused_without_a_path(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -159,10 +159,25 @@ def check_image(location: str | Path) -> ImageFacts:
     with open_location(location) as file:
         content = file.read()
     with _opened(location, BytesIO(content)) as image:
-        if image.format in ("JPEG", "MPO") and content.count(b"\xff\xda") > _MAX_SCANS < _scans(content):
-            raise ImageError("too_large", f"{location}: a JPEG of more than {_MAX_SCANS} scans.")
+        _refuse_many_scans(location, image, content)
         width, height = _upright_size(image)
         return ImageFacts(width, height, hashlib.sha256(content).hexdigest(), _phash(image))
+
+
+def stated_size(location: str | Path, content: bytes) -> tuple[int, int]:
+    """Return width and height as an image file's header states them; no pixel is decoded.
+
+    Raises:
+        ImageError: see `check_image`; damage to the pixels is not found.
+    """
+    with _opened(location, BytesIO(content)) as image:
+        _refuse_many_scans(location, image, content)
+        return image.size  # not the upright one: for that, Pillow decodes a PNG
+
+
+def _refuse_many_scans(location: str | Path, image: Image.Image, content: bytes) -> None:
+    if image.format in ("JPEG", "MPO") and content.count(b"\xff\xda") > _MAX_SCANS < _scans(content):
+        raise ImageError("too_large", f"{location}: a JPEG of more than {_MAX_SCANS} scans.")
 
 
 def _scans(jpeg: bytes) -> int:
