@@ -30,7 +30,7 @@ def check_run(options: Mapping[str, Any]) -> None:
     """
     project = project_path()
     source = Path(options["conf_source"] or project / "conf")
-    check_environment(source, options["env"])
+    env = check_environment(source, options["env"])
     names = options["pipelines"] or [options["pipeline"] or "__default__"]
     registered = outlines()
     for name in names:
@@ -38,16 +38,19 @@ def check_run(options: Mapping[str, Any]) -> None:
     config = config_loader(source, options["env"], options["params"])
     check_parameters(config["parameters"])
     chosen = _filtered(sum((registered[name] for name in names), Pipeline([])), options)
+    if env in (None, "base", "local"):
+        _check_device(chosen, config["parameters"])
     if not options["only_missing_outputs"]:
         entries = CatalogConfigResolver(config["catalog"], default_runtime_patterns={})
         _check_inputs(chosen, registered, entries, project)
 
 
-def check_environment(source: Path, env: str | None) -> None:
-    """Raise `ParameterError` where ``--env`` is no folder of the configuration."""
+def check_environment(source: Path, env: str | None) -> str | None:
+    """Give the environment; raise `ParameterError` where it is no folder of the configuration."""
     env = env or os.environ.get("KEDRO_ENV")
     if env and source.is_dir():
         _check_name("--env", env, sorted(folder.name for folder in source.iterdir() if folder.is_dir()))
+    return env
 
 
 def _check_name(option: str, name: str, known: Iterable[str]) -> None:
@@ -121,6 +124,19 @@ def _filtered(pipeline: Pipeline, options: Mapping[str, Any]) -> Pipeline:
         return pipeline.filter(**{option: options[option] for option in known}, node_namespaces=options["namespaces"])
     except ValueError as error:
         raise ParameterError(str(error)) from error
+
+
+def _check_device(pipeline: Pipeline, parameters: Mapping[str, Any]) -> None:
+    made = {name.removesuffix(".checkpoint") for name in pipeline.all_outputs() if name.endswith(".checkpoint")}
+    if not any(parameters[stage]["device"] == "auto" for stage in made):
+        return
+    import torch  # takes seconds; a training needs it anyway
+
+    if not torch.cuda.is_available():
+        raise ParameterError(
+            "There is no CUDA device, and on a CPU this recipe takes days. Use --env laptop --pipelines "
+            "panoptic_deeplab, which is made for a CPU, or go on with --params device=cpu."
+        )
 
 
 def _check_inputs(
