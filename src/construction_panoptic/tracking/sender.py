@@ -311,7 +311,7 @@ def read_history(path: Path) -> Rows:
         return {}
     return {
         int(epoch): {str(name): float(value) for name, value in row.items() if is_number(value)}
-        for epoch, row in table.set_index("epoch").to_dict("index").items()
+        for epoch, row in zip(table["epoch"], table.drop(columns="epoch").to_dict("records"), strict=True)
     }
 
 

@@ -65,8 +65,8 @@ def try_thresholds(
     model = on_device(model_of(checkpoint, "the best checkpoint"), parameters.device)
     files = ImageFiles.of_coco(truth, converted.image_folder, model.prepare)
     loader = build_loader(files, batch_size=parameters.batch_size, shuffle=False, workers=parameters.workers)
-    chosen = {"overrides": parameters.overrides, "precision": parameters.precision}
-    return threshold_curve(model, loader, truth, converted.png_folder, **chosen)
+    folder, precision = converted.png_folder, parameters.precision
+    return threshold_curve(model, loader, truth, folder, overrides=parameters.overrides, precision=precision)
 
 
 def draw_errors(
@@ -106,7 +106,9 @@ def report_evaluation(
         "digest of the split": panoptic_val["info"]["split_sha256"][:8],
     }
     worst = _worst_images(segments, panoptic_val, converted, predictions, parameters.examples)
-    report = evaluation_report(about, quality, precision, *tables, _in_use(tables[-1]), worst)
+    budget, confusions, sizes, calibration, box_errors, thresholds = tables
+    found = budget, confusions, sizes, calibration, box_errors, thresholds, _in_use(thresholds)
+    report = evaluation_report(about, quality, precision, *found, worst)
     return report, example_sheet(worst)
 
 
