@@ -66,7 +66,7 @@ def main() -> None:
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     table = options.out / "accuracy.csv"
-    rows = pd.read_csv(table).to_dict("records") if table.is_file() else []
+    rows: list[dict[str, Any]] = pd.read_csv(table).to_dict("records") if table.is_file() else []  # type: ignore[assignment]
     for seed in options.seeds:
         for name in options.only:
             if not any(row["variant"] == name and row["seed"] == seed for row in rows):
@@ -87,7 +87,7 @@ def run_variant(options: argparse.Namespace, name: str, seed: int) -> dict[str, 
     if not variant.weights_of:
         copy_project(options.project, folder)
     evaluation = "panoptic_evaluation" if variant.recipe == "detr" else f"{variant.recipe}_panoptic_evaluation"
-    params = variant.changed | {f"{stage}.seed": seed for stage in stages}
+    params = dict(variant.changed) | {f"{stage}.seed": seed for stage in stages}
     text = ",".join([*(f"{key}={value}" for key, value in params.items()), *filter(None, [options.params])])
     command = [
         "kedro",

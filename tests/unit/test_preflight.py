@@ -54,6 +54,12 @@ def test_what_another_pipeline_has_not_made_is_named_with_that_pipeline(tmp_path
     check(pipelines=["prediction"])
 
 
+@pytest.mark.parametrize(("job", "recipe"), [("__default__", "detr"), ("panoptic_deeplab", "panoptic_deeplab")])
+def test_each_recipe_keeps_results_of_its_own(job: str, recipe: str) -> None:
+    names = ("panoptic_predictions", "box_predictions", "panoptic_quality", "average_precision")
+    assert {f"{recipe}.{name}" for name in names} <= preflight.outlines()[job].outputs()
+
+
 def test_outlines_are_the_pipelines() -> None:
     from construction_panoptic.pipeline_registry import register_pipelines
 

@@ -50,11 +50,7 @@ class Delivery:
         """
         if record.run_id is None and not self.create(record):
             return
-        run_id = str(record.run_id)
-
-        def send_batch(kind: type[Param | RunTag], values: dict[str, str]) -> None:
-            items = [kind(*item) for item in values.items()]
-            self._client.log_batch(run_id, **{"tags" if kind is RunTag else "params": items})
+        run_id, log_batch = str(record.run_id), self._client.log_batch
 
         def send_all(kind: str, send: Callable[[dict[str, Any]], None]) -> None:
             pending: dict[str, Any] = getattr(record, kind)
@@ -64,8 +60,8 @@ class Delivery:
                 self._unless_refused(f"{kind} of {record.name}", send, values)
                 self._take_out(pending, values)
 
-        send_all("tags", lambda values: send_batch(RunTag, values))
-        send_all("params", lambda values: send_batch(Param, values))
+        send_all("tags", lambda values: log_batch(run_id, tags=[RunTag(*item) for item in values.items()]))
+        send_all("params", lambda values: log_batch(run_id, params=[Param(*item) for item in values.items()]))
         send_all("metrics", lambda values: self._send_numbers(run_id, values))
         send_all("datasets", lambda values: self._client.log_inputs(run_id, [*map(_dataset_input, values.items())]))
         for entry in list(record.histories):

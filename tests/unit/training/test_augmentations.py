@@ -190,6 +190,8 @@ def test_copy_paste_takes_things_of_the_other_image_only() -> None:
     seen: set[int] = set()
     for seed in range(20):
         pasted = paste(below, lambda: above, np.random.default_rng(seed))
+        assert pasted.segment_ids is not None
+        assert below.segment_ids is not None
         seen |= set(pasted.labels[torch.isin(pasted.segment_ids, below.segment_ids, invert=True)].tolist())
         assert torch.equal(paste(below, lambda: above, np.random.default_rng(seed)).image, pasted.image)
     assert seen == {1, 3} & set(above.labels.tolist())

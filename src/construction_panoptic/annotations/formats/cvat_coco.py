@@ -1,7 +1,6 @@
 """CVAT's format "COCO 1.0": ``coco.json`` or ``annotations/instances_<subset>.json``, and ``images/``."""
 
 import re
-import sys
 import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -10,6 +9,12 @@ from itertools import count
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO, NamedTuple
 
+from construction_panoptic.annotations.formats.coco_entries import (
+    annotation_label,
+    as_id,
+    check_annotation_entry,
+    check_image_entry,
+)
 from construction_panoptic.annotations.formats.reader import ListedImage, ListedObject, Refused
 from construction_panoptic.annotations.formats.sources import Source
 from construction_panoptic.annotations.images import ImageError
@@ -19,7 +24,6 @@ from construction_panoptic.errors import InputDataError
 
 _DOCUMENTS = re.compile(r"(?:coco|annotations/instances_[^/]+)\.json")
 _FOLDER = "images"
-_MAX_ID = 2**63 - 1
 _UNSAFE = re.compile("^/|^[A-Za-z]:|[\\\\\0\ud800-\udfff]")  # what is no path, or no text
 _REPEATED = UnusableError("duplicate_annotation_id", "an annotation before it has the same id")
 
@@ -73,7 +77,7 @@ class CvatCocoReader:
                 yield image
             labels: set[int | str] = set()
             for entry in _annotations(document):
-                label = _annotation_label(entry, next(positions))
+                label = annotation_label(entry, next(positions))
                 item = _object(entry, label, images, document, fallback)
                 yield ListedObject(label, item.image, _REPEATED) if label in labels else item
                 labels.add(label)
@@ -103,7 +107,7 @@ def _parse(open_file: Callable[[], BinaryIO], name: str, names: list[str]) -> _D
                     raise UnusableError("unreadable_json", f"it has `{member}` twice; export it from CVAT again")
                 seen.add(member)
                 if member == "annotations" and isinstance(value, Iterator):
-                    ids = {_as_id(entry.get("category_id")) for entry in value if isinstance(entry, dict)}
+                    ids = {as_id(entry.get("category_id")) for entry in value if isinstance(entry, dict)}
                     category_ids = {number for number in ids if number is not None}
                 elif member in ("images", "categories") and isinstance(value, Iterator):
                     lists[member] = list(value)
@@ -129,7 +133,7 @@ def _categories(entries: list[Any]) -> dict[int, str]:
     names: dict[int, set[str]] = defaultdict(set)
     for entry in entries:
         fields = entry if isinstance(entry, dict) else {}
-        number, name = _as_id(fields.get("id")), fields.get("name")
+        number, name = as_id(fields.get("id")), fields.get("name")
         if number is not None and isinstance(name, str):
             names[number].add(name)
     return {number: found.pop() for number, found in names.items() if len(found) == 1}
@@ -141,11 +145,11 @@ def _images(document: _Document) -> Iterator[tuple[int | None, ListedImage]]:
     problems: dict[int, UnusableError] = {}
     for entry in document.images:
         fields = entry if isinstance(entry, dict) else {}
-        name, number = fields.get("file_name"), _as_id(fields.get("id"))
+        name, number = fields.get("file_name"), as_id(fields.get("id"))
         try:
             if document.unused is not None:
                 raise document.unused
-            image_id, checked = _check_image_entry(entry)
+            image_id, checked = check_image_entry(entry)
             if good.setdefault(image_id, checked) != checked:
                 raise UnusableError("duplicate_image_id", f"another image has the id {image_id} too")
         except UnusableError as problem:
@@ -186,7 +190,7 @@ def _places(file_name: str, subset: str) -> tuple[str, ...]:
 def _object(
     entry: Any, label: int | str, images: dict[int, ListedImage], document: _Document, fallback: tuple[str, ...]
 ) -> ListedObject:
-    image_id = _as_id(entry.get("image_id")) if isinstance(entry, dict) else None
+    image_id = as_id(entry.get("image_id")) if isinstance(entry, dict) else None
     image = None if image_id is None else images.get(image_id)
     try:
         if document.unused is not None:
@@ -196,7 +200,7 @@ def _object(
             raise UnusableError("annotation_without_image", f"there is no image with its image_id {image_id}")
     except UnusableError as problem:
         return ListedObject(label, image, problem)
-    category_id = _as_id(entry.get("category_id"))
+    category_id = as_id(entry.get("category_id"))
     name = None if category_id is None else document.categories.get(category_id)
     classes: tuple[str, ...] = ()
     if category_id is None:
@@ -217,61 +221,3 @@ def _annotations(document: _Document) -> Iterator[Any]:
                     yield from value
     except (ValueError, RecursionError) as error:
         raise InputDataError(f"an annotation file changed while it was read ({error}); convert again.") from None
-
-
-def _as_id(value: Any) -> int | None:
-    """Return ``value`` as a whole number if it is one that fits 64 bits (``3`` or ``3.0``), else None."""
-    return int(value) if _is_number(value) and int(value) == value and abs(value) <= _MAX_ID else None
-
-
-def _annotation_label(entry: Any, position: int) -> int | str:
-    """Return the id of an annotation entry, or ``"#<position>"`` where it has none that can be used."""
-    number = _as_id(entry.get("id")) if isinstance(entry, dict) else None
-    return f"#{position}" if number is None else number
-
-
-def _check_image_entry(entry: Any) -> tuple[int, tuple[str, int, int]]:
-    """Return id, and file name, width and height in pixels; raises `UnusableError`, ``bad_image_entry``."""
-    if not isinstance(entry, dict):
-        raise UnusableError("bad_image_entry", "the entry in `images` is not an object")
-    values = {name: _as_id(entry.get(name)) for name in ("id", "width", "height")}
-    wrong = [name for name, value in values.items() if value is None or (name != "id" and value < 1)]
-    file_name = entry.get("file_name")
-    if not isinstance(file_name, str) or not file_name:
-        wrong.append("file_name")
-    if wrong:
-        raise UnusableError("bad_image_entry", f"the entry in `images` has no usable {', '.join(wrong)}")
-    return values["id"] or 0, (str(file_name), values["width"] or 0, values["height"] or 0)
-
-
-def check_annotation_entry(entry: Any) -> dict[str, Any]:
-    """Check an entry of ``annotations``; return what it says of an object, as fields of `reader.ListedObject`."""
-    if not isinstance(entry, dict):
-        raise UnusableError("bad_annotation_entry", "the entry in `annotations` is not an object")
-    if _as_id(entry.get("id")) is None:
-        raise UnusableError("bad_annotation_entry", "its id is missing or not a whole number")
-    if _as_id(entry.get("image_id")) is None:
-        raise UnusableError("annotation_without_image", "its image_id is missing or not a whole number")
-    crowd = _as_id(int(crowd) if isinstance(crowd := entry.get("iscrowd", 0), bool) else crowd)
-    if crowd not in (0, 1):
-        raise UnusableError("bad_annotation_entry", "its iscrowd is neither 0 nor 1")
-    bbox: Any = entry.get("bbox")
-    area: Any = entry.get("area")
-    attributes = entry.get("attributes")
-    rotation: Any = attributes.get("rotation") if isinstance(attributes, dict) else None  # of a turned rectangle
-    usable = {
-        "bbox": isinstance(bbox, list) and len(bbox) == 4 and all(map(_is_number, bbox)),
-        "area": _is_number(area),
-    }
-    return {
-        "segmentation": entry.get("segmentation"),
-        "iscrowd": crowd,
-        "bbox": bbox if usable["bbox"] else None,
-        "rotation": float(rotation) if _is_number(rotation) and abs(rotation) <= 360 else 0.0,
-        "area": float(area) if usable["area"] else None,
-        "unusable": tuple(name for name in usable if not usable[name] and entry.get(name) not in (None, [])),
-    }
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
