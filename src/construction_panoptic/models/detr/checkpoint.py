@@ -76,11 +76,9 @@ class LoadReport:
 
 
 def fetch_weights(name_or_path: str | Path) -> Path:
-    """Give the path of a weights file; a published one, a key of `PUBLISHED_WEIGHTS`, is downloaded into torch's
-    cache.
+    """Give the path of a weights file; one of `PUBLISHED_WEIGHTS` is downloaded into torch's cache.
 
-    Raises:
-        CheckpointError: no such name or file, no network, or a published file whose SHA-256 is wrong.
+    `CheckpointError` if there is no such name or file, no network, or a published file has another SHA-256.
     """
     name, path = str(name_or_path), Path(name_or_path)
     if name not in PUBLISHED_WEIGHTS:
@@ -167,8 +165,7 @@ def _read(path: Path) -> Any:
 def panoptic_architecture(state: Mapping[str, Tensor]) -> dict[str, Any]:
     """Read from the state dict of a DETR panoptic the arguments of `build_detr_panoptic`, all but ``dilation``.
 
-    Raises:
-        KeyError: a part is missing or unknown; says which.
+    `KeyError` says which part is missing or unknown.
     """
     blocks = _count(state, f"{_BODY}layer3."), f"{_BODY}layer1.0.conv3.weight" in state
     if blocks not in _BACKBONES:
