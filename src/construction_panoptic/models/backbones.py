@@ -120,9 +120,7 @@ class Backbone(nn.Module):
     With ``norm="frozen"`` (fine-tuning: fixed statistics, scale and shift) the stem and the first stage keep their
     weights and the other stages learn, as in the published recipe; with ``norm="batch"`` (from scratch) all learn.
     Strides of the stages: ResNets 4, 8, 16, 32; tiny, and ResNet-50 and 101 with ``dilation`` (DC5), 4, 8, 16, 16.
-
-    Raises:
-        ParameterError: an unknown name or norm, or dilation with another backbone.
+    `ParameterError` for an unknown name or norm, or dilation with another backbone.
     """
 
     def __init__(self, name: str = "resnet50", *, norm: Norm = "frozen", dilation: bool = False) -> None:

@@ -21,9 +21,8 @@ MODELS: Mapping[str, Callable[[ModelSpec], PanopticModel]] = {
 def build(spec: ModelSpec, state: Mapping[str, Tensor], source: str = "the checkpoint") -> PanopticModel:
     """Build the model of a spec on the CPU, in eval mode, and fill in its weights; messages name ``source``.
 
-    Raises:
-        CheckpointError: the kind is unknown, or weights are missing, left over or of another shape.
-        ParameterError: the architecture is not valid.
+    `CheckpointError` if the kind is unknown, or weights are missing, left over or of another shape; `ParameterError`
+    if the architecture is not valid.
     """
     if spec.kind not in MODELS:
         raise CheckpointError(f"{source} holds a model of the kind {spec.kind!r}; {nearest(spec.kind, MODELS)}.")

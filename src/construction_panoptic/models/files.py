@@ -22,11 +22,7 @@ WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
 
 def load_model(path: Path | str) -> PanopticModel:
-    """Read a model from a checkpoint of its training, or from the folder of an exported one.
-
-    Raises:
-        CheckpointError: there is nothing, or it is not such a model.
-    """
+    """Read a model from a checkpoint of its training, or from an exported model's folder; or a `CheckpointError`."""
     path = Path(path)
     if path.is_dir():
         return load_exported(path)
@@ -69,10 +65,8 @@ def spec_of(checkpoint: Mapping[str, Any], source: str = "the checkpoint") -> Mo
 def read_checkpoint(path: Path, *, checked: bool = False) -> dict[str, Any]:
     """Read a checkpoint onto the CPU, memory-mapped, with ``weights_only=True``.
 
-    ``checked`` also compares all of it with its check sums (CRC-32), which torch does not.
-
-    Raises:
-        CheckpointError: the file is damaged, or holds anything but plain data.
+    ``checked`` also compares all of it with its check sums (CRC-32), which torch does not. `CheckpointError` if the
+    file is damaged, or holds anything but plain data.
     """
     try:
         with zipfile.ZipFile(path) as parts:

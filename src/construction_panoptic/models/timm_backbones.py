@@ -55,15 +55,12 @@ class TimmBackbone(nn.Module):
 
 
 def build_timm_backbone(name: str, *, weights: str | None = None, norm: str = "frozen") -> TimmBackbone:
-    """Build a backbone of timm's.
+    """Build a backbone of timm's, ``timm/<name>`` or timm's name itself, such as ``timm/resnet50.a1_in1k``.
 
-    Args:
-        name: ``timm/<name>`` or timm's name itself, such as ``timm/resnet50.a1_in1k``.
-        weights: None for random ones; ``imagenet`` for those that timm names, downloaded at first, or
-            ``imagenet@<revision>`` for those of a commit of their repository on the hub; `PACKAGED`; or the path of a
-            file, of timm's keys, or of the packaged weights' keys.
-        norm: "frozen" for fixed statistics, scale and shift; "batch" for trainable batch normalisation. Networks
-            with another normalisation are the same with both.
+    ``weights`` are None for random ones; ``imagenet`` for those that timm names, downloaded at first, or
+    ``imagenet@<revision>`` for those of a commit of their repository on the hub; `PACKAGED`; or the path of a file, of
+    timm's keys or of the packaged weights' keys. ``norm`` is "frozen" for fixed statistics, scale and shift, or "batch"
+    for trainable batch normalisation; networks with another normalisation are the same with both.
 
     Raises:
         ParameterError: the name is unknown, or the network has no maps at these strides.

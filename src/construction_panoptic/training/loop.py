@@ -106,7 +106,9 @@ def train(
         begun = _restore(training, resume)
         if training.epoch >= settings.epochs:
             logger.info("%s: all %d epochs are done already.", task.name, settings.epochs)
-            yield _again(training, resume)
+            checkpoint = {**resume, "under_way": None, "finished": True}
+            metrics = _metrics(training)
+            yield EpochResult(training.epoch, metrics, training.history, training.timings, checkpoint, None)
             return
         logger.info("%s: resumed after %s.", task.name, _position(training, begun))
     with (
@@ -123,12 +125,10 @@ def train(
                     progress.start_epoch(training.epoch, training.steps.step)
                     begun = None
                 metrics, timings = _go_on(training, training.steps, validate, progress, due)
+            is_best = bool(metrics) and _end_epoch(training, metrics, timings)
             if metrics:
-                is_best = _end_epoch(training, metrics, timings)
                 progress.end_epoch(training.epoch - 1, metrics, timings["time/epoch_seconds"])
-                yield _result(training, is_best=is_best)
-            else:
-                yield _result(training, complete=False)
+            yield _result(training, is_best=is_best, complete=bool(metrics))
             _check_stop(training)
             due = _alarm(settings, clock)
 
@@ -182,11 +182,6 @@ def _restore(training: Training, resume: Mapping[str, Any]) -> Mapping[str, Any]
     return under_way
 
 
-def _again(training: Training, resume: Mapping[str, Any]) -> EpochResult:
-    checkpoint = {**resume, "under_way": None, "finished": True}
-    return EpochResult(training.epoch, _metrics(training), training.history, training.timings, checkpoint, None)
-
-
 def _metrics(training: Training) -> dict[str, float]:
     """Those of the last epoch done."""
     return {name: value for name, value in training.history[-1].items() if name != "epoch"}
@@ -205,8 +200,7 @@ def _go_on(
     if not all_done:
         return {}, {}
     metrics, timings = steps.metrics(), steps.timings()
-    done = training.epoch + 1
-    settings = training.settings
+    done, settings = training.epoch + 1, training.settings
     began = time.perf_counter()
     if validate is not None and (done % settings.validate_every == 0 or done == settings.epochs):
         training.task.model.eval()
@@ -242,7 +236,7 @@ def _end_epoch(training: Training, metrics: Mapping[str, float], timings: Mappin
     return True
 
 
-def _result(training: Training, *, is_best: bool = False, complete: bool = True) -> EpochResult:
+def _result(training: Training, *, is_best: bool, complete: bool) -> EpochResult:
     checkpoint = _checkpoint(training)
     return EpochResult(
         epoch=training.epoch,

@@ -30,8 +30,7 @@ class LossWatch:
     def add(self, file_names: list[str], values: Mapping[str, Tensor]) -> bool:
         """Add the scalars of a step, and the names of its images; whether the numbers up to this step were read.
 
-        Raises:
-            NonFiniteLossError: a number of a step not read before is not finite.
+        `NonFiniteLossError` if a number of a step not read before is not finite.
         """
         device = next(iter(values.values())).device
         stacked = torch.stack([value.detach().float().to(device) for value in values.values()])

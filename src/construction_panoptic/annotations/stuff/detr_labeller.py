@@ -165,8 +165,8 @@ def load_detr(weights: str) -> DetrPanoptic:
     Raises:
         CheckpointError: no such checkpoint, or it is none of a DETR panoptic.
     """
-    if weights in PUBLISHED_WEIGHTS and not PUBLISHED_WEIGHTS[weights].panoptic:
-        panoptic = ", ".join(key for key, known in PUBLISHED_WEIGHTS.items() if known.panoptic)
+    if weights in PUBLISHED_WEIGHTS and not weights.endswith("-panoptic"):
+        panoptic = ", ".join(name for name in PUBLISHED_WEIGHTS if name.endswith("-panoptic"))
         raise CheckpointError(f"weights: {weights} has no masks, so it cannot label stuff; choose one of {panoptic}.")
     path = fetch_weights(weights)
     try:

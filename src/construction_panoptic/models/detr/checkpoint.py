@@ -40,33 +40,16 @@ _BODY = "detr.backbone.0.body."
 _TRANSFORMER = "detr.transformer."
 
 
-@dataclass(frozen=True)
-class PublishedWeights:
-    """A checkpoint published with the DETR paper, trained on COCO (Apache-2.0); ``panoptic``: with a mask branch."""
-
-    file_name: str
-    sha256_prefix: str
-    panoptic: bool
-
-    @property
-    def url(self) -> str:
-        """Where the file is published."""
-        return _URL + self.file_name
-
-
-PUBLISHED_WEIGHTS: dict[str, PublishedWeights] = {
-    name: PublishedWeights(f"{name}-{sha256_prefix}.pth", sha256_prefix, panoptic=name.endswith("-panoptic"))
-    for name, sha256_prefix in {
-        "detr-r50": "e632da11",
-        "detr-r50-dc5": "f0fb7ef5",
-        "detr-r101": "2c7b67e5",
-        "detr-r101-dc5": "a2e86def",
-        "detr-r50-panoptic": "00ce5173",
-        "detr-r50-dc5-panoptic": "da08f1b1",
-        "detr-r101-panoptic": "40021d53",
-    }.items()
+PUBLISHED_WEIGHTS = {
+    "detr-r50": "e632da11",
+    "detr-r50-dc5": "f0fb7ef5",
+    "detr-r101": "2c7b67e5",
+    "detr-r101-dc5": "a2e86def",
+    "detr-r50-panoptic": "00ce5173",
+    "detr-r50-dc5-panoptic": "da08f1b1",
+    "detr-r101-panoptic": "40021d53",
 }
-"""The published checkpoints by the names that `fetch_weights` and `load_weights` take."""
+"""Checkpoints published with the DETR paper, trained on COCO (Apache-2.0): name → the first digits of their SHA-256."""
 
 
 @dataclass(frozen=True)
@@ -93,46 +76,43 @@ class LoadReport:
 
 
 def fetch_weights(name_or_path: str | Path) -> Path:
-    """Give the path of a weights file; a published one, a key of `PUBLISHED_WEIGHTS`, is downloaded into torch's
-    cache.
+    """Give the path of a weights file; one of `PUBLISHED_WEIGHTS` is downloaded into torch's cache.
 
-    Raises:
-        CheckpointError: no such name or file, no network, or a published file whose SHA-256 is wrong.
+    `CheckpointError` if there is no such name or file, no network, or a published file has another SHA-256.
     """
-    if str(name_or_path) not in PUBLISHED_WEIGHTS:
-        path = Path(name_or_path)
+    name, path = str(name_or_path), Path(name_or_path)
+    if name not in PUBLISHED_WEIGHTS:
         if not path.is_file():
             names = ", ".join(PUBLISHED_WEIGHTS)
             raise CheckpointError(f"weights: there is no file {path}. Give a path, or one of the names {names}.")
         return path
-    weights = PUBLISHED_WEIGHTS[str(name_or_path)]
-    path = Path(torch.hub.get_dir()) / "checkpoints" / weights.file_name
+    sha256 = PUBLISHED_WEIGHTS[name]
+    path = Path(torch.hub.get_dir()) / "checkpoints" / f"{name}-{sha256}.pth"
+    url = _URL + path.name
     if not path.exists():
-        _download(str(name_or_path), weights, path)
+        _download(name, url, path, sha256)
         return path
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
-    if not found.startswith(weights.sha256_prefix):
+    if not found.startswith(sha256):
         raise CheckpointError(
-            f"{path}: its SHA-256 does not begin with {weights.sha256_prefix}, so it is damaged or another "
-            f"file. Delete it to download it again from {weights.url}."
+            f"{path}: its SHA-256 does not begin with {sha256}, so it is damaged or another "
+            f"file. Delete it to download it again from {url}."
         )
     return path
 
 
-def _download(name: str, weights: PublishedWeights, path: Path) -> None:
-    logger.info("Downloading %s to %s", weights.url, path)
+def _download(name: str, url: str, path: Path, sha256: str) -> None:
+    logger.info("Downloading %s to %s", url, path)
     path.parent.mkdir(parents=True, exist_ok=True)
     limit = socket.getdefaulttimeout()
     socket.setdefaulttimeout(LONGEST_SILENCE)  # torch sets none, and would wait for ever
     try:
-        torch.hub.download_url_to_file(
-            weights.url, str(path), hash_prefix=weights.sha256_prefix, progress=sys.stderr.isatty()
-        )
+        torch.hub.download_url_to_file(url, str(path), hash_prefix=sha256, progress=sys.stderr.isatty())
     # URLError and timeouts are OSErrors; torch reports a wrong hash as a RuntimeError.
     except (OSError, RuntimeError) as error:
         raise CheckpointError(
-            f"weights {name}: cannot download {weights.url} ({error}). Without network, download that file "
+            f"weights {name}: cannot download {url} ({error}). Without network, download that file "
             f"elsewhere and put it at {path}, or give the path of a weights file instead of the name."
         ) from error
     finally:
@@ -185,8 +165,7 @@ def _read(path: Path) -> Any:
 def panoptic_architecture(state: Mapping[str, Tensor]) -> dict[str, Any]:
     """Read from the state dict of a DETR panoptic the arguments of `build_detr_panoptic`, all but ``dilation``.
 
-    Raises:
-        KeyError: a part is missing or unknown; says which.
+    `KeyError` says which part is missing or unknown.
     """
     blocks = _count(state, f"{_BODY}layer3."), f"{_BODY}layer1.0.conv3.weight" in state
     if blocks not in _BACKBONES:
@@ -238,21 +217,16 @@ def load_weights(
     reset = [key for key in differing if reset_heads and _only_count_differs(key, state[key], own[key])]
     missing = [key for key in own if key not in state]
     unexpected = [key for key in state if key not in own]
-
-    bare_state = not any(key.startswith(_MASK_BRANCH) for key in state)
-    lacking = [key for key in missing if not (key.endswith(_COUNTERS) or (bare_state and key.startswith(_MASK_BRANCH)))]
-    unknown = [
-        key
-        for key in unexpected
-        if not (key.endswith(_COUNTERS) or (isinstance(model, Detr) and key.startswith(_MASK_BRANCH)))
-    ]
+    without_masks = isinstance(model, Detr) or not any(key.startswith(_MASK_BRANCH) for key in state)
+    optional = _MASK_BRANCH if without_masks else ()
     problems = []
     if misshaped := [key for key in differing if key not in reset]:
         shapes = [f"{key} is {list(state[key].shape)} there and {list(own[key].shape)} here" for key in misshaped]
         problems.append(f"{len(shapes)} of its keys have another shape: {_first(shapes)}")
-    for what, keys in (("lacks", lacking), ("has unknown", unknown)):
-        if keys:
-            problems.append(f"it {what} {len(keys)} keys: {_first(keys)}")
+    for what, keys in (("lacks", missing), ("has unknown", unexpected)):
+        needed = [key for key in keys if not (key.endswith(_COUNTERS) or key.startswith(optional))]
+        if needed:
+            problems.append(f"it {what} {len(needed)} keys: {_first(needed)}")
     if problems:
         raise CheckpointError(
             f"{name} does not fit the model: {'; '.join(problems)}. Build the model as the checkpoint's was "

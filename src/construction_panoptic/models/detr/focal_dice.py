@@ -27,9 +27,7 @@ class FocalDice(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, truth: Tensor, alpha: float) -> tuple[Tensor, Tensor, Tensor]:
-        """Three sums [M] of ``logits`` float [M, h, w] and ``truth`` bool [M, H, W]; ``alpha`` is the weight of y =
-        1.
-        """
+        """Three sums [M] of ``logits`` float [M, h, w] and ``truth`` bool [M, H, W]; ``alpha`` weighs y = 1."""
         ctx.save_for_backward(logits, truth)
         ctx.alpha = alpha
         sums = logits.new_empty(3, len(logits))

@@ -45,11 +45,8 @@ def detection_losses(
     auxiliary one, float32 scalars: ``loss_ce``, to divide by ``queries``, and ``loss_bbox`` (L1) and ``loss_giou``, to
     divide by ``boxes``; see `normalisers`. The last layer also has, without gradient, ``class_error`` (100 for each
     matched query with a wrong class; divide by ``matched``) and ``cardinality_error`` (absolute difference of the
-    numbers of predicted objects and of targets; ``images``).
-
-    Raises:
-        NonFiniteError: there are targets, and they or the predictions contain NaN or infinity.
-        ValueError: the shape of ``pred_logits`` does not fit ``num_classes`` or ``targets``.
+    numbers of predicted objects and of targets; ``images``). Errors as of `match`, and `ValueError` if ``pred_logits``
+    does not fit ``num_classes``.
     """
     layers: list[Mapping[str, Tensor]] = [outputs, *outputs.get("aux_outputs", [])]
     if outputs["pred_logits"].shape[-1] != num_classes + 1:

@@ -28,11 +28,7 @@ def match(pred_logits: Tensor, pred_boxes: Tensor, targets: Targets, costs: Matc
     ``pred_logits`` are float [B, Q, C + 1], ``pred_boxes`` float [B, Q, 4], (centre x, centre y, width, height)
     relative to the image; each image's target has ``labels`` int64 [N] (0 … C - 1) and ``boxes`` float [N, 4]; N may be
     0. ``costs`` are DETR's where None. Gives for each image (query_index, target_index), int64 on the CPU, both
-    [min(Q, N)], queries ascending.
-
-    Raises:
-        NonFiniteError: a cost is NaN or infinite.
-        ValueError: the number of targets is not B.
+    [min(Q, N)], queries ascending. `NonFiniteError` if a cost is NaN or infinite, `ValueError` without B targets.
     """
     return match_layers(pred_logits[None], pred_boxes[None], targets, costs)[0]
 

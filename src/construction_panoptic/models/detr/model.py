@@ -33,19 +33,34 @@ class BoxHead(nn.Module):
 
 
 @dataclass(frozen=True)
-class Encoded:
-    """What the detector computes before its heads.
+class PanopticFeatures:
+    """The detector's outputs (see `Detr.forward`) and all that masks are computed from.
 
-    The decoder's outputs ``decoded`` [L, B, Q, D] (L = 1 unless all layers were asked for), the encoder's output
-    ``memory`` and input ``projected`` [B, D, h, w], ``padding_mask`` [B, h, w] bool, None when there is no padding, and
-    ``stages``, the backbone's four maps, finest first.
+    ``queries`` [B, Q, D] are the output of the last decoder layer, ``memory`` and ``projected`` [B, D, h, w] the
+    encoder's output and input, ``pyramid`` the backbone's first three maps, coarsest first. ``padding_mask`` is bool
+    [B, h, w], None when there is no padding; ``aux_outputs`` is empty unless all layers were asked for.
     """
 
-    decoded: Tensor
+    pred_logits: Tensor
+    pred_boxes: Tensor
+    queries: Tensor
     memory: Tensor
     projected: Tensor
     padding_mask: Tensor | None
-    stages: list[Tensor]
+    pyramid: tuple[Tensor, Tensor, Tensor]
+    aux_outputs: list[dict[str, Tensor]] = field(default_factory=list)
+
+    @property
+    def outputs(self) -> dict[str, Any]:
+        """What `Detr.forward` gives."""
+        outputs: dict[str, Any] = {"pred_logits": self.pred_logits, "pred_boxes": self.pred_boxes}
+        return outputs | {"aux_outputs": self.aux_outputs} if self.aux_outputs else outputs
+
+    @property
+    def mask_size(self) -> tuple[int, int]:
+        """Height and width of the masks: those of the finest map, a quarter of the image's, rounded up."""
+        height, width = self.pyramid[-1].shape[-2:]
+        return height, width
 
 
 class Detr(nn.Module):
@@ -77,36 +92,34 @@ class Detr(nn.Module):
         """Widths of the backbone's four maps, finest first."""
         return cast(Backbone, self.backbone[0]).channels
 
-    def encode(self, images: Tensor, padding_mask: Tensor | None = None, *, all_layers: bool = False) -> Encoded:
-        """Run backbone and transformer on a batch as for `forward`; without a mask attention has faster kernels."""
+    def features(
+        self, images: Tensor, padding_mask: Tensor | None = None, *, all_layers: bool = False
+    ) -> PanopticFeatures:
+        """Detect objects in a batch as for `forward`, with ``all_layers`` after each decoder layer.
+
+        Without a mask attention has faster kernels.
+        """
         if images.dim() != 4 or images.shape[1] != 3:
             raise ValueError(f"images must be [B, 3, H, W], not {tuple(images.shape)}")
         if padding_mask is not None and padding_mask.shape != images[:, 0].shape:
             raise ValueError(f"padding_mask must be {tuple(images[:, 0].shape)}, not {tuple(padding_mask.shape)}")
-        stages = self.backbone[0](images)
-        projected = self.input_proj(stages[-1])
+        layer1, layer2, layer3, layer4 = self.backbone[0](images)
+        projected = self.input_proj(layer4)
         size = projected.shape[-2:]
         if padding_mask is None:
             cells = torch.zeros((images.shape[0], *size), dtype=torch.bool, device=images.device)
         else:
             cells = padding_mask = F.interpolate(padding_mask[None].float(), size=size)[0].bool()
         position = sine_position_embedding(cells, projected.shape[1])
-        decoded, memory = self.transformer(
+        all_layers = all_layers and self.auxiliary_outputs
+        queries, memory = self.transformer(
             projected, padding_mask, self.query_embed.weight, position, all_layers=all_layers
         )
-        return Encoded(decoded, memory, projected, padding_mask, stages)
-
-    def predict(self, decoded: Tensor) -> dict[str, Any]:
-        """Apply the heads to the decoder's outputs [L, B, Q, D]; with L = 1 there is no `aux_outputs`."""
-        logits = self.class_embed(decoded).float()
-        boxes = self.bbox_embed(decoded)
-        outputs: dict[str, Any] = {"pred_logits": logits[-1], "pred_boxes": boxes[-1]}
-        if len(decoded) > 1:
-            outputs["aux_outputs"] = [
-                {"pred_logits": layer_logits, "pred_boxes": layer_boxes}
-                for layer_logits, layer_boxes in zip(logits[:-1], boxes[:-1], strict=True)
-            ]
-        return outputs
+        logits, boxes = self.class_embed(queries).float(), self.bbox_embed(queries)
+        earlier = zip(logits[:-1], boxes[:-1], strict=True)
+        auxiliary = [{"pred_logits": logits, "pred_boxes": boxes} for logits, boxes in earlier]
+        pyramid = (layer3, layer2, layer1)
+        return PanopticFeatures(logits[-1], boxes[-1], queries[-1], memory, projected, padding_mask, pyramid, auxiliary)
 
     def forward(self, images: Tensor, padding_mask: Tensor | None = None) -> dict[str, Any]:
         """Detect objects.
@@ -119,32 +132,7 @@ class Detr(nn.Module):
         width, height in 0…1 of the unpadded image), float32. In training mode also `aux_outputs`, a list of the same
         two for each decoder layer but the last, unless switched off. `ValueError` if a shape is another one.
         """
-        all_layers = self.training and self.auxiliary_outputs
-        return self.predict(self.encode(images, padding_mask, all_layers=all_layers).decoded)
-
-
-@dataclass(frozen=True)
-class PanopticFeatures:
-    """The detector's outputs (see `Detr.forward`) and all that its masks are computed from.
-
-    ``queries`` [B, Q, D] are the output of the last decoder layer, ``pyramid`` the backbone's first three maps,
-    coarsest first; ``memory``, ``projected`` and ``padding_mask`` are as in `Encoded`.
-    """
-
-    pred_logits: Tensor
-    pred_boxes: Tensor
-    queries: Tensor
-    memory: Tensor
-    projected: Tensor
-    padding_mask: Tensor | None
-    pyramid: tuple[Tensor, Tensor, Tensor]
-    aux_outputs: list[dict[str, Tensor]] = field(default_factory=list)
-
-    @property
-    def mask_size(self) -> tuple[int, int]:
-        """Height and width of the masks: those of the finest map, a quarter of the image's, rounded up."""
-        height, width = self.pyramid[-1].shape[-2:]
-        return height, width
+        return self.features(images, padding_mask, all_layers=self.training).outputs
 
 
 class DetrPanoptic(nn.Module):
@@ -175,21 +163,8 @@ class DetrPanoptic(nn.Module):
 
     def features(self, images: Tensor, padding_mask: Tensor | None = None) -> PanopticFeatures:
         """Run the detector; arguments as `Detr.forward`."""
-        all_layers = self.detr.training and self.detr.auxiliary_outputs
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_detector):
-            encoded = self.detr.encode(images, padding_mask, all_layers=all_layers)
-            outputs = self.detr.predict(encoded.decoded)
-        layer1, layer2, layer3, _ = encoded.stages
-        return PanopticFeatures(
-            pred_logits=outputs["pred_logits"],
-            pred_boxes=outputs["pred_boxes"],
-            queries=encoded.decoded[-1],
-            memory=encoded.memory,
-            projected=encoded.projected,
-            padding_mask=encoded.padding_mask,
-            pyramid=(layer3, layer2, layer1),
-            aux_outputs=outputs.get("aux_outputs", []),
-        )
+            return self.detr.features(images, padding_mask, all_layers=self.detr.training)
 
     def masks(self, features: PanopticFeatures, batch_index: Tensor, query_index: Tensor) -> Tensor:
         """Compute mask logits [N, H / 4, W / 4] over the padded image for pairs of image and query, int64 [N] each.
@@ -224,14 +199,7 @@ class DetrPanoptic(nn.Module):
         (batch, queries), device = features.queries.shape[:2], features.queries.device
         batch_index = torch.arange(batch, device=device).repeat_interleave(queries)
         masks = self.masks(features, batch_index, torch.arange(queries, device=device).repeat(batch))
-        outputs: dict[str, Any] = {
-            "pred_logits": features.pred_logits,
-            "pred_boxes": features.pred_boxes,
-            "pred_masks": masks.unflatten(0, (batch, queries)),
-        }
-        if features.aux_outputs:
-            outputs["aux_outputs"] = features.aux_outputs
-        return outputs
+        return features.outputs | {"pred_masks": masks.unflatten(0, (batch, queries))}
 
 
 def build_detr(num_classes: int, **architecture: Any) -> Detr:

@@ -92,7 +92,7 @@ class DetrModel:
         """Segment a batch of which the detector's outputs are there already, as in a validation with losses."""
         spec = self.spec.overridden(overrides)
         queries = self._queries(features, images, spec, spec.threshold)
-        boxes = self.boxes_of({"pred_logits": features.pred_logits, "pred_boxes": features.pred_boxes}, images)
+        boxes = self.boxes_of(features.outputs, images)
         return [
             replace(_merge(each, size, original, spec), boxes=found)
             for each, found, size, original in zip(queries, boxes, images.sizes, images.original_sizes, strict=True)

@@ -19,11 +19,8 @@ TINY_AREA = 4
 def box_results(outputs: Mapping[str, Tensor], sizes: Tensor) -> list[dict[str, Tensor]]:
     """Detections of every query: its best class other than no-object, the probability, the box in pixels.
 
-    ``sizes`` [B, 2] are (height, width) of the images that the boxes shall be in. Gives for each image ``scores``
-    float32 [Q], ``labels`` int64 [Q], ``boxes`` float32 [Q, 4], (x0, y0, x1, y1).
-
-    Raises:
-        ValueError: ``sizes`` is not [B, 2].
+    ``sizes`` [B, 2] are (height, width) of the images that the boxes shall be in; `ValueError` if they are not. Gives
+    for each image ``scores`` float32 [Q], ``labels`` int64 [Q], ``boxes`` float32 [Q, 4], (x0, y0, x1, y1).
     """
     logits, boxes = outputs["pred_logits"].float(), outputs["pred_boxes"].float()
     if sizes.shape != (len(logits), 2):
@@ -65,25 +62,19 @@ def panoptic_result(
 ) -> Segmentation:
     """Merge the masks of the kept queries of one image into a panoptic segmentation.
 
+    ``masks`` float [K, h, w] are the queries' logits, without padding, ``scores`` [K] their class probabilities,
+    ``labels`` int [K] their category ids. Sizes are (height, width): ``processed_size`` is the image's as the model saw
+    it, without padding, ``target_size`` the result's. A query whose label is not in ``is_thing`` takes no part.
+
     The logits are upsampled to ``processed_size`` (bilinear), each pixel goes to the query with the highest
     one, all queries of one stuff class form one segment. A segment with at most 4 pixels at ``target_size``
     is dropped with its queries, its pixels go to the best of those that remain, and so on until there is
     none. The ids are then resized to ``target_size`` (nearest, on PIL's grid). Every pixel belongs to a
-    segment; where no query is kept or none remains, every pixel is void and there is no segment. A query
-    whose label is not in ``is_thing`` takes no part.
+    segment; where no query is kept or none remains, every pixel is void and there is no segment. Gives the segments in
+    the order of their first query, without boxes; a stuff segment has its queries' highest score.
 
     Memory: the upsampled logits, 4 · K · h · w bytes on the masks' device, and on the host 4 bytes a pixel of
     the target.
-
-    Args:
-        masks: float [K, h, w], logits of the kept queries, already cropped to the part that is no padding.
-        scores: float [K], class probabilities.
-        labels: int [K], category ids.
-        processed_size: (height, width) of the image as the model saw it, without padding.
-        target_size: (height, width) of the result, usually the size of the image file.
-        is_thing: by category id, whether it is a thing (True) or stuff (False).
-
-    Gives the segments in the order of their first query, without boxes; a stuff segment has its queries' highest score.
     """
     known = [query for query, label in enumerate(labels.tolist()) if label in is_thing]
     categories = [int(label) for label in labels[known].tolist()]

@@ -51,8 +51,7 @@ class DetectionTask(TrainingTask):
 
     def predict(self, batch: Batch) -> tuple[dict[str, Loss], list[Any]]:
         """Losses, of all layers as in training; and the boxes of each image: ``category_id``, ``bbox``, ``score``."""
-        encoded = self.model.encode(batch.images, batch.padding_mask, all_layers=self.model.auxiliary_outputs)
-        outputs = self.model.predict(encoded.decoded)
+        outputs = self.model.features(batch.images, batch.padding_mask, all_layers=True).outputs
         return self._losses(outputs, batch), self._detector.boxes_of(outputs, batch.inputs())
 
     def _losses(self, outputs: dict[str, Any], batch: Batch) -> dict[str, Loss]:

@@ -42,11 +42,8 @@ def total_loss(losses: Mapping[str, Loss], normalisers: Mapping[str, float]) -> 
 class TrainingTask(ABC):
     """A model, the losses by which it learns, and what it predicts in validation. Subclass it in a file of its own.
 
-    Attributes:
-        name: of the stage, as in the catalog: ``detection``, ``mask_head``, ….
-        monitor: the metric by which the best epoch is chosen, larger is better.
-        model: what is trained; ``state_dict`` is what a checkpoint holds as ``model``.
-        settings: those of the stage.
+    ``name`` is the stage's, as in the catalog: ``detection``, ``mask_head``, …; ``monitor`` the metric by which the
+    best epoch is chosen, larger is better; ``model`` is trained, its ``state_dict`` is what a checkpoint holds.
     """
 
     name: str
@@ -63,10 +60,9 @@ class TrainingTask(ABC):
 
     @abstractmethod
     def losses(self, batch: Batch) -> dict[str, Loss]:
-        """Compute the losses of a batch on the model's device. All names are logged, as ``train/<name>``.
+        """Compute the losses of a batch on the model's device, all of which are logged as ``train/<name>``.
 
-        Raises:
-            FloatingPointError: the model's outputs are not finite.
+        `FloatingPointError` if the model's outputs are not finite.
         """
 
     @abstractmethod
@@ -83,11 +79,8 @@ class TrainingTask(ABC):
     def validate(self, loader: Iterable[Batch], measure: Measure, stop: StopRequest | None = None) -> dict[str, float]:
         """Measure the validation set in one pass; the model is in eval mode and records no gradient.
 
-        Gives ``val/…``: the metrics, ``loss`` and its terms, each over the images of all processes.
-
-        Raises:
-            StoppedError: ``stop`` is set in one of the processes.
-            NonFiniteLossError: the model's outputs are not finite.
+        Gives ``val/…``: the metrics, ``loss`` and its terms, each over the images of all processes. `StoppedError` if
+        ``stop`` is set in one of the processes, `NonFiniteLossError` if the model's outputs are not finite.
         """
         device: torch.device = next(self.model.parameters()).device
         losses: dict[str, Loss] = {}
@@ -101,27 +94,24 @@ class TrainingTask(ABC):
                 except FloatingPointError as error:
                     images = ", ".join(batch.file_names)
                     raise NonFiniteLossError(f"{self.name}: in validation, images {images}: {error}") from error
-                _add_losses(losses, terms)
-                _add_counts(normalisers, self.normalisers(batch))
+                _add(losses, normalisers, terms, self.normalisers(batch))
                 yield from zip([int(target["image_id"]) for target in batch.targets], predicted, strict=True)
 
         metrics = measure(predictions())
         everywhere, counts = dict[str, Loss](), dict[str, float]()
         on_cpu = {name: Loss(loss.sum.cpu(), loss.normaliser, loss.weight) for name, loss in losses.items()}
-        for theirs, their_counts in collectives.all_gather((on_cpu, normalisers)):
-            _add_losses(everywhere, theirs)
-            _add_counts(counts, their_counts)
+        for theirs in collectives.all_gather((on_cpu, normalisers)):
+            _add(everywhere, counts, *theirs)
         total, terms = total_loss(everywhere, counts)
         values = {"loss": float(total), **{name: float(term) for name, term in terms.items()}, **metrics}
         return {f"val/{name}": value for name, value in values.items()}
 
 
-def _add_losses(to: dict[str, Loss], losses: Mapping[str, Loss]) -> None:
-    for name, loss in losses.items():
-        so_far = to[name].sum if name in to else 0.0
-        to[name] = Loss(so_far + loss.sum.detach().double(), loss.normaliser, loss.weight)
-
-
-def _add_counts(to: dict[str, float], counts: Mapping[str, float]) -> None:
-    for name, count in counts.items():
-        to[name] = to.get(name, 0.0) + count
+def _add(
+    losses: dict[str, Loss], counts: dict[str, float], terms: Mapping[str, Loss], more: Mapping[str, float]
+) -> None:
+    for name, loss in terms.items():
+        so_far = losses[name].sum if name in losses else 0.0
+        losses[name] = Loss(so_far + loss.sum.detach().double(), loss.normaliser, loss.weight)
+    for name, count in more.items():
+        counts[name] = counts.get(name, 0.0) + count

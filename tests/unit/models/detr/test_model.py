@@ -167,7 +167,7 @@ def test_auxiliary_outputs_are_the_heads_on_each_layer(make_pair: Callable[..., 
 
     _, theirs = pair.both(images, mask)
     with torch.no_grad():
-        outputs = pair.ours.predict(pair.ours.encode(images, mask, all_layers=True).decoded)
+        outputs = pair.ours.features(images, mask, all_layers=True).outputs
 
         assert len(outputs["aux_outputs"]) == 2
         for ours, hidden in zip(outputs["aux_outputs"], theirs["hidden"][-3:-1], strict=True):

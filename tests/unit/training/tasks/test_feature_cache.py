@@ -14,11 +14,12 @@ from construction_panoptic.training.loading import build_loader
 from construction_panoptic.training.loop import train
 from construction_panoptic.training.samples import PanopticSamples
 from construction_panoptic.training.state import own_randomness
-from construction_panoptic.training.tasks.feature_cache import DiskStore, FeatureCache, MemoryStore, open_cache
+from construction_panoptic.training.tasks.feature_cache import DiskCache, FeatureCache, open_cache
 from construction_panoptic.training.tasks.mask_head import MaskHeadTask
 from tests.unit.training.conftest import SPEC
 
 CPU = torch.device("cpu")
+LIMIT = 10_000  # bytes
 STILL = {"sides": [64], "max_side": 112, "flip": 0, "crop": 0, "evaluation_side": 72}
 
 
@@ -94,13 +95,13 @@ def test_padded_batches_do_not_depend_on_what_is_kept(
         return Trained(scene, small_model, settings, cache)
 
     limit = 500_000  # bytes
-    bounded = run("memory", FeatureCache(MemoryStore(), limit))
+    bounded = run("memory", FeatureCache(limit))
     memory, disk, plain = run("memory"), run("disk"), run("none")
     assert_same(memory, disk)
     assert_same(memory, bounded)
     assert memory.images_seen == disk.images_seen < bounded.images_seen < plain.images_seen == 36
     assert bounded.cache is not None
-    assert 0 < bounded.cache.used_mb <= limit / 2**20
+    assert 0 < bounded.cache.used <= limit
     assert sum("full" in message for message in caplog.messages) == 1
     # Without a cache the detector sees whole batches: the same but for rounding.
     assert plain.losses == pytest.approx(memory.losses, rel=1e-4)
@@ -128,39 +129,38 @@ def entry(value: float, count: int = 4) -> dict[str, Tensor]:
 
 def test_files_of_other_content_are_removed_and_nothing_else(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
-    store = DiskStore(tmp_path, {"detector": "a"})
-    store.write("one", entry(1))
-    same = DiskStore(tmp_path, {"detector": "a"})
-    found = same.read("one")
+    store = DiskCache(LIMIT, tmp_path, {"detector": "a"})
+    store.put("one", entry(1))
+    same = DiskCache(LIMIT, tmp_path, {"detector": "a"})
+    found = same.get("one", CPU)
     assert found is not None
     assert torch.equal(found["values"], torch.ones(4))
     assert same.used == store.used > 0
-    other = DiskStore(tmp_path, {"detector": "b"})
-    assert other.read("one") is None
+    other = DiskCache(LIMIT, tmp_path, {"detector": "b"})
+    assert other.get("one", CPU) is None
     assert (len(other), other.used) == (0, 0)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["frozen_features.json", "notes.txt"]
 
 
 def test_a_damaged_file_counts_as_missing(tmp_path: Path) -> None:
-    store = DiskStore(tmp_path, {})
-    store.write("one", entry(1))
+    store = DiskCache(LIMIT, tmp_path, {})
+    store.put("one", entry(1))
     path = next(tmp_path.glob("*.pt"))
     path.write_bytes(path.read_bytes()[:100])
-    again = DiskStore(tmp_path, {})
-    assert again.read("one") is None
+    again = DiskCache(LIMIT, tmp_path, {})
+    assert again.get("one", CPU) is None
     assert again.used == 0
-    again.write("one", entry(2))
-    found = again.read("one")
+    again.put("one", entry(2))
+    found = again.get("one", CPU)
     assert found is not None
     assert found["values"][0] == 2
 
 
 def test_a_folder_that_cannot_be_written_costs_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    store = DiskStore(tmp_path / "features", {})
+    cache = DiskCache(LIMIT, tmp_path / "features", {})
     (tmp_path / "features" / "frozen_features.json").unlink()
     (tmp_path / "features").rmdir()
     (tmp_path / "features").write_text("a file where the folder was")
-    cache = FeatureCache(store, 1000)
     with caplog.at_level(logging.WARNING):
         cache.put("one", entry(1))
         cache.put("two", entry(2))
@@ -169,7 +169,7 @@ def test_a_folder_that_cannot_be_written_costs_a_warning(tmp_path: Path, caplog:
 
 
 def test_kept_tensors_are_copies() -> None:
-    cache = FeatureCache(MemoryStore(), 1000)
+    cache = FeatureCache(1000)
     original = entry(1)
     cache.put("one", original)
     original["values"].zero_()
