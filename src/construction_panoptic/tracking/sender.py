@@ -52,7 +52,7 @@ class Delivery:
             return
         run_id, log_batch = str(record.run_id), self._client.log_batch
 
-        def send_all(kind: str, send: Callable[[dict[str, Any]], None]) -> None:
+        def send_all(kind: str, send: Callable[[dict[str, Any]], object]) -> None:
             pending: dict[str, Any] = getattr(record, kind)
             with self._records.lock:
                 values = dict(pending)

@@ -266,7 +266,8 @@ def test_what_goes_to_cvat_is_read_back(trained: PanopticModel, site: Path, tmp_
         expected[name] = {(s["category_id"], (each.id_map == s["id"]).tobytes()) for s in each.segments_info}
     for image in exports.images.itertuples():
         size = [image.height, image.width]
-        rows = exports.annotations[exports.annotations["key"] == image.key]
+        annotations = exports.annotations.frame()
+        rows = annotations[annotations["key"] == image.key]
         masks = [rle_codec.decode({"size": size, "counts": rle}).astype(bool).tobytes() for rle in rows["rle"]]
         found[image.file_name] = set(zip(rows["category_id"], masks, strict=True))
     assert found == expected
