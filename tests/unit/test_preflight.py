@@ -91,7 +91,7 @@ def test_the_check_and_the_commands_import_nothing_heavy(repository: Path) -> No
 def test_a_recipe_for_a_gpu_goes_on_without_one_only_when_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     for name in ("__default__", "panoptic_deeplab", "detection_training"):
-        with pytest.raises(ParameterError, match="--env laptop .*--params device=cpu"):
+        with pytest.raises(ParameterError, match=r"--env laptop .*--params device=cpu"):
             check(pipelines=[name], only_missing_outputs=True)
     for told in ({"params": {"device": "cpu"}}, {"env": "sample"}, {"pipelines": ["annotation_conversion"]}):
         check(**{"only_missing_outputs": True, **told})

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from torch.optim.lr_scheduler import LambdaLR, OneCycleLR, StepLR
+from torch.optim.lr_scheduler import OneCycleLR, StepLR
 
 from construction_panoptic.config.training import OptimizerSettings, ScheduleSettings
 from construction_panoptic.models.detr.model import build_detr, build_detr_panoptic
