@@ -24,9 +24,11 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev,notebooks,ray]'
 	@touch $@
 
-demo: install  ## make the sample data set, then run the whole main job on it
+demo: install  ## make the sample data set, train and evaluate both recipes on it, and compare them
 	$(BIN)/kedro run --env sample --pipelines sample_data
-	$(BIN)/kedro run --env sample
+	$(BIN)/kedro run --env sample --params run_name=detr
+	$(BIN)/kedro run --env sample --pipelines panoptic_deeplab --params run_name=panoptic_deeplab
+	$(BIN)/kedro compare --env sample detr panoptic_deeplab
 
 check: install  ## lint, types, layers and unit tests: a minute or two
 	$(BIN)/ruff check --quiet .
