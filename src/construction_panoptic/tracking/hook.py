@@ -15,6 +15,8 @@ sent stands in the catalog, under ``metadata.mlflow`` of an entry:
     The picture is sent when it is saved, for the epoch of the history saved before.
 ``rows: {name: <column>, values: [<column>, …]}``
     The entry is a table; each value column becomes metrics ``<column>/<name>``, and the run's description.
+``tags: [<key>, …]``
+    The entry is a dict; these values of it become tags of the run, nested ones by dotted names.
 ``table: <file>``
     The entry is a CSV file, which is logged as a table when its node has finished.
 ``archive: <folder>``
@@ -159,6 +161,9 @@ class TrackingHook:
                 self._run.metrics |= row_metrics(data, **wanted["rows"])
                 self._notes[dataset_name] = _markdown(data, **wanted["rows"])
                 self._run.tags["mlflow.note.content"] = "\n\n".join(self._notes.values())
+        if "tags" in wanted:
+            with self._records.lock:
+                self._run.tags |= flat_parameters({key: data[key] for key in wanted["tags"]})
         if kinds := {kind: wanted[kind] for kind in wanted.keys() & AFTER_NODE}:
             owner = training if training is not None and "checkpoint" in kinds else self._run
             self._note_file(owner, dataset_name, path, {**kinds, "ready": False})

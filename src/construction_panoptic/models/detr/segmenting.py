@@ -64,18 +64,14 @@ def segment_images(
     target_sizes: Sequence[tuple[int, int]],
     is_thing: Mapping[int, bool],
     threshold: float,
-    choose: Callable[[int, Tensor, Tensor], Tensor] | None = None,
 ) -> tuple[list[PanopticResult], PanopticFeatures]:
     """Segment the images of a batch as published, pixel by pixel, each at its target size; see `query_masks`.
 
-    ``choose`` is called with an image's number in the batch, the mask logits [K, h, w] of its kept queries and their
-    labels [K]; it gives bool [K], True for those that may take part. Gives the segmentation of each image, and the
+    Gives the segmentation of each image, and the
     model's features with logits and boxes of all queries.
     """
     features = model.features(images, padding_mask)
     found = query_masks(model, features, processed_sizes=processed_sizes, is_thing=is_thing, threshold=threshold)
-    if choose is not None:
-        found = [queries.select(choose(k, queries.masks, queries.labels)) for k, queries in enumerate(found)]
     results = [
         panoptic_result(
             queries.masks,
