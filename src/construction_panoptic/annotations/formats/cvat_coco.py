@@ -1,4 +1,7 @@
-"""CVAT's format "COCO 1.0": ``coco.json`` or ``annotations/instances_<subset>.json``, and ``images/``."""
+"""CVAT's format "COCO 1.0": ``coco.json`` or ``annotations/instances_<subset>.json``, and ``images/``.
+
+And COCO as other tools write it: ``_annotations.coco.json`` among the images of a split, ``train/``, ``valid/``, ….
+"""
 
 import re
 import unicodedata
@@ -23,12 +26,13 @@ from construction_panoptic.annotations.json_stream import json_members
 from construction_panoptic.annotations.records import UnusableError
 from construction_panoptic.errors import InputDataError
 
-_DOCUMENTS = re.compile(r"(?:coco|annotations/instances_[^/]+)\.json")
+_BESIDE_IMAGES = "_annotations.coco.json"
+_DOCUMENTS = re.compile(rf"(?:coco|annotations/instances_[^/]+)\.json|(?:[^/]+/)?{re.escape(_BESIDE_IMAGES)}")
 _FOLDER = "images"
 
 
 @dataclass(frozen=True)
-class _Document:
+class Document:
     """An annotation file; its annotations stay in the file.
 
     Attributes:
@@ -37,6 +41,7 @@ class _Document:
         category_ids: those that annotations name; None where there is no list of annotations.
         open: opens the file.
         subset: of the task that it is for; "" in ``coco.json``.
+        beside: the folder of the file, where its images lie beside it.
         unused: why nothing in it is used.
     """
 
@@ -45,6 +50,7 @@ class _Document:
     category_ids: set[int] | None
     open: Callable[[], BinaryIO]
     subset: str = ""
+    beside: str | None = None
     unused: UnusableError | None = None
 
 
@@ -55,7 +61,7 @@ class CvatCocoReader:
     taxonomy has it, else by the export's name. An export with several uses their names.
     """
 
-    files = ("coco.json", "annotations/instances_*.json")
+    files = ("coco.json", "annotations/instances_*.json", _BESIDE_IMAGES)
 
     def sniff(self, source: Source) -> bool:
         """Tell whether a source has one of `files`."""
@@ -67,14 +73,18 @@ class CvatCocoReader:
         names = _document_names(source)
         for name in names:
             try:
-                document = _parse(partial(source.open, name))
+                document = parse_document(partial(source.open, name))
             except UnusableError as error:
                 yield Refused("unreadable_json", f"{name}: {error}")
                 continue
             if not document.images:
                 yield Refused("no_images", f"{name} lists no image")
-            subset = PurePosixPath(name).stem.removeprefix("instances_") if "/" in name else ""
-            documents.append(replace(document, subset=subset, unused=_why_unused(name, names, document)))
+            path = PurePosixPath(name)
+            if path.name == _BESIDE_IMAGES:
+                document = replace(document, beside=str(path.parent))
+            elif "/" in name:
+                document = replace(document, subset=path.stem.removeprefix("instances_"))
+            documents.append(replace(document, unused=_why_unused(name, names, document)))
         used = {
             category_id if name is None else name
             for document in documents
@@ -86,19 +96,19 @@ class CvatCocoReader:
         positions = count()
         for document in documents:
             images: dict[int, ListedImage] = {}
-            for number, image in _images(document):
+            for number, image in listed_images(document):
                 if number is not None:
                     images[number] = image
                 yield image
             labels: set[int | str] = set()
-            for entry in _annotations(document):
+            for entry in entries_of(document):
                 label = annotation_label(entry, next(positions))
                 yield _object(entry, label, images, document, fallback, repeated=label in labels)
                 labels.add(label)
 
 
 def _document_names(source: Source) -> list[str]:
-    found = [*source.glob("*.json"), *source.glob("annotations/*.json")]
+    found = [*source.glob("*.json"), *source.glob("annotations/instances_*.json"), *source.glob(f"*/{_BESIDE_IMAGES}")]
     names = sorted(filter(_DOCUMENTS.fullmatch, found), key=lambda name: ("/" in name, name))
     if len(names) > len(set(names)):
         detail = f"{source.path}: it holds a file of annotations twice ({', '.join(names)}); pack it again"
@@ -106,15 +116,15 @@ def _document_names(source: Source) -> list[str]:
     return names
 
 
-def _why_unused(name: str, names: list[str], document: _Document) -> UnusableError | None:
-    if names[0] == "coco.json" and name != "coco.json":
+def _why_unused(name: str, names: list[str], document: Document) -> UnusableError | None:
+    if "coco.json" in names and name != "coco.json":
         return UnusableError("second_annotation_file", f"{name} is not used beside coco.json; remove one of them")
     if document.category_ids is None:
         return UnusableError("no_annotations", f"{name} has no list `annotations`; export it from CVAT again")
     return None
 
 
-def _parse(open_file: Callable[[], BinaryIO]) -> _Document:
+def parse_document(open_file: Callable[[], BinaryIO]) -> Document:
     """Parse an annotation file from beginning to end; of its annotations nothing is held but the categories' ids.
 
     Raises:
@@ -143,7 +153,7 @@ def _parse(open_file: Callable[[], BinaryIO]) -> _Document:
         raise UnusableError("unreadable_json", f"not readable as JSON ({error}); export it from CVAT again") from None
     if "images" not in lists and category_ids is None:
         raise UnusableError("unreadable_json", "not a COCO file: it has no lists `images` and `annotations`")
-    return _Document(lists.get("images"), _categories(lists.get("categories", [])), category_ids, open_file)
+    return Document(lists.get("images"), _categories(lists.get("categories", [])), category_ids, open_file)
 
 
 def _categories(entries: list[Any]) -> dict[int, str]:
@@ -158,7 +168,7 @@ def _categories(entries: list[Any]) -> dict[int, str]:
     return {number: name for number, name in names.items() if number not in unclear}
 
 
-def _images(document: _Document) -> Iterator[tuple[int | None, ListedImage]]:
+def listed_images(document: Document) -> Iterator[tuple[int | None, ListedImage]]:
     """Give the images of a document by their ids.
 
     Of an id that stands for two images none is used, since its annotations could belong to either.
@@ -183,14 +193,15 @@ def _images(document: _Document) -> Iterator[tuple[int | None, ListedImage]]:
             yield None, ListedImage(first.file_name, UnusableError("duplicate_image_id", str(clash)))
     for number, image in good.items():
         try:
-            places = _places(image.file_name, document.subset)
+            places = _places(image.file_name, document)
         except UnusableError as problem:
             yield number, ListedImage(image.file_name, problem)
         else:
-            yield number, ListedImage(image.file_name, None, image.width, image.height, _FOLDER, places)
+            folder = _FOLDER if document.beside is None else ""
+            yield number, ListedImage(image.file_name, None, image.width, image.height, folder, places)
 
 
-def _places(file_name: str, subset: str) -> tuple[str, ...]:
+def _places(file_name: str, document: Document) -> tuple[str, ...]:
     """Return the names that an image's file may have.
 
     Newer exports leave out a folder per subset. Some systems write accented letters as one character, others as two:
@@ -205,8 +216,11 @@ def _places(file_name: str, subset: str) -> tuple[str, ...]:
     places = []
     for spelling in dict.fromkeys([file_name, *(unicodedata.normalize(form, file_name) for form in ("NFC", "NFD"))]):
         path = PurePosixPath(spelling)
+        if document.beside is not None:
+            places.append(str(document.beside / path))
+            continue
         places.append(f"{_FOLDER}/{path}")
-        places += [f"{_FOLDER}/{subset}/{path}"] if subset else []
+        places += [f"{_FOLDER}/{document.subset}/{path}"] if document.subset else []
         places += [str(path)] if path.parts[0] == _FOLDER and len(path.parts) > 1 else []
     return tuple(places)
 
@@ -223,7 +237,7 @@ def _object(
     entry: Any,
     label: int | str,
     images: dict[int, ListedImage],
-    document: _Document,
+    document: Document,
     fallback: tuple[str, ...],
     *,
     repeated: bool,
@@ -251,7 +265,7 @@ def _object(
     return ListedObject(label, image, None, (name, *fallback), unknown, **fields)
 
 
-def _annotations(document: _Document) -> Iterator[Any]:
+def entries_of(document: Document) -> Iterator[Any]:
     """Give the entries of the list of annotations, one in memory at a time."""
     try:
         with document.open() as file:
