@@ -41,9 +41,13 @@ class CocoPanopticReader:
 
     def read(self, source: Source) -> Iterator[ListedImage | ListedObject | Refused]:
         """Give everything that a source lists, see `reader.AnnotationReader`."""
-        for name in sorted(name for pattern in _OTHERS for name in source.glob(pattern)):
-            yield Refused("second_annotation_file", f"{name} is not used beside panoptic files; remove one of them")
-        for name in _document_names(source):
+        names = _document_names(source)
+        used = [name for name in names if source.glob(f"{PurePosixPath(name).with_suffix('')}/*.png")] or names
+        others = (name for pattern in _OTHERS for name in source.glob(pattern))
+        for name in sorted({*names, *others} - {*used}):
+            detail = f"{name} is not used beside {used[0]}, which has a folder of PNGs; move it into another folder"
+            yield Refused("second_annotation_file", detail)
+        for name in used:
             try:
                 document = parse_document(partial(source.open, name))
             except UnusableError as error:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from construction_panoptic.annotations.formats.reading import Exports, read_exports
 from construction_panoptic.annotations.panoptic_png import decode_id_map, encode_id_map
 from construction_panoptic.annotations.taxonomy import Taxonomy
+from construction_panoptic.errors import InputDataError
 
 Make = Callable[..., Any]
 CATEGORIES = [{"id": 3, "name": "Pump"}, {"id": 9, "name": "sky"}, {"id": 4, "name": "spaceship"}]
@@ -171,13 +172,19 @@ def test_a_png_outside_the_export_is_not_read(make: Make, read: Make) -> None:
     assert reasons(read()) == sorted(("unsafe_path", str(entry["id"])) for entry in SEGMENTS)
 
 
-def test_lists_that_are_missing_and_other_files(make: Make, read: Make) -> None:
-    source = make(annotations=None)
+def test_other_files_are_told(make: Make, read: Make) -> None:
+    source = make()
     (source / "coco.json").write_text("{}")
+    (source / "panoptic_categories.json").write_text("[]")
     (source / "panoptic_train.json").write_text("[")
-    exports = read()
-    assert len(exports.rejected) == 3
-    assert reasons(exports) == [("no_annotations", ""), ("second_annotation_file", ""), ("unreadable_json", "")]
+    shutil.copytree(source / "panoptic_val", source / "panoptic_train")
+    assert reasons(read()) == [("second_annotation_file", ""), ("second_annotation_file", ""), ("unreadable_json", "")]
+
+
+def test_no_list_of_annotations(make: Make, read: Make) -> None:
+    make(annotations=None)
+    with pytest.raises(InputDataError, match=r"panoptic_val\.json has no `annotations` \(no_annotations\)"):
+        read()
 
 
 def test_published_examples(real_data: Path) -> None:
@@ -187,7 +194,9 @@ def test_published_examples(real_data: Path) -> None:
     for number, category in enumerate(document["categories"], 1):
         entry = {"id": number, "name": category["name"], "color": category["color"]}
         kinds["things" if category["isthing"] else "stuff"].append(entry)
-    exports = read_exports(folder, Taxonomy.from_dict(kinds), on_error="fail")
+    exports = read_exports(folder, Taxonomy.from_dict(kinds))
+    others = exports.rejected["detail"].str.partition(" ")[0].tolist()
+    assert others == ["panoptic_coco_categories.json", "panoptic_coco_detection_format.json"]
     assert len(exports.images) == 2
     found = exports.annotations.frame()
     names = {category["id"]: category["name"] for category in document["categories"]}
