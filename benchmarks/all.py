@@ -14,6 +14,7 @@ NAMES = (
     "detection_step",
     "detector_inference",
     "panoptic_inference",
+    "panoptic_deeplab_step",
     "post_processing",
     "loader",
     "quality",

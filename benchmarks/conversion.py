@@ -23,8 +23,7 @@ from construction_panoptic.annotations.json_stream import json_parts
 from construction_panoptic.annotations.merging.converting import merge_images
 from construction_panoptic.annotations.records import ConvertedImage, ConvertedRecord
 from construction_panoptic.annotations.rejected import check_conservation
-from construction_panoptic.annotations.stuff.fringe import leftover_classes
-from construction_panoptic.annotations.stuff.labeller import Fringe
+from construction_panoptic.annotations.stuff.fringe import Fringe, leftover_classes
 from construction_panoptic.annotations.stuff.labelling import label_all
 from construction_panoptic.annotations.stuff.ready import ReadyStuff
 from construction_panoptic.annotations.taxonomy import Taxonomy

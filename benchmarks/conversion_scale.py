@@ -33,8 +33,7 @@ from construction_panoptic.annotations.records import ConvertedImage, ConvertedR
 from construction_panoptic.annotations.rejected import check_conservation
 from construction_panoptic.annotations.split.grouping import near_duplicate_groups
 from construction_panoptic.annotations.split.splitting import split as divide
-from construction_panoptic.annotations.stuff.fringe import leftover_classes
-from construction_panoptic.annotations.stuff.labeller import Fringe
+from construction_panoptic.annotations.stuff.fringe import Fringe, leftover_classes
 from construction_panoptic.annotations.stuff.labelling import label_all
 from construction_panoptic.annotations.stuff.ready import ReadyStuff
 from construction_panoptic.annotations.tables import StoredTable

@@ -78,8 +78,8 @@ def ours(options: Options) -> Step:
             is_thing=is_thing_of(options),
             threshold=threshold,
         )
-        encode_id_map(results[0].id_map.numpy())
-        return {"id_map": results[0].id_map, "boxes": features.pred_boxes}
+        encode_id_map(results[0].id_map)
+        return {"id_map": torch.from_numpy(results[0].id_map), "boxes": features.pred_boxes}
 
     return step
 

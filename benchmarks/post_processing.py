@@ -58,7 +58,7 @@ def ours(options: Options) -> Step:
         result = panoptic_result(
             masks, scores, labels, processed_size=size, target_size=size, is_thing=is_thing_of(options)
         )
-        encode_id_map(result.id_map.numpy())
+        encode_id_map(result.id_map)
         return {"id_map": result.id_map}
 
     return step

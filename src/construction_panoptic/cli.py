@@ -35,26 +35,18 @@ def _run(**options: Any) -> Any:
             check_run(options)
             return kedro_run.callback(**options)
     except Interrupted as interruption:
-        if "mlflow" in sys.modules:
-            from construction_panoptic.tracking import mark_run_killed
-
-            mark_run_killed()
+        if tracking := sys.modules.get("construction_panoptic.tracking"):
+            tracking.mark_run_killed()
         click.echo(f"{interruption}{how_to_go_on()}", err=True)
         raise SystemExit(interruption.exit_code) from interruption
     except Exception as error:
-        cause = user_error(error) or shortage(error) or _tracking_error(error)
+        cause = user_error(error) or shortage(error)
+        if cause is None and (tracking := sys.modules.get("construction_panoptic.tracking")):
+            cause = tracking.tracking_error(error)
         if cause is None:
             raise
         logger.debug("The error with its traceback", exc_info=error)
         raise click.ClickException(f"{message(cause)}{how_to_go_on()}") from error
-
-
-def _tracking_error(error: Exception) -> UserError | None:
-    if "mlflow" not in sys.modules:
-        return None
-    from construction_panoptic.tracking import tracking_error
-
-    return tracking_error(error)
 
 
 def message(error: UserError) -> str:
@@ -68,14 +60,10 @@ def how_to_go_on() -> str:
     reporting = sys.modules.get("construction_panoptic.reporting")
     if reporting is None or not reporting.REPORT.has_begun:
         return ""
-    return f"\nThen go on with: {typed_command(CONTINUE)}"
-
-
-def typed_command(*more: str) -> str:
-    """Give the command as it was typed, with further words that it does not have yet."""
-    program = Path(sys.argv[0]).name
-    words = ["python", "-m", "construction_panoptic"] if program == "__main__.py" else [program]
-    return shlex.join([*words, *sys.argv[1:], *(word for word in more if word not in sys.argv)])
+    program = Path(sys.argv[0])
+    words = ["python", "-m", program.parent.name] if program.name == "__main__.py" else [program.name]
+    more = [] if CONTINUE in sys.argv else [CONTINUE]
+    return f"\nThen go on with: {shlex.join([*words, *sys.argv[1:], *more])}"
 
 
 run = copy.copy(kedro_run)
@@ -114,17 +102,12 @@ def compare(runs: tuple[str, ...], env: str | None, unfinished: bool) -> None:
         validation = Validation(file, converted.png_folder, converted.image_folder)
     try:
         with contextlib.chdir(context.project_path):  # where the paths of artifacts begin
-            comparison = compare_runs(
-                runs,
-                context.config_loader["mlflow"]["tracking"]["experiment"]["name"],
-                context.project_path / "data/08_reporting/comparison",
-                validation=validation,
-                unfinished=unfinished,
-            )
+            experiment = context.config_loader["mlflow"]["tracking"]["experiment"]["name"]
+            output = context.project_path / "data/08_reporting/comparison"
+            text = compare_runs(runs, experiment, output, validation=validation, unfinished=unfinished)
     except UserError as error:
         raise click.ClickException(str(error)) from error
-    click.echo(comparison.text)
-    click.echo(f"\nThe comparison is in {shown_path(comparison.page, context.project_path)}")
+    click.echo(f"{text}\n\nThe comparison is in {shown_path(output / 'comparison.html', context.project_path)}")
 
 
 @catalog.command("list")

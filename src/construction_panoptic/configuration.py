@@ -1,10 +1,11 @@
 """The project's configuration: where it lies, how it is read, and its check before anything is touched."""
 
+import atexit
 import os
 import shutil
 from functools import cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import mkdtemp
 from typing import Any
 
 from kedro.config import OmegaConfigLoader
@@ -53,13 +54,12 @@ class ConfigurationHook:
 @cache
 def _unpacked(archive: Path) -> Path:
     """Unpack what ``kedro package`` makes, one folder, into a temporary one."""
-    folder = TemporaryDirectory(prefix="conf_")
-    _FOLDERS.append(folder)
-    shutil.unpack_archive(archive, folder.name, filter="data")
-    return next(path for path in Path(folder.name).iterdir() if path.is_dir())
+    folder = mkdtemp(prefix="conf_")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    shutil.unpack_archive(archive, folder, filter="data")
+    return next(path for path in Path(folder).iterdir() if path.is_dir())
 
 
-_FOLDERS: list[TemporaryDirectory[str]] = []  # removed when the process ends
 CONFIGURATION = ConfigurationHook()
 
 CONFIG_LOADER_ARGS: dict[str, Any] = {

@@ -10,11 +10,7 @@ _LONGEST = 160  # characters of a library's message
 
 
 class UserError(Exception):
-    """Something outside the code is wrong, and the message says what and how to put it right.
-
-    The command line shows the message alone, without a traceback. Raise it (or a subclass) for bad input, bad
-    parameters and missing files; let everything else be an ordinary exception.
-    """
+    """Something outside the code is wrong; the message, shown without a traceback, says how to put it right."""
 
 
 class InputDataError(UserError, ValueError):
@@ -35,7 +31,7 @@ class DamagedFileError(UserError, ValueError):
 
 def damaged(path: Path, error: BaseException, place: str = "") -> DamagedFileError:
     """Give the error of a file whose content cannot be read, at a place in it."""
-    reason = (str(error).splitlines() or [""])[0][:160] or type(error).__name__
+    reason = (str(error).splitlines() or [""])[0][:_LONGEST] or type(error).__name__
     return DamagedFileError(
         f"{path}{place} is damaged ({reason}). If a run has made it, remove it: going on makes it anew, and what "
         "follows from it."
@@ -46,13 +42,16 @@ class StorageError(UserError, OSError):
     """A file cannot be written: the disk is full, or the folder read-only; the message names file and folder."""
 
 
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Give an error and what has caused it, one after the other."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
 def user_error(error: BaseException | None) -> UserError | None:
     """Find the error that is meant for the user among ``error`` and its causes; None where there is none."""
-    while error is not None:
-        if isinstance(error, UserError):
-            return error
-        error = error.__cause__ or error.__context__
-    return None
+    return next((cause for cause in causes(error) if isinstance(cause, UserError)), None)
 
 
 class ShortageError(UserError):
@@ -61,11 +60,11 @@ class ShortageError(UserError):
 
 def shortage(error: BaseException | None) -> ShortageError | None:
     """Say what to do about an error that, or whose cause, means too little memory, room or permission; else None."""
-    while error is not None:
-        advice = _advice(error)
-        if advice is not None:
-            return ShortageError(f"{advice} (The error was: {_shortened(error)})")
-        error = error.__cause__ or error.__context__
+    for cause in causes(error):
+        if (advice := _advice(cause)) is not None:
+            text = " ".join(str(cause).split()) or type(cause).__name__
+            shown = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+            return ShortageError(f"{advice} (The error was: {shown})")
     return None
 
 
@@ -115,8 +114,3 @@ def _storage_advice(error: OSError) -> str | None:
     if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM) and error.filename:
         return f"{error.filename}: {error.strerror}. Make it and its folder writable."
     return None
-
-
-def _shortened(error: BaseException) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"

@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 
-from construction_panoptic.errors import StorageError, UserError
+from construction_panoptic.errors import StorageError, UserError, causes
 
 UNCHANGED = "unchanged"
 """What a node yields in the place of content that stays as it is; the catalog saves nothing."""
@@ -74,12 +74,10 @@ def atomic_path(target: Path | str, *, sync: bool = False) -> Iterator[Path]:
 
 def _storage_failure(failure: BaseException, folder: Path) -> int | None:
     """The error number of a write to ``folder`` that failed, also where a library says it in words of its own."""
-    error: BaseException | None = failure
-    while error is not None:
+    for error in causes(failure):
         if isinstance(error, OSError) and error.errno in STORAGE_ADVICE:
             elsewhere = isinstance(error.filename, str) and Path(error.filename).parent not in (folder, *folder.parents)
             return None if elsewhere else error.errno
-        error = error.__cause__ or error.__context__
     try:
         free = shutil.disk_usage(folder).free
     except OSError:

@@ -24,22 +24,18 @@ MODEL = "data/06_models/mask_head/best.pt"
 @click.option(
     "--shard", "part", default="1/1", help="K/N: only the K-th of N parts of PATH, for work on several machines."
 )
+@click.option("--classes", help="Names of the classes that are kept, with commas between.  [default: all]")
+@click.option("--things-only", is_flag=True, help="Leave stuff out.")
+@click.option("--cvat", flag_value="masks", help="Write cvat.zip, which CVAT imports, things and stuff as masks.")
+@click.option("--cvat-polygons", "cvat", flag_value="polygons", help="The same, with polygons where there is no hole.")
 @click.option("--every-nth-frame", type=int, default=1, help="Of a video, predict the frames 0, n, 2n, ….")
-def predict(
-    path: str,
-    model: str,
-    out: str,
-    threshold: float | None,
-    batch_size: int,
-    device: str,
-    part: str,
-    every_nth_frame: int,
-) -> None:
+def predict(path: str, model: str, out: str, part: str, classes: str | None, **chosen: Any) -> None:
     """Predict PATH: an image, a video, a folder or a quoted pattern ('site/*.jpg')."""
-    chosen: dict[str, Any] = {"source": path, "threshold": threshold, "batch_size": batch_size, "device": device}
     chosen["execution"] = {"workers": 1}  # more take longer to start than a few images take; see --shard
+    if classes is not None:
+        chosen["classes"] = tuple(name.strip() for name in classes.split(","))
     try:
-        settings = parse(PredictionSettings, {**chosen, "every_nth_frame": every_nth_frame}, "predict")
+        settings = parse(PredictionSettings, {"source": path, **chosen}, "predict")
         click.echo(predict_to_folder(settings, model, Path(out), _part(part)))
     except UserError as error:
         raise click.ClickException(str(error)) from error
@@ -56,23 +52,17 @@ def _part(text: str) -> tuple[int, int]:
 def predict_to_folder(
     settings: PredictionSettings, model: Path | str, folder: Path, part: tuple[int, int] = (1, 1)
 ) -> str:
-    """Predict a source into a folder, with the tables ``seen.csv`` and ``rejected.csv``.
+    """Predict a source, or the k-th of its n parts, into a folder, with the tables ``seen.csv`` and ``rejected.csv``.
 
-    Args:
-        settings: what and how.
-        model: a checkpoint, or an exported model's folder.
-        folder: where the results go.
-        part: (k, n): only the k-th of n parts of the source.
-
-    Returns:
-        A summary: what was seen, and where the results are.
+    The model is a checkpoint, or an exported model's folder. Returns a summary: what was seen, and where results are.
 
     Raises:
         UserError: the source or the model cannot be used.
     """
     # Here, since they take seconds to import, too many for --help.
+    from construction_panoptic.evaluation.predictions import read_results
     from construction_panoptic.models.files import load_model
-    from construction_panoptic.prediction.results import write_results
+    from construction_panoptic.prediction.results import PANOPTIC, write_results
     from construction_panoptic.prediction.running import predict_source
     from construction_panoptic.prediction.sources import find_files, shard
     from construction_panoptic.prediction.tables import rejected_table, seen_table
@@ -95,4 +85,7 @@ def predict_to_folder(
     if len(rejected):
         lines += ["", "not readable:", *(f"  {row.file}: {row.detail}" for row in rejected.head(10).itertuples())]
     places = "masks/, boxes/ (pictures and videos), panoptic/ (COCO), seen.csv, rejected.csv"
-    return "\n".join([*lines, "", f"Images and frames: {seen['image'].nunique()}. Results in {folder}: {places}"])
+    if settings.cvat is not None:
+        places += ", cvat.zip (for CVAT, as COCO 1.0)"
+    number = len(read_results(folder / PANOPTIC)["images"])
+    return "\n".join([*lines, "", f"Images and frames: {number}. Results in {folder}: {places}"])

@@ -5,7 +5,6 @@ import pkgutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,6 +15,7 @@ from kedro.pipeline import Pipeline
 from kedro.utils import find_kedro_project
 
 from construction_panoptic import pipelines
+from construction_panoptic.config.base import nearest
 from construction_panoptic.config.parameters import check_parameters
 from construction_panoptic.configuration import config_loader
 from construction_panoptic.errors import InputDataError, ParameterError
@@ -34,40 +34,25 @@ def check_run(options: Mapping[str, Any]) -> None:
     names = options["pipelines"] or [options["pipeline"] or "__default__"]
     registered = outlines()
     for name in names:
-        check_name("--pipelines", name, registered)
+        _check_name("--pipelines", name, registered)
     config = config_loader(source, options["env"], options["params"])
     check_parameters(config["parameters"])
     chosen = _filtered(sum((registered[name] for name in names), Pipeline([])), options)
     if not options["only_missing_outputs"]:
-        _check_inputs(
-            chosen, registered, CatalogConfigResolver(config["catalog"], default_runtime_patterns={}), project
-        )
+        entries = CatalogConfigResolver(config["catalog"], default_runtime_patterns={})
+        _check_inputs(chosen, registered, entries, project)
 
 
 def check_environment(source: Path, env: str | None) -> None:
-    """Check ``--env``.
-
-    Raises:
-        ParameterError: the configuration has no such folder.
-    """
+    """Raise `ParameterError` where ``--env`` is no folder of the configuration."""
     env = env or os.environ.get("KEDRO_ENV")
     if env and source.is_dir():
-        check_name("--env", env, sorted(folder.name for folder in source.iterdir() if folder.is_dir()))
+        _check_name("--env", env, sorted(folder.name for folder in source.iterdir() if folder.is_dir()))
 
 
-def check_name(option: str, name: str, known: Iterable[str]) -> None:
-    """Check a name that was typed.
-
-    Raises:
-        ParameterError: it is not a known one; the message gives the nearest, or all.
-    """
-    names = sorted(known)
-    if name not in names:
-        close = get_close_matches(name, names, n=1) or [other for other in names if other.endswith(f".{name}")]
-        suggestions = [f"did you mean {close[0]}?"] if close else []
-        if not close or len(names) <= 12:
-            suggestions.append(f"known are {', '.join(names)}")
-        raise ParameterError(f"{option} {name}: there is no such name; {' '.join(suggestions)}")
+def _check_name(option: str, name: str, known: Iterable[str]) -> None:
+    if name not in known:
+        raise ParameterError(f"{option} {name}: there is no such name; {nearest(name, sorted(known))}")
 
 
 def project_path() -> Path:
@@ -131,7 +116,7 @@ def _filtered(pipeline: Pipeline, options: Mapping[str, Any]) -> Pipeline:
     }
     for option, names in known.items():
         for name in options[option] or ():
-            check_name("--nodes" if option == "node_names" else f"--{option.replace('_', '-')}", name, names)
+            _check_name("--nodes" if option == "node_names" else f"--{option.replace('_', '-')}", name, names)
     try:
         return pipeline.filter(**{option: options[option] for option in known}, node_namespaces=options["namespaces"])
     except ValueError as error:

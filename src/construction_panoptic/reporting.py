@@ -15,20 +15,9 @@ from construction_panoptic.evaluation.tables import class_quality_text, precisio
 
 
 class ReportHook:
-    """Prints what a run is going to do, and tables and places when it has ended well.
+    """Prints what a run is going to do, and tables and places when it has ended well."""
 
-    Attributes:
-        has_begun: whether a node has begun to work.
-    """
-
-    def __init__(self) -> None:
-        self.has_begun = False
-        self._project = Path.cwd()
-
-    @hook_impl
-    def after_context_created(self, context: Any) -> None:
-        """Remember the project folder, to print paths relative to it."""
-        self._project = context.project_path
+    has_begun = False  # whether a node has begun to work
 
     @hook_impl
     def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline) -> None:
@@ -49,13 +38,16 @@ class ReportHook:
         """Print what the run made: tables, and the entries that have ``show`` in their metadata."""
         written = sorted(pipeline.all_outputs())
         if "panoptic_quality" in written:
-            click.echo(_quality_report(catalog))
+            quality = catalog.load("panoptic_quality")
+            names = {category["id"]: category["name"] for category in catalog.load("panoptic_val")["categories"]}
+            by_class = class_quality_text(quality, names)
+            click.echo(f"\nPanoptic quality by class\n{by_class}\n\n{quality_text(quality)}")
         if "average_precision" in written:
             click.echo("\nBox average precision\n" + precision_text(catalog.load("average_precision")))
         click.echo("\nWhere to look")
         for name in written:
             if (getattr(catalog.get(name), "metadata", None) or {}).get("show"):
-                click.echo(f"  {name:26s} {shown_path(local_path(catalog, name), self._project)}")
+                click.echo(f"  {name:26s} {shown_path(local_path(catalog, name), Path(run_params['project_path']))}")
         env = f" --env {run_params['env']}" if run_params.get("env") else ""
         click.echo(f"  {'pipelines':26s} kedro viz run{env}")
         store = os.environ.get("MLFLOW_TRACKING_URI", "")
@@ -64,10 +56,3 @@ class ReportHook:
 
 
 REPORT = ReportHook()
-
-
-def _quality_report(catalog: CatalogProtocol) -> str:
-    """Give the PQ tables: by class, and of all, things and stuff."""
-    quality = catalog.load("panoptic_quality")
-    names = {category["id"]: category["name"] for category in catalog.load("panoptic_val")["categories"]}
-    return f"\nPanoptic quality by class\n{class_quality_text(quality, names)}\n\n{quality_text(quality)}"

@@ -33,8 +33,7 @@ ENTRY_POINT_GROUPS["project"] = "construction_panoptic.commands"
 
 @cache
 def _hooks() -> tuple[Any, ...]:
-    from construction_panoptic.catalog.exclusive import ExclusiveHook
-    from construction_panoptic.catalog.freshness import FreshnessHook
+    from construction_panoptic.catalog.hooks import ExclusiveHook, FreshnessHook
     from construction_panoptic.configuration import CONFIGURATION
     from construction_panoptic.reporting import REPORT
     from construction_panoptic.tracking import TrackingHook

@@ -10,14 +10,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Interrupted(KeyboardInterrupt):
-    """The process was asked to stop.
-
-    It is no ``Exception``, so that code that puts up with errors does not put up with it.
-
-    Args:
-        number: the signal.
-        message: what has been saved and how to go on.
-    """
+    """The process was asked to stop; no ``Exception``, so that code which puts up with errors lets it pass."""
 
     def __init__(self, number: signal.Signals, message: str = "") -> None:
         super().__init__(message or f"Stopped by {number.name}.")
@@ -40,11 +33,7 @@ class StopRequest:
         return self.number is not None
 
     def check(self, message: str) -> None:
-        """End the work here if that was asked for.
-
-        Raises:
-            Interrupted: it was; the error says the message.
-        """
+        """Raise `Interrupted`, with a message that says what has been saved, if the process was asked to stop."""
         if self.number is not None:
             raise Interrupted(self.number, f"Stopped by {self.number.name}: {message}")
 
@@ -62,10 +51,7 @@ def interruptible() -> Iterator[None]:
 
 @contextmanager
 def deferred_interruption() -> Iterator[StopRequest]:
-    """Note SIGTERM and Ctrl-C instead of ending the block, which looks with `StopRequest.check` when it suits.
-
-    A second Ctrl-C ends the block at once.
-    """
+    """Note SIGTERM and Ctrl-C for `StopRequest.check` instead of ending the block; a second Ctrl-C ends it at once."""
     request = StopRequest()
 
     def note(number: int, _frame: FrameType | None) -> None:

@@ -31,7 +31,7 @@ def check(**chosen: Any) -> None:
 @pytest.mark.parametrize(
     ("chosen", "told"),
     [
-        ({"env": "smaple"}, "--env smaple: .* did you mean sample.* known are base, .*sample"),
+        ({"env": "smaple"}, "--env smaple: .* did you mean sample"),
         ({"params": {"detecton": {"epochs": 3}}}, "detecton: .* did you mean detection"),
         ({"params": {"panoptic_evaluation": {"threshold": "abc"}}}, "panoptic_evaluation.threshold: .*not 'abc'"),
         ({"pipelines": ["detection"]}, "--pipelines detection: .* did you mean detection_training"),
@@ -52,6 +52,12 @@ def test_what_another_pipeline_has_not_made_is_named_with_that_pipeline(tmp_path
     best.parent.mkdir(parents=True)
     best.write_bytes(b"model")
     check(pipelines=["prediction"])
+
+
+@pytest.mark.parametrize(("job", "recipe"), [("__default__", "detr"), ("panoptic_deeplab", "panoptic_deeplab")])
+def test_each_recipe_keeps_results_of_its_own(job: str, recipe: str) -> None:
+    names = ("panoptic_predictions", "box_predictions", "panoptic_quality", "average_precision")
+    assert {f"{recipe}.{name}" for name in names} <= preflight.outlines()[job].outputs()
 
 
 def test_outlines_are_the_pipelines() -> None:

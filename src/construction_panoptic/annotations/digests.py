@@ -9,11 +9,7 @@ FORMAT = 1
 
 
 def digest_of(*parts: Any) -> str:
-    """Return the SHA-256 of parts in their order, as hexadecimal text.
-
-    Args:
-        *parts: bytes, or what JSON can hold; anything else in it counts by its text.
-    """
+    """Return the SHA-256 (hexadecimal) of bytes, or of what JSON can hold; anything else in it counts by its text."""
     found = sha256(b"%d" % FORMAT)
     for part in parts:
         content = part if isinstance(part, bytes) else json.dumps(part, sort_keys=True, default=str).encode()

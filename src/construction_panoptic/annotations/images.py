@@ -9,11 +9,10 @@ import re
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO, NamedTuple, cast
 
 import imagehash
 import numpy as np
@@ -22,15 +21,10 @@ from PIL import Image, ImageOps
 
 from construction_panoptic.annotations.records import UnusableError
 
-MAX_PIXELS = 178_956_970
-"""Images with more pixels are refused: twice Pillow's warning limit, at which Pillow itself refuses."""
-
+MAX_PIXELS = 178_956_970  # twice Pillow's warning limit, at which Pillow itself refuses
 MAX_FILE_BYTES = 1 << 30
-
-MAX_RATIO = 200
-"""Larger members of archives that unpack to more than this many times their size are refused as bombs."""
-
-_HARMLESS_BYTES = 16 << 20
+_MAX_RATIO = 200  # of an archive's member, unpacked to packed size; beyond, it is a bomb,
+_HARMLESS_BYTES = 16 << 20  # if it is larger than this
 _MAX_SCANS = 100  # of a JPEG, of which progressive ones have about ten; each goes through the whole image again
 _MAX_JPEG_SIDE = 65_500  # pixels
 
@@ -45,15 +39,10 @@ _JPEG_MARKER = re.compile(rb"\xff+([^\x00\xd0-\xd7\xff])", re.DOTALL)
 
 
 class ImageError(UnusableError):
-    """An image file cannot be used.
-
-    Attributes:
-        reason: ``missing_file``, ``unreadable_image`` or ``too_large``.
-    """
+    """An image file cannot be used: its ``reason`` is ``missing_file``, ``unreadable_image`` or ``too_large``."""
 
 
-@dataclass(frozen=True)
-class ImageFacts:
+class ImageFacts(NamedTuple):
     """What a full check of an image file found: upright size in pixels, two hashes as hexadecimal text."""
 
     width: int
@@ -62,18 +51,10 @@ class ImageFacts:
     phash: str
 
 
-@dataclass(frozen=True)
-class NormalisedImage:
-    """An image as it goes into the converted data.
+class NormalisedImage(NamedTuple):
+    """An image for the converted data: a path (of what can be used unchanged) or content, and its upright size."""
 
-    Attributes:
-        content: the source's path if it can be used unchanged, else a file's content.
-        suffix: the file suffix that fits the content, ``.jpg``, ``.jpeg``, ``.jpe`` or ``.png``.
-        width: in pixels, upright.
-        height: in pixels, upright.
-    """
-
-    content: Path | bytes = field(repr=False)
+    content: Path | bytes
     suffix: str
     width: int
     height: int
@@ -101,10 +82,8 @@ def _archive(path: Path, _modified: int, _process: int) -> zipfile.ZipFile:
 def open_location(location: str | Path, *, streamed: bool = False) -> BinaryIO:
     """Open a location for reading; the caller closes it. Nothing is unpacked to disk.
 
-    Args:
-        location: of the file or member.
-        streamed: it is read once, from beginning to end, and may have any size. What damage there is to a member is
-            found then, with whatever exception that leads to.
+    What is ``streamed`` is read once, from beginning to end, and may have any size; what damage there is to a member
+    is found then, with whatever exception that leads to.
 
     Raises:
         ImageError: the file or member is missing (``missing_file``), cannot be read (``unreadable_image``)
@@ -135,8 +114,8 @@ def _open_member(archive: zipfile.ZipFile, member: str, location: str | Path, st
         raise ImageError("unreadable_image", f"{location}: packed by an unusual method; pack it again with Deflate.")
     if not streamed and info.file_size > MAX_FILE_BYTES:
         raise ImageError("too_large", f"{location}: the member is larger than {MAX_FILE_BYTES} bytes.")
-    if info.file_size > max(_HARMLESS_BYTES, MAX_RATIO * info.compress_size):
-        raise ImageError("too_large", f"{location}: it unpacks to more than {MAX_RATIO} times its packed size.")
+    if info.file_size > max(_HARMLESS_BYTES, _MAX_RATIO * info.compress_size):
+        raise ImageError("too_large", f"{location}: it unpacks to more than {_MAX_RATIO} times its packed size.")
     if streamed:
         return cast("BinaryIO", archive.open(info))
     with archive.open(info) as packed:
@@ -180,10 +159,25 @@ def check_image(location: str | Path) -> ImageFacts:
     with open_location(location) as file:
         content = file.read()
     with _opened(location, BytesIO(content)) as image:
-        if image.format in ("JPEG", "MPO") and content.count(b"\xff\xda") > _MAX_SCANS < _scans(content):
-            raise ImageError("too_large", f"{location}: a JPEG of more than {_MAX_SCANS} scans.")
+        _refuse_many_scans(location, image, content)
         width, height = _upright_size(image)
         return ImageFacts(width, height, hashlib.sha256(content).hexdigest(), _phash(image))
+
+
+def stated_size(location: str | Path, content: bytes) -> tuple[int, int]:
+    """Return width and height as an image file's header states them; no pixel is decoded.
+
+    Raises:
+        ImageError: see `check_image`; damage to the pixels is not found.
+    """
+    with _opened(location, BytesIO(content)) as image:
+        _refuse_many_scans(location, image, content)
+        return image.size  # not the upright one: for that, Pillow decodes a PNG
+
+
+def _refuse_many_scans(location: str | Path, image: Image.Image, content: bytes) -> None:
+    if image.format in ("JPEG", "MPO") and content.count(b"\xff\xda") > _MAX_SCANS < _scans(content):
+        raise ImageError("too_large", f"{location}: a JPEG of more than {_MAX_SCANS} scans.")
 
 
 def _scans(jpeg: bytes) -> int:
@@ -204,11 +198,7 @@ def _phash(image: Image.Image) -> str:
 
 
 def read_rgb(location: str | Path, stream: BinaryIO | None = None) -> NDArray[np.uint8]:
-    """Return the upright image, uint8 [H, W, 3].
-
-    Args:
-        location: where it is.
-        stream: the file's content, where it is at hand; the location only names it then.
+    """Return the upright image, uint8 [H, W, 3]; of a given stream the location is only the name.
 
     Raises:
         ImageError: see `check_image`.
@@ -228,35 +218,26 @@ def normalise_image(location: str | Path) -> NormalisedImage:
         ImageError: see `check_image`.
     """
     path, member = _split(location)
-    name = Path(path.name if member is None else member)
     with open_location(location) as stream, _opened(location, stream) as image:
-        eight_bit_rgb = _is_eight_bit_rgb(image)
+        # Pillow reads 16-bit PNGs as RGB too; the raw mode of the data, gone after loading, tells them apart.
+        raw_modes = [tile[3] for tile in getattr(image, "tile", [])]
+        eight_bit_rgb = image.mode == "RGB" and (image.format != "PNG" or raw_modes == ["RGB"])
         width, height = _upright_size(image)
         kind = "PNG" if image.format == "PNG" or max(image.size) > _MAX_JPEG_SIDE else "JPEG"
         suffixes = _SUFFIXES[kind]
         if eight_bit_rgb and _usable_unchanged(image):
-            suffix = name.suffix.lower() if name.suffix.lower() in suffixes else suffixes[0]
-            if member is None:
-                return NormalisedImage(path, suffix, width, height)
+            named = Path(member or path).suffix.lower()
             stream.seek(0)
-            return NormalisedImage(stream.read(), suffix, width, height)
+            content = path if member is None else stream.read()
+            return NormalisedImage(content, named if named in suffixes else suffixes[0], width, height)
         # A colour profile of grey or CMYK pixels would be wrong for the new ones.
         profile = image.info.get("icc_profile") if image.mode in ("RGB", "RGBA") else None
         rgb = _upright_rgb(image)
         rgb.info = {}  # else Pillow would write a PNG's transparent colour again
         output = BytesIO()
-        if kind == "PNG":
-            rgb.save(output, format="PNG", compress_level=3, icc_profile=profile)
-        else:
-            rgb.save(output, format="JPEG", quality=95, subsampling=0, icc_profile=profile)
+        options = {"compress_level": 3} if kind == "PNG" else {"quality": 95, "subsampling": 0}
+        rgb.save(output, format=kind, icc_profile=profile, **options)
         return NormalisedImage(output.getvalue(), suffixes[0], width, height)
-
-
-def _is_eight_bit_rgb(image: Image.Image) -> bool:
-    """Tell 8-bit RGB from all else; to be asked before anything loads the pixels."""
-    # Pillow reads 16-bit PNGs as RGB too; the raw mode of the data, gone after loading, tells them apart.
-    raw_modes = [tile[3] for tile in getattr(image, "tile", [])]
-    return image.mode == "RGB" and (image.format != "PNG" or raw_modes == ["RGB"])
 
 
 def _usable_unchanged(image: Image.Image) -> bool:

@@ -19,13 +19,7 @@ _FILTER_UP = 2
 
 
 def encode_id_map(id_map: NDArray[np.integer]) -> bytes:
-    """Encode an id map.
-
-    Args:
-        id_map: [H, W] of any integer type, values 0 to `MAX_SEGMENT_ID`.
-
-    Returns:
-        The content of an RGB PNG file.
+    """Encode an id map, [H, W] of any integer type with values 0 to `MAX_SEGMENT_ID`, as an RGB PNG file.
 
     Raises:
         ValueError: the map is not two-dimensional, is empty, or an id does not fit 24 bits.
@@ -41,14 +35,9 @@ def encode_id_map(id_map: NDArray[np.integer]) -> bytes:
 
 
 def encode_png(planes: Sequence[NDArray[np.uint8]], channels: Literal[1, 3]) -> bytes:
-    """Encode a map of labels, which Pillow would do at several times the cost by trying every filter on every row.
+    """Encode planes, uint8 [H, W] each, as a grey or RGB PNG file; of three channels, those that are left out are 0.
 
-    Args:
-        planes: uint8 [H, W] of each channel; those that are left out are 0.
-        channels: 1 (grey) or 3 (RGB).
-
-    Returns:
-        The content of a PNG file of 8 bits a channel.
+    Pillow would do that at several times the cost by trying every filter on every row.
     """
     height, width = planes[0].shape
     # On label maps, the difference to the row above is nearly all zeros.
@@ -70,10 +59,7 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def decode_id_map(png: Path | str | bytes) -> NDArray[np.uint32]:
-    """Decode a panoptic PNG, given as a path or as the file's content.
-
-    Returns:
-        uint32 [H, W], 0 = void.
+    """Decode a panoptic PNG, given as a path or as the file's content, to uint32 [H, W], 0 = void.
 
     Raises:
         InputDataError: the file is missing, damaged, or not an RGB PNG.

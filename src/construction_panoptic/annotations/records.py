@@ -1,7 +1,7 @@
 """What the conversion hands on: segments, records of converted images, and what was rejected."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -12,11 +12,7 @@ REJECTED_COLUMNS = ["source", "image", "annotation_id", "reason", "detail"]
 
 
 class UnusableError(InputDataError):
-    """Something in an export cannot be used.
-
-    Attributes:
-        reason: the code for the rejected records, in snake_case.
-    """
+    """Something in an export cannot be used; ``reason`` is the code for the rejected records, in snake_case."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
@@ -30,42 +26,28 @@ class UnusableError(InputDataError):
 class Rejected(NamedTuple):
     """Something that the conversion did not use, and why.
 
-    Attributes:
-        source: the export (folder name or zip stem).
-        image: the image key, or the file name in the export where there is no key, or "" if neither is known.
-        annotation_id: the id in the export; ``"#<position>"`` where the entry has no usable id; None where
-            the row is about an image or the export as a whole.
-        reason: a code in snake_case, such as ``size_mismatch``.
-        detail: one sentence for the reader.
+    The image is its key, or the file name in the export where there is no key, or "" if neither is known. The
+    annotation's id is that in the export, ``"#<position>"`` where it has no usable one, None where the row is about an
+    image or the export as a whole.
     """
 
-    source: str
+    source: str  # the export: folder name or zip stem
     image: str
     annotation_id: int | str | None
-    reason: str
-    detail: str
+    reason: str  # a code in snake_case, such as size_mismatch
+    detail: str  # one sentence for the reader
 
 
 class Segment(NamedTuple):
-    """One segment of a panoptic PNG.
+    """One segment of a panoptic PNG."""
 
-    Attributes:
-        id: its 24-bit id in the PNG, at least 1.
-        category_id: the project's class id.
-        area: its pixels in the PNG.
-        bbox: x, y, width, height of its pixels, in pixels.
-        iscrowd: 1 for a group that was not separated into instances.
-        annotation_id: the annotation that a thing came from; None for stuff.
-        stuff_annotation_ids: the annotations of stuff that have pixels in it; none in what was labelled.
-    """
-
-    id: int
-    category_id: int
-    area: int
-    bbox: tuple[int, int, int, int]
-    iscrowd: int
-    annotation_id: int | None
-    stuff_annotation_ids: tuple[int, ...] = ()
+    id: int  # its 24-bit id in the PNG, at least 1
+    category_id: int  # the project's class id
+    area: int  # its pixels in the PNG
+    bbox: tuple[int, int, int, int]  # x, y, width, height of its pixels, in pixels
+    iscrowd: int  # 1 for a group that was not separated into instances
+    annotation_id: int | None  # the annotation that a thing came from; None for stuff
+    stuff_annotation_ids: tuple[int, ...] = ()  # annotations of stuff that have pixels in it; none in labelled stuff
 
     @property
     def annotation_ids(self) -> tuple[int, ...]:
@@ -73,51 +55,30 @@ class Segment(NamedTuple):
         return self.stuff_annotation_ids if self.annotation_id is None else (self.annotation_id,)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON types."""
-        fields = self._asdict() | {"bbox": list(self.bbox)}
-        stuff = fields.pop("stuff_annotation_ids")
-        return fields | ({"stuff_annotation_ids": list(stuff)} if stuff else {})
+        """Return the fields as JSON types; ``stuff_annotation_ids`` only where there are some."""
+        fields = self._asdict() | {"bbox": list(self.bbox), "stuff_annotation_ids": list(self.stuff_annotation_ids)}
+        return fields if self.stuff_annotation_ids else {name: fields[name] for name in self._fields[:-1]}
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> "Segment":
+    def from_dict(cls, data: dict[str, Any]) -> Self:
         """Build from what `to_dict` gave."""
         x, y, width, height = data["bbox"]
-        return cls(
-            data["id"],
-            data["category_id"],
-            data["area"],
-            (x, y, width, height),
-            data["iscrowd"],
-            data["annotation_id"],
-            tuple(data.get("stuff_annotation_ids", ())),
-        )
+        stuff = tuple(data.get("stuff_annotation_ids", ()))
+        return cls(**(data | {"bbox": (x, y, width, height), "stuff_annotation_ids": stuff}))
 
 
-@dataclass(frozen=True, slots=True)
-class ConvertedRecord:
-    """What is kept of a converted image beside its two files.
+class ConvertedRecord(NamedTuple):
+    """What is kept of a converted image beside its two files."""
 
-    Attributes:
-        key: ``<source>/<image path>``.
-        stem: file name stem of image and PNG in the converted data.
-        image_file: file name of the converted image.
-        width: in pixels, upright.
-        height: in pixels, upright.
-        segments: every id of the PNG, and nothing else.
-        void_pixels: pixels of the PNG that belong to no segment.
-        rejected: annotations of this image that have no segment.
-        phash: 16 x 16 perceptual hash as hexadecimal text (``imagehash.phash(hash_size=16)``).
-    """
-
-    key: str
-    stem: str
-    image_file: str
-    width: int
+    key: str  # <source>/<image path>
+    stem: str  # file name stem of image and PNG in the converted data
+    image_file: str  # file name of the converted image
+    width: int  # in pixels, upright
     height: int
-    segments: list[Segment]
-    void_pixels: int
-    rejected: list[Rejected] = field(default_factory=list)
-    phash: str = ""
+    segments: list[Segment]  # every id of the PNG, and nothing else
+    void_pixels: int  # pixels of the PNG that belong to no segment
+    rejected: Sequence[Rejected] = ()  # annotations of this image that have no segment
+    phash: str = ""  # 16 x 16 perceptual hash as hexadecimal text (`imagehash.phash(hash_size=16)`)
 
     @property
     def source(self) -> str:
@@ -131,37 +92,22 @@ class ConvertedRecord:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON types."""
-        return {
-            "key": self.key,
-            "stem": self.stem,
-            "image_file": self.image_file,
-            "width": self.width,
-            "height": self.height,
-            "segments": [segment.to_dict() for segment in self.segments],
-            "void_pixels": self.void_pixels,
-            "rejected": [rejected._asdict() for rejected in self.rejected],
-            "phash": self.phash,
-        }
+        segments = [segment.to_dict() for segment in self.segments]
+        return self._asdict() | {"segments": segments, "rejected": [rejected._asdict() for rejected in self.rejected]}
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> "ConvertedRecord":
+    def from_dict(cls, data: dict[str, Any]) -> Self:
         """Build from what `to_dict` gave."""
-        lists = {
-            "segments": [Segment.from_dict(segment) for segment in data["segments"]],
-            "rejected": [Rejected(**rejected) for rejected in data["rejected"]],
-        }
-        return cls(**(data | lists))
+        segments = [Segment.from_dict(segment) for segment in data["segments"]]
+        return cls(**(data | {"segments": segments, "rejected": [Rejected(**row) for row in data["rejected"]]}))
 
 
 @dataclass(frozen=True)
 class ConvertedImage:
     """A converted image with the contents of its two files.
 
-    Attributes:
-        record: all else that is known of it.
-        png: the encoded 24-bit panoptic PNG.
-        image: a path if the source file can be used unchanged (link or copy it), else the new file's content.
-        digest: of all that it was made from; "" where that is not known.
+    The image is a path if the source file can be used unchanged (link or copy it). ``digest`` is that of all that it
+    was made from; "" where that is not known.
     """
 
     record: ConvertedRecord

@@ -5,11 +5,7 @@ from collections.abc import Iterable, Iterator
 
 import pandas as pd
 
-from construction_panoptic.annotations.records import (
-    REJECTED_COLUMNS,
-    ConvertedRecord,
-    Rejected,
-)
+from construction_panoptic.annotations.records import REJECTED_COLUMNS, ConvertedRecord, Rejected
 from construction_panoptic.annotations.tables import Table, blocks
 from construction_panoptic.errors import InputDataError
 
@@ -23,40 +19,26 @@ class ConservationError(RuntimeError):
 
 
 class RejectedRecords:
-    """The records rejected, or repaired, so far.
-
-    Args:
-        fail: raise `RejectionError` at the first one.
-    """
+    """The records rejected, or repaired, so far; ``fail``: raise `RejectionError` at the first one."""
 
     def __init__(self, *, fail: bool) -> None:
         self._fail = fail
         self._records: list[Rejected] = []
 
     def add(self, source: str, image: str, annotation_id: int | str | None, reason: str, detail: str) -> None:
-        """Add one; text from the input is made valid UTF-8 and kept short.
-
-        Raises:
-            RejectionError: in the ``fail`` mode.
-        """
+        """Add one; text from the input is made valid UTF-8 and kept short."""
         record = Rejected(source, _clean(image), annotation_id, reason, _clean(detail))
         if self._fail:
-            place = ", ".join(
-                [f"export {source!r}"]
-                + ([f"image {record.image!r}"] if record.image else [])
-                + ([f"annotation {annotation_id}"] if annotation_id is not None else [])
-            )
+            place = f"export {source!r}" + (f", image {record.image!r}" if record.image else "")
+            place += "" if annotation_id is None else f", annotation {annotation_id}"
             advice = "Put it right in CVAT and export again, or set on_error to 'quarantine'."
             raise RejectionError(f"{place}: {record.detail} ({reason}). {advice}")
         self._records.append(record)
 
     @property
     def records(self) -> list[Rejected]:
-        """All of them, in the order of their source and image (those of one image as they came)."""
+        """All of them, in the order of their source and image."""
         return sorted(self._records, key=lambda record: (record.source, record.image))
-
-    def __len__(self) -> int:
-        return len(self._records)
 
 
 def _clean(text: str) -> str:
@@ -67,10 +49,7 @@ def _clean(text: str) -> str:
 
 def rejected_table(rejected: Iterable[Rejected]) -> pd.DataFrame:
     """Return a table with the columns `REJECTED_COLUMNS`, all of text (a missing annotation id is NA)."""
-    rows = [
-        (r.source, r.image, None if r.annotation_id is None else str(r.annotation_id), r.reason, r.detail)
-        for r in rejected
-    ]
+    rows = [r._replace(annotation_id=None if r.annotation_id is None else str(r.annotation_id)) for r in rejected]
     return pd.DataFrame(rows, columns=REJECTED_COLUMNS, dtype="string")
 
 
@@ -92,19 +71,11 @@ def repaired_and_kept(repaired: pd.DataFrame, rejected: pd.DataFrame) -> pd.Data
 def check_conservation(annotations: Table, images: pd.DataFrame, records: Iterable[ConvertedRecord]) -> pd.DataFrame:
     """Check that every accepted annotation and image is in the converted data or rejected, exactly once.
 
-    Sums of hashes are compared, so that no names are held; they are looked for where the sums differ.
-
-    Args:
-        annotations: columns ``source`` and ``annotation_id``, one row an accepted annotation.
-        images: column ``key``, one row an accepted image.
-        records: the converted images; iterated over once, and again where something is wrong.
-
-    Returns:
-        What merging rejected, as `rejected_table` has it.
+    Sums of hashes are compared, so that no names are held; they are looked for where the sums differ, in the records
+    once more. Returns what merging rejected, as `rejected_table` has it.
 
     Raises:
-        ConservationError: an annotation is in neither or in both, or turned up from nowhere, or an image did;
-            names some.
+        ConservationError: an annotation or image is in neither, in both, or from nowhere; names some.
     """
     rejected: list[Rejected] = []
     keys = names = 0
@@ -118,10 +89,15 @@ def check_conservation(annotations: Table, images: pd.DataFrame, records: Iterab
         raise ConservationError(f"{len(changed)} images were lost or converted twice ({changed[:5]})")
     if names != sum(map(hash, _rows(annotations))):
         before, after = Counter(_rows(annotations)), Counter(n for r in records for n in _annotations_of(r))
-        problems = [
-            *_problem("neither in the output nor rejected", before - after),
-            *_problem("counted twice, or not in the input", after - before),
-        ]
+        kinds = {
+            "neither in the output nor rejected": before - after,
+            "counted twice, or not in the input": after - before,
+        }
+        problems = (
+            f"{found.total()} annotations are {what} ({', '.join(map(': '.join, list(found)[:5]))})"
+            for what, found in kinds.items()
+            if found
+        )
         raise ConservationError("; ".join(problems))
     return rejected_table(rejected)
 
@@ -136,8 +112,3 @@ def _annotations_of(record: ConvertedRecord) -> Iterator[tuple[str, str]]:
 def _rows(annotations: Table) -> Iterator[tuple[str, str]]:
     for block in blocks(annotations, ["source", "annotation_id"]):
         yield from zip(block["source"].tolist(), map(str, block["annotation_id"].tolist()), strict=True)
-
-
-def _problem(what: str, names: Counter[tuple[str, str]]) -> list[str]:
-    some = ", ".join(f"{source}: {annotation_id}" for source, annotation_id in list(names)[:5])
-    return [f"{names.total()} annotations are {what} ({some})"] if names else []

@@ -13,13 +13,6 @@ from construction_panoptic.annotations.taxonomy import Taxonomy
 
 _SIDES = ("train", "val")
 _COUNTED = ("images", "segments", "pixels")
-CLASS_COUNT_COLUMNS = [
-    "class_id",
-    "class",
-    "kind",
-    *(f"{what}_{side}" for what in _COUNTED for side in (*_SIDES, "total")),
-    "rejected",
-]
 
 
 def class_counts_and_summary(
@@ -36,22 +29,14 @@ def class_counts_and_summary(
         records: the converted images in the order of their keys; iterated over once.
         split_table: columns key, group and split, with a row for each record.
         taxonomy: the classes.
-        annotations: the accepted annotations (columns source, annotation_id, category_id), which know the
-            class of what the merging rejected.
-        rejected: the rejected records (columns source, image, annotation_id, reason, detail).
+        annotations: the accepted annotations, which know the class of what the merging rejected.
+        rejected: the rejected records, of `REJECTED_COLUMNS`.
         repaired: the repaired records, of the same columns.
 
     Returns:
-        Two results. The counts have a row for each class, in id order, also for classes that do not occur: class_id,
-        class, kind ("thing" or "stuff"), then images, segments and pixels, each for _train, _val and _total, and
-        rejected. A rejected annotation belongs to its class in ``annotations``, else to the class that its export is
-        named after; where neither is known, no class counts it.
-
-        The summary is ready for JSON: ``all``, ``train`` and ``val``, each with images, megapixels, segments,
-        thing_segments, crowd_segments, segments_per_image, void_share (of the pixels), images_without_stuff and
-        images_without_things; then groups, exports, classes_present and classes_absent (numbers of thing and
-        stuff classes), absent_things (names), and rejected and repaired (each with total, images_or_exports,
-        annotations, by_reason).
+        A table with a row for each class, in id order, also for classes that do not occur: class_id, class, kind
+        ("thing" or "stuff"), then images, segments and pixels, each for _train, _val and _total, and rejected (of
+        which those whose class is unknown go by the name of their export). And a summary that is ready for JSON.
 
     Raises:
         InputDataError: a record is not in the split, comes twice or out of order.
@@ -67,7 +52,7 @@ def class_counts_and_summary(
         for segment in record.segments:
             counts["segments", side, segment.category_id] += 1
             counts["pixels", side, segment.category_id] += segment.area
-        counts.update(("images", side, class_id) for class_id in {segment.category_id for segment in record.segments})
+        counts.update({("images", side, segment.category_id) for segment in record.segments})
     present = {class_id for _, _, class_id in counts}
     kinds = {"thing": [c.id for c in taxonomy.things], "stuff": [c.id for c in taxonomy.stuff]}
     summary = {
@@ -81,7 +66,7 @@ def class_counts_and_summary(
         "repaired": _records_summary(repaired),
     }
     rejected_of = _rejected_of_class(rejected, annotations, taxonomy)
-    rows: list[dict[str, Any]] = []
+    rows = []
     for class_id, name in taxonomy.names.items():
         kind = "thing" if taxonomy.is_thing[class_id] else "stuff"
         row: dict[str, Any] = {"class_id": class_id, "class": name, "kind": kind}
@@ -89,11 +74,10 @@ def class_counts_and_summary(
             train, val = (counts[what, side, class_id] for side in _SIDES)
             row |= {f"{what}_train": train, f"{what}_val": val, f"{what}_total": train + val}
         rows.append(row | {"rejected": rejected_of[class_id]})
-    return pd.DataFrame(rows, columns=CLASS_COUNT_COLUMNS), summary
+    return pd.DataFrame(rows), summary
 
 
 def _sums_of(record: ConvertedRecord, taxonomy: Taxonomy) -> dict[str, int]:
-    """Return what is added up over images."""
     things = sum(taxonomy.is_thing.get(segment.category_id, False) for segment in record.segments)
     return {
         "images": 1,
@@ -125,13 +109,9 @@ def _facts(sums: Counter[str]) -> dict[str, Any]:
 
 def _records_summary(table: pd.DataFrame) -> dict[str, Any]:
     annotations = int(table["annotation_id"].notna().sum())
-    reasons = Counter(str(reason) for reason in table["reason"])
-    return {
-        "total": len(table),
-        "images_or_exports": len(table) - annotations,
-        "annotations": annotations,
-        "by_reason": dict(sorted(reasons.items())),
-    }
+    reasons = dict(sorted(Counter(map(str, table["reason"])).items()))
+    facts = {"total": len(table), "images_or_exports": len(table) - annotations, "annotations": annotations}
+    return {**facts, "by_reason": reasons}
 
 
 def _rejected_of_class(rejected: pd.DataFrame, annotations: Table, taxonomy: Taxonomy) -> Counter[int]:
@@ -141,8 +121,7 @@ def _rejected_of_class(rejected: pd.DataFrame, annotations: Table, taxonomy: Tax
     class_of: dict[tuple[str, str], int] = {}
     for block in blocks(annotations, ["source", "annotation_id", "category_id"]) if names else ():
         rows = zip(block["source"].tolist(), map(str, block["annotation_id"].tolist()), strict=True)
-        class_of |= {
-            name: class_id for name, class_id in zip(rows, block["category_id"].tolist(), strict=True) if name in wanted
-        }
-    found = Counter(class_of.get(name, taxonomy.thing_id(name[0])) for name in names)
-    return Counter({class_id: count for class_id, count in found.items() if class_id is not None})
+        classes = zip(rows, block["category_id"].tolist(), strict=True)
+        class_of |= {name: class_id for name, class_id in classes if name in wanted}
+    found = (class_of.get(name, taxonomy.thing_id(name[0])) for name in names)
+    return Counter(class_id for class_id in found if class_id is not None)

@@ -1,37 +1,49 @@
-"""Which converted images are worth a look, and how sizes are distributed."""
+"""What the data report shows of converted images: those worth a look, examples of each class, and sizes."""
 
-import heapq
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from operator import itemgetter
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from construction_panoptic.annotations.records import ConvertedRecord
 from construction_panoptic.annotations.tables import RowsOfKeys, Table
-from construction_panoptic.annotations.taxonomy import Taxonomy
 
-_SEGMENT_STEPS = [(0, 0), (1, 2), (3, 5), (6, 10), (11, 20), (21, 50)]
+_SEGMENT_STEPS = {"0": 0, "1 to 2": 2, "3 to 5": 5, "6 to 10": 10, "11 to 20": 20, "21 to 50": 50, "51 or more": np.inf}
+_MEGAPIXEL_STEPS = {"under 0.5 megapixels": 0.5, "0.5 to 2": 2, "2 to 8": 8, "8 or more": np.inf}
 # COCO's borders of small, medium and large, pixels.
-_SMALL, _MEDIUM = 32**2, 96**2
+_THING_STEPS = {"small (under 32² px)": 32**2, "medium": 96**2, "large (96² px or more)": np.inf}
 
 
-def suspicious_images(
-    records: Iterable[ConvertedRecord], annotations: Table, rejected: pd.DataFrame, *, each: int = 4
-) -> list[tuple[ConvertedRecord, str]]:
-    """Choose images that may be annotated wrongly.
+class Survey(NamedTuple):
+    """What `survey` found."""
+
+    suspicious: list[tuple[ConvertedRecord, str]]  # images and what is special about them, no image twice
+    of_class: dict[str, list[ConvertedRecord]]  # by class name, things first, some images that have a segment of it
+    sizes: dict[str, dict[str, int]]  # by title, how many images or things fall under each label, in rising order
+
+
+def survey(
+    records: Iterable[ConvertedRecord],
+    annotations: Table,
+    rejected: pd.DataFrame,
+    class_counts: pd.DataFrame,
+    *,
+    suspicious: int = 4,
+    of_class: int = 2,
+) -> Survey:
+    """Choose images that may be annotated wrongly, draw images of every class at random, and count sizes.
 
     Args:
-        records: the converted images in the order of their keys; iterated over several times.
-        annotations: the accepted annotations (columns key and area as in the export, pixels).
-        rejected: the rejected records (columns image and annotation_id).
-        each: how many of each kind: most rejected annotations, largest void, most overlap (annotated area
+        records: the converted images in the order of their keys; iterated over once.
+        annotations: the accepted annotations, see `reading.Exports`.
+        rejected: the rejected records, of `REJECTED_COLUMNS`.
+        class_counts: of these records, see `summary.class_counts_and_summary`.
+        suspicious: how many images of each kind: most rejected annotations, largest void, most overlap (annotated area
             that other things hide).
-
-    Returns:
-        Images and what is special about them, no image twice; those with nothing special are left out.
+        of_class: how many images of each class.
     """
     lost = Counter(rejected.loc[rejected["annotation_id"].notna(), "image"])
     areas = RowsOfKeys(annotations, ["area"])
@@ -46,59 +58,48 @@ def suspicious_images(
         (lambda r: r.void_pixels / (r.width * r.height), 0.05, lambda value: f"{100 * value:.0f} % void"),
         (overlap, 0.05, lambda value: f"{100 * value:.0f} % of the things hidden"),
     ]
-    chosen: dict[str, tuple[ConvertedRecord, str]] = {}
-    for measure, least, text in kinds:
-        ranked = ((-measure(record), record.key, record) for record in records)
-        for value, _, record in heapq.nsmallest(each, ranked, key=itemgetter(0, 1)):
-            if -value > least:
-                before = f"{chosen[record.key][1]}, " if record.key in chosen else ""
-                chosen[record.key] = (record, before + text(-value))
-    return list(chosen.values())
-
-
-def size_distributions(records: Iterable[ConvertedRecord]) -> dict[str, dict[str, int]]:
-    """Count images by their number of segments and by size, and things by size.
-
-    Returns:
-        By title, how many fall under each label; labels in rising order.
-    """
-    segments: Counter[str] = Counter({_step(low, high): 0 for low, high in _SEGMENT_STEPS})
-    megapixels = {"under 0.5 megapixels": 0, "0.5 to 2": 0, "2 to 8": 0, "8 or more": 0}
-    things = {"small (under 32² px)": 0, "medium": 0, "large (96² px or more)": 0}
+    highest: list[list[tuple[float, ConvertedRecord]]] = [[] for _ in kinds]
+    drawn = _drawn_places(class_counts, of_class)
+    seen: Counter[int] = Counter()
+    examples: dict[int, dict[int, ConvertedRecord]] = defaultdict(dict)
+    segments = Counter(dict.fromkeys(list(_SEGMENT_STEPS)[:-1], 0))  # many segments are listed where there are some
+    megapixels, things = dict.fromkeys(_MEGAPIXEL_STEPS, 0), dict.fromkeys(_THING_STEPS, 0)
     for record in records:
-        count = len(record.segments)
-        segments[next((_step(low, high) for low, high in _SEGMENT_STEPS if low <= count <= high), "51 or more")] += 1
-        size = record.width * record.height / 1e6
-        megapixels[list(megapixels)[int(np.searchsorted([0.5, 2, 8], size, side="right"))]] += 1
+        for place, (measure, least, _) in enumerate(kinds):
+            if (value := measure(record)) > least:
+                ranked = sorted([*highest[place], (value, record)], key=itemgetter(0), reverse=True)
+                highest[place] = ranked[:suspicious]
+        for class_id in {segment.category_id for segment in record.segments}:
+            if seen[class_id] in drawn[class_id]:
+                examples[class_id][seen[class_id]] = record
+            seen[class_id] += 1
+        segments[next(label for label, most in _SEGMENT_STEPS.items() if len(record.segments) <= most)] += 1
+        megapixels[_label(_MEGAPIXEL_STEPS, record.width * record.height / 1e6)] += 1
         for segment in record.segments:
             if segment.annotation_id is not None:
-                place = int(np.searchsorted([_SMALL, _MEDIUM], segment.area, side="right"))
-                things[list(things)[place]] += 1
-    return {"Segments an image": dict(segments), "Sizes of images": megapixels, "Sizes of things": things}
+                things[_label(_THING_STEPS, segment.area)] += 1
+    notes: dict[str, tuple[ConvertedRecord, str]] = {}
+    for found, (_, _, text) in zip(highest, kinds, strict=True):
+        for value, record in found:
+            before = f"{notes[record.key][1]}, " if record.key in notes else ""
+            notes[record.key] = (record, before + text(value))
+    names = dict(zip(class_counts["class_id"], class_counts["class"], strict=True))
+    return Survey(
+        list(notes.values()),
+        {names[class_id]: [examples[class_id][place] for place in places] for class_id, places in drawn.items()},
+        {"Segments an image": dict(segments), "Sizes of images": megapixels, "Sizes of things": things},
+    )
 
 
-def images_of_classes(
-    records: Iterable[ConvertedRecord], taxonomy: Taxonomy, *, each: int = 2, seed: int = 0
-) -> dict[str, list[ConvertedRecord]]:
-    """Draw images of every class that occurs, at random; ``records`` are iterated over twice.
-
-    Returns:
-        By class name, things first: up to ``each`` images that have a segment of it.
-    """
-    generator = np.random.default_rng(seed)
-    having: dict[int, list[str]] = {}
-    for record in records:
-        for class_id in {segment.category_id for segment in record.segments}:
-            having.setdefault(class_id, []).append(record.key)
-    order: list[Any] = sorted(having, key=lambda class_id: (not taxonomy.is_thing[class_id], class_id))
-    chosen: dict[int, list[str]] = {}
-    for class_id in order:
-        keys = sorted(having[class_id])
-        chosen[class_id] = [keys[place] for place in generator.permutation(len(keys))[:each]]
-    wanted = {key for keys in chosen.values() for key in keys}
-    found = {record.key: record for record in records if record.key in wanted}
-    return {taxonomy.names[class_id]: [found[key] for key in keys] for class_id, keys in chosen.items()}
+def _drawn_places(class_counts: pd.DataFrame, each: int) -> dict[int, list[int]]:
+    """Draw which of the images of each class are shown; the classes that occur, things first."""
+    generator = np.random.default_rng(0)
+    occurring = class_counts[class_counts["images_total"] > 0].sort_values(
+        ["kind", "class_id"], ascending=[False, True]
+    )
+    pairs = zip(occurring["class_id"], occurring["images_total"], strict=True)
+    return {class_id: generator.permutation(count)[:each].tolist() for class_id, count in pairs}
 
 
-def _step(low: int, high: int) -> str:
-    return str(low) if low == high else f"{low} to {high}"
+def _label(steps: dict[str, float], value: float) -> str:
+    return next(label for label, end in steps.items() if value < end)

@@ -1,5 +1,6 @@
 """Tables that grow row by row, and those in files, of which a part at a time is in memory."""
 
+import pickle
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -18,11 +19,7 @@ _ROWS_OF_BLOCK = 1000
 
 
 class TableBuilder:
-    """Collects rows; what is full goes into columns, which take a tenth of the room that Python objects do.
-
-    Args:
-        columns: the type of each column, in order.
-    """
+    """Collects rows of typed columns; what is full is packed, to a tenth of the room that Python objects take."""
 
     def __init__(self, columns: dict[str, str]) -> None:
         self._columns = columns
@@ -36,11 +33,9 @@ class TableBuilder:
             self._pack()
 
     def table(self) -> pd.DataFrame:
-        """Return all rows in the order in which they were added; the builder is empty then."""
+        """Return all rows in the order in which they were added; nothing can be added then."""
         self._pack()
-        table = pd.concat(self._parts, ignore_index=True)
-        self._parts = []
-        return table
+        return pd.concat(self._parts, ignore_index=True)
 
     def _pack(self) -> None:
         self._parts.append(_typed(self._rows, self._columns))
@@ -48,14 +43,7 @@ class TableBuilder:
 
 
 class StoredTable:
-    """A table in a Parquet file.
-
-    Args:
-        file: its path, or the open file.
-
-    Raises:
-        OSError, ValueError: there is no such file, or it is not Parquet.
-    """
+    """A table in a Parquet file, a path or open; `OSError`, `ValueError`: there is none, or it is not Parquet."""
 
     def __init__(self, file: Path | BinaryIO) -> None:
         self._file = file
@@ -70,8 +58,8 @@ class StoredTable:
 
     def blocks(self, columns: list[str] | None = None) -> Iterator[pd.DataFrame]:
         """Read these columns, or all, a thousand rows at a time."""
-        for batch in parquet.ParquetFile(self._file).iter_batches(_ROWS_OF_BLOCK, columns=columns):
-            yield batch.to_pandas()
+        batches = parquet.ParquetFile(self._file).iter_batches(_ROWS_OF_BLOCK, columns=columns)
+        return (batch.to_pandas() for batch in batches)
 
     def copy_to(self, path: Path) -> None:
         """Write the file to another place."""
@@ -84,11 +72,7 @@ class StoredTable:
 
 
 class TableWriter:
-    """Writes a table part by part into a temporary file, which has no name and is gone with the process.
-
-    Args:
-        columns: the type of each column, in order.
-    """
+    """Writes a table of typed columns part by part into a temporary file, which is gone with the process."""
 
     def __init__(self, columns: dict[str, str]) -> None:
         self._file = tempfile.TemporaryFile()  # noqa: SIM115  # as long as the table
@@ -104,25 +88,48 @@ class TableWriter:
     def table(self) -> StoredTable:
         """Return all rows in the order in which they were added; nothing can be added then."""
         self._write()
-        with self._closed_if_full():
+        with _closed_if_full(self._file):
             self._writer.close()
             self._file.flush()
         return StoredTable(self._file)
 
     def _write(self) -> None:
         if self._waiting:
-            with self._closed_if_full():
+            with _closed_if_full(self._file):
                 self._writer.write_table(_arrow(pd.concat(self._waiting)), row_group_size=_ROWS_AT_ONCE)
         self._waiting = []
 
-    @contextmanager
-    def _closed_if_full(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError:
-            with suppress(OSError):  # what is in its buffer has no room either
-                self._file.close()
-            raise
+
+class WaitingItems:
+    """Items of any kind in a temporary file, to be iterated over as often as one likes when all are there."""
+
+    def __init__(self) -> None:
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115  # as long as the items
+        self._length = 0
+
+    def add(self, item: Any) -> None:
+        """Add an item that can be pickled."""
+        with _closed_if_full(self._file):
+            pickle.dump(item, self._file)
+        self._length += 1
+
+    def __iter__(self) -> Iterator[Any]:
+        place = 0
+        for _ in range(self._length):
+            self._file.seek(place)  # others may be reading, too
+            item = pickle.load(self._file)
+            place = self._file.tell()
+            yield item
+
+
+@contextmanager
+def _closed_if_full(file: BinaryIO) -> Iterator[None]:
+    try:
+        yield
+    except OSError:
+        with suppress(OSError):  # what is in its buffer has no room either
+            file.close()
+        raise
 
 
 Table = pd.DataFrame | StoredTable
@@ -131,19 +138,13 @@ Table = pd.DataFrame | StoredTable
 def blocks(table: Table, columns: list[str] | None = None) -> Iterator[pd.DataFrame]:
     """Give these columns of a table, or all, a thousand rows at a time."""
     if isinstance(table, StoredTable):
-        yield from table.blocks(columns)
-        return
+        return table.blocks(columns)
     chosen = table if columns is None else table[columns]
-    yield from (chosen.iloc[start : start + _ROWS_OF_BLOCK] for start in range(0, len(chosen), _ROWS_OF_BLOCK))
+    return (chosen.iloc[start : start + _ROWS_OF_BLOCK] for start in range(0, len(chosen), _ROWS_OF_BLOCK))
 
 
 class RowsOfKeys:
-    """The rows of each key, from a table of which a thousand rows are in memory.
-
-    Args:
-        table: has a column ``key``; one in a file is sorted by it.
-        columns: those that are wanted; all by default.
-    """
+    """The rows of each key of a table (one in a file is sorted by it), of which a thousand are in memory."""
 
     def __init__(self, table: Table, columns: list[str] | None = None) -> None:
         self._table = table if isinstance(table, StoredTable) else table.sort_values("key", kind="stable")

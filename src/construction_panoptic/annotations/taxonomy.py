@@ -1,6 +1,7 @@
 """The classes: stuff (regions), things (countable objects), and which stuff each COCO class stands for."""
 
 import re
+from collections.abc import Iterator
 from functools import cached_property
 from typing import Annotated, Any, Self
 
@@ -13,8 +14,7 @@ _Channel = Annotated[StrictInt, Field(ge=0, le=255)]
 _Name = Annotated[StrictStr, StringConstraints(strip_whitespace=True, min_length=1)]
 _SEPARATORS = re.compile(r"[\s\-_]+")
 
-LAST_COCO_THING = 90
-"""COCO's category ids up to this one are things, those above are stuff."""
+LAST_COCO_THING = 90  # COCO's category ids up to this one are things, those above are stuff
 
 
 def normalise_name(name: str) -> str:
@@ -50,14 +50,12 @@ class CocoMapping(_Entry):
     stuff: _Name
 
 
-class Taxonomy(BaseModel):
+class Taxonomy(_Entry):
     """All classes of a project.
 
     Ids are at least 1 and unique over stuff and things (0 is void); names are unique under `normalise_name`;
     every ``coco_to_stuff`` target is the name of a stuff class. `from_dict` reports errors clearly.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     stuff: list[StuffClass]
     things: list[ThingClass] = Field(min_length=1)
@@ -65,11 +63,7 @@ class Taxonomy(BaseModel):
 
     @classmethod
     def from_dict(cls, data: dict[str, Any], source: str = "taxonomy") -> "Taxonomy":
-        """Check ``data`` (the parsed taxonomy file) and build a taxonomy.
-
-        Args:
-            data: ``{"stuff": [...], "things": [...], "coco_to_stuff": [...]}``.
-            source: the file's name, for error messages.
+        """Check a parsed taxonomy file and build a taxonomy; ``source`` is the file's name, for messages.
 
         Raises:
             InputDataError: something is missing, of the wrong type, or listed twice; names file and entry.
@@ -91,10 +85,9 @@ class Taxonomy(BaseModel):
             *_repeats("coco_id", [("coco_to_stuff", m.coco_id) for m in self.coco_to_stuff]),
             *_repeats("coco_name", [("coco_to_stuff", normalise_name(m.coco_name)) for m in self.coco_to_stuff]),
         ]
+        lost = (m for m in self.coco_to_stuff if self.stuff_id(m.stuff) is None)
         problems += [
-            f"coco_to_stuff: {m.coco_name!r} is mapped to {m.stuff!r}, which is not a stuff class"
-            for m in self.coco_to_stuff
-            if self.stuff_id(m.stuff) is None
+            f"coco_to_stuff: {m.coco_name!r} is mapped to {m.stuff!r}, which is not a stuff class" for m in lost
         ]
         if problems:
             raise ValueError("; ".join(problems[:5]))
@@ -104,25 +97,24 @@ class Taxonomy(BaseModel):
     def _classes(self) -> list[tuple[str, StuffClass | ThingClass]]:
         return [("stuff", c) for c in self.stuff] + [("things", c) for c in self.things]
 
-    @property
-    def num_classes(self) -> int:
-        """Highest id + 1; a model adds one more output, for "no object"."""
-        return max(c.id for _, c in self._classes) + 1
+    @cached_property
+    def _by_id(self) -> list[StuffClass | ThingClass]:
+        return sorted((c for _, c in self._classes), key=lambda c: c.id)
 
     @cached_property
     def names(self) -> dict[int, str]:
         """The name of each class id, in id order."""
-        return {c.id: c.name for _, c in sorted(self._classes, key=lambda kc: kc[1].id)}
+        return {c.id: c.name for c in self._by_id}
 
     @cached_property
     def colors(self) -> dict[int, tuple[int, int, int]]:
         """The RGB colour (0 to 255) of each class id."""
-        return {c.id: c.color for _, c in sorted(self._classes, key=lambda kc: kc[1].id)}
+        return {c.id: c.color for c in self._by_id}
 
     @cached_property
     def is_thing(self) -> dict[int, bool]:
         """Whether each class id is a thing."""
-        return {c.id: kind == "things" for kind, c in sorted(self._classes, key=lambda kc: kc[1].id)}
+        return {c.id: isinstance(c, ThingClass) for c in self._by_id}
 
     @cached_property
     def _thing_ids(self) -> dict[str, int]:
@@ -133,9 +125,8 @@ class Taxonomy(BaseModel):
         return {normalise_name(c.name): c.id for c in self.stuff}
 
     @cached_property
-    def _stuff_ids_by_any_name(self) -> dict[str, int]:
-        coco = {normalise_name(m.coco_name): self._stuff_ids[normalise_name(m.stuff)] for m in self.coco_to_stuff}
-        return coco | self._stuff_ids
+    def _stuff_ids_of_coco_names(self) -> dict[str, int]:
+        return {normalise_name(m.coco_name): self.stuff_id_of_coco[m.coco_id] for m in self.coco_to_stuff}
 
     def thing_id(self, name: str) -> int | None:
         """Return the id of the thing class called ``name`` (see `normalise_name`), or None."""
@@ -146,11 +137,8 @@ class Taxonomy(BaseModel):
         return self._stuff_ids.get(normalise_name(name))
 
     def stuff_id_of_name(self, name: str) -> int | None:
-        """Return the stuff id for one of the project's own stuff names or of COCO's names, or None.
-
-        Where COCO has a class of the same name, the project's own class is meant.
-        """
-        return self._stuff_ids_by_any_name.get(normalise_name(name))
+        """Return the stuff id for one of the project's own stuff names or else of COCO's names, or None."""
+        return self._stuff_ids.get(normalise_name(name), self._stuff_ids_of_coco_names.get(normalise_name(name)))
 
     @cached_property
     def stuff_id_of_coco(self) -> dict[int, int]:
@@ -171,15 +159,13 @@ class Taxonomy(BaseModel):
         ]
 
 
-def _repeats(field: str, values: list[tuple[str, Any]]) -> list[str]:
+def _repeats(field: str, values: list[tuple[str, Any]]) -> Iterator[str]:
     first: dict[Any, str] = {}
-    problems = []
     for kind, value in values:
         if value in first:
             where = kind if first[value] == kind else f"{first[value]} and {kind}"
-            problems.append(f"{where}: the {field} {value!r} is listed twice")
+            yield f"{where}: the {field} {value!r} is listed twice"
         first.setdefault(value, kind)
-    return problems
 
 
 def _describe(location: tuple[int | str, ...], message: str, data: dict[str, Any]) -> str:

@@ -1,35 +1,30 @@
-"""Checkpoints: written whole or not at all, and complete only when their training is."""
+"""Models: checkpoints, complete only when their training is, and what is exported of them."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import torch
-from kedro.io import AbstractDataset
 from kedro_datasets._typing import JSONPreview
 
+from construction_panoptic.catalog.files import LocalDataset
 from construction_panoptic.files import atomic_path
-from construction_panoptic.models.files import read_checkpoint
+from construction_panoptic.models.files import CONFIG, export_model, load_exported, read_checkpoint
+from construction_panoptic.models.protocol import PanopticModel
 
 
-class CheckpointDataset(AbstractDataset[Any, Any]):
+class CheckpointDataset(LocalDataset):
     """A training checkpoint: a nested dict of tensors, lists, strings and numbers (``torch.save``).
 
     It is written to a temporary file, synced to disk and renamed. It *exists* for Kedro only when its training is
-    finished (``checkpoint["finished"]``), so that a run of what is missing goes on with an interrupted training.
-
-    Args:
-        filepath: local path of the file.
-        complete_when_finished: False makes any readable file count as existing, as for the best checkpoint.
-        metadata: arbitrary metadata, for plugins.
+    finished (``checkpoint["finished"]``), so that a run of what is missing goes on with an interrupted training;
+    with ``complete_when_finished: false``, as for the best checkpoint, as soon as there is a file.
     """
 
     def __init__(
         self, *, filepath: str, complete_when_finished: bool = True, metadata: dict[str, Any] | None = None
     ) -> None:
-        self._filepath = Path(filepath)
+        super().__init__(filepath=filepath, metadata=metadata)
         self._complete_when_finished = complete_when_finished
-        self.metadata = metadata
 
     def load(self) -> dict[str, Any]:
         """Read the checkpoint onto the CPU; nothing but plain data is unpickled.
@@ -47,26 +42,16 @@ class CheckpointDataset(AbstractDataset[Any, Any]):
 
     def preview(self) -> JSONPreview:
         """Say what the checkpoint is: epoch, best value, settings; no weights."""
-        checkpoint = read_checkpoint(self._filepath)
-        return JSONPreview(json.dumps(described(checkpoint)))
+        return JSONPreview(json.dumps(_described(read_checkpoint(self._filepath))))
 
     def _exists(self) -> bool:
-        if not self._filepath.is_file():
-            return False
-        if not self._complete_when_finished:
-            return True
+        if not self._filepath.is_file() or not self._complete_when_finished:
+            return self._filepath.is_file()
         return bool(read_checkpoint(self._filepath).get("finished", False))
 
-    def _describe(self) -> dict[str, Any]:
-        return {"filepath": str(self._filepath)}
 
-
-class ResumeDataset(AbstractDataset[Any, Any]):
+class ResumeDataset(LocalDataset):
     """The same file as a ``CheckpointDataset``, read at the start of a training; None when there is none."""
-
-    def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
-        self._filepath = Path(filepath)
-        self.metadata = metadata
 
     def load(self) -> dict[str, Any] | None:
         """Read the checkpoint if its training is unfinished; None when there is nothing to go on from."""
@@ -78,20 +63,27 @@ class ResumeDataset(AbstractDataset[Any, Any]):
     def preview(self) -> JSONPreview:
         """Say what a training would go on from."""
         checkpoint = self.load()
-        return JSONPreview(json.dumps(described(checkpoint) if checkpoint else {"goes on from": "nothing"}))
-
-    def save(self, data: Any) -> None:
-        """Refuse: the training's own checkpoint entry writes this file."""
-        raise NotImplementedError("this entry only reads; the stage's checkpoint entry writes the file")
+        return JSONPreview(json.dumps(_described(checkpoint) if checkpoint else {"goes on from": "nothing"}))
 
     def _exists(self) -> bool:
         return True  # "no checkpoint" is a valid answer
 
-    def _describe(self) -> dict[str, Any]:
-        return {"filepath": str(self._filepath)}
+
+class ExportedModelDataset(LocalDataset):
+    """A folder with ``model.safetensors`` and ``config.json``."""
+
+    INDEX = CONFIG
+
+    def load(self) -> PanopticModel:
+        """Build the model; see `load_exported`."""
+        return load_exported(self._filepath)
+
+    def save(self, data: PanopticModel) -> None:
+        """Write both files; see `export_model`."""
+        export_model(data, self._filepath)
 
 
-def described(checkpoint: dict[str, Any]) -> dict[str, Any]:
+def _described(checkpoint: dict[str, Any]) -> dict[str, Any]:
     """Say what a checkpoint is: epoch, best value, settings, size of the model; no weights."""
     shown = ("stage", "epoch", "finished", "best", "settings")
     told: dict[str, Any] = {key: checkpoint[key] for key in shown if key in checkpoint}

@@ -5,12 +5,36 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from kedro.framework.context import CatalogCommandsMixin
-from kedro.io import AbstractVersionedDataset, CatalogProtocol, DataCatalog, DatasetError
+from kedro.io import AbstractDataset, AbstractVersionedDataset, CatalogProtocol, DataCatalog, DatasetError
 
-from construction_panoptic.errors import InputDataError, UserError, damaged
+from construction_panoptic.errors import InputDataError, UserError, causes, damaged
 from construction_panoptic.files import UNCHANGED, atomic_path
 
 logger = logging.getLogger(__name__)
+
+
+class LocalDataset(AbstractDataset[Any, Any]):
+    """An entry with a local file or folder, which loads as its path unless a subclass reads it."""
+
+    INDEX = ""  # of a folder, the file that is written last: the entry exists when it does
+
+    def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
+        self._filepath = Path(filepath)
+        self.metadata = metadata
+
+    def load(self) -> Any:
+        """Give the path."""
+        return self._filepath
+
+    def save(self, data: Any) -> None:
+        """Refuse: people, or another entry, write what is there."""
+        raise NotImplementedError(f"this entry only reads {self._filepath}")
+
+    def _exists(self) -> bool:
+        return (self._filepath / self.INDEX).is_file()
+
+    def _describe(self) -> dict[str, Any]:
+        return {"filepath": str(self._filepath)}
 
 
 class ProjectCatalog(DataCatalog, CatalogCommandsMixin):
@@ -52,7 +76,7 @@ class ProjectCatalog(DataCatalog, CatalogCommandsMixin):
         try:
             return super().load(ds_name, version)
         except DatasetError as error:
-            cause = _cause(error)
+            cause = next((found for found in causes(error) if not isinstance(found, DatasetError)), None)
             if path is None or cause is None or isinstance(cause, UserError | MemoryError):
                 raise
             if isinstance(cause, FileNotFoundError) and not path.exists():
@@ -74,6 +98,11 @@ def outdated_mark(path: Path) -> Path:
     return path.with_name(f".{path.name}.outdated")
 
 
+def model_note(path: Path) -> Path:
+    """Give the hidden file that says which model a result was made with."""
+    return path.with_name(f".{path.name}.model")
+
+
 def local_path(catalog: CatalogProtocol, name: str) -> Path | None:
     """Give the local file or folder of a catalog entry; None for one that has none."""
     path = getattr(catalog.get(name), "_filepath", None)
@@ -85,11 +114,3 @@ def shown_path(path: Path | None, project: Path) -> str:
     if path is None:
         return ""
     return str(path.relative_to(project) if path.is_relative_to(project) else path)
-
-
-def _cause(error: BaseException) -> BaseException | None:
-    """Give what Kedro has wrapped."""
-    found: BaseException | None = error
-    while isinstance(found, DatasetError):
-        found = found.__cause__
-    return found

@@ -8,6 +8,7 @@ import json
 import os
 import zlib
 from collections.abc import Collection, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,7 @@ from construction_panoptic.files import atomic_path
 
 
 class Journal:
-    """The journal of an entry, as it is when this is made; what is added later is not found.
-
-    Args:
-        entry: local path of the entry, a file or folder; the journal lies beside it, hidden.
-    """
+    """The journal of the entry at a local path, hidden beside it, as it is now; what is added later is not found."""
 
     def __init__(self, entry: Path) -> None:
         self.path = entry.with_name(f".{entry.stem}.journal.jsonl")
@@ -65,11 +62,10 @@ class Journal:
 
 def _state(path: Path) -> list[int] | None:
     """Size in bytes and time of modification in nanoseconds; None if there is no such file."""
-    try:
+    with suppress(OSError):
         found = path.stat()
-    except OSError:
-        return None
-    return [found.st_size, found.st_mtime_ns]
+        return [found.st_size, found.st_mtime_ns]
+    return None
 
 
 def _line(entry: dict[str, Any]) -> bytes:

@@ -16,7 +16,7 @@ from mlflow.pyfunc import PyFuncModel, load_model, save_model
 from mlflow.types.schema import AnyType, Array, ColSpec, DataType, Object, ParamSchema, ParamSpec, Property, Schema
 from PIL import Image
 
-from construction_panoptic.catalog.folders import LocalDataset
+from construction_panoptic.catalog.files import LocalDataset
 from construction_panoptic.errors import UserError
 from construction_panoptic.files import write_json
 from construction_panoptic.models.files import export_model
@@ -34,12 +34,11 @@ REQUIREMENTS = (
 class ServedModelDataset(LocalDataset):
     """A folder with an MLflow pyfunc model, which is also registered in MLflow's model registry.
 
-    The folder is self-contained: weights, description, the code of this project, and the versions of the libraries.
-
-    Args:
-        filepath: local path of the folder; ``registration.json`` in it is written last.
-        metadata: arbitrary metadata, for plugins.
+    The folder is self-contained: weights, description, the code of this project, and the versions of the libraries;
+    ``registration.json`` in it is written last.
     """
+
+    INDEX = REGISTRATION
 
     def load(self) -> PyFuncModel:
         """Give the model; its ``predict`` takes a table with the column ``image``."""
@@ -61,20 +60,17 @@ class ServedModelDataset(LocalDataset):
                 python_model=str(PACKAGE / "prediction" / "served_model.py"),
                 code_paths=[str(PACKAGE)],
                 artifacts={"model": str(exported)},
-                signature=signature(data.model.spec.least_score),
-                input_example=input_example(),
+                signature=_signature(data.model.spec.least_score),
+                input_example=_input_example(),
                 pip_requirements=[f"{name}=={version(name).partition('+')[0]}" for name in REQUIREMENTS],
             )
             shutil.rmtree(self._filepath, ignore_errors=True)
             folder.rename(self._filepath)
-        registered = None if data.name is None else register(self._filepath, data.name)
+        registered = None if data.name is None else _register(self._filepath, data.name)
         write_json(self._filepath / REGISTRATION, registered)
 
-    def _exists(self) -> bool:
-        return (self._filepath / REGISTRATION).is_file()
 
-
-def signature(threshold: float) -> ModelSignature:
+def _signature(threshold: float) -> ModelSignature:
     """Describe input and output; see `prediction.answering.answer`. The threshold is the default of the parameter."""
     segment = Object(
         [
@@ -98,22 +94,15 @@ def signature(threshold: float) -> ModelSignature:
     )
 
 
-def input_example() -> pd.DataFrame:
+def _input_example() -> pd.DataFrame:
     """Give a small picture as base64, as one would send it."""
     stream = BytesIO()
     Image.radial_gradient("L").resize((96, 64)).convert("RGB").save(stream, format="PNG")
     return pd.DataFrame({"image": [base64.b64encode(stream.getvalue()).decode()]})
 
 
-def register(folder: Path, name: str) -> dict[str, Any]:
-    """Log a model's folder as an MLflow logged model, of the active run if there is one, and register it.
-
-    Returns:
-        ``name``, ``version``, ``model_id``, ``run_id`` (None without a run) and ``uri`` of the new version.
-
-    Raises:
-        UserError: MLflow did not take it.
-    """
+def _register(folder: Path, name: str) -> dict[str, Any]:
+    """Log a model's folder as an MLflow logged model, of the active run if there is one, and register it."""
     run = mlflow.active_run()
     tags = {} if run is None else {"run_id": run.info.run_id}
     try:
@@ -127,6 +116,5 @@ def register(folder: Path, name: str) -> dict[str, Any]:
             f"The model is in {folder}, but MLflow ({mlflow.get_tracking_uri()}) did not register it as {name!r}: "
             f"{str(error).splitlines()[0]} Run model_export again, or set model_export.registered_name to null."
         ) from error
-    uri = f"models:/{name}/{registered.version}"
-    run_id = model.source_run_id
-    return {"name": name, "version": registered.version, "model_id": model.model_id, "run_id": run_id, "uri": uri}
+    about = {"name": name, "version": registered.version, "model_id": model.model_id, "run_id": model.source_run_id}
+    return {**about, "uri": f"models:/{name}/{registered.version}"}

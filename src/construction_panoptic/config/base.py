@@ -90,7 +90,7 @@ def parse(model: type[AnySettings], data: Mapping[str, Any] | AnySettings | None
 def nearest(name: str, known: Iterable[str]) -> str:
     """Suggest the known name that looks most like ``name``, else list all."""
     names = list(known)
-    close = get_close_matches(name, names, n=1)
+    close = get_close_matches(name, names, n=1) or [other for other in names if other.endswith(f".{name}")]
     return f"did you mean {close[0]}?" if close else f"known are {', '.join(names)}"
 
 

@@ -1,6 +1,6 @@
 """The parameters of prediction: what each means, its unit and its default."""
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ConfigDict, Field
 
@@ -19,6 +19,13 @@ class PredictionSettings(Settings):
     threshold: Threshold | None = Field(
         default=None,
         description="Least score of a segment and of a drawn box; null takes the one the model was validated with.",
+    )
+    classes: tuple[str, ...] | None = Field(
+        default=None, min_length=1, description="Names of the classes that are kept; null keeps all."
+    )
+    things_only: bool = Field(default=False, description="Leave stuff out.")
+    cvat: Literal["masks", "polygons"] | None = Field(
+        default=None, description="Write cvat.zip, which CVAT imports, with segments of this shape; null: none."
     )
     merging: Merging | None = Field(default=None, description="pixels or masks; null takes what the model says.")
     batch_size: PositiveInt = Field(default=1, description="Images or frames a forward pass.")

@@ -75,6 +75,12 @@ class AugmentationSettings(Settings):
     )
     crop_min: PositiveInt = Field(default=384, description="Smallest side of a crop.")
     crop_max: PositiveInt = Field(default=600, description="Largest side of a crop.")
+    copy_paste: Fraction = Field(
+        default=0.0, description="Probability that things of another image are pasted in (arXiv 2012.07177)."
+    )
+    color_jitter: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+        default=0.0, description="Most that brightness, contrast and saturation are changed by, as a fraction."
+    )
     evaluation_side: PositiveInt = Field(default=800, description="Shorter side in evaluation and prediction.")
     mean: Rgb = Field(default=(0.485, 0.456, 0.406), description="Mean of ImageNet's red, green, blue in 0…1.")
     std: tuple[Positive, Positive, Positive] = Field(
@@ -129,6 +135,7 @@ class TrainingSettings(Settings):
 
     renamed: ClassVar[Mapping[str, str]] = {"accumulate": "micro_batches", "skip_at_most": "max_skipped"}
     dropped: ClassVar[frozenset[str]] = frozenset({"failed_batch"})
+    learns_masks: ClassVar[bool] = True
 
     epochs: PositiveInt = Field(default=200, description="Passes over the training images.")
     batch_size: PositiveInt = Field(default=4, description="Images a step, on each device.")
@@ -151,6 +158,11 @@ class TrainingSettings(Settings):
     workers: NotNegativeInt = Field(default=2, description="Loading processes; 0 loads in the main one.")
     aspect_ratio_batches: bool = Field(
         default=False, description="Portrait and landscape images in batches of their own, which need less padding."
+    )
+    repeat_threshold: Fraction = Field(
+        default=0.0,
+        description="Images with a class that is in less than this fraction of all images are shown more often, "
+        "others less often (repeat factors of LVIS, Gupta et al. 2019); 0 shows each image once an epoch.",
     )
     cache_mb: NotNegativeInt = Field(
         default=0, description="Memory for decoded images in each loading process, MiB; 0 decodes every time."
@@ -191,6 +203,8 @@ class TrainingSettings(Settings):
             raise ValueError(f"device {self.device} is one device; set device: cuda or devices: 1")
         if self.devices != 1 and self.on_non_finite == "skip":
             raise ValueError("on_non_finite: skip needs devices: 1")
+        if self.augmentation.copy_paste and not self.learns_masks:
+            raise ValueError("augmentation.copy_paste needs masks, and this stage learns from boxes alone; set it to 0")
         if self.micro_batches > self.batch_size:
             raise ValueError(f"micro_batches ({self.micro_batches}) is above batch_size ({self.batch_size})")
         return self
@@ -213,14 +227,19 @@ class TrainingSettings(Settings):
             neutral.add("epochs")
         kept = self.model_dump(mode="json", exclude=neutral)
         kept["devices"] = processes
-        for name, only in (("aspect_ratio_batches", False), ("devices", 1)):
+        for name, only in (("aspect_ratio_batches", False), ("repeat_threshold", 0.0), ("devices", 1)):
             if kept[name] == only:  # checkpoints from before there was a choice go on
                 del kept[name]
+        for name in ("copy_paste", "color_jitter"):
+            if not kept["augmentation"][name]:
+                del kept["augmentation"][name]
         return kept
 
 
 class DetectionSettings(TrainingSettings):
     """Stage one of the DETR recipe: every query's class and box."""
+
+    learns_masks: ClassVar[bool] = False
 
     losses: LossSettings = Field(default_factory=LossSettings)
     matching: MatchSettings = Field(default_factory=MatchSettings)
@@ -228,6 +247,8 @@ class DetectionSettings(TrainingSettings):
 
 class MaskHeadSettings(DetectionSettings):
     """The mask-head stage: fewer epochs; the rate drops after 3/5 of them, as DETR's 15 of 25."""
+
+    learns_masks: ClassVar[bool] = True
 
     epochs: PositiveInt = Field(default=50, description="Passes over the training images.")
     batch_size: PositiveInt = Field(default=1, description="Images a step, on each device.")
@@ -264,6 +285,8 @@ class MaskHeadSettings(DetectionSettings):
         still = {
             "augmentation.flip: 0": augmentation.flip == 0,
             "augmentation.crop: 0": augmentation.crop == 0,
+            "augmentation.copy_paste: 0": augmentation.copy_paste == 0,
+            "augmentation.color_jitter: 0": augmentation.color_jitter == 0,
             "one number in augmentation.sides": len(set(augmentation.sides)) == 1,
         }
         wanted = [what for what, is_so in still.items() if not is_so]

@@ -1,7 +1,6 @@
-"""Convolutional backbones: ResNets in torchvision's layout, and a tiny one for demonstrations on a CPU.
+"""Backbones of four maps: ResNets, and a tiny one for demonstrations on a CPU.
 
-A backbone gives four maps, one a stage. All of them keep torchvision's parameter names (`conv1`, `bn1`,
-`layer1` … `layer4`), which the published DETR checkpoints use too.
+Parameters have torchvision's names (`conv1`, `bn1`, `layer1` … `layer4`), as in the published DETR checkpoints.
 """
 
 from collections.abc import Callable
@@ -22,10 +21,8 @@ _NORM_LAYERS: dict[str, Callable[[int], nn.Module]] = {"frozen": FrozenBatchNorm
 
 
 def conv_norm(conv: nn.Conv2d, norm: nn.Module, x: Tensor) -> Tensor:
-    """Convolve ``x`` and normalise it.
-
-    A frozen normalisation is a fixed scale and shift a channel: it is folded into the (bias-free) convolution, which
-    saves one pass over the map forward and one backward. Gradients still reach the convolution's weight.
+    """Convolve ``x`` and normalise it; a frozen normalisation, a fixed scale and shift a channel, is folded into the
+    (bias-free) convolution, which saves a pass over the map forward and backward.
     """
     if not isinstance(norm, FrozenBatchNorm2d):
         return norm(conv(x))

@@ -38,22 +38,14 @@ def load_model(path: Path | str) -> PanopticModel:
 
 
 def model_of(checkpoint: Mapping[str, Any], source: str = "the checkpoint") -> PanopticModel:
-    """Build the model of a checkpoint.
-
-    Raises:
-        CheckpointError: the checkpoint is of a stage without masks, lacks weights, or does not describe its model.
-    """
+    """Build the model of a checkpoint; `CheckpointError` if it lacks weights, or as `spec_of`."""
     if not checkpoint.get("model"):
         raise CheckpointError(f"{source} lacks weights: it is not a checkpoint of a panoptic model.")
     return build(spec_of(checkpoint, source), checkpoint["model"], source)
 
 
 def spec_of(checkpoint: Mapping[str, Any], source: str = "the checkpoint") -> ModelSpec:
-    """Give the spec of a checkpoint's model.
-
-    Raises:
-        CheckpointError: the checkpoint is of a stage without masks, or does not describe its model.
-    """
+    """Give the spec of a checkpoint's model; `CheckpointError` if it has no masks or does not describe its model."""
     if checkpoint.get("stage") == "detection":
         raise CheckpointError(
             f"{source} is a checkpoint of the detection training, which has no masks. Give the mask head's best.pt."
@@ -115,11 +107,7 @@ def export_model(model: PanopticModel, folder: Path | str) -> None:
 
 
 def load_exported(folder: Path | str) -> PanopticModel:
-    """Read a model from a folder that `export_model` wrote.
-
-    Raises:
-        CheckpointError: a file is missing or damaged, or is of a later format.
-    """
+    """Read a model that `export_model` wrote; `CheckpointError` if a file is missing, damaged, or of a later format."""
     folder = Path(folder)
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))

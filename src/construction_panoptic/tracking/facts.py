@@ -1,16 +1,13 @@
-"""What a run is told of: where it comes from, its parameters and numbers; and the process that makes it."""
+"""What a run is told of: where it comes from, its parameters and numbers."""
 
 import hashlib
 import math
-import os
-import socket
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import psutil
 import torch
 
 DIGEST_LENGTH = 32  # MLflow keeps at most 36 characters
@@ -19,29 +16,16 @@ LONGEST_PARAMETER = 6000  # characters that MLflow keeps of a parameter
 
 def git_tags(project: Path) -> dict[str, str]:
     """Give the commit of the project folder and whether its files differ from it; empty outside git."""
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", *arguments], cwd=project, check=True, capture_output=True, text=True, timeout=20)
+        return done.stdout.strip()
+
     try:
-        commit = _git(project, "rev-parse", "HEAD")
-        dirty = bool(_git(project, "status", "--porcelain"))
+        commit, dirty = git("rev-parse", "HEAD"), bool(git("status", "--porcelain"))
     except (OSError, subprocess.SubprocessError):
         return {}
     return {"mlflow.source.git.commit": commit, "git_commit": commit, "git_dirty": str(dirty).lower()}
-
-
-def process_name() -> str:
-    """Name this process, so that a later one can tell when it has died."""
-    return f"{socket.gethostname()}:{os.getpid()}@{psutil.Process().create_time():.0f}"
-
-
-def is_alive(process: str) -> bool:
-    """Whether a process of that name lives; of another machine, it is taken to."""
-    host, _, rest = process.rpartition(":")
-    pid, _, created = rest.partition("@")
-    if host != socket.gethostname():
-        return True
-    try:
-        return abs(psutil.Process(int(pid)).create_time() - int(created)) < 2  # seconds; ids are used again
-    except (psutil.NoSuchProcess, ValueError):
-        return False
 
 
 def device_name() -> str:
@@ -62,12 +46,8 @@ def file_digest(path: Path) -> str:
 
 def row_metrics(table: pd.DataFrame, name: str, values: list[str]) -> dict[str, float]:
     """Name each number of a table ``<column>/<row name>``; missing ones are left out."""
-    return {
-        f"{column}/{row[name]}": float(row[column])
-        for row in table.to_dict("records")
-        for column in values
-        if is_number(row[column])
-    }
+    rows = table.to_dict("records")
+    return {f"{value}/{row[name]}": float(row[value]) for row in rows for value in values if is_number(row[value])}
 
 
 def flat_parameters(parameters: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
@@ -84,8 +64,3 @@ def flat_parameters(parameters: Mapping[str, Any], prefix: str = "") -> dict[str
 def is_number(value: Any) -> bool:
     """Whether a value is a finite number that MLflow takes as a metric."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _git(project: Path, *arguments: str) -> str:
-    done = subprocess.run(["git", *arguments], cwd=project, check=True, capture_output=True, text=True, timeout=20)
-    return done.stdout.strip()

@@ -1,30 +1,19 @@
 """Tells MLflow of a run: metrics, tables, pictures, checkpoints and data sets, as Kedro saves and loads them.
 
-kedro-mlflow sets MLflow up, as conf/base/mlflow.yml says; the run is this hook's. It writes down what MLflow is to
-have (`records`), and a thread brings it there from the files of the catalog (`sender`, `delivery`). The run of
-``kedro run`` has parameters, final numbers, tables and pictures; each training has a run of its own in it. What is
-sent stands in the catalog, under ``metadata.mlflow`` of an entry:
+kedro-mlflow sets MLflow up; the run is this hook's. It writes down what MLflow is to have (`records`), and a thread
+brings it there from the files of the catalog (`sender`). The run of ``kedro run`` has parameters, final numbers, tables
+and pictures; each training has a run of its own in it. ``metadata.mlflow`` of a catalog entry says what is sent:
 
-``history: <stage>``
-    The entry is a table with one row an epoch and a column ``epoch``; it makes its node a training. Each new row is
-    sent when it is saved. Of several such tables of a training, the first has the numbers that do not vary.
-``checkpoint: <which>``
-    The file is the training's checkpoint; the last one that it saved becomes the logged model ``<stage>-<which>``. A
-    run that loads it has the tag ``<stage>_run``, the run of the training.
-``epochs: <key>``
-    The picture is sent when it is saved, for the epoch of the history saved before.
-``rows: {name: <column>, values: [<column>, …]}``
-    The entry is a table; each value column becomes metrics ``<column>/<name>``, and the run's description.
-``tags: [<key>, …]``
-    The entry is a dict; these values of it become tags of the run, nested ones by dotted names.
-``table: <file>``
-    The entry is a CSV file, which is logged as a table when its node has finished.
-``archive: <folder>``
-    The folder is sent as one zip file when its node has finished, if it has less than 256 MiB.
-``artifact: <folder>``
-    The file or folder is sent when its node has finished.
-``input: <context>``
-    The file is a data set of the run; it is recorded with its digest when it is loaded or saved.
+- ``history: <stage>``: new rows of a table with one row an epoch and a column ``epoch``, when it is saved; makes its
+  node a training. Of several such tables of a training, the first has the numbers that do not vary.
+- ``checkpoint: <which>``: the training's last saved checkpoint becomes the logged model ``<stage>-<which>``. A run that
+  loads it has the tag ``<stage>_run``, the run of the training.
+- ``epochs: <key>``: the picture when it is saved, for the epoch of the history saved before.
+- ``tags: [<key>, …]``: these values of a dict, nested ones by dotted names, as tags of the run.
+- ``rows: {name: <column>, values: [<column>, …]}``: metrics ``<column>/<name>`` of a table, and the run's description.
+- ``table: <file>``, ``artifact: <folder>``, ``archive: <folder>``: when the node has finished, a CSV file as a table, a
+  file or folder as it is, a folder of less than 256 MiB as one zip file.
+- ``input: <context>``: a data set of the run with its digest, when it is loaded or saved.
 """
 
 import logging
@@ -47,19 +36,10 @@ from kedro.pipeline.node import Node
 from mlflow.exceptions import MlflowException
 
 from construction_panoptic.files import UNCHANGED
-from construction_panoptic.tracking.delivery import Delivery, read_history
-from construction_panoptic.tracking.facts import (
-    checkpoint_epoch,
-    device_name,
-    file_digest,
-    flat_parameters,
-    git_tags,
-    is_number,
-    row_metrics,
-)
+from construction_panoptic.tracking import facts
 from construction_panoptic.tracking.records import Record, Records
-from construction_panoptic.tracking.sender import Sender
-from construction_panoptic.tracking.store import make_portable, store_of
+from construction_panoptic.tracking.sender import Sender, read_history
+from construction_panoptic.tracking.store import make_portable
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +59,6 @@ class TrackingHook:
         self._context: Any = None
         self._catalog: CatalogProtocol | None = None
         self._records = Records(self._project / RECORDS, "")
-        self._delivery: Delivery | None = None
         self._sender: Sender | None = None  # while a run is tracked
         self._run: Record | None = None
         self._training: Record | None = None
@@ -104,23 +83,22 @@ class TrackingHook:
         if untracked:
             return
         self._catalog, self._training, self._inputs, self._models, self._notes = catalog, None, {}, set(), {}
-        store = store_of(mlflow.get_tracking_uri(), self._project)
-        self._folder = Path.cwd()
+        uri, self._folder = mlflow.get_tracking_uri(), Path.cwd()
+        store = "" if uri == f"sqlite:///{self._project.as_posix()}/mlflow.db" else uri  # wherever the project lies
         if not store:
             make_portable(self._project)
             os.chdir(self._project)  # artifacts are where MLflow finds them from here
         self._records = Records(self._project / RECORDS, store)
-        self._tags = {**git_tags(self._project), "device": device_name()}
+        self._tags = {**facts.git_tags(self._project), "device": facts.device_name()}
         self._run = Record(
             name=tracking.run.name or "+".join(names).replace("__default__", "main_job"),
             store=store,
             tags=_command_tags(run_params) | self._tags,
             params=self._parameters(pipeline.inputs()),
         )
-        self._delivery = Delivery(mlflow.MlflowClient(), self._records, self._project)
         name = f"The tracking server {store}" if store else "MLflow's database"
-        self._sender = Sender(self._delivery, self._records, name)
-        self._go_on_with_earlier_runs(self._sender)
+        self._sender = Sender(self._records, self._project, name)
+        self._go_on_with_earlier_runs(self._sender, catalog)
 
     @hook_impl(tryfirst=True)
     def before_node_run(self, node: Node) -> None:
@@ -130,7 +108,7 @@ class TrackingHook:
         if self._run.run_id is None:
             self._begin_run(self._run, self._sender)
         self._end_node("FINISHED")
-        histories = [name for name in node.outputs if "history" in self._wanted(name)]
+        histories = [name for name in node.outputs if "history" in self._entry(name)[1]]
         if histories:
             self._begin_training(self._run, histories[0], node)
         self._update()
@@ -139,34 +117,32 @@ class TrackingHook:
     def after_dataset_loaded(self, dataset_name: str) -> None:
         """Record a data set that the run reads, and the training whose model it uses."""
         self._record_input(dataset_name)
-        path = self._path(dataset_name)
-        if path is not None and "checkpoint" in self._wanted(dataset_name):
+        path, wanted = self._entry(dataset_name)
+        if "checkpoint" in wanted:
             self._models.add(self._relative(path.parent))
 
     @hook_impl
     def after_dataset_saved(self, dataset_name: str, data: Any) -> None:
         """Note what MLflow is to have; numbers and pictures of an epoch are sent at once."""
-        wanted, path, training = self._wanted(dataset_name), self._path(dataset_name), self._training
-        unchanged = isinstance(data, str) and data == UNCHANGED
-        if self._run is None or path is None or not wanted or unchanged:
+        (path, wanted), training = self._entry(dataset_name), self._training
+        if self._run is None or not wanted or (isinstance(data, str) and data == UNCHANGED):
             return
         if training is not None and "history" in wanted:
             self._epoch = int(data["epoch"].max()) if len(data) else 0
             training.histories[dataset_name] = self._relative(path)
         if training is not None and "epochs" in wanted:
-            kinds = {"epochs": wanted["epochs"], "step": self._epoch}
-            self._note_file(training, dataset_name, path, {**kinds, "ready": True})
+            self._note_file(training, dataset_name, path, epochs=wanted["epochs"], step=self._epoch, ready=True)
         if "rows" in wanted:
             with self._records.lock:
-                self._run.metrics |= row_metrics(data, **wanted["rows"])
+                self._run.metrics |= facts.row_metrics(data, **wanted["rows"])
                 self._notes[dataset_name] = _markdown(data, **wanted["rows"])
                 self._run.tags["mlflow.note.content"] = "\n\n".join(self._notes.values())
         if "tags" in wanted:
             with self._records.lock:
-                self._run.tags |= flat_parameters({key: data[key] for key in wanted["tags"]})
+                self._run.tags |= facts.flat_parameters({key: data[key] for key in wanted["tags"]})
         if kinds := {kind: wanted[kind] for kind in wanted.keys() & AFTER_NODE}:
             owner = training if training is not None and "checkpoint" in kinds else self._run
-            self._note_file(owner, dataset_name, path, {**kinds, "ready": False})
+            self._note_file(owner, dataset_name, path, **kinds, ready=False)
         self._record_input(dataset_name)
         self._update()
 
@@ -200,20 +176,17 @@ class TrackingHook:
         os.chdir(self._folder)
 
     def _begin_run(self, run: Record, sender: Sender) -> None:
-        assert self._delivery is not None
         experiment = mlflow.get_experiment_by_name(self._context.mlflow.tracking.experiment.name)
         assert experiment is not None  # kedro-mlflow has made it
         run.experiment_id = experiment.experiment_id
-        self._delivery.create(run)
+        sender.delivery.create(run)
         self._records.own[run.key], TrackingHook.running = run, self
         mlflow.start_run(run.run_id, log_system_metrics=False)
         sender.monitor(str(run.run_id))
 
     def _begin_training(self, run: Record, history: str, node: Node) -> None:
-        path = self._path(history)
-        if path is None:
-            return
-        stage, key = self._wanted(history)["history"], self._relative(path.parent)
+        path, wanted = self._entry(history)
+        stage, key = wanted["history"], self._relative(path.parent)
         former = self._records.known(key)
         self._epoch = 0
         self._training = Record(
@@ -224,7 +197,7 @@ class TrackingHook:
             stage=stage,
             tags={**self._tags, "stage": stage},
             params=self._parameters(node.inputs),
-            inputs=[self._inputs[name] for name in node.inputs if name in self._inputs],
+            datasets={name: self._inputs[name] for name in node.inputs if name in self._inputs},
             outputs=list(node.outputs),
         )
         if former is not None and former.status != "FINISHED":
@@ -249,57 +222,48 @@ class TrackingHook:
         """End a training; its best epoch's validation is the command's too."""
         for file in training.files.values():
             if file.get("checkpoint") == "best":
-                best = checkpoint_epoch(self._project / file["path"])
-                rows = [read_history(self._project / path).get(best, {}) for path in training.histories.values()]
-                numbers = {f"{training.stage}/best/epoch": float(best)} | {
-                    f"{training.stage}/best/{name.removeprefix('val/')}": value
-                    for row in rows
-                    for name, value in row.items()
-                    if name.startswith("val/")
-                }
+                best = facts.checkpoint_epoch(self._project / file["path"])
+                numbers = {"epoch": float(best)}
+                for path in training.histories.values():
+                    row = read_history(self._project / path).get(best, {})
+                    numbers |= {name[4:]: value for name, value in row.items() if name.startswith("val/")}
                 for record in self._records.own.values():
                     if record.run_id == training.parent:
-                        record.metrics |= numbers
+                        record.metrics |= {f"{training.stage}/best/{name}": n for name, n in numbers.items()}
         training.end(status)
 
-    def _go_on_with_earlier_runs(self, sender: Sender) -> None:
+    def _go_on_with_earlier_runs(self, sender: Sender, catalog: CatalogProtocol) -> None:
         """Send what processes that have ended have left; nothing else would do it for a training that was finished."""
         left = self._records.adopt()
         with self._records.lock:
             for record in left:
-                finished = record.outputs and all(self._exists(name) for name in record.outputs)
-                if record.ended is None and finished:
+                exist = [name in catalog and catalog.exists(name) for name in record.outputs]
+                if record.ended is None and exist and all(exist):
                     for name in record.outputs:
-                        path, wanted = self._path(name), self._wanted(name)
-                        if path is not None and "history" in wanted:
+                        path, wanted = self._entry(name)
+                        if "history" in wanted:
                             record.histories[name] = self._relative(path)
-                        if path is not None and "checkpoint" in wanted:
-                            self._note_file(record, name, path, {"checkpoint": wanted["checkpoint"], "ready": True})
+                        if "checkpoint" in wanted:
+                            self._note_file(record, name, path, checkpoint=wanted["checkpoint"], ready=True)
                     self._end_training(record, "FINISHED")
                 record.end("FAILED")
         if left:
             sender.settle(PATIENCE)
 
-    def _note_file(self, record: Record, name: str, path: Path, kinds: dict[str, Any]) -> None:
+    def _note_file(self, record: Record, name: str, path: Path, **about: Any) -> None:
         with self._records.lock:
-            record.files[name] = {"path": self._relative(path), "stamp": path.stat().st_mtime_ns, **kinds}
+            record.files[name] = {"path": self._relative(path), "stamp": path.stat().st_mtime_ns, **about}
 
     def _record_input(self, name: str) -> None:
-        wanted, path = self._wanted(name), self._path(name)
-        if "input" not in wanted or path is None or self._run is None or name in self._inputs:
-            return
-        digest = file_digest(path)
-        self._inputs[name] = {
-            "name": name,
-            "digest": digest,
-            "path": self._relative(path),
-            "context": wanted["input"],
-        }
-        with self._records.lock:
-            self._run.inputs = [*self._run.inputs, self._inputs[name]]
+        path, wanted = self._entry(name)
+        if self._run is not None and "input" in wanted and name not in self._inputs:
+            digest = facts.file_digest(path)
+            self._inputs[name] = {"digest": digest, "path": self._relative(path), "context": wanted["input"]}
+            with self._records.lock:
+                self._run.datasets[name] = self._inputs[name]
 
-    def _tag_models(self) -> None:
-        """Tag the runs with those of the trainings whose models they use, once they are known."""
+    def _update(self) -> None:
+        """Tag the runs with those of the trainings whose models they use, once they are known; send what there is."""
         for key in list(self._models):
             known = self._records.known(key)
             if known is None or known.run_id is None or self._run is None or known.store != self._run.store:
@@ -309,32 +273,22 @@ class TrackingHook:
             with self._records.lock:
                 for record in filter(None, (self._run, self._training)):
                     record.tags[f"{known.stage}_run"] = known.run_id
-
-    def _update(self) -> None:
-        self._tag_models()
         self._records.save()
         if self._sender is not None:
             self._sender.wake()
 
     def _parameters(self, inputs: Any) -> dict[str, str]:
         """Give the parameters among the inputs of nodes, as conf and ``--params`` have them, by dotted path."""
-        names = sorted(name.removeprefix("params:") for name in inputs if name.startswith("params:"))
         given = self._context.config_loader["parameters"]  # context.params has typed settings
+        names = sorted(name.removeprefix("params:") for name in inputs if name.startswith("params:"))
         values = {name: reduce(lambda value, key: value[key], name.split("."), given) for name in names}
-        return flat_parameters(values)
+        return facts.flat_parameters(values)
 
-    def _wanted(self, name: str) -> Mapping[str, Any]:
-        if self._sender is None or self._catalog is None or name not in self._catalog:
-            return {}
-        metadata = getattr(self._catalog.get(name), "metadata", None) or {}
-        return metadata.get("mlflow") or {}
-
-    def _exists(self, name: str) -> bool:
-        return self._catalog is not None and name in self._catalog and self._catalog.exists(name)
-
-    def _path(self, name: str) -> Path | None:
-        path = None if self._catalog is None else getattr(self._catalog.get(name), "_filepath", None)
-        return None if path is None else Path(path)
+    def _entry(self, name: str) -> tuple[Path, Mapping[str, Any]]:
+        """Give an entry's path, and what MLflow is to have of it: nothing where there is no file, or no tracking."""
+        dataset = None if self._sender is None or self._catalog is None else self._catalog.get(name)
+        path, metadata = getattr(dataset, "_filepath", None), getattr(dataset, "metadata", None) or {}
+        return Path(path or ""), (metadata.get("mlflow") or {}) if path else {}
 
     def _relative(self, path: Path) -> str:
         return (path.relative_to(self._project) if path.is_relative_to(self._project) else path).as_posix()
@@ -348,24 +302,23 @@ def mark_run_killed() -> None:
 
 def _command_tags(run_params: Mapping[str, Any]) -> dict[str, str]:
     """Say who typed what; no path in it is absolute, unless it was typed."""
-    given = {
-        name: str(value) for name, value in run_params.items() if value and name not in ("project_path", "conf_source")
-    }
-    typed = shlex.join(["kedro", *sys.argv[1:]]) if Path(sys.argv[0]).name == "kedro" else ""
-    source = {
+    paths = ("project_path", "conf_source")
+    tags = {name: str(value) for name, value in run_params.items() if value and name not in paths}
+    tags |= {
         "mlflow.source.name": "kedro run",
         "mlflow.source.type": "LOCAL",
         "mlflow.user": psutil.Process().username(),
     }
-    return {**given, **source, **({"kedro_command": typed} if typed else {})}
+    if Path(sys.argv[0]).name == "kedro":
+        tags["kedro_command"] = shlex.join(["kedro", *sys.argv[1:]])
+    return tags
 
 
 def _markdown(table: pd.DataFrame, name: str, values: list[str]) -> str:
     """Set numbers in Markdown, in percent."""
     rows = [
-        [row[name], *(f"{100 * row[v]:.1f}" if is_number(row[v]) else "-" for v in values)]
+        [row[name], *(f"{100 * row[value]:.1f}" if facts.is_number(row[value]) else "-" for value in values)]
         for row in table.to_dict("records")
     ]
-    return "\n".join(
-        f"| {' | '.join(map(str, line))} |" for line in [[name, *values], ["---"] * (1 + len(values)), *rows]
-    )
+    lines = [[name, *values], ["---"] * (1 + len(values)), *rows]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)

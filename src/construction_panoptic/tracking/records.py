@@ -1,11 +1,13 @@
 """What MLflow is to say of the project's runs, in a file that outlives the process.
 
-Each run has a record. What MLflow has got is taken out of it, so that a record says what is missing; the next
-``kedro run`` goes on with the records of processes that have ended. No path in it is absolute.
+Each run has a record. What MLflow has got is taken out of it; the next ``kedro run`` goes on with the records of
+processes that have ended. No path in it is absolute.
 """
 
 import json
 import logging
+import os
+import socket
 import threading
 import time
 import uuid
@@ -15,10 +17,10 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+import psutil
 from filelock import FileLock
 
 from construction_panoptic.files import write_json
-from construction_panoptic.tracking.facts import is_alive, process_name
 
 logger = logging.getLogger(__name__)
 
@@ -28,56 +30,53 @@ def now() -> int:
     return int(time.time() * 1000)
 
 
+def _this_process() -> str:
+    return f"{socket.gethostname()}:{os.getpid()}@{psutil.Process().create_time():.0f}"
+
+
+def _is_alive(process: str) -> bool:
+    """Whether the process lives; one of another machine is taken to."""
+    host, _, rest = process.rpartition(":")
+    pid, _, created = rest.partition("@")
+    if host != socket.gethostname():
+        return True
+    try:
+        return abs(psutil.Process(int(pid)).create_time() - int(created)) < 2  # seconds; ids are used again
+    except (psutil.NoSuchProcess, ValueError):
+        return False
+
+
 @dataclass
 class Record:
-    """A run: what it is, and what MLflow lacks of it.
-
-    Attributes:
-        name: name of the run.
-        store: address of the tracking server; "" for the project's own database.
-        experiment_id: id of its experiment.
-        run_id: its id; None until MLflow has created it.
-        parent: id of the run that it is nested in.
-        stage: of a training, the first part of its metrics' names.
-        former: of a training that was interrupted, ``run_id`` and ``store`` of the run that it may go on in.
-        process: the process that makes the run.
-        started: when it began, ms.
-        ended: when it ended, ms.
-        status: MLflow's word for how it stands.
-        closed: whether MLflow knows the status.
-        key: tag by which a run is found whose creation MLflow could not answer any more.
-        tags, params, metrics, inputs: as MLflow has them; not sent yet.
-        files: by catalog entry, ``path``, ``stamp`` (when it was written, ns), ``ready``, and its kinds, see `hook`;
-            not sent yet.
-        histories: by catalog entry, the path of a table with a row an epoch.
-        outputs: the entries that exist when the training is finished.
-    """
+    """A run: what it is, and what MLflow lacks of it."""
 
     name: str = ""
-    store: str = ""
+    store: str = ""  # address of the tracking server; "" for the project's own database
     experiment_id: str = ""
-    run_id: str | None = None
-    parent: str | None = None
-    stage: str | None = None
-    former: dict[str, str] | None = None
-    process: str = field(default_factory=process_name)
-    started: int = field(default_factory=now)
-    ended: int | None = None
+    run_id: str | None = None  # None until MLflow has created it
+    parent: str | None = None  # id of the run that it is nested in
+    stage: str | None = None  # of a training: the first part of its metrics' names
+    former: dict[str, str] | None = None  # of an interrupted training: run_id and store of the run it may go on in
+    process: str = field(default_factory=_this_process)
+    started: int = field(default_factory=now)  # ms
+    ended: int | None = None  # ms
     status: str = "RUNNING"
-    closed: bool = False
+    closed: bool = False  # whether MLflow knows the status
+    # The tag by which a run is found whose creation MLflow could not answer any more.
     key: str = field(default_factory=lambda: uuid.uuid4().hex)
+    # Not sent yet. Files have path, stamp (when written, ns), ready, and kinds (see `hook`), by catalog entry.
     tags: dict[str, str] = field(default_factory=dict)
     params: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
-    inputs: list[dict[str, str]] = field(default_factory=list)
+    datasets: dict[str, dict[str, str]] = field(default_factory=dict)
     files: dict[str, dict[str, Any]] = field(default_factory=dict)
-    histories: dict[str, str] = field(default_factory=dict)
-    outputs: list[str] = field(default_factory=list)
+    histories: dict[str, str] = field(default_factory=dict)  # by entry, the path of a table with a row an epoch
+    outputs: list[str] = field(default_factory=list)  # the entries that exist when the training is finished
 
     @property
     def is_complete(self) -> bool:
         """Whether the run has ended and MLflow has all of it."""
-        return self.closed and not (self.tags or self.params or self.metrics or self.inputs or self.files)
+        return self.closed and not (self.tags or self.params or self.metrics or self.datasets or self.files)
 
     def end(self, status: str) -> None:
         """Note how the run ended, unless it has ended already; files of nodes that did not end are sent too."""
@@ -88,15 +87,9 @@ class Record:
 
 
 class Records:
-    """The records of one store that this process looks after, and their file.
+    """The records of one store that this process looks after (`own`), and their file.
 
-    Args:
-        path: the file.
-        store: see `Record.store`.
-
-    Attributes:
-        own: by key, the folder of a training's checkpoints or `Record.key`.
-        lock: to be held while a record is read or changed.
+    A record's key is the folder of a training's checkpoints, or `Record.key`. Hold `lock` to read or change one.
     """
 
     def __init__(self, path: Path, store: str) -> None:
@@ -108,11 +101,14 @@ class Records:
     def adopt(self) -> list[Record]:
         """Take over what processes that have ended have left unfinished."""
         with self.lock, self._opened() as known:
-            left = {key: record for key, record in known.items() if self._is_left(record)}
+            left = {
+                key: record
+                for key, record in known.items()
+                if record.store == self._store and not record.is_complete and not _is_alive(record.process)
+            }
+            for record in left.values():
+                record.process = _this_process()
             self.own |= left
-            for key, record in left.items():
-                record.process = process_name()
-                known[key] = record
         return list(left.values())
 
     def known(self, key: str) -> Record | None:
@@ -131,9 +127,6 @@ class Records:
             except OSError as error:  # a full disk; the run does not depend on it
                 logger.debug("%s cannot be written", self._path, exc_info=error)
 
-    def _is_left(self, record: Record) -> bool:
-        return record.store == self._store and not record.is_complete and not is_alive(record.process)
-
     @contextmanager
     def _opened(self) -> Iterator[dict[str, Record]]:
         """Give all records, and write them back; other processes wait."""
@@ -148,10 +141,9 @@ class Records:
 def _read(path: Path) -> dict[str, Record]:
     names = {item.name for item in fields(Record)}
     try:
-        content = json.loads(path.read_text())
         return {
             key: Record(**{name: value for name, value in entry.items() if name in names})
-            for key, entry in content.items()
+            for key, entry in json.loads(path.read_text()).items()
             if "experiment_id" in entry  # else of an earlier version
         }
     except (OSError, ValueError, AttributeError, TypeError):

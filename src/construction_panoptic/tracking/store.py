@@ -1,7 +1,6 @@
 """Where runs are kept: the project's database, or a tracking server; and what may be wrong with it."""
 
 import sqlite3
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -9,24 +8,15 @@ import mlflow
 import requests
 from mlflow.exceptions import MlflowException
 
-from construction_panoptic.errors import UserError
+from construction_panoptic.errors import UserError, causes
 
 ARTIFACTS = "mlartifacts"
-ARTIFACT_COLUMNS = (
-    ("experiments", "artifact_location"),
-    ("runs", "artifact_uri"),
-    ("logged_models", "artifact_location"),
-)
+ARTIFACT_COLUMNS = {"experiments": "artifact_location", "runs": "artifact_uri", "logged_models": "artifact_location"}
 TOO_MANY_REQUESTS = 429
 
 
 class TrackingError(UserError):
     """MLflow cannot be used."""
-
-
-def store_of(uri: str, project: Path) -> str:
-    """Name a store by its address; "" is the project's own database, wherever the project lies."""
-    return "" if uri == f"sqlite:///{project.as_posix()}/mlflow.db" else uri
 
 
 def make_portable(project: Path) -> None:
@@ -39,7 +29,7 @@ def make_portable(project: Path) -> None:
         locations = connection.execute("SELECT artifact_location FROM experiments").fetchall()
         for (location,) in locations:
             if location.endswith(f"/{ARTIFACTS}"):
-                for table, column in ARTIFACT_COLUMNS:
+                for table, column in ARTIFACT_COLUMNS.items():
                     connection.execute(
                         f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?",
                         (ARTIFACTS, len(location) + 1, len(location), location),
@@ -48,12 +38,12 @@ def make_portable(project: Path) -> None:
 
 def tracking_error(error: BaseException | None) -> TrackingError | None:
     """Say what to do about an error of the database with the runs, or of a server that does not answer; else None."""
-    for cause in _causes(error):
+    for cause in causes(error):
         uri = mlflow.get_tracking_uri()
         if isinstance(cause, sqlite3.Error):
             return TrackingError(
                 f"MLflow's database {uri.removeprefix('sqlite:///')} cannot be used: {cause}. {_advice(str(cause))} "
-                "Then go on with the same command and --only-missing-outputs; trainings and results are kept elsewhere."
+                "Trainings and results are kept elsewhere."
             )
         if isinstance(cause, MlflowException | requests.RequestException) and not is_refusal(cause) and "://" in uri:
             return TrackingError(
@@ -65,7 +55,7 @@ def tracking_error(error: BaseException | None) -> TrackingError | None:
 
 def is_refusal(error: BaseException) -> bool:
     """Whether MLflow will never take what it was sent; else it may, later."""
-    if any(isinstance(cause, sqlite3.Error) for cause in _causes(error)):
+    if any(isinstance(cause, sqlite3.Error) for cause in causes(error)):
         return False
     if isinstance(error, requests.HTTPError) and error.response is not None:
         status = error.response.status_code
@@ -79,12 +69,6 @@ def is_refusal(error: BaseException) -> bool:
 def first_line(error: BaseException) -> str:
     """Give an error in one line."""
     return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
 
 
 def _advice(reason: str) -> str:

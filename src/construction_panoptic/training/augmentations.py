@@ -1,4 +1,4 @@
-"""DETR's augmentation and resizing, on a uint8 image, its boxes and its map of segment ids.
+"""Augmentation and resizing of a uint8 image, its boxes and its map of segment ids.
 
 The id map is transformed once with nearest-neighbour sampling, which gives every pixel the segment that it
 would have if each segment's mask were transformed by itself. Random numbers come from the generator given,
@@ -159,13 +159,96 @@ class RandomResize:
         return resize(sample, resized_size(sample.size, int(random.choice(self.sides)), self.max_side))
 
 
-def build_augmentations(settings: AugmentationSettings) -> list[Augmentation]:
-    """DETR's (section A.4): a flip, then a resize, or a resize, a crop and a resize. Others have their place here."""
-    return [
+@dataclass(frozen=True)
+class ColorJitter:
+    """Multiply brightness, contrast and saturation, each by a factor drawn from 1 - ``strength`` … 1 + ``strength``."""
+
+    strength: float
+
+    def __call__(self, sample: Annotated, others: Others, random: np.random.Generator) -> Annotated:  # noqa: ARG002
+        """See `Augmentation`."""
+        if not self.strength:
+            return sample
+        image = sample.image
+        for adjust in (transforms.adjust_brightness, transforms.adjust_contrast, transforms.adjust_saturation):
+            image = adjust(image, float(random.uniform(1 - self.strength, 1 + self.strength)))
+        return replace(sample, image=image)
+
+
+@dataclass(frozen=True)
+class CopyPaste:
+    """With a probability, paste things of another image over this one (Ghiasi et al. 2020, arXiv 2012.07177).
+
+    The other image goes through ``geometry`` first, so that its things come in another place and size. Each of them is
+    taken with probability 1/2. It needs an id map.
+    """
+
+    probability: float
+    things: frozenset[int]
+    geometry: tuple[Augmentation, ...] = ()
+
+    def __call__(self, sample: Annotated, others: Others, random: np.random.Generator) -> Annotated:
+        """See `Augmentation`."""
+        if random.random() >= self.probability:
+            return sample
+        other = others()
+        for augmentation in self.geometry:
+            other = augmentation(other, others, random)
+        is_thing = np.isin(other.labels.numpy(), list(self.things))
+        return paste(sample, other, torch.from_numpy(is_thing & (random.random(len(is_thing)) < 0.5)))
+
+
+def paste(sample: Annotated, other: Annotated, chosen: Tensor) -> Annotated:
+    """Paste the ``chosen`` (bool [N]) objects of ``other`` over ``sample``, at the same place from the top left corner.
+
+    What they hide is taken out of the id map; boxes become those of what can be seen.
+    """
+    if sample.id_map is None or sample.segment_ids is None or other.id_map is None or other.segment_ids is None:
+        raise ValueError("copy-paste needs id maps")
+    height, width = (min(sides) for sides in zip(sample.size, other.size, strict=True))
+    region = (slice(height), slice(width))
+    theirs, ours = other.id_map[region], _present(sample.id_map)
+    chosen = chosen & torch.isin(other.segment_ids, _present(theirs))
+    ids, labels = other.segment_ids[chosen], other.labels[chosen]
+    if not len(ids):
+        return sample
+    # The lowest numbers that are free, for ids have 24 bits.
+    numbers = torch.arange(1, len(ours) + len(ids) + 1)
+    numbers = numbers[~torch.isin(numbers, ours)][: len(ids)]
+    ordered, order = ids.sort()
+    place = torch.searchsorted(ordered, theirs.long()).clamp_(max=len(ids) - 1)
+    mask = ordered[place] == theirs
+    image, id_map = sample.image.clone(), sample.id_map.clone()
+    image[:, *region] = torch.where(mask, other.image[:, *region], image[:, *region])
+    id_map[region] = torch.where(mask, numbers[order][place].to(torch.int32), id_map[region])
+    segment_ids, labels = torch.cat([sample.segment_ids, numbers]), torch.cat([sample.labels, labels])
+    seen = torch.isin(segment_ids, _present(id_map))
+    segment_ids = segment_ids[seen]
+    return Annotated(image, segment_boxes(id_map, segment_ids), labels[seen], id_map, segment_ids)
+
+
+def segment_boxes(id_map: Tensor, segment_ids: Tensor) -> Tensor:
+    """Boxes float32 [N, 4] (x1, y1, x2, y2, pixels) of the segments of an id map [H, W]; each has a pixel."""
+    ids, order = segment_ids.sort()
+    place = torch.searchsorted(ids, id_map.long()).clamp_(max=len(ids) - 1)
+    y, x = (ids[place] == id_map).nonzero().T
+    owner = order[place[y, x]]
+    sides = [(x, "amin"), (y, "amin"), (x + 1, "amax"), (y + 1, "amax")]
+    boxes = [torch.zeros_like(ids).scatter_reduce(0, owner, side, how, include_self=False) for side, how in sides]
+    return torch.stack(boxes, dim=1).float()
+
+
+def build_augmentations(settings: AugmentationSettings, things: frozenset[int] = frozenset()) -> list[Augmentation]:
+    """DETR's (section A.4), a flip, then a resize, or a resize, a crop and a resize; then what the settings add.
+
+    ``things`` are the category ids of which copy-paste takes objects.
+    """
+    geometry = (
         Flip(settings.flip),
         ResizeAndCrop(settings.crop, settings.first_sides, settings.crop_min, settings.crop_max),
         RandomResize(settings.sides, settings.max_side),
-    ]
+    )
+    return [*geometry, CopyPaste(settings.copy_paste, things, geometry), ColorJitter(settings.color_jitter)]
 
 
 def normalised_boxes(boxes: Tensor, size: tuple[int, int]) -> Tensor:

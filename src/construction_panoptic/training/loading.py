@@ -24,13 +24,8 @@ LONGEST_LOAD = 900
 
 @dataclass(frozen=True)
 class Batch:
-    """Images padded at the right and at the bottom to one size, and their targets.
-
-    Attributes:
-        images: float32 [B, 3, H, W], normalised, 0 in the padding.
-        padding_mask: bool [B, H, W], True in the padding; None when no image has any.
-        targets: one dict of tensors an image, see `DetectionSamples` and `PanopticSamples`.
-        file_names: name of each image.
+    """Images [B, 3, H, W] with their padding mask, as in `Images`, and of each image the target, a dict of tensors (see
+    `DetectionSamples`, `PanopticSamples`), and the file name.
     """
 
     images: Tensor
@@ -56,12 +51,12 @@ class Batch:
 
     def select(self, index: int) -> "Batch":
         """The batch of one of its images, with the padding that it has here."""
-        return self._rows(slice(index, index + 1))
+        return self._rows(index, index + 1)
 
     def parts(self, count: int) -> list["Batch"]:
         """The batch in so many parts, or as many as it has images, with the padding that they have here."""
         size = -(-len(self) // count)
-        return [self._rows(slice(start, start + size)) for start in range(0, len(self), size)]
+        return [self._rows(start, start + size) for start in range(0, len(self), size)]
 
     def padded(self, height: int, width: int) -> "Batch":
         """The batch with more padding, to at least its own size; `padding_mask` is there if any is added."""
@@ -74,13 +69,10 @@ class Batch:
         more = (0, right, 0, bottom)
         return replace(self, images=pad(self.images, more), padding_mask=pad(mask, more, value=True))
 
-    def _rows(self, rows: slice) -> "Batch":
-        return Batch(
-            self.images[rows],
-            None if self.padding_mask is None else self.padding_mask[rows],
-            self.targets[rows],
-            self.file_names[rows],
-        )
+    def _rows(self, start: int, stop: int) -> "Batch":
+        rows = slice(start, stop)
+        mask = None if self.padding_mask is None else self.padding_mask[rows]
+        return Batch(self.images[rows], mask, self.targets[rows], self.file_names[rows])
 
     def _map(self, function: Any) -> "Batch":
         return replace(
@@ -93,8 +85,7 @@ class Batch:
 
 def collate(samples: Sequence[tuple[Tensor, Target]]) -> Batch:
     """Pad images (float [3, H, W]) to the largest height and width among them."""
-    height = max(image.shape[1] for image, _ in samples)
-    width = max(image.shape[2] for image, _ in samples)
+    height, width = (max(image.shape[side] for image, _ in samples) for side in (1, 2))
     images = torch.zeros(len(samples), 3, height, width)
     padding_mask = torch.ones(len(samples), height, width, dtype=torch.bool)
     for index, (image, _) in enumerate(samples):
@@ -112,6 +103,8 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
     batch (``batch_size`` counts all); else the samples' order, of which each takes every ``world_size``-th batch.
     ``drop_last`` leaves out a last batch that is not full, unless it is the only one. With ``aspects``, width / height
     of each sample, batches are of samples of like aspect, which need less padding; the rest makes up the last batches.
+    With ``weights``, how often each sample is wanted in comparison, an epoch has as many samples as without, but
+    some of them several times and others not.
 
     Raises:
         ParameterError: there are fewer samples than processes.
@@ -126,20 +119,19 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         shuffle: bool = True,
         drop_last: bool = True,
         aspects: Sequence[float] | None = None,
+        weights: Sequence[float] | None = None,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
         if count < world_size and shuffle:
             raise ParameterError(f"devices: {world_size} processes cannot share {count} training images; use fewer")
-        self.count = count
-        self.batch_size = batch_size
-        self.seed = seed
-        self.shuffle = shuffle
+        self.count, self.batch_size = count, batch_size
+        self.seed, self.shuffle = seed, shuffle
         self.drop_last = drop_last and count > batch_size
         self.kinds = None if aspects is None else np.digitize(aspects, ASPECT_LIMITS).tolist()
+        self.weights = None if weights is None else torch.tensor(weights, dtype=torch.float64)
         self.rank, self.world_size = rank, world_size
-        self.epoch = 0
-        self.start = 0
+        self.epoch = self.start = 0
 
     def set_epoch(self, epoch: int, start: int = 0) -> None:
         """Choose the epoch (from 0) of the next pass, and how many of its batches are left out at its beginning."""
@@ -159,7 +151,10 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         order = list(range(self.count))
         if self.shuffle:
             generator = torch.Generator().manual_seed((self.seed << 20) + self.epoch)
-            order = torch.randperm(self.count, generator=generator).tolist()
+            permuted = torch.randperm(self.count, generator=generator)
+            if self.weights is not None:
+                permuted = permuted[_systematic(self.weights[permuted], generator)]
+            order = permuted.tolist()
         if self.kinds is not None:
             order = self._grouped(order, self.kinds)
         for number in self._own(range(self._batches()))[self.start :]:
@@ -177,6 +172,15 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
                 grouped += group
                 group.clear()
         return grouped + [index for group in waiting.values() for index in group]
+
+
+def _systematic(weights: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw as many places as there are, each in proportion to its weight, rounded up or down; in random order."""
+    count = len(weights)
+    shift = torch.rand(1, generator=generator, dtype=torch.float64)
+    points = (torch.arange(count) + shift) * (weights.sum() / count)
+    drawn = torch.searchsorted(weights.cumsum(0), points).clamp_(max=count - 1)
+    return drawn[torch.randperm(count, generator=generator)]
 
 
 class BatchLoader(DataLoader[Any]):
@@ -197,11 +201,13 @@ def build_loader(
     pin_memory: bool = False,
     start_method: str | None = None,
     aspects: Sequence[float] | None = None,
+    weights: Sequence[float] | None = None,
 ) -> BatchLoader:
     """Build the loader of a training set, or without ``shuffle`` of a validation set; its keys are (epoch, index).
 
     ``batch_size`` is images a process. Processes that load (``workers``) are kept between epochs and start by
-    ``start_method``, the platform's by default; 0 loads in this process. For ``aspects`` see `EpochBatches`.
+    ``start_method``, the platform's by default; 0 loads in this process. See `EpochBatches` for ``aspects`` and
+    ``weights``.
     """
     batches = EpochBatches(
         len(cast("Sized", samples)),
@@ -210,6 +216,7 @@ def build_loader(
         shuffle=shuffle,
         drop_last=shuffle,
         aspects=aspects,
+        weights=weights,
         rank=collectives.rank(),
         world_size=collectives.world_size(),
     )

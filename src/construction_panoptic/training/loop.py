@@ -1,9 +1,7 @@
 """The training loop of all tasks: an iterator that yields once an epoch, and where a checkpoint is due within one.
 
-It knows nothing of what launched it, of where checkpoints are kept or of how metrics are logged. Training is
-the same number for number on a CPU whether or not it was interrupted and resumed, and however many processes
-load the images. On CUDA the order, augmentation and dropout are the same too, but some kernels add in an
-order that varies; ``torch.use_deterministic_algorithms`` is left to the caller, for it slows training down.
+On a CPU training is the same number for number whether or not it was interrupted and resumed, and however many
+processes load the images. On CUDA some kernels add in an order that varies.
 """
 
 import signal
@@ -20,19 +18,11 @@ from construction_panoptic.errors import CheckpointError, ParameterError, explai
 from construction_panoptic.parallel import collectives
 from construction_panoptic.parallel.device import resolve_device
 from construction_panoptic.signals import StopRequest
+from construction_panoptic.training import state as states
 from construction_panoptic.training.loading import BatchLoader
 from construction_panoptic.training.optimisation import build_schedule
 from construction_panoptic.training.progress import Progress
-from construction_panoptic.training.state import (
-    FORMAT_VERSION,
-    Checkpoint,
-    improved,
-    logger,
-    own_randomness,
-    random_state,
-    resumable,
-    snapshot,
-)
+from construction_panoptic.training.state import Checkpoint, logger, own_randomness, random_state, snapshot
 from construction_panoptic.training.steps import EpochSteps, Training
 from construction_panoptic.training.tasks.protocol import TrainingTask
 
@@ -43,14 +33,10 @@ Validate = Callable[[], Mapping[str, float]]
 class EpochResult:
     """What an epoch gives; or, where ``complete`` is False, a checkpoint within one.
 
-    Attributes:
-        epoch: number of epochs done, from 1 (0 for a checkpoint within the first).
-        metrics: ``train/…`` and ``val/…`` of the epoch; empty where it is not complete.
-        history: ``{"epoch": …, **metrics}`` of every epoch done, earlier runs' among them.
-        timings: the same of what differs from run to run: ``time/…`` in seconds, ``train/images_per_second``, …
-        checkpoint: the state to resume from; see `train`.
-        best: the same checkpoint, without the timings, if this epoch is the best so far, else None. Save it first:
-            after a crash between the two, the epoch is done again.
+    ``epoch`` is the number of epochs done; ``metrics`` are ``train/…`` and ``val/…``; ``history`` has ``{"epoch": …,
+    **metrics}`` of every epoch done, earlier runs' among them, ``timings`` the same of what differs from run to run.
+    ``checkpoint`` is the state to resume from, see `train`; ``best`` the same without timings, if this epoch is the
+    best so far. Save ``best`` first: after a crash between the two, the epoch is done again.
     """
 
     epoch: int
@@ -96,8 +82,7 @@ def train(
             already, its last epoch is given once more (``best`` None) and nothing is trained.
         fingerprint: plain data of all that the training depends on.
         extra: plain data to keep in the checkpoint.
-        stop: looked at after every step and in validation; when it is set, there is a last checkpoint and training
-            ends.
+        stop: looked at after every step and in validation; when it is set, a last checkpoint is given.
         clock: seconds, to tell when a checkpoint is due.
 
     Raises:
@@ -112,18 +97,12 @@ def train(
     task.model.to(device)
     optimizer = AdamW(task.parameter_groups(), lr=settings.optimizer.lr, weight_decay=settings.optimizer.weight_decay)
     schedule = build_schedule(optimizer, settings.schedule, epochs=settings.epochs, steps_per_epoch=len(train_loader))
+    randomness = settings.seed + collectives.rank()
     training = Training(
-        task,
-        device,
-        optimizer,
-        schedule,
-        randomness=settings.seed + collectives.rank(),
-        stop=stop or StopRequest(),
-        fingerprint=fingerprint or {},
-        extra=extra or {},
+        task, device, optimizer, schedule, randomness, stop or StopRequest(), fingerprint or {}, extra or {}
     )
     begun = None
-    if resume is not None and resumable(resume, training.fingerprint):
+    if resume is not None and states.resumable(resume, training.fingerprint):
         begun = _restore(training, resume)
         if training.epoch >= settings.epochs:
             logger.info("%s: all %d epochs are done already.", task.name, settings.epochs)
@@ -132,7 +111,9 @@ def train(
         logger.info("%s: resumed after %s.", task.name, _position(training, begun))
     with (
         explained_shortage(),
-        Progress(task.name, epochs=settings.epochs, steps=len(train_loader), done=training.epoch) as progress,
+        Progress(
+            task.name, epochs=settings.epochs, steps=len(train_loader), device=device, done=training.epoch
+        ) as progress,
     ):
         due = _alarm(settings, clock)
         while training.epoch < settings.epochs:
@@ -142,14 +123,13 @@ def train(
                     progress.start_epoch(training.epoch, training.steps.step)
                     begun = None
                 metrics, timings = _go_on(training, training.steps, validate, progress, due)
-            if not metrics:
-                yield _result(training, complete=False)
-                _check_stop(training)
-            else:
+            if metrics:
                 is_best = _end_epoch(training, metrics, timings)
                 progress.end_epoch(training.epoch - 1, metrics, timings["time/epoch_seconds"])
                 yield _result(training, is_best=is_best)
-                _check_stop(training)
+            else:
+                yield _result(training, complete=False)
+            _check_stop(training)
             due = _alarm(settings, clock)
 
 
@@ -203,9 +183,13 @@ def _restore(training: Training, resume: Mapping[str, Any]) -> Mapping[str, Any]
 
 
 def _again(training: Training, resume: Mapping[str, Any]) -> EpochResult:
-    metrics = {name: value for name, value in training.history[-1].items() if name != "epoch"}
     checkpoint = {**resume, "under_way": None, "finished": True}
-    return EpochResult(training.epoch, metrics, training.history, training.timings, checkpoint, None)
+    return EpochResult(training.epoch, _metrics(training), training.history, training.timings, checkpoint, None)
+
+
+def _metrics(training: Training) -> dict[str, float]:
+    """Those of the last epoch done."""
+    return {name: value for name, value in training.history[-1].items() if name != "epoch"}
 
 
 def _go_on(
@@ -252,7 +236,7 @@ def _end_epoch(training: Training, metrics: Mapping[str, float], timings: Mappin
         raise ParameterError(
             f"{training.task.name}: there is no metric {monitor!r} to monitor; there are {', '.join(sorted(metrics))}"
         )
-    if not improved(value, training.best["value"]):
+    if not states.improved(value, training.best["value"]):
         return False
     training.best = {"epoch": training.epoch, "value": value}
     return True
@@ -260,10 +244,9 @@ def _end_epoch(training: Training, metrics: Mapping[str, float], timings: Mappin
 
 def _result(training: Training, *, is_best: bool = False, complete: bool = True) -> EpochResult:
     checkpoint = _checkpoint(training)
-    metrics = {name: value for name, value in training.history[-1].items() if name != "epoch"} if complete else {}
     return EpochResult(
         epoch=training.epoch,
-        metrics=metrics,
+        metrics=_metrics(training) if complete else {},
         history=[dict(entry) for entry in training.history],
         timings=[dict(entry) for entry in training.timings],
         checkpoint=checkpoint,
@@ -279,7 +262,7 @@ def _checkpoint(training: Training) -> Checkpoint:
     statistics = {} if under_way is None else snapshot(collectives.running_statistics(training.task.model))
     processes = collectives.all_gather({"rng": training.randomness, "under_way": under_way, "statistics": statistics})
     state = {
-        "format_version": FORMAT_VERSION,
+        "format_version": states.FORMAT_VERSION,
         "stage": training.task.name,
         "epoch": training.epoch,
         "under_way": under_way,

@@ -12,10 +12,8 @@ from construction_panoptic.config.training import OptimizerSettings, ScheduleSet
 
 
 def backbone_and_rest(model: nn.Module, settings: OptimizerSettings) -> list[dict[str, Any]]:
-    """The parameters that learn, the backbone's in a group of their own; groups are named ``main``, ``backbone``.
-
-    A parameter is the backbone's if ``backbone`` is part of its name, as in DETR. With ``lr_backbone`` 0 the
-    backbone is frozen.
+    """The parameters that learn in the groups ``main`` and ``backbone``, for those with this word in their name, as in
+    DETR. With ``lr_backbone`` 0 the backbone is frozen.
     """
     named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     backbone = [parameter for name, parameter in named if "backbone" in name]
@@ -32,12 +30,10 @@ def backbone_and_rest(model: nn.Module, settings: OptimizerSettings) -> list[dic
 
 
 def rate_factor(settings: ScheduleSettings, *, epochs: int, steps_per_epoch: int) -> Callable[[int], float]:
-    """The factor of the learning rates as a function of the steps done.
+    """The factor of the learning rates as a function of the steps done; see `ScheduleSettings`.
 
-    ``step``: ``drop_factor`` after every ``drop_epoch`` epochs. ``cosine``: from 1 to ``final_factor`` along
-    half a cosine (Loshchilov and Hutter 2017, eq. 5). ``one_cycle``: up from ``start_factor`` to 1, then down
-    to ``final_factor``, both along half a cosine (Smith 2018, as in torch's OneCycleLR). A warm-up multiplies
-    the first two by a straight line that reaches 1 with its last step.
+    ``cosine`` is that of Loshchilov and Hutter 2017, eq. 5; ``one_cycle`` of Smith 2018, as in torch's OneCycleLR. A
+    warm-up multiplies ``step`` and ``cosine`` by a straight line that reaches 1 with its last step.
     """
     steps = epochs * steps_per_epoch
     warmup_steps = round(settings.warmup_epochs * steps_per_epoch)
@@ -49,9 +45,8 @@ def rate_factor(settings: ScheduleSettings, *, epochs: int, steps_per_epoch: int
         return warmup(step) * settings.drop_factor ** (step // steps_per_epoch // settings.drop_epoch)
 
     def cosine_factor(step: int) -> float:
-        return warmup(step) * _half_cosine(
-            1.0, settings.final_factor, _fraction(step - warmup_steps, steps - warmup_steps)
-        )
+        fraction = _fraction(step - warmup_steps, steps - warmup_steps)
+        return warmup(step) * _half_cosine(1.0, settings.final_factor, fraction)
 
     def one_cycle_factor(step: int) -> float:
         peak = settings.warmup_fraction * (steps - 1)

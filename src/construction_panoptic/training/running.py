@@ -1,7 +1,7 @@
 """What all training nodes have in common: from the parts of a stage to the outputs of each epoch."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -20,7 +20,7 @@ from construction_panoptic.parallel.device import process_count
 from construction_panoptic.parallel.launcher import launch
 from construction_panoptic.signals import StopRequest, deferred_interruption
 from construction_panoptic.training.loading import BatchLoader, build_loader
-from construction_panoptic.training.loop import EpochResult, train
+from construction_panoptic.training.loop import train
 from construction_panoptic.training.samples import DetectionSamples
 from construction_panoptic.training.tasks.protocol import Measure, TrainingTask
 
@@ -101,13 +101,15 @@ def _train(
     task, settings = stage.task, stage.task.settings
     validation = loader_of(stage.validation, settings, training=False)
 
-    def measure(predictions: Any) -> Mapping[str, float]:
-        return stage.measure(_watched(predictions, stage.watch))
+    def watched(predictions: Iterable[tuple[int, Any]]) -> Iterator[tuple[int, Any]]:
+        for image_id, prediction in predictions:
+            stage.watch.see(image_id, prediction)
+            yield image_id, prediction
 
     epochs = train(
         task,
         loader_of(stage.training, settings, training=True),
-        validate=lambda: task.validate(validation, measure, stop),
+        validate=lambda: task.validate(validation, lambda found: stage.measure(watched(found)), stop),
         resume=resume,
         fingerprint=stage.fingerprint,
         extra=stage.extra,
@@ -115,18 +117,8 @@ def _train(
     )
     for result in epochs:
         picture = stage.watch.take(result.epoch) if result.complete else None
-        yield _outputs(result, picture)
-
-
-def _watched(predictions: Iterator[tuple[int, Any]], watch: Watch) -> Iterator[tuple[int, Any]]:
-    for image_id, prediction in predictions:
-        watch.see(image_id, prediction)
-        yield image_id, prediction
-
-
-def _outputs(result: EpochResult, picture: Image.Image | None) -> TrainingOutputs:
-    best = UNCHANGED if result.best is None else result.best
-    return best, _table(result.history), _table(result.timings), picture or UNCHANGED, result.checkpoint
+        best = UNCHANGED if result.best is None else result.best
+        yield best, _table(result.history), _table(result.timings), picture or UNCHANGED, result.checkpoint
 
 
 def _table(rows: list[dict[str, float]]) -> pd.DataFrame:
@@ -143,13 +135,12 @@ def loader_of(samples: DetectionSamples, settings: TrainingSettings, *, training
         workers=settings.workers,
         pin_memory=torch.cuda.is_available() and settings.device != "cpu",
         aspects=samples.aspects if training and settings.aspect_ratio_batches else None,
+        weights=samples.repeat_factors(settings.repeat_threshold) if training and settings.repeat_threshold else None,
     )
 
 
 def fingerprint_of(data: Mapping[str, Any], settings: TrainingSettings, **other: Any) -> dict[str, Any]:
-    """Name all that the result of a training depends on: the loaded COCO file of its images, settings, other plain
-    data.
-    """
+    """Name all that the result of a training depends on: its loaded COCO file, settings, other plain data."""
     # With Ray and ``auto``, only the processes themselves know how many they are.
     ray, devices = settings.execution.engine == "ray", settings.devices
     known = process_count(devices, settings.device) if not ray else devices

@@ -1,8 +1,4 @@
-"""Training and validation samples from COCO detection and COCO panoptic files.
-
-A sample depends on the seed, the epoch and the image alone: it is the same in whichever process, and after
-whichever other samples, it is made.
-"""
+"""Samples from COCO detection and panoptic files; each depends on the seed, the epoch and the image alone."""
 
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
@@ -39,23 +35,6 @@ def read_image(path: Path) -> Tensor:
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
-class _Cache:
-    """Decoded images and id maps, kept until their bytes reach the limit."""
-
-    def __init__(self, limit_mb: int) -> None:
-        self._room = limit_mb * 2**20
-        self._kept: dict[int, tuple[Tensor, Tensor | None]] = {}
-
-    def get(self, index: int) -> tuple[Tensor, Tensor | None] | None:
-        return self._kept.get(index)
-
-    def put(self, index: int, image: Tensor, id_map: Tensor | None) -> None:
-        size = image.nbytes + (0 if id_map is None else id_map.nbytes)
-        if size <= self._room:
-            self._room -= size
-            self._kept[index] = (image, id_map)
-
-
 class DetectionSamples(Dataset[tuple[Tensor, Target]]):
     """Images and boxes of a COCO detection file.
 
@@ -64,13 +43,8 @@ class DetectionSamples(Dataset[tuple[Tensor, Target]]):
     ``orig_size`` and ``size`` int64 [2] (height, width in pixels, before and after the transforms). Crowds are no
     targets. A key is (epoch, index), or an index alone, in epoch 0.
 
-    Args:
-        data: the content of the file.
-        image_folder: where ``images[].file_name`` are.
-        settings: sizes and augmentation; the recipe's by default.
-        training: augment at random; otherwise resize to the evaluation size.
-        seed: seed of the augmentation.
-        cache_mb: memory for decoded images and id maps, MiB, in each process that loads.
+    With ``training`` they are augmented at random, from ``seed``; otherwise resized to the evaluation size.
+    ``cache_mb`` is memory for decoded images and id maps, MiB, in each process that loads.
 
     Raises:
         InputDataError: the file is not of its kind, or an annotation names an unknown image or category; for a sample,
@@ -94,10 +68,11 @@ class DetectionSamples(Dataset[tuple[Tensor, Target]]):
             raise InputDataError(f"the annotations: no {' and no '.join(missing)} in it; is it a COCO file?")
         self.image_folder = Path(image_folder)
         self.settings = settings or AugmentationSettings()
-        self.training = training
-        self.seed = seed
-        self._augmentations = transforms.build_augmentations(self.settings)
-        self._cache = _Cache(cache_mb)
+        self.training, self.seed = training, seed
+        things = frozenset(category["id"] for category in data.get("categories", ()) if category.get("isthing"))
+        self._augmentations = transforms.build_augmentations(self.settings, things)
+        self._cache_room = cache_mb * 2**20
+        self._cache: dict[int, tuple[Tensor, Tensor | None]] = {}
         images = sorted(map(itemgetter("id", "file_name", "height", "width"), data["images"]), key=itemgetter(0))
         if not images:
             raise InputDataError("the annotations: there are no images in it")
@@ -115,6 +90,18 @@ class DetectionSamples(Dataset[tuple[Tensor, Target]]):
     def aspects(self) -> list[float]:
         """Width / height of each image as it is on disk."""
         return (self.sizes[:, 1] / self.sizes[:, 0]).tolist()
+
+    def repeat_factors(self, threshold: float) -> list[float]:
+        """How often to show each image, at least 1: ``sqrt(threshold / f)`` (LVIS, Gupta et al. 2019, section 4.1).
+
+        ``f`` is the fraction of images that have the image's rarest class.
+        """
+        images = np.repeat(np.arange(len(self)), np.diff(self.starts))
+        pairs = np.unique(np.stack([images, self.labels]), axis=1)
+        fraction = np.bincount(pairs[1]) / len(self)
+        factors = np.ones(len(self))
+        np.maximum.at(factors, pairs[0], np.sqrt(threshold / fraction[pairs[1]]))
+        return factors.tolist()
 
     def _check_labels(self, categories: Iterable[Mapping[str, Any]]) -> None:
         last = max(category["id"] for category in categories)
@@ -157,7 +144,10 @@ class DetectionSamples(Dataset[tuple[Tensor, Target]]):
             image = read_image(self.image_folder / self.file_names[index])
             self._check_size(self.image_folder / self.file_names[index], tuple(image.shape[-2:]), index)
             pixels = image, self._read_id_map(index)
-            self._cache.put(index, *pixels)
+            size = sum(part.nbytes for part in pixels if part is not None)
+            if size <= self._cache_room:
+                self._cache_room -= size
+                self._cache[index] = pixels
         objects = slice(self.starts[index], self.starts[index + 1])
         return Annotated(
             image=pixels[0],
@@ -176,9 +166,8 @@ class DetectionSamples(Dataset[tuple[Tensor, Target]]):
 
     def _set_objects(self, annotations: Iterable[Mapping[str, Any]]) -> None:
         images, labels, ids, boxes = array("q"), array("q"), array("q"), array("d")
-        for image, item in self._objects(
-            annotations, {number: index for index, number in enumerate(self.image_ids.tolist())}
-        ):
+        places = {number: index for index, number in enumerate(self.image_ids.tolist())}
+        for image, item in self._objects(annotations, places):
             x, y, width, height = item["bbox"]
             boxes.extend((x, y, width, height))
             images.append(image)

@@ -1,8 +1,4 @@
-"""Checkpoints and the state of the random generators.
-
-A checkpoint is made of tensors, dicts, lists, strings, numbers, booleans and None, so that ``torch.load``
-reads it with ``weights_only=True``, and its tensors are copies that later training does not change.
-"""
+"""Checkpoints, of plain data and copied tensors for ``weights_only=True``, and the state of the random generators."""
 
 import logging
 import random
@@ -20,7 +16,6 @@ logger = logging.getLogger(__name__)
 FORMAT_VERSION = 1
 
 Checkpoint = dict[str, Any]
-RandomState = dict[str, Any]
 
 
 def snapshot(value: Any) -> Any:
@@ -40,7 +35,7 @@ def snapshot(value: Any) -> Any:
     raise TypeError(f"a checkpoint cannot hold {type(value).__name__}")
 
 
-def random_state() -> RandomState:
+def random_state() -> dict[str, Any]:
     """The state of the generators of torch (CPU and CUDA), numpy and Python, as plain data."""
     name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # noqa: NPY002
     version, words, gauss = random.getstate()
@@ -110,9 +105,7 @@ def resumable(resume: Mapping[str, Any] | None, fingerprint: Mapping[str, Any]) 
         return False
     if resume.get("format_version") != FORMAT_VERSION:
         logger.warning(
-            "The checkpoint has format %s, not %s: training starts over.",
-            resume.get("format_version"),
-            FORMAT_VERSION,
+            "The checkpoint has format %s, not %s: training starts over.", resume.get("format_version"), FORMAT_VERSION
         )
         return False
     names = differing(resume["fingerprint"], snapshot(fingerprint))

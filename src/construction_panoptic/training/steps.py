@@ -31,15 +31,15 @@ class Training:
     optimizer: Optimizer
     schedule: LRScheduler
     randomness: int | Mapping[str, Any]
+    stop: StopRequest
+    fingerprint: Mapping[str, Any]
+    extra: Mapping[str, Any]
     epoch: int = 0
     steps: "EpochSteps | None" = None
     history: list[dict[str, float]] = field(default_factory=list)
     timings: list[dict[str, float]] = field(default_factory=list)
     best: dict[str, Any] = field(default_factory=lambda: {"epoch": None, "value": None})
-    stop: StopRequest = field(default_factory=StopRequest)
     skipped: int = 0
-    fingerprint: Mapping[str, Any] = field(default_factory=dict)
-    extra: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def settings(self) -> TrainingSettings:
@@ -56,16 +56,12 @@ class EpochSteps:
     """The steps of the epoch under way; ``begun`` is the `state` of the same epoch's steps in an earlier run."""
 
     def __init__(self, training: Training, loader: BatchLoader, begun: Mapping[str, Any] | None = None) -> None:
-        every = 1 if training.careful else 20
         self._training = training
-        self._watch = LossWatch(training.task.name, training.epoch + 1, every=every)
+        self._watch = LossWatch(training.task.name, training.epoch + 1, every=1 if training.careful else 20)
         self._rates = _rates(training.optimizer)
-        self._skipped = 0
-        self._images = 0
-        self.step = 0
+        self.step = self._images = self._skipped = 0
         self.averaged = False  # the running statistics, over the processes
-        self.seconds = 0.0
-        self._waited = 0.0
+        self.seconds = self._waited = 0.0
         if begun is not None:
             self.step, self._images, self._skipped = begun["step"], begun["images"], begun["skipped"]
             self.averaged = begun.get("averaged", False)

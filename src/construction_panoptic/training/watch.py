@@ -15,16 +15,13 @@ class NonFiniteLossError(UserError, ArithmeticError):
 
 
 class LossWatch:
-    """Collects each step's numbers on the device and reads them ``every`` so many steps.
+    """Collects each step's numbers on the device and reads them ``every`` so many steps, since CUDA then waits.
 
-    Reading a number makes the CPU wait for a CUDA device, so that numbers are read together. ``stage`` and ``epoch``,
-    from 1, are for messages.
+    ``stage`` and ``epoch``, from 1, are for messages.
     """
 
     def __init__(self, stage: str, epoch: int, *, every: int) -> None:
-        self._stage = stage
-        self._epoch = epoch
-        self._every = every
+        self._stage, self._epoch, self._every = stage, epoch, every
         self._pending: list[tuple[list[str], list[str], Tensor]] = []
         self._sums: dict[str, float] = {}
         self._counts: dict[str, int] = {}

@@ -14,7 +14,7 @@ from benchmarks.measuring import SIDES, Options, Result, compare, run, table, to
 from benchmarks.post_processing import BENCHMARK
 
 ROOT = Path(__file__).parents[3]
-NEED_TRANSFORMERS = {"frozen_step", "frozen_step_cached", "detection_step", "detector_inference", "panoptic_inference"}
+NEED_TRANSFORMERS = set(NAMES) - {"post_processing", "loader", "quality", "conversion"}
 # A pixel between two masks can go to either where their logits differ in the last bit; colours are averages of
 # pixels that PIL and torch round differently.
 TOLERANCE = {"panoptic_inference": 1e-3, "loader": 1e-3}

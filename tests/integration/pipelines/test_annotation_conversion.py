@@ -12,8 +12,8 @@ from kedro.runner import SequentialRunner
 
 from construction_panoptic.annotations.panoptic_png import encode_id_map
 from construction_panoptic.annotations.records import ConvertedImages, ConvertedRecord, Segment
+from construction_panoptic.catalog.datasets import StreamedJSONDataset
 from construction_panoptic.catalog.files import ProjectCatalog
-from construction_panoptic.catalog.streams import StreamedJSONDataset
 from construction_panoptic.config.base import ONE_PROCESS
 from construction_panoptic.config.conversion import ConversionSettings
 from construction_panoptic.pipelines.annotation_conversion.pipeline import create_pipeline

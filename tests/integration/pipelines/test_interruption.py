@@ -56,7 +56,7 @@ def test_a_stopped_training_says_so_and_goes_on(project: Project) -> None:
         assert before < done < 40
         text = " ".join(output.split())
         assert f"Stopped by {number.name}: detection: saved after epoch {done} of 40" in text
-        assert "kedro run --only-missing-outputs" in text
+        assert "Then go on with: python -m kedro run --env sample --only-missing-outputs --pipelines" in text
         assert "Traceback" not in text
         if before:
             assert f"resumed after epoch {before} of 40" in text

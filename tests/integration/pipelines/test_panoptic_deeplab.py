@@ -33,6 +33,9 @@ def test_the_recipe_trains_evaluates_and_is_used(project: Project) -> None:
     for name in ("panoptic_quality.json", "panoptic_quality.csv", "average_precision.json", "average_precision.csv"):
         own = data / "08_reporting/panoptic_deeplab" / name
         assert own.read_bytes() == (data / "08_reporting" / name).read_bytes()
+    for name in ("box_predictions.json", "panoptic_predictions/predictions.json"):
+        own = data / "07_model_output/panoptic_deeplab" / name
+        assert own.read_bytes() == (data / "07_model_output" / name).read_bytes()
     assert (data / "08_reporting/evaluation_report.html").is_file()
 
     done = project.kedro("run", "--env", "sample", "--pipelines", "panoptic_deeplab_model_export")

@@ -19,6 +19,7 @@ from construction_panoptic.annotations.records import ConvertedRecord, Segment
 from construction_panoptic.annotations.split.grouping import near_duplicate_groups
 from construction_panoptic.annotations.split.splitting import audit_split, split
 from construction_panoptic.annotations.stuff.label_maps import encode_labels
+from construction_panoptic.annotations.stuff.labeller import ImageToLabel
 from construction_panoptic.annotations.stuff.ready import ReadyStuff
 from construction_panoptic.annotations.summary import class_counts_and_summary
 from construction_panoptic.annotations.taxonomy import Taxonomy
@@ -90,7 +91,7 @@ def split_table() -> pd.DataFrame:
 
 @pytest.fixture
 def files(records: list[ConvertedRecord], split_table: pd.DataFrame, taxonomy: Taxonomy) -> CocoFiles:
-    return CocoFiles(records, split_table[::-1], taxonomy)
+    return CocoFiles(iter(records), split_table[::-1], taxonomy)
 
 
 def test_panoptic_files_share_image_ids(files: CocoFiles, records: list[ConvertedRecord], taxonomy: Taxonomy) -> None:
@@ -107,6 +108,8 @@ def test_panoptic_files_share_image_ids(files: CocoFiles, records: list[Converte
         "bbox": list(segment.bbox),
         "iscrowd": 0,
     }
+    pairs = zip(files.panoptic("val")["images"], files.panoptic("val")["annotations"], strict=True)
+    assert [(image["id"], annotation["image_id"]) for image, annotation in pairs] == [(1, 1), (3, 3)]
     assert val["categories"] == taxonomy.coco_categories()
     assert "".join(json_parts(files.panoptic("val"))) == json.dumps(val)
 
@@ -120,7 +123,7 @@ def test_what_does_not_fit_is_refused(
         CocoFiles([*records, records[0]], split_table, taxonomy)
     records[0].segments[0] = records[0].segments[0]._replace(category_id=77)
     with pytest.raises(InputDataError, match=r"'a/1\.jpg', segment \d+: class 77 is not in the taxonomy"):
-        list(CocoFiles(records, split_table, taxonomy).panoptic("val")["annotations"])
+        CocoFiles(records, split_table, taxonomy)
 
 
 def test_detection_files_are_read_by_pycocotools(
@@ -223,7 +226,7 @@ def test_real_annotations_become_files_that_pass_the_check(real_data: Path, repo
     size_of = dict(zip(exports.images["key"].tolist(), sizes, strict=True))
     ready = ReadyStuff(folder / "stuff_predictions", project)
     assert None not in map(ready.find, size_of)
-    labels: Any = {key: ready.labels(key, size) for key, size in size_of.items()}
+    labels: Any = {key: ready.read(ImageToLabel(key, "", size, found=ready.find(key))) for key, size in size_of.items()}
     stuff = {key: None if found is None else encode_labels(found) for key, found in labels.items()}
     converted: Any = list(merge_images(exports.images, exports.annotations, stuff.get, project))
     for image in converted:

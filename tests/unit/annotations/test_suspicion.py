@@ -1,8 +1,12 @@
+import numpy as np
 import pandas as pd
 
 from construction_panoptic.annotations.records import ConvertedRecord, Segment
-from construction_panoptic.annotations.suspicion import images_of_classes, size_distributions, suspicious_images
-from construction_panoptic.annotations.taxonomy import Taxonomy
+from construction_panoptic.annotations.suspicion import survey
+
+NOTHING = pd.DataFrame({"key": [], "area": []})
+NONE_REJECTED = pd.DataFrame({"image": [], "annotation_id": []})
+NO_CLASS = pd.DataFrame({"class_id": [], "class": [], "kind": [], "images_total": []})
 
 
 def record(name: str, *areas: int, void: int = 0, class_id: int = 8) -> ConvertedRecord:
@@ -10,23 +14,38 @@ def record(name: str, *areas: int, void: int = 0, class_id: int = 8) -> Converte
     return ConvertedRecord(f"s/{name}", name, f"{name}.jpg", 100, 100, segments, void)
 
 
+def class_counts(images_of: dict[str, int]) -> pd.DataFrame:
+    ids = {"ground": 2, "pump": 8, "crane": 9}
+    rows = [(ids[name], name, "stuff" if name == "ground" else "thing", count) for name, count in images_of.items()]
+    return pd.DataFrame(rows, columns=NO_CLASS.columns)
+
+
 def test_the_most_suspicious_come_with_their_reasons() -> None:
-    records = [record("fine", 50), record("void", 50, void=4000), record("hidden", 25), record("lost", 10, void=900)]
+    records = [record("fine", 50), record("hidden", 25), record("lost", 10, void=900), record("void", 50, void=4000)]
     annotations = pd.DataFrame(
-        {"key": ["s/fine", "s/void", "s/hidden", "s/hidden", "s/lost"], "area": [51.0, 50.0, 50.0, 50.0, None]}
+        {"key": ["s/fine", "s/hidden", "s/hidden", "s/lost", "s/void"], "area": [51.0, 50.0, 50.0, None, 50.0]}
     )
     rejected = pd.DataFrame({"image": ["s/lost", "s/lost", "s/gone"], "annotation_id": ["1", "2", None]})
-    chosen = {r.stem: note for r, note in suspicious_images(records, annotations, rejected)}
+    counts = class_counts({"pump": 4})
+    chosen = {r.stem: note for r, note in survey(records, annotations, rejected, counts).suspicious}
     assert chosen == {
         "lost": "2 rejected, 9 % void",
         "void": "40 % void",
         "hidden": "75 % of the things hidden",
     }
-    assert len(suspicious_images(records, annotations, rejected, each=1)) == 3
+    assert list(chosen) == ["lost", "void", "hidden"]
+    assert len(survey(iter(records), annotations, rejected, counts, suspicious=1).suspicious) == 3
+
+
+def test_of_equally_suspicious_images_the_first_are_chosen() -> None:
+    records = [record(str(n), void=1000 * (1 + n // 5)) for n in range(9)]
+    found = survey(records, NOTHING, NONE_REJECTED, NO_CLASS, suspicious=5).suspicious
+    assert [r.stem for r, _ in found] == ["5", "6", "7", "8", "0"]
 
 
 def test_sizes_are_counted_by_hand() -> None:
-    found = size_distributions([record("a"), record("b", 1023, 1024, 9216), record("c", *[1] * 60)])
+    records = [record("a"), record("b", 1023, 1024, 9216), record("c", *[1] * 60)]
+    found = survey(records, NOTHING, NONE_REJECTED, class_counts({"pump": 2})).sizes
     assert found["Segments an image"] == {
         "0": 1, "1 to 2": 0, "3 to 5": 1, "6 to 10": 0, "11 to 20": 0, "21 to 50": 0, "51 or more": 1
     }  # fmt: skip
@@ -34,9 +53,10 @@ def test_sizes_are_counted_by_hand() -> None:
     assert list(found["Sizes of images"].values()) == [3, 0, 0, 0]
 
 
-def test_each_class_has_random_images(site_taxonomy: Taxonomy) -> None:
-    records = [record(str(n), 5, class_id=8) for n in range(9)] + [record("x", 5, class_id=2)]
-    chosen = images_of_classes(records, site_taxonomy, each=3)
+def test_each_class_has_random_images() -> None:
+    records = [record(str(n), 5, 6, class_id=8) for n in range(9)] + [record("x", 5, class_id=2)]
+    counts = class_counts({"ground": 1, "pump": 9, "crane": 0})
+    chosen = survey(iter(records), NOTHING, NONE_REJECTED, counts, of_class=3).of_class
     assert list(chosen) == ["pump", "ground"]
-    assert [len(images) for images in chosen.values()] == [3, 1]
-    assert chosen == images_of_classes(records[::-1], site_taxonomy, each=3)
+    drawn = np.random.default_rng(0).permutation(9)[:3]
+    assert chosen == {"pump": [records[place] for place in drawn], "ground": [records[9]]}

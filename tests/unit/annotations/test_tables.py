@@ -9,7 +9,15 @@ import pyarrow as pa
 import pytest
 
 from construction_panoptic.annotations import tables
-from construction_panoptic.annotations.tables import RowsOfKeys, StoredTable, Table, TableBuilder, TableWriter, blocks
+from construction_panoptic.annotations.tables import (
+    RowsOfKeys,
+    StoredTable,
+    Table,
+    TableBuilder,
+    TableWriter,
+    WaitingItems,
+    blocks,
+)
 from construction_panoptic.errors import shortage
 
 COLUMNS = {"key": "string", "order": "int64", "area": "float64"}
@@ -103,4 +111,23 @@ def test_no_room_for_annotations_is_said(small_disk: Path, monkeypatch: pytest.M
         for _ in range(50):
             writer.append(part)
         writer.table()
+    assert "There is no room for a file" in str(shortage(caught.value))
+
+
+def test_items_wait_for_several_readers() -> None:
+    items = WaitingItems()
+    added = [{"number": number, "text": "é" * (number % 7) * 5000} for number in range(50)]
+    for item in added:
+        items.add(item)
+    assert list(items) == added
+    assert list(zip(items, items, strict=True)) == list(zip(added, added, strict=True))
+    assert list(WaitingItems()) == []
+
+
+def test_no_room_for_items_is_said(small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(small_disk))
+    items = WaitingItems()
+    with pytest.raises(OSError, match="No space") as caught:  # noqa: PT012  # it may be at any of them
+        for _ in range(10_000):
+            items.add("x" * 10_000)
     assert "There is no room for a file" in str(shortage(caught.value))

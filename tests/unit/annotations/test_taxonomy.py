@@ -22,7 +22,6 @@ VALID: dict[str, Any] = {
 def test_default_taxonomy_of_the_project(repository: Path) -> None:
     data = json.loads((repository / "conf" / "base" / "taxonomy.json").read_text())
     taxonomy = Taxonomy.from_dict(data, "taxonomy.json")
-    assert taxonomy.num_classes == 65
     assert list(taxonomy.names) == list(range(1, 65))
     assert [class_id for class_id, thing in taxonomy.is_thing.items() if thing] == list(range(17, 65))
     assert len(taxonomy.stuff_id_of_coco) == 133
@@ -33,7 +32,6 @@ def test_default_taxonomy_of_the_project(repository: Path) -> None:
 
 def test_lookups() -> None:
     taxonomy = Taxonomy.from_dict(VALID)
-    assert taxonomy.num_classes == 6
     assert taxonomy.thing_id("Tower  Crane") == taxonomy.thing_id("tower-crane") == 5
     assert taxonomy.thing_id("sky") is None
     assert taxonomy.stuff_id("sky-other-merged") is None

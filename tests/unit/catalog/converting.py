@@ -15,7 +15,7 @@ from construction_panoptic.annotations.merging.converting import merge_images
 from construction_panoptic.annotations.records import ConvertedImage, ConvertedRecord
 from construction_panoptic.annotations.stuff.label_maps import encode_labels
 from construction_panoptic.annotations.taxonomy import Taxonomy
-from construction_panoptic.catalog.folders import ConvertedImagesDataset, finished_record
+from construction_panoptic.catalog.datasets import ConvertedImagesDataset, finished_record
 from construction_panoptic.catalog.journal import Journal
 
 STUFF = encode_labels(np.repeat(np.array([[1], [2]], np.uint8), 15, axis=0).repeat(40, axis=1))

@@ -6,8 +6,9 @@ import pytest
 import torch
 from kedro.io import DatasetError
 
-from construction_panoptic.catalog.checkpoints import CheckpointDataset, ResumeDataset
+from construction_panoptic.catalog.checkpoints import CheckpointDataset, ExportedModelDataset, ResumeDataset
 from construction_panoptic.errors import CheckpointError, StorageError, user_error
+from tests.unit.small_model import small_model
 
 
 def checkpoint(epoch: int, finished: bool) -> dict[str, object]:
@@ -129,3 +130,15 @@ def test_any_flipped_byte_is_found_or_makes_no_difference(tmp_path: Path) -> Non
     assert {(item["epoch"], item["finished"], *item["model"]["weight"].tolist()) for item in loaded} == {
         (3, False, 3, 3)
     }
+
+
+def test_an_exported_model_comes_back(tmp_path: Path) -> None:
+    model = small_model()
+    entry = ExportedModelDataset(filepath=str(tmp_path / "model"))
+    assert not entry.exists()
+    entry.save(model)
+    assert entry.exists()
+    loaded = entry.load()
+    assert loaded.spec == model.spec
+    expected = model.network.state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in loaded.network.state_dict().items())

@@ -11,9 +11,8 @@ from kedro_datasets.pandas import CSVDataset, ParquetDataset
 
 from construction_panoptic.annotations.records import ConvertedImage, ConvertedRecord, Segment
 from construction_panoptic.annotations.tables import TableWriter
+from construction_panoptic.catalog.datasets import ConvertedImagesDataset, StoredTableDataset, StreamedDocumentDataset
 from construction_panoptic.catalog.files import ProjectCatalog
-from construction_panoptic.catalog.folders import ConvertedImagesDataset
-from construction_panoptic.catalog.streams import StoredTableDataset, StreamedDocumentDataset
 from construction_panoptic.errors import DamagedFileError, InputDataError
 
 TABLE = pd.DataFrame({"name": ["crane", "excavator"], "count": [1, 2]})

@@ -4,15 +4,14 @@ import multiprocessing
 import os
 import signal
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from kedro.io import DataCatalog
 from kedro.pipeline import Node, Pipeline
 from kedro_datasets.json import JSONDataset
 
-from construction_panoptic.catalog import exclusive
-from construction_panoptic.catalog.exclusive import ExclusiveHook, RunningElsewhereError
+from construction_panoptic.catalog import hooks
+from construction_panoptic.catalog.hooks import ExclusiveHook, RunningElsewhereError
 
 FORK = multiprocessing.get_context("fork")
 
@@ -20,16 +19,15 @@ FORK = multiprocessing.get_context("fork")
 def begin(folder: Path, *names: str) -> ExclusiveHook:
     """Begin a run that makes what is named."""
     hook = ExclusiveHook()
-    hook.after_context_created(SimpleNamespace(project_path=folder))
     catalog = DataCatalog({name: JSONDataset(filepath=str(folder / f"{name}.json")) for name in names})
     nodes = [Node(lambda: 1, None, name, name=f"make_{name}") for name in names]
-    hook.before_pipeline_run(Pipeline(nodes), catalog)
+    hook.before_pipeline_run({"project_path": str(folder)}, Pipeline(nodes), catalog)
     return hook
 
 
 @pytest.fixture(autouse=True)
 def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exclusive, "PATIENCE", 0.2)
+    monkeypatch.setattr(hooks, "PATIENCE", 0.2)
 
 
 @pytest.mark.parametrize("end", ["completed", "failed", "killed"])

@@ -21,9 +21,9 @@ from plotly import graph_objects
 
 from construction_panoptic.annotations.json_stream import LongList
 from construction_panoptic.annotations.tables import TableWriter
+from construction_panoptic.catalog.datasets import StoredTableDataset, StreamedDocumentDataset
 from construction_panoptic.catalog.files import ProjectCatalog
 from construction_panoptic.catalog.previews import HTMLDataset, PictureDataset
-from construction_panoptic.catalog.streams import StoredTableDataset, StreamedDocumentDataset
 from construction_panoptic.errors import StorageError, user_error
 from construction_panoptic.files import UNCHANGED
 

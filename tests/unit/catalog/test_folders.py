@@ -1,6 +1,7 @@
 import base64
 import io
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,14 +12,16 @@ from PIL import Image
 
 from construction_panoptic.annotations.panoptic_png import encode_id_map
 from construction_panoptic.annotations.records import ConvertedImage, ConvertedRecord, Segment
-from construction_panoptic.annotations.stuff.label_maps import StuffOfImage, encode_labels
-from construction_panoptic.catalog.folders import (
+from construction_panoptic.annotations.stuff.label_maps import StuffOfImage, decode_labels, encode_labels
+from construction_panoptic.catalog.datasets import (
     ConvertedImagesDataset,
     FolderDataset,
     GeneratedFilesDataset,
+    PredictionsDataset,
     StuffLabelsDataset,
 )
 from construction_panoptic.errors import InputDataError, user_error
+from construction_panoptic.files import write_bytes
 
 
 def converted(stem: str, image: Path | bytes) -> ConvertedImage:
@@ -114,8 +117,8 @@ def test_stuff_labels_come_back(tmp_path: Path) -> None:
     labels = np.arange(24, dtype=np.uint8).reshape(4, 6)
     dataset.save(iter([StuffOfImage("a/x.jpg", encode_labels(labels), digest="1"), StuffOfImage("a/y.jpg", None)]))
     folder = dataset.load()
-    np.testing.assert_array_equal(folder.labels("a/x.jpg"), labels)
-    assert folder.labels("a/y.jpg") is None
+    np.testing.assert_array_equal(decode_labels(folder.content("a/x.jpg") or b""), labels)
+    assert folder.content("a/y.jpg") is None
     assert dataset.exists()
     shown = Image.open(io.BytesIO(base64.b64decode(dataset.preview())))
     assert shown.width == 960
@@ -140,3 +143,16 @@ def test_the_fringe_is_summed_over_images(tmp_path: Path) -> None:
     ]
     dataset.save(stuff)
     assert dataset.load().fringe() == {"pixels_before": 10, "pixels_after": 2}
+
+
+def test_predictions_are_linked_beside_those_of_other_recipes(tmp_path: Path) -> None:
+    shared, own = (PredictionsDataset(filepath=str(tmp_path / name)) for name in ("shared", "own"))
+    assert not own.exists()
+    for names in (("a.png", "b.png"), ("b.png",)):
+        shutil.rmtree(tmp_path / "shared", ignore_errors=True)
+        for name in (*names, "boxes.jsonl", "predictions.json"):
+            write_bytes(tmp_path / "shared" / name, name.encode())
+        own.save(shared.load())
+        assert own.exists()
+        assert {path.name for path in own.load().iterdir()} == {*names, "boxes.jsonl", "predictions.json"}
+        assert (tmp_path / "own/b.png").samefile(tmp_path / "shared/b.png")

@@ -1,7 +1,6 @@
 import json
 import time
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,7 +10,7 @@ from kedro.runner import SequentialRunner
 from kedro_datasets.json import JSONDataset
 
 from construction_panoptic.catalog.files import ProjectCatalog
-from construction_panoptic.catalog.freshness import FreshnessHook
+from construction_panoptic.catalog.hooks import FreshnessHook
 
 
 class Chain:
@@ -49,10 +48,9 @@ class Chain:
         self.calls.clear()
         manager = _create_hook_manager()
         hook = FreshnessHook()
-        hook.after_context_created(SimpleNamespace(project_path=self.project))
         manager.register(hook)
         manager.hook.before_pipeline_run(
-            run_params={"only_missing_outputs": only_missing_outputs},
+            run_params={"only_missing_outputs": only_missing_outputs, "project_path": str(self.project)},
             pipeline=self.pipeline,
             catalog=self.catalog,
         )
@@ -121,3 +119,33 @@ def test_three_previous_versions_are_kept(tmp_path: Path, monkeypatch: pytest.Mo
     assert [path.name for path in sorted((tmp_path / "data/06_models/previous").iterdir())] == [
         f"run {number}" for number in (3, 4, 5)
     ]
+
+
+def test_results_of_another_model_are_made_again(tmp_path: Path) -> None:
+    catalog = ProjectCatalog(
+        {
+            name: JSONDataset(filepath=f"{tmp_path}/data/{file}.json")
+            for name, file in {"x.best": "06_models/x", "y.best": "06_models/y", "p": "07/p", "q": "08/q"}.items()
+        }
+    )
+    catalog.save("x.best", "x")
+    catalog.save("y.best", "y")
+
+    def run(model: str) -> Any:
+        pipeline = Pipeline(
+            [
+                Node(lambda model: model, f"{model}.best", "p", name="predict"),
+                Node(lambda predictions: f"quality of {predictions}", "p", "q", name="measure"),
+            ]
+        )
+        manager = _create_hook_manager()
+        manager.register(FreshnessHook())
+        run_params = {"only_missing_outputs": True, "project_path": str(tmp_path)}
+        manager.hook.before_pipeline_run(run_params=run_params, pipeline=pipeline, catalog=catalog)
+        SequentialRunner().run(pipeline, catalog, manager, only_missing_outputs=True)
+        return catalog.load("q")
+
+    assert [run("x"), run("y"), run("x")] == ["quality of x", "quality of y", "quality of x"]
+    before = (tmp_path / "data/08/q.json").stat().st_mtime_ns
+    assert run("x") == "quality of x"
+    assert (tmp_path / "data/08/q.json").stat().st_mtime_ns == before, "nothing is missing"

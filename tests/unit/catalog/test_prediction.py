@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from construction_panoptic.catalog.prediction import PredictionResultsDataset
+from construction_panoptic.catalog.datasets import PredictionResultsDataset
 from construction_panoptic.evaluation.predictions import ImagePrediction
 from construction_panoptic.prediction.running import Picture, PredictedPicture, RejectedFile
 from construction_panoptic.prediction.sources import SourceFile

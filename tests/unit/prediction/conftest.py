@@ -1,5 +1,7 @@
 """A small model with random weights, and pictures and a video to predict."""
 
+import struct
+import zlib
 from fractions import Fraction
 from pathlib import Path
 
@@ -29,6 +31,15 @@ def write_video(path: Path, times: list[Fraction], rate: Fraction, height: int =
     with VideoWriter(path, rate) as video:
         for number, time in enumerate(times):
             video.write(np.full((height, width, 3), 20 + 10 * number, dtype=np.uint8), time)
+
+
+def huge_png(width: int, height: int) -> bytes:
+    """A PNG whose header states a size, and that has hardly a pixel."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(b"")), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    )
 
 
 @pytest.fixture

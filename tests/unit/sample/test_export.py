@@ -12,6 +12,7 @@ from pycocotools import mask as coco_mask
 
 from construction_panoptic.annotations.formats.reading import read_exports
 from construction_panoptic.annotations.panoptic_png import decode_id_map
+from construction_panoptic.annotations.stuff.labeller import ImageToLabel
 from construction_panoptic.annotations.stuff.ready import ReadyStuff
 from construction_panoptic.annotations.taxonomy import Taxonomy
 from construction_panoptic.config.sample import SampleSettings
@@ -159,7 +160,9 @@ def test_the_readers_take_everything(
     stuff = ReadyStuff(sample_folder / "stuff_predictions", taxonomy)
     seen: set[int] = set()
     for row in read.images.head(40).itertuples():
-        labels = stuff.labels(str(row.key), (int(str(row.height)), int(str(row.width))))
+        labels = stuff.read(
+            ImageToLabel(str(row.key), "", (int(str(row.height)), int(str(row.width))), found=stuff.find(str(row.key)))
+        )
         assert labels is not None
         seen |= set(np.unique(labels).tolist())
     assert {taxonomy.names[number] for number in seen - {0}} >= {"sky", "ground", "misc", "building", "plant"}

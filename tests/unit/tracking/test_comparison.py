@@ -18,7 +18,7 @@ from construction_panoptic.evaluation.quality import panoptic_quality
 from construction_panoptic.evaluation.segments import match_segments
 from construction_panoptic.evaluation.tables import quality_table
 from construction_panoptic.files import write_json
-from construction_panoptic.tracking.comparison import Comparison, Validation, compare_runs
+from construction_panoptic.tracking.comparison import Validation, compare_runs
 from construction_panoptic.tracking.facts import file_digest
 from tests.unit.evaluation.pairs import entry
 
@@ -82,10 +82,13 @@ class Site:
         mlflow.MlflowClient().set_terminated(run.info.run_id, status)
         return str(run.info.run_id)
 
-    def compare(self, *names: str, unfinished: bool = False) -> Comparison:
-        comparison = compare_runs(names, "test", self.folder / "out", validation=self.validation, unfinished=unfinished)
-        assert "http" not in comparison.page.read_text()  # it needs nothing outside itself
-        return comparison
+    def compare(self, *names: str, unfinished: bool = False) -> tuple[str, str]:
+        """Give the text and the page."""
+        out = self.folder / "out"
+        text = compare_runs(names, "test", out, validation=self.validation, unfinished=unfinished)
+        page = (out / "comparison.html").read_text()
+        assert "http" not in page  # it needs nothing outside itself
+        return text, page
 
 
 @pytest.fixture
@@ -96,8 +99,7 @@ def site(tmp_path: Path, experiment: str) -> Site:
 def test_a_comparison_says_what_differs_and_by_how_much(site: Site) -> None:
     one = site.evaluate("old", wrong=6, parameters={"optimizer.lr": 0.1, "epochs": 5})
     new = site.evaluate("new", wrong=1, parameters={"optimizer.lr": 0.2, "epochs": 5})
-    comparison = site.compare(one, "new")
-    page = comparison.page.read_text()
+    told, page = site.compare(one, "new")
     table = pd.read_csv(site.folder / "out" / "quality.csv")
     rows: dict[Any, Any] = table.set_index("name").to_dict("index")
     metrics = [mlflow.get_run(run).data.metrics["pq/All"] for run in (one, new)]
@@ -107,7 +109,7 @@ def test_a_comparison_says_what_differs_and_by_how_much(site: Site) -> None:
     assert (crane["one"], crane["other"], crane["images"]) == (pytest.approx(0.4), pytest.approx(0.9), 10)
     parameters = pd.read_csv(site.folder / "out" / "parameters.csv")
     assert parameters.to_dict("records") == [{"parameter": "optimizer.lr", "old": 0.1, "new": 0.2}]
-    text = " ".join(comparison.text.split())
+    text = " ".join(told.split())
     assert "tower_crane 10 40.0 90.0 +50.0 +" in text
     assert text.endswith("parameter old new optimizer.lr 0.1 0.2")
     assert "<b>Better</b>" in page
@@ -120,7 +122,7 @@ def test_a_comparison_says_what_differs_and_by_how_much(site: Site) -> None:
 def test_the_same_predictions_are_not_told_apart(site: Site) -> None:
     site.evaluate("old", wrong=3)
     site.evaluate("new", wrong=3)
-    page = site.compare("old", "new").page.read_text()
+    page = site.compare("old", "new")[1]
     assert "<b>Not told apart</b>" in page
     assert "<figure>" not in page
 
@@ -141,7 +143,7 @@ def test_pictures_are_left_out_where_the_project_has_another_validation_set(site
     site.evaluate("old", wrong=3)
     site.evaluate("new", wrong=0)
     site.file.write_text(json.dumps({**site.truth, "info": {}}))
-    assert "No pictures" in site.compare("old", "new").page.read_text()
+    assert "No pictures" in site.compare("old", "new")[1]
 
 
 def test_other_validation_sets_are_refused(site: Site) -> None:
@@ -179,17 +181,17 @@ def test_runs_that_failed_are_left_out_of_names_unless_asked_for(site: Site) -> 
     site.evaluate("new", wrong=3, status="KILLED")
     with pytest.raises(ParameterError, match="failed or were stopped"):
         site.compare(first, "new")
-    assert "PQ of new against old" in site.compare(first, "new", unfinished=True).text
+    assert "PQ of new against old" in site.compare(first, "new", unfinished=True)[0]
     site.evaluate("new", wrong=1)
-    assert "+2" in site.compare(first, "new").text
+    assert "+2" in site.compare(first, "new")[0]
 
 
 def test_runs_without_an_error_analysis_are_matched_here(site: Site) -> None:
     first = site.evaluate("old", wrong=3)
     site.evaluate("new", wrong=1)
-    expected = site.compare(first, "new").text.split()
+    expected = site.compare(first, "new")[0].split()
     site.evaluate("bare", wrong=1, analysed=False)
-    assert site.compare(first, "bare").text.split() == ["bare" if word == "new" else word for word in expected]
+    assert site.compare(first, "bare")[0].split() == ["bare" if word == "new" else word for word in expected]
     site.file.write_text(json.dumps({**site.truth, "info": {}}))
     with pytest.raises(InputDataError, match=r"run bare .* has no errors/segment_matches.parquet"):
         site.compare(first, "bare")

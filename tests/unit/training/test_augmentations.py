@@ -154,3 +154,56 @@ def test_flip_and_crop_happen_as_often_as_asked() -> None:
 def test_normalised_boxes() -> None:
     boxes = transforms.normalised_boxes(torch.tensor([[10.0, 20, 30, 40]]), (80, 100))
     assert boxes[0].tolist() == pytest.approx([0.2, 0.375, 0.2, 0.25])
+
+
+@given(st.integers(0, 1000), st.tuples(st.integers(20, 60), st.integers(20, 60)))
+def test_paste_puts_whole_things_on_top_and_keeps_the_rest(seed: int, size: tuple[int, int]) -> None:
+    below, above = sample(40, 50, seed), sample(*size, seed + 1)
+    chosen = torch.tensor([index % 2 == 0 for index in range(len(above.labels))])
+    pasted = transforms.paste(below, above, chosen)
+    assert pasted.id_map is not None
+    assert below.id_map is not None
+    assert above.id_map is not None
+    assert pasted.segment_ids is not None
+    assert above.segment_ids is not None
+    height, width = min(40, size[0]), min(50, size[1])
+    wanted = torch.zeros(40, 50, dtype=torch.bool)
+    wanted[:height, :width] = torch.isin(above.id_map, above.segment_ids[chosen])[:height, :width]
+    assert torch.equal(pasted.id_map[~wanted], below.id_map[~wanted])
+    assert torch.equal(pasted.image[:, ~wanted], below.image[:, ~wanted])
+    assert torch.equal(pasted.image[:, wanted], above.image[:, :height, :width][:, wanted[:height, :width]])
+    assert not torch.isin(pasted.id_map[wanted], below.id_map).any()
+    # Every pixel of a pasted thing has the class it had; ids are those of the map, boxes those of their pixels.
+    label_of = dict(zip(pasted.segment_ids.tolist(), pasted.labels.tolist(), strict=True))
+    theirs = dict(zip(above.segment_ids.tolist(), above.labels.tolist(), strict=True))
+    old = above.id_map[:height, :width][wanted[:height, :width]].tolist()
+    assert [label_of[new] for new in pasted.id_map[wanted].tolist()] == [theirs[number] for number in old]
+    assert sorted(label_of) == sorted(set(pasted.id_map.unique().tolist()) - {0})
+    if wanted.any():
+        boxes = masks_to_boxes(pasted.id_map == pasted.segment_ids[:, None, None])
+        assert torch.equal(pasted.boxes, boxes + torch.tensor([0.0, 0, 1, 1]))
+
+
+def test_copy_paste_takes_things_of_the_other_image_only() -> None:
+    below, above = sample(40, 50), sample(40, 50, 1)
+    paste = transforms.CopyPaste(1.0, frozenset({1, 3}), (transforms.Flip(1.0),))
+    seen: set[int] = set()
+    for seed in range(20):
+        pasted = paste(below, lambda: above, np.random.default_rng(seed))
+        assert pasted.segment_ids is not None
+        assert below.segment_ids is not None
+        seen |= set(pasted.labels[torch.isin(pasted.segment_ids, below.segment_ids, invert=True)].tolist())
+        assert torch.equal(paste(below, lambda: above, np.random.default_rng(seed)).image, pasted.image)
+    assert seen == {1, 3} & set(above.labels.tolist())
+    assert transforms.CopyPaste(0.0, frozenset({1}))(below, pytest.fail, np.random.default_rng(0)) is below
+
+
+def test_colour_jitter_stays_within_its_strength() -> None:
+    grey = Annotated(torch.full((3, 4, 4), 100, dtype=torch.uint8), torch.zeros(0, 4), torch.zeros(0))
+    values = {
+        int(transforms.ColorJitter(0.2)(grey, pytest.fail, np.random.default_rng(seed)).image[0, 0, 0])
+        for seed in range(50)
+    }
+    assert len(values) > 10
+    assert min(values) >= 79
+    assert max(values) <= 121

@@ -1,5 +1,6 @@
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -135,3 +136,21 @@ def test_loading_leaves_the_global_generator_alone(scene: Any) -> None:
     before = torch.get_rng_state()
     list(build_loader(samples, batch_size=2, shuffle=True))
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_weights_say_how_often_a_sample_comes() -> None:
+    weights = [1.0] * 90 + [3.0] * 10  # 120 in all, for 100 places
+    counts = np.zeros(100)
+    for epoch in range(60):
+        batches = EpochBatches(100, 10, seed=1, weights=weights)
+        batches.set_epoch(epoch)
+        drawn = [index for batch in batches for _, index in batch]
+        assert len(drawn) == 100
+        each = np.bincount(drawn, minlength=100)
+        assert each[:90].max() <= 1  # 0.83 on average
+        assert set(each[90:]) <= {2, 3}  # 2.5 on average
+        counts += each
+    assert counts[:90].mean() / 60 == pytest.approx(1 / 1.2, abs=0.02)
+    assert counts[90:].mean() / 60 == pytest.approx(3 / 1.2, abs=0.1)
+    equal = EpochBatches(100, 10, seed=1, weights=[0.5] * 100)
+    assert sorted(index for batch in equal for _, index in batch) == list(range(100))

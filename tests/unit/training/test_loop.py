@@ -3,7 +3,9 @@ import itertools
 import json
 import logging
 import random
+import re
 import signal
+import time
 from collections.abc import Generator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -19,6 +21,7 @@ from construction_panoptic.parallel import collectives
 from construction_panoptic.signals import Interrupted, StopRequest
 from construction_panoptic.training.loading import Batch, BatchLoader, build_loader
 from construction_panoptic.training.loop import EpochResult, train
+from construction_panoptic.training.progress import Progress
 from construction_panoptic.training.samples import DetectionSamples, PanopticSamples
 from construction_panoptic.training.state import own_randomness
 from construction_panoptic.training.tasks.detection import DetectionTask
@@ -469,7 +472,7 @@ def test_a_validation_that_is_left_is_done_again(kit: Kit, kind: str) -> None:
 def test_one_line_an_epoch_is_logged(kit: Kit, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         list(kit.train())
-    lines = [line for line in caplog.messages if "epoch" in line]
+    lines = [line for line in caplog.messages if "epoch " in line]
     assert len(lines) == 3
     assert lines[1].startswith("detection: epoch 2/3: train/loss ")
     assert lines[2].endswith("0:00:00 left)")
@@ -497,3 +500,14 @@ def test_both_stages_learn_a_few_images(kit: Kit) -> None:
     assert losses[-1] < 0.92 * losses[0]
     trained = results[-1].checkpoint["model"]
     assert all(torch.equal(trained[f"detr.{name}"], value) for name, value in detector.items())
+
+
+def test_before_training_its_size_is_logged_and_soon_its_time(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO), Progress("toy", epochs=3, steps=20, device=torch.device("cpu"), done=1) as bar:
+        bar.start_epoch(1, 2)
+        for _ in range(18):
+            bar.step()
+            time.sleep(0.002)
+    first, second = caplog.messages
+    assert first == f"toy: 2 epochs of 20 steps on CPU, {torch.get_num_threads()} threads."
+    assert re.fullmatch(r"toy: 0\.00\d+ s a step: about 0:00:00 of training, and validation\.", second)

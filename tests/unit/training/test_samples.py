@@ -98,11 +98,14 @@ def test_cache_gives_the_same_and_is_bounded(scene: Any) -> None:
         for index in range(6):
             assert torch.equal(plain[index][0], cached[index][0])
             assert torch.equal(plain[index][1]["id_map"], cached[index][1]["id_map"])
-    assert len(cached._cache._kept) == 6
-    assert len(plain._cache._kept) == 0
-    cached._cache._room = 0
-    cached._cache.put(99, torch.zeros(10), None)
-    assert 99 not in cached._cache._kept
+    assert len(cached._cache) == 6
+    assert len(plain._cache) == 0
+    full = PanopticSamples(scene.panoptic, scene.images, scene.pngs, UNCHANGED)
+    full._cache_room = sum(part.nbytes for part in cached._cache[0] if part is not None)
+    for index in (0, 0, 1, 2):
+        assert torch.equal(plain[index][0], full[index][0])
+    assert list(full._cache) == [0]
+    assert full._cache_room == 0
 
 
 def test_crowds_are_no_targets(scene: Any) -> None:
@@ -152,7 +155,7 @@ class Overlay:
 
 def test_an_augmentation_may_ask_for_other_samples(scene: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """One class and one line; what it draws depends on seed, epoch and image alone."""
-    monkeypatch.setattr(augmentations, "build_augmentations", lambda settings: [Overlay()])
+    monkeypatch.setattr(augmentations, "build_augmentations", lambda *_: [Overlay()])
     samples, again = (DetectionSamples(scene.detection, scene.images, training=True, seed=4) for _ in range(2))
     _ = again[3, 2]
     plain = DetectionSamples(scene.detection, scene.images, UNCHANGED)
@@ -191,3 +194,15 @@ def test_wrong_input_is_named(scene: Any, tmp_path: Path) -> None:
     detection["images"][0]["width"] = 95
     with pytest.raises(InputDataError, match=r"site__001\.png: 96 x 72 pixels, but the annotations say 95 x 72"):
         DetectionSamples(detection, scene.images)[0]
+
+
+def test_repeat_factors_are_those_of_the_rarest_class() -> None:
+    def item(number: int, image: int, category: int) -> dict[str, Any]:
+        return {"id": number, "image_id": image, "category_id": category, "bbox": [0, 0, 4, 4]}
+
+    images = [{"id": n, "file_name": f"{n}.png", "width": 9, "height": 9} for n in range(1, 101)]
+    annotations = [item(n, n, 1) for n in range(1, 100)] + [item(n, n - 100, 2) for n in range(101, 105)]
+    samples = DetectionSamples({"images": images, "annotations": annotations}, "nowhere")
+    factors = samples.repeat_factors(0.16)
+    assert factors[:4] == pytest.approx([2.0] * 4)  # sqrt(0.16 / 0.04)
+    assert factors[4:] == [1.0] * 96  # frequent ones, and an image without objects

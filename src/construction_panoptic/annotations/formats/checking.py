@@ -1,22 +1,33 @@
-"""Checking what readers give, image by image and object by object, so that other processes can do it."""
+"""Checking and repairing what readers give, image by image and object by object, so that other processes can do it."""
 
 import json
-from dataclasses import asdict, dataclass, replace
+import math
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from construction_panoptic.annotations.formats.reader import ListedImage, ListedObject
-from construction_panoptic.annotations.formats.repairs import Repair, box_outline, find_repairs
 from construction_panoptic.annotations.formats.sources import Source
 from construction_panoptic.annotations.images import check_image
-from construction_panoptic.annotations.merging.masks import segmentation_rle
+from construction_panoptic.annotations.merging.masks import following_points, segmentation_rle
 from construction_panoptic.annotations.records import UnusableError
 
+Repair = tuple[str, str]
+"""Reason code, and a sentence for the reader."""
 
-@dataclass(frozen=True)
-class Options:
+# CVAT states box and area of the outline, other tools those of the pixels. Both are right, and so is all between
+# them; beyond lies the rounding of coordinates, and of how a tool counts the pixels that the outline cuts.
+_EDGE_SLACK = 0.5  # px, of an outline beyond the image
+_BOX_SLACK = 1.0  # px, of each side of a box
+_AREA_SLACK = 0.25  # px² per px of outline
+
+
+class Options(NamedTuple):
     """What becomes of annotations that can be read in two ways, see `reading.read_exports`."""
 
     keep_boxes: bool
@@ -42,8 +53,8 @@ def image_row(source: Source, image: ListedImage) -> dict[str, Any] | UnusableEr
     """Return an image's row of the table, or why it has none. Runs in threads or processes, so it changes nothing."""
     try:
         found = ((place, location) for place in image.places if (location := source.locate(place)) is not None)
-        place, location = next(found, ("", None))
-        if location is None:
+        place, location = next(found, ("", ""))
+        if not location:
             where = source.describe(image.folder)
             return UnusableError("missing_file", f"the image {image.file_name!r} is not in {where}")
         facts = check_image(location)
@@ -56,35 +67,27 @@ def image_row(source: Source, image: ListedImage) -> dict[str, Any] | UnusableEr
         return UnusableError("size_mismatch", detail)
     file_name = PurePosixPath(place).relative_to(image.folder).as_posix()
     names = {"key": f"{source.name}/{file_name}", "source": source.name, "file_name": file_name}
-    return names | {"location": location} | asdict(facts)
+    return names | {"location": location} | facts._asdict()
 
 
 def check_objects(options: Options, block: list[Task]) -> list[tuple[int | str, str, Found]]:
     """Return for each object its label, its image and its row or why it has none. Runs in processes."""
-    checked: list[tuple[int | str, str, Found]] = []
-    for task in block:
-        found: Found
-        try:
-            found = _object_row(task, options)
-        except UnusableError as error:
-            found = error
-        checked.append((task.item.label, task.image, found))
-    return checked
+    return [(task.item.label, task.image, task.problem or _object_row(task, options)) for task in block]
 
 
-def _object_row(task: Task, options: Options) -> tuple[dict[str, Any], list[Repair]]:
+def _object_row(task: Task, options: Options) -> Found:
     """Return an object's row, without source, names of its class and order, and what was changed in it."""
-    item = task.item
-    if task.problem is not None:
-        raise task.problem
-    repairs = []
+    item, repairs = task.item, []
     if options.keep_boxes and not item.segmentation and item.bbox is not None and min(item.bbox[2:]) > 0:
         item = replace(item, segmentation=box_outline(item.bbox, item.rotation), bbox=None)
         repairs.append(("box_as_mask", "it has a box and no outline; the whole box is its mask"))
     if item.iscrowd and not options.keep_crowds:
         item = replace(item, iscrowd=0)
         repairs.append(("crowd_as_single", "it is marked as a crowd; taken as a single thing"))
-    code = segmentation_rle(item.segmentation, task.height, task.width)
+    try:
+        code = segmentation_rle(item.segmentation, task.height, task.width)
+    except UnusableError as error:
+        return error
     repairs += find_repairs(item, code, task.height, task.width)
     bbox, area = item.bbox, item.area
     if repairs:
@@ -99,3 +102,60 @@ def _object_row(task: Task, options: Options) -> tuple[dict[str, Any], list[Repa
         "area": float("nan") if area is None else area,
     }
     return row, repairs
+
+
+def find_repairs(item: ListedObject, code: dict[str, Any], height: int, width: int) -> Iterator[Repair]:
+    """Compare what an annotation, whose outline can be drawn, states with its pixels in the image of this size.
+
+    Gives ``clipped`` (the outline leaves the image), ``bbox_recomputed`` and ``area_recomputed`` (what the export
+    states contradicts both the outline and ``code``, see `masks.segmentation_rle`).
+    """
+    x, y, w, h = coco_mask.toBbox(code)
+    boxes, areas, slack = [np.array([x, y, x + w, y + h])], [float(coco_mask.area(code))], 1.0
+    if isinstance(item.segmentation, list):
+        rings = [np.array(ring, dtype=np.float64).reshape(-1, 2) for ring in item.segmentation]
+        points = np.concatenate(rings)
+        lowest, highest = points.min(axis=0), points.max(axis=0)
+        boxes.append(np.concatenate([lowest, highest]))
+        areas.append(sum(map(_area, rings)))
+        slack += _AREA_SLACK * sum(map(_perimeter, rings))
+        if lowest.min() < -_EDGE_SLACK or (highest > [width + _EDGE_SLACK, height + _EDGE_SLACK]).any():
+            reach = f"x {lowest[0]:.5g}…{highest[0]:.5g}, y {lowest[1]:.5g}…{highest[1]:.5g}"
+            yield "clipped", f"its outline ({reach}) leaves the image of {width} x {height} pixels; cut at the edge"
+    if "bbox" in item.unusable:
+        yield "bbox_recomputed", "its bbox is not four numbers; it is that of the pixels now"
+    elif item.bbox is not None and not _box_fits(item.bbox, boxes):
+        stated = ", ".join(f"{value:.5g}" for value in item.bbox)
+        yield "bbox_recomputed", f"its bbox [{stated}] contradicts its pixels, [{x:.0f}, {y:.0f}, {w:.0f}, {h:.0f}]"
+    if "area" in item.unusable:
+        yield "area_recomputed", "its area is not a number; it is that of the pixels now"
+    elif item.area is not None and not min(areas) - slack <= item.area <= max(areas) + slack:
+        yield "area_recomputed", f"its area {item.area:.7g} contradicts its pixels, {areas[0]:.0f}"
+
+
+def box_outline(bbox: list[float], rotation: float) -> list[list[float]]:
+    """Return a box [x, y, width, height], turned clockwise by degrees around its middle, as a list of one polygon."""
+    x, y, width, height = (float(value) for value in bbox)
+    if rotation % 360 == 0:
+        return [[x, y, x + width, y, x + width, y + height, x, y + height]]
+    cos, sin = math.cos(math.radians(rotation)), math.sin(math.radians(rotation))
+    half_x, half_y = width / 2, height / 2
+    corners = [(-half_x, -half_y), (half_x, -half_y), (half_x, half_y), (-half_x, half_y)]
+    turned = ((x + half_x + dx * cos - dy * sin, y + half_y + dx * sin + dy * cos) for dx, dy in corners)
+    return [[value for point in turned for value in point]]
+
+
+def _box_fits(bbox: list[float], boxes: list[NDArray[np.float64]]) -> bool:
+    x, y, width, height = (float(value) for value in bbox)
+    edges = np.array([x, y, x + width, y + height])
+    lowest, highest = np.min(boxes, axis=0) - _BOX_SLACK, np.max(boxes, axis=0) + _BOX_SLACK
+    return bool(((lowest <= edges) & (edges <= highest)).all())
+
+
+def _area(ring: NDArray[np.float64]) -> float:
+    (x, y), (next_x, next_y) = ring.T, following_points(ring).T
+    return abs(float(x @ next_y - next_x @ y)) / 2
+
+
+def _perimeter(ring: NDArray[np.float64]) -> float:
+    return float(np.hypot(*(ring - following_points(ring)).T).sum())

@@ -1,29 +1,16 @@
-"""Checking the entries of a COCO annotation file one by one, whatever they hold."""
+"""Checking the entries of COCO annotation files one by one, whatever they hold; for all readers of such files."""
 
-import math
-from typing import Any, NamedTuple
+import sys
+from typing import Any
 
 from construction_panoptic.annotations.records import UnusableError
 
 _MAX_ID = 2**63 - 1
 
 
-class ImageEntry(NamedTuple):
-    """A checked entry of ``images``; sizes in pixels."""
-
-    id: int
-    file_name: str
-    width: int
-    height: int
-
-
 def as_id(value: Any) -> int | None:
     """Return ``value`` as a whole number if it is one that fits 64 bits (``3`` or ``3.0``), else None."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    if isinstance(value, float) and not value.is_integer():
-        return None
-    return int(value) if -_MAX_ID <= value <= _MAX_ID else None
+    return int(value) if _is_number(value) and int(value) == value and abs(value) <= _MAX_ID else None
 
 
 def annotation_label(entry: Any, position: int) -> int | str:
@@ -32,12 +19,8 @@ def annotation_label(entry: Any, position: int) -> int | str:
     return f"#{position}" if number is None else number
 
 
-def check_image_entry(entry: Any) -> ImageEntry:
-    """Return a checked entry of ``images``.
-
-    Raises:
-        UnusableError: ``bad_image_entry``.
-    """
+def check_image_entry(entry: Any) -> tuple[int, tuple[str, int, int]]:
+    """Return id, and file name, width and height in pixels; raises `UnusableError`, ``bad_image_entry``."""
     if not isinstance(entry, dict):
         raise UnusableError("bad_image_entry", "the entry in `images` is not an object")
     values = {name: as_id(entry.get(name)) for name in ("id", "width", "height")}
@@ -47,15 +30,11 @@ def check_image_entry(entry: Any) -> ImageEntry:
         wrong.append("file_name")
     if wrong:
         raise UnusableError("bad_image_entry", f"the entry in `images` has no usable {', '.join(wrong)}")
-    return ImageEntry(values["id"] or 0, str(file_name), values["width"] or 0, values["height"] or 0)
+    return values["id"] or 0, (str(file_name), values["width"] or 0, values["height"] or 0)
 
 
 def check_annotation_entry(entry: Any) -> dict[str, Any]:
-    """Return what a checked entry of ``annotations`` says of an object, as fields of `reader.ListedObject`.
-
-    Raises:
-        UnusableError: ``bad_annotation_entry``, or ``annotation_without_image`` if it names no image.
-    """
+    """Check an entry of ``annotations``; return what it says of an object, as fields of `reader.ListedObject`."""
     if not isinstance(entry, dict):
         raise UnusableError("bad_annotation_entry", "the entry in `annotations` is not an object")
     if as_id(entry.get("id")) is None:
@@ -84,9 +63,4 @@ def check_annotation_entry(entry: Any) -> dict[str, Any]:
 
 
 def _is_number(value: Any) -> bool:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    try:
-        return math.isfinite(value)
-    except OverflowError:
-        return False
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max

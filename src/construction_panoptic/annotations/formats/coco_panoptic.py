@@ -49,14 +49,12 @@ class CocoPanopticReader:
             yield Refused("second_annotation_file", detail)
         for name in used:
             try:
-                document = parse_document(partial(source.open, name))
+                document = parse_document(partial(source.open, name), name, [name])._replace(subset="")
             except UnusableError as error:
                 yield Refused("unreadable_json", f"{name}: {error}")
                 continue
             if not document.images:
                 yield Refused("no_images", f"{name} lists no image")
-            if document.category_ids is None:
-                document = replace(document, unused=UnusableError("no_annotations", f"{name} has no `annotations`"))
             path = PurePosixPath(name)
             listed = list(listed_images(document))
             folder = _image_folder(source, [image for _, image in listed], path.stem.removeprefix("panoptic_"))

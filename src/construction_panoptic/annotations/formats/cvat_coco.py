@@ -5,15 +5,14 @@ And COCO as other tools write it: ``_annotations.coco.json`` among the images of
 
 import re
 import unicodedata
+from collections import defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
 from pathlib import PurePosixPath
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from construction_panoptic.annotations.formats.coco_entries import (
-    ImageEntry,
     annotation_label,
     as_id,
     check_annotation_entry,
@@ -29,29 +28,20 @@ from construction_panoptic.errors import InputDataError
 _BESIDE_IMAGES = "_annotations.coco.json"
 _DOCUMENTS = re.compile(rf"(?:coco|annotations/instances_[^/]+)\.json|(?:[^/]+/)?{re.escape(_BESIDE_IMAGES)}")
 _FOLDER = "images"
+_UNSAFE = re.compile("^/|^[A-Za-z]:|[\\\\\0\ud800-\udfff]")  # what is no path, or no text
+_REPEATED = UnusableError("duplicate_annotation_id", "an annotation before it has the same id")
 
 
-@dataclass(frozen=True)
-class Document:
-    """An annotation file; its annotations stay in the file.
+class Document(NamedTuple):
+    """An annotation file; its annotations stay in the file."""
 
-    Attributes:
-        images: the entries of its images, not checked; None where it has no such list.
-        categories: the name of each id.
-        category_ids: those that annotations name; None where there is no list of annotations.
-        open: opens the file.
-        subset: of the task that it is for; "" in ``coco.json``.
-        beside: the folder of the file, where its images lie beside it.
-        unused: why nothing in it is used.
-    """
-
-    images: list[Any] | None
-    categories: dict[int, str]
-    category_ids: set[int] | None
+    images: list[Any]  # entries, not checked
+    categories: dict[int, str]  # the name of each id
+    category_ids: set[int]  # those that annotations name
     open: Callable[[], BinaryIO]
-    subset: str = ""
-    beside: str | None = None
-    unused: UnusableError | None = None
+    subset: str  # of the task that it is for; "" in coco.json
+    unused: UnusableError | None  # why nothing in it is used
+    beside: PurePosixPath | None  # its folder, where images lie beside it
 
 
 class CvatCocoReader:
@@ -73,25 +63,15 @@ class CvatCocoReader:
         names = _document_names(source)
         for name in names:
             try:
-                document = parse_document(partial(source.open, name))
+                document = parse_document(partial(source.open, name), name, names)
             except UnusableError as error:
                 yield Refused("unreadable_json", f"{name}: {error}")
                 continue
             if not document.images:
                 yield Refused("no_images", f"{name} lists no image")
-            path = PurePosixPath(name)
-            if path.name == _BESIDE_IMAGES:
-                document = replace(document, beside=str(path.parent))
-            elif "/" in name:
-                document = replace(document, subset=path.stem.removeprefix("instances_"))
-            documents.append(replace(document, unused=_why_unused(name, names, document)))
-        used = {
-            category_id if name is None else name
-            for document in documents
-            if document.unused is None
-            for category_id in document.category_ids or ()
-            for name in [document.categories.get(category_id)]
-        }
+            documents.append(document)
+        in_use = [document for document in documents if document.unused is None]
+        used = {document.categories.get(number, number) for document in in_use for number in document.category_ids}
         fallback = (source.name,) if len(used) == 1 else ()
         positions = count()
         for document in documents:
@@ -103,7 +83,8 @@ class CvatCocoReader:
             labels: set[int | str] = set()
             for entry in entries_of(document):
                 label = annotation_label(entry, next(positions))
-                yield _object(entry, label, images, document, fallback, repeated=label in labels)
+                item = _object(entry, label, images, document, fallback)
+                yield ListedObject(label, item.image, _REPEATED) if label in labels else item
                 labels.add(label)
 
 
@@ -116,36 +97,25 @@ def _document_names(source: Source) -> list[str]:
     return names
 
 
-def _why_unused(name: str, names: list[str], document: Document) -> UnusableError | None:
-    if "coco.json" in names and name != "coco.json":
-        return UnusableError("second_annotation_file", f"{name} is not used beside coco.json; remove one of them")
-    if document.category_ids is None:
-        return UnusableError("no_annotations", f"{name} has no list `annotations`; export it from CVAT again")
-    return None
+def parse_document(open_file: Callable[[], BinaryIO], name: str, names: list[str]) -> Document:
+    """Parse an annotation file, one of several, from beginning to end; of its annotations only category ids are held.
 
-
-def parse_document(open_file: Callable[[], BinaryIO]) -> Document:
-    """Parse an annotation file from beginning to end; of its annotations nothing is held but the categories' ids.
-
-    Raises:
-        ImageError: the file cannot be opened.
-        UnusableError: ``unreadable_json``: no JSON, not an object with a list of images or of annotations, or one that
-            has one of the lists twice.
+    Raises `UnusableError` where it cannot be opened, is no JSON with a list of images or annotations, or has one twice.
     """
     lists: dict[str, list[Any]] = {}
     category_ids: set[int] | None = None
     seen = set()
     try:
         with open_file() as file:
-            for name, value in json_members(file):
-                if name in seen and name in ("images", "annotations", "categories"):
-                    raise UnusableError("unreadable_json", f"it has `{name}` twice; export it from CVAT again")
-                seen.add(name)
-                if name == "annotations" and isinstance(value, Iterator):
+            for member, value in json_members(file):
+                if member in seen and member in ("images", "annotations", "categories"):
+                    raise UnusableError("unreadable_json", f"it has `{member}` twice; export it from CVAT again")
+                seen.add(member)
+                if member == "annotations" and isinstance(value, Iterator):
                     ids = {as_id(entry.get("category_id")) for entry in value if isinstance(entry, dict)}
                     category_ids = {number for number in ids if number is not None}
-                elif name in ("images", "categories") and isinstance(value, Iterator):
-                    lists[name] = list(value)
+                elif member in ("images", "categories") and isinstance(value, Iterator):
+                    lists[member] = list(value)
     except UnusableError:
         raise
     except Exception as error:
@@ -153,65 +123,68 @@ def parse_document(open_file: Callable[[], BinaryIO]) -> Document:
         raise UnusableError("unreadable_json", f"not readable as JSON ({error}); export it from CVAT again") from None
     if "images" not in lists and category_ids is None:
         raise UnusableError("unreadable_json", "not a COCO file: it has no lists `images` and `annotations`")
-    return Document(lists.get("images"), _categories(lists.get("categories", [])), category_ids, open_file)
+    unused = None
+    if "coco.json" in names and name != "coco.json":
+        unused = UnusableError("second_annotation_file", f"{name} is not used beside coco.json; remove one of them")
+    elif category_ids is None:
+        unused = UnusableError("no_annotations", f"{name} has no list `annotations`; export it from CVAT again")
+    path = PurePosixPath(name)
+    beside = path.parent if path.name == _BESIDE_IMAGES else None
+    subset = path.stem.removeprefix("instances_") if "/" in name and beside is None else ""
+    categories = _categories(lists.get("categories", []))
+    return Document(lists.get("images", []), categories, category_ids or set(), open_file, subset, unused, beside)
 
 
 def _categories(entries: list[Any]) -> dict[int, str]:
     """Return the names of the categories that have one; an id with two names has none."""
-    names: dict[int, str] = {}
-    unclear = set()
+    names: dict[int, set[str]] = defaultdict(set)
     for entry in entries:
-        category_id, name = (entry.get("id"), entry.get("name")) if isinstance(entry, dict) else (None, None)
-        number = as_id(category_id)
-        if number is not None and isinstance(name, str) and names.setdefault(number, name) != name:
-            unclear.add(number)
-    return {number: name for number, name in names.items() if number not in unclear}
+        fields = entry if isinstance(entry, dict) else {}
+        number, name = as_id(fields.get("id")), fields.get("name")
+        if number is not None and isinstance(name, str):
+            names[number].add(name)
+    return {number: found.pop() for number, found in names.items() if len(found) == 1}
 
 
 def listed_images(document: Document) -> Iterator[tuple[int | None, ListedImage]]:
-    """Give the images of a document by their ids.
-
-    Of an id that stands for two images none is used, since its annotations could belong to either.
-    """
-    good: dict[int, ImageEntry] = {}
+    """Give the images by their ids; of an id that stands for two images none is used, as annotations fit either."""
+    good: dict[int, tuple[str, int, int]] = {}
     problems: dict[int, UnusableError] = {}
-    for entry in document.images or []:
+    for entry in document.images:
         fields = entry if isinstance(entry, dict) else {}
         name, number = fields.get("file_name"), as_id(fields.get("id"))
         try:
             if document.unused is not None:
                 raise document.unused
-            checked = check_image_entry(entry)
-            if good.setdefault(checked.id, checked) != checked:
-                raise UnusableError("duplicate_image_id", f"another image has the id {checked.id} too")
+            image_id, checked = check_image_entry(entry)
+            if good.setdefault(image_id, checked) != checked:
+                raise UnusableError("duplicate_image_id", f"another image has the id {image_id} too")
         except UnusableError as problem:
             if number is not None:
                 problems[number] = problem
             yield number, ListedImage(name if isinstance(name, str) else None, problem)
     for number, clash in problems.items():
         if (first := good.pop(number, None)) is not None:
-            yield None, ListedImage(first.file_name, UnusableError("duplicate_image_id", str(clash)))
-    for number, image in good.items():
+            yield None, ListedImage(first[0], UnusableError("duplicate_image_id", str(clash)))
+    for number, (file_name, width, height) in good.items():
         try:
-            places = _places(image.file_name, document)
+            places = _places(file_name, document)
         except UnusableError as problem:
-            yield number, ListedImage(image.file_name, problem)
+            yield number, ListedImage(file_name, problem)
         else:
             folder = _FOLDER if document.beside is None else ""
-            yield number, ListedImage(image.file_name, None, image.width, image.height, folder, places)
+            yield number, ListedImage(file_name, None, width, height, folder, places)
 
 
 def _places(file_name: str, document: Document) -> tuple[str, ...]:
-    """Return the names that an image's file may have.
+    """Return the names that an image's file may have: with and without the folder of a subset, as exports differ.
 
-    Newer exports leave out a folder per subset. Some systems write accented letters as one character, others as two:
-    the name as it is comes first.
+    Some systems write accented letters as one character, others as two; the name as it is comes first.
     """
     if "\r" in file_name:
         raise UnusableError("unsafe_path", f"the file name {file_name!r} holds a carriage return; rename the file")
     path = PurePosixPath(file_name)
-    unsafe = path.is_absolute() or ".." in path.parts or "\\" in file_name or "\0" in file_name or not path.parts
-    if unsafe or re.match(r"[A-Za-z]:", file_name) or not _is_text(file_name):
+    if _UNSAFE.search(file_name) or ".." in path.parts or not path.parts:
         raise UnusableError("unsafe_path", f"the file name {file_name!r} does not stay inside the images folder")
     places = []
     for spelling in dict.fromkeys([file_name, *(unicodedata.normalize(form, file_name) for form in ("NFC", "NFD"))]):
@@ -225,28 +198,12 @@ def _places(file_name: str, document: Document) -> tuple[str, ...]:
     return tuple(places)
 
 
-def _is_text(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def _object(
-    entry: Any,
-    label: int | str,
-    images: dict[int, ListedImage],
-    document: Document,
-    fallback: tuple[str, ...],
-    *,
-    repeated: bool,
+    entry: Any, label: int | str, images: dict[int, ListedImage], document: Document, fallback: tuple[str, ...]
 ) -> ListedObject:
     image_id = as_id(entry.get("image_id")) if isinstance(entry, dict) else None
     image = None if image_id is None else images.get(image_id)
     try:
-        if repeated:
-            raise UnusableError("duplicate_annotation_id", "an annotation before it has the same id")
         if document.unused is not None:
             raise document.unused
         fields = check_annotation_entry(entry)
@@ -255,14 +212,15 @@ def _object(
     except UnusableError as problem:
         return ListedObject(label, image, problem)
     category_id = as_id(entry.get("category_id"))
+    name = None if category_id is None else document.categories.get(category_id)
+    classes: tuple[str, ...] = ()
     if category_id is None:
-        return ListedObject(label, image, None, (), "its category_id is missing or not a whole number", **fields)
-    name = document.categories.get(category_id)
-    if name is None:
-        unknown = f"its category_id {category_id} has no name in `categories`"
-        return ListedObject(label, image, None, fallback, unknown, **fields)
-    unknown = f"its class {name!r} is not a thing of the taxonomy; add or rename it"
-    return ListedObject(label, image, None, (name, *fallback), unknown, **fields)
+        unknown = "its category_id is missing or not a whole number"
+    elif name is None:
+        classes, unknown = fallback, f"its category_id {category_id} has no name in `categories`"
+    else:
+        classes, unknown = (name, *fallback), f"its class {name!r} is not a thing of the taxonomy; add or rename it"
+    return ListedObject(label, image, None, classes, unknown, **fields)
 
 
 def entries_of(document: Document) -> Iterator[Any]:

@@ -1,7 +1,7 @@
 """Back to CVAT: the things of a COCO panoptic file as an export in CVAT's format *COCO 1.0*."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,17 +23,15 @@ def cvat_files(
 ) -> Iterator[tuple[str, bytes]]:
     """Give the files of a CVAT export: one image after the other, and the annotations last.
 
-    Each thing is a mask as CVAT writes them, with uncompressed run lengths, or polygons, exact to the pixel. Stuff
-    stays out, since the conversion labels it anew. `reading.read_exports` reads what this gives.
+    Each thing is a mask as CVAT writes them, with uncompressed run lengths; or, with ``polygons``, an outline exact to
+    the pixel for all but crowds and things with holes. Stuff stays out, since the conversion labels it anew.
+    `reading.read_exports` reads what this gives.
 
     Args:
         panoptic: content of a COCO panoptic file, ground truth or predictions.
         png_folder: folder of its PNGs.
         image_folder: folder of its images.
-        shapes: ``masks``, or ``polygons`` for all but crowds and things with holes, which polygons cannot have.
-
-    Yields:
-        Path relative to the export, and content.
+        shapes: ``masks`` or ``polygons``.
 
     Raises:
         InputDataError: an image or PNG is missing, or a PNG is damaged or of another size than its image.
@@ -49,42 +47,59 @@ def cvat_files(
         except OSError as error:
             raise InputDataError(f"{path}: the image cannot be read ({error.strerror}); convert again.") from None
         images.append({name: image[name] for name in ("id", "file_name", "width", "height")})
-        if image["id"] in segments_of:
-            for thing in _things(segments_of[image["id"]], image, Path(png_folder), things, shapes):
-                annotations.append({"id": len(annotations) + 1, **thing})
-    document = {
+        if image["id"] not in segments_of:
+            continue
+        annotation = segments_of[image["id"]]
+        png = Path(png_folder) / annotation["file_name"]
+        id_map = decode_id_map(png)
+        if id_map.shape != (image["height"], image["width"]):
+            raise InputDataError(f"{png}: it has another size than its image {image['file_name']}.")
+        segments = [segment for segment in annotation["segments_info"] if segment["category_id"] in things]
+        for thing in cvat_annotations(segments, id_map, image["id"], shapes, where=str(png)):
+            annotations.append({"id": len(annotations) + 1, **thing})
+    yield ANNOTATIONS_FILE, json.dumps(cvat_document(things, images) | {"annotations": annotations}).encode()
+
+
+def cvat_document(names: Mapping[int, str], images: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Give what CVAT's file of annotations holds beside them: categories, by id, and images."""
+    return {
         "licenses": [{"name": "", "id": 0, "url": ""}],
         "info": {"contributor": "", "date_created": "", "description": "", "url": "", "version": "", "year": ""},
-        "categories": [{"id": number, "name": name, "supercategory": ""} for number, name in things.items()],
+        "categories": [{"id": number, "name": name, "supercategory": ""} for number, name in names.items()],
         "images": images,
-        "annotations": annotations,
+        "annotations": [],
     }
-    yield ANNOTATIONS_FILE, json.dumps(document).encode()
 
 
-def _things(
-    annotation: Mapping[str, Any],
-    image: Mapping[str, Any],
-    png_folder: Path,
-    things: Mapping[int, str],
+def cvat_annotations(
+    segments: Iterable[Mapping[str, Any]],
+    id_map: NDArray[np.integer],
+    image_id: int,
     shapes: Shapes,
+    where: str = "the segmentation",
 ) -> Iterator[dict[str, Any]]:
-    path = png_folder / annotation["file_name"]
-    id_map = decode_id_map(path)
-    if id_map.shape != (image["height"], image["width"]):
-        raise InputDataError(f"{path}: it has another size than its image {image['file_name']}.")
-    codes = segment_rles(id_map)
-    for segment in annotation["segments_info"]:
-        if segment["category_id"] not in things:
-            continue
+    """Give the annotation of each segment of an image, without its ``id``.
+
+    Args:
+        segments: of a COCO panoptic file, or predicted.
+        id_map: [H, W], 0 = void.
+        image_id: id of the image.
+        shapes: see `cvat_files`.
+        where: names the map in messages.
+
+    Raises:
+        InputDataError: a segment has no pixels.
+    """
+    codes = segment_rles(id_map.astype(np.uint32))
+    for segment in segments:
         if segment["id"] not in codes:
-            raise InputDataError(f"{path}: segment {segment['id']} has no pixels.")
+            raise InputDataError(f"{where}: segment {segment['id']} has no pixels.")
         code = codes[segment["id"]]
         outline: Any = {"counts": run_lengths(code["counts"].encode()), "size": code["size"]}
         if shapes == "polygons" and not segment.get("iscrowd", 0):
             outline = pixel_outlines(id_map == segment["id"]) or outline
         yield {
-            "image_id": image["id"],
+            "image_id": image_id,
             "category_id": segment["category_id"],
             "segmentation": outline,
             "area": segment["area"],
@@ -95,13 +110,9 @@ def _things(
 
 
 def pixel_outlines(mask: NDArray[np.bool_]) -> list[list[int]] | None:
-    """Draw a mask as polygons along the edges of its pixels, a ring for each part.
+    """Draw a mask, bool [H, W], as polygons along the edges of its pixels, a ring for each part.
 
-    Args:
-        mask: bool [H, W].
-
-    Returns:
-        Rings x, y, x, y, …, which pycocotools draws as the same mask; None if there is a hole, or no pixel.
+    pycocotools draws these rings x, y, x, y, … as the same mask. None if there is a hole, or no pixel.
     """
     padded = np.pad(mask, 1)
     inside = padded[1:-1, 1:-1]

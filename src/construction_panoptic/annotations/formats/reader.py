@@ -14,54 +14,33 @@ from construction_panoptic.annotations.records import UnusableError
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ListedImage:
-    """An image that an export lists.
+    """An image that an export lists; where it has a problem, the fields below that mean nothing."""
 
-    Attributes:
-        file_name: as the export has it; None where it has none.
-        problem: why the image cannot be used; the fields below mean nothing then.
-        width: in pixels, upright, as the annotations have it.
-        height: in pixels, upright.
-        folder: of images in the source; the rest of a file's name goes into the image's key.
-        places: the names in the source that its file may have, all in ``folder``; the first that exists counts.
-    """
-
-    file_name: str | None
-    problem: UnusableError | None = None
-    width: int = 0
+    file_name: str | None  # as the export has it; None where it has none
+    problem: UnusableError | None = None  # why the image cannot be used
+    width: int = 0  # in pixels, upright, as the annotations have it
     height: int = 0
-    folder: str = ""
-    places: tuple[str, ...] = ()
+    folder: str = ""  # of images in the source; the rest of a file's name goes into the image's key
+    places: tuple[
+        str, ...
+    ] = ()  # names in the source that its file may have, in `folder`; the first that exists counts
 
 
 @dataclass(frozen=True, slots=True)
 class ListedObject:
-    """An annotated thing, or region of stuff, that an export lists.
+    """An annotated thing, or region of stuff, that an export lists; after a problem, the fields below mean nothing."""
 
-    Attributes:
-        label: its id in the export; ``"#<position>"`` where it has none that can be used.
-        image: the image that it lies in; None where there is none.
-        problem: why it cannot be used; the fields below mean nothing then.
-        classes: names of its class; the first that the taxonomy knows counts.
-        unknown_class: what to say where the taxonomy knows none of them.
-        segmentation: polygons ``[[x, y, x, y, …], …]`` or a COCO run-length code, in pixels, not checked.
-        iscrowd: 1 for a group that is not separated into instances.
-        bbox: x, y, width, height in pixels; None where the export has none.
-        rotation: of the box, clockwise degrees around its middle.
-        area: in pixels; None where the export has none.
-        unusable: "bbox" and "area", where they are there and no numbers.
-    """
-
-    label: int | str
-    image: ListedImage | None
-    problem: UnusableError | None = None
-    classes: tuple[str, ...] = ()
-    unknown_class: str = ""
-    segmentation: Any = None
-    iscrowd: int = 0
-    bbox: list[float] | None = None
-    rotation: float = 0.0
-    area: float | None = None
-    unusable: tuple[str, ...] = ()
+    label: int | str  # its id in the export; "#<position>" where it has none that can be used
+    image: ListedImage | None  # that it lies in
+    problem: UnusableError | None = None  # why it cannot be used
+    classes: tuple[str, ...] = ()  # names of its class; the first that the taxonomy knows counts
+    unknown_class: str = ""  # what to say where the taxonomy knows none of them
+    segmentation: Any = None  # polygons [[x, y, x, y, …], …] or a COCO run-length code, in pixels, not checked
+    iscrowd: int = 0  # 1 for a group that is not separated into instances
+    bbox: list[float] | None = None  # x, y, width, height in pixels; None where the export has none
+    rotation: float = 0.0  # of the box, clockwise degrees around its middle
+    area: float | None = None  # in pixels; None where the export has none
+    unusable: tuple[str, ...] = ()  # "bbox" and "area", where they are there and no numbers
 
 
 class Refused(NamedTuple):
@@ -80,11 +59,7 @@ class AnnotationReader(Protocol):
         ...
 
     def sniff(self, source: Source) -> bool:
-        """Tell whether a source is of this format.
-
-        Raises:
-            ImageError: the source cannot be read.
-        """
+        """Tell whether a source is of this format; raises `ImageError` where it cannot be read."""
         ...
 
     def read(self, source: Source) -> Iterator[ListedImage | ListedObject | Refused]:

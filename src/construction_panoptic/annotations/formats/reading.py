@@ -2,9 +2,8 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from itertools import chain, count, groupby
 from pathlib import Path
@@ -15,31 +14,21 @@ import pandas as pd
 from construction_panoptic.annotations.formats.checking import Options, Task, check_objects, image_row
 from construction_panoptic.annotations.formats.reader import AnnotationReader, ListedImage, ListedObject, Refused
 from construction_panoptic.annotations.formats.registry import READERS
-from construction_panoptic.annotations.formats.sources import (
-    NoExportError,
-    Source,
-    ZipSource,
-    find_sources,
-    whole_folder,
-)
+from construction_panoptic.annotations.formats.sources import NoExportError, Source, find_sources, whole_folder
 from construction_panoptic.annotations.records import UnusableError
 from construction_panoptic.annotations.rejected import RejectedRecords, rejected_table
 from construction_panoptic.annotations.tables import StoredTable, TableBuilder, TableWriter
 from construction_panoptic.annotations.taxonomy import Taxonomy
-from construction_panoptic.errors import InputDataError, ParameterError
+from construction_panoptic.errors import InputDataError
 from construction_panoptic.parallel.workers import Engine, WorkerCount, Workers, blocks_of
-
-OnError = Literal["quarantine", "fail"]
-Boxes = Literal["reject", "keep"]
-Crowds = Literal["keep", "single"]
 
 _OBJECTS_AT_ONCE = 16
 _IMAGE_COLUMNS = {
     "key": "string",
     "source": "string",
-    "file_name": "string",
-    "location": "string",
-    "width": "int64",
+    "file_name": "string",  # relative to the export's folder of images
+    "location": "string",  # absolute path, or <zip>::<member>
+    "width": "int64",  # upright, pixels
     "height": "int64",
     "sha256": "string",
     "phash": "string",
@@ -51,11 +40,11 @@ _ANNOTATION_COLUMNS = {
     "category_id": "int64",
     "category": "string",
     "is_thing": "bool",
-    "rle": "string",
+    "rle": "string",  # counts of its mask as a compressed COCO run-length code
     "iscrowd": "int64",
-    "order": "int64",
-    "bbox": "string",
-    "area": "float64",
+    "order": "int64",  # position in the export; later is on top
+    "bbox": "string",  # JSON; as in the export, where it may be missing, unless repaired
+    "area": "float64",  # the same
 }
 _HELP = (
     "Put one folder (or .zip) per CVAT export there, each with `coco.json` or "
@@ -64,18 +53,12 @@ _HELP = (
 )
 
 
-@dataclass(frozen=True)
-class Exports:
+class Exports(NamedTuple):
     """What the exports hold.
 
     Attributes:
-        images: one row an accepted image, sorted by ``key``: key, source, file_name (relative to the export's folder
-            of images), location (absolute path, or ``<zip>::<member>``), width and height (upright, pixels), sha256,
-            phash.
-        annotations: one row an accepted annotation, sorted by ``key`` and ``order``: key, source, annotation_id,
-            category_id, category, is_thing, rle (counts of its mask as a compressed COCO run-length code), iscrowd,
-            order (position in the export; later is on top), bbox (JSON) and area (as in the export, where both may be
-            missing, unless repaired).
+        images: `_IMAGE_COLUMNS`, one row an accepted image, sorted by ``key``.
+        annotations: `_ANNOTATION_COLUMNS`, one row an accepted annotation, sorted by ``key`` and ``order``.
         rejected: what was not accepted; columns source, image, annotation_id, reason, detail.
         repaired: what was accepted and changed, and images without annotations; the same columns.
     """
@@ -90,9 +73,9 @@ def read_exports(
     raw_data: Path,
     taxonomy: Taxonomy,
     *,
-    on_error: OnError = "quarantine",
-    boxes_without_polygon: Boxes = "reject",
-    crowds: Crowds = "keep",
+    on_error: Literal["quarantine", "fail"] = "quarantine",
+    boxes_without_polygon: Literal["reject", "keep"] = "reject",
+    crowds: Literal["keep", "single"] = "keep",
     workers: WorkerCount = 1,
     engine: Engine = "local",
 ) -> Exports:
@@ -103,8 +86,7 @@ def read_exports(
             which is then named after the folder.
         taxonomy: the project's classes.
         on_error: ``quarantine`` lists what cannot be used in ``rejected``; ``fail`` raises at the first.
-        boxes_without_polygon: ``reject`` an annotation that has a box but no outline, or ``keep`` the box as its
-            mask.
+        boxes_without_polygon: ``reject`` an annotation that has a box but no outline, or ``keep`` the box as its mask.
         crowds: ``keep`` what has ``iscrowd`` 1 as crowds, or take each as a ``single`` thing.
         workers: processes that check images and annotations, or "auto" for one a CPU core; 1: this process, with
             threads for the images. The result is the same with any number.
@@ -114,10 +96,7 @@ def read_exports(
         NoExportError: there is no export.
         InputDataError: no image can be used; or, in the ``fail`` mode, anything that would be rejected. Names the
             export, image and annotation.
-        ParameterError: ``on_error`` has another value.
     """
-    if on_error not in ("quarantine", "fail"):
-        raise ParameterError(f"on_error must be 'quarantine' or 'fail', not {on_error!r}.")
     try:
         sources, strays = find_sources(Path(raw_data))
     except NoExportError as error:
@@ -126,7 +105,7 @@ def read_exports(
     if not any(isinstance(found, tuple) for found in recognised):
         whole = whole_folder(Path(raw_data))
         if isinstance(found := _recognise(whole), tuple):
-            if any(isinstance(source, ZipSource) for source in sources):
+            if not all(source.path.is_dir() for source in sources):
                 detail = "is itself an export, and there are archives in it; move it into a folder of its own"
                 raise NoExportError(f"{raw_data} {detail}. {_HELP}.")
             sources, recognised, strays = [whole], [found], []
@@ -146,13 +125,11 @@ def read_exports(
 
 
 Recognised = tuple[Source, AnnotationReader] | UnusableError | None
+"""A source and what reads it; or why it cannot be read; None: nothing reads it."""
 
 
 def _recognise(source: Source) -> Recognised:
-    """Find the reader of a source, looking through one folder around everything; None: there is none.
-
-    An error stands for a source that cannot be read, which must be said.
-    """
+    """Find the reader of a source, looking through one folder around everything."""
     try:
         for candidate in (source, source.inner()):
             for reader in READERS:
@@ -163,22 +140,26 @@ def _recognise(source: Source) -> Recognised:
     return None
 
 
+Row = dict[str, Any]
+Images = dict[ListedImage, tuple[str, Row | UnusableError]]
+"""Of each listed image its name in the records, and its row of the table or why it has none."""
+
+
 class _Reading:
     """The tables as they grow, export by export."""
 
     def __init__(self, taxonomy: Taxonomy, rejected: RejectedRecords, workers: Workers, options: Options) -> None:
-        self._taxonomy = taxonomy
-        self._rejected = rejected
-        self._repaired = RejectedRecords(fail=False)
-        self._workers = workers
-        self._options = options
-        self._images = TableBuilder(_IMAGE_COLUMNS)
-        self._annotations = TableWriter(_ANNOTATION_COLUMNS)
+        self._taxonomy, self._workers, self._options = taxonomy, workers, options
+        self._rejected, self._repaired = rejected, RejectedRecords(fail=False)
+        self._images, self._annotations = TableBuilder(_IMAGE_COLUMNS), TableWriter(_ANNOTATION_COLUMNS)
         self._seen: set[str] = set()
 
     def read(self, source: Source, recognised: Recognised) -> None:
         """Read one export."""
-        name, repeated = source.name, source.name in self._seen
+        name, problem = source.name, None
+        if name in self._seen:
+            detail = "a folder or archive of the same name was read already; remove one"
+            problem = UnusableError("duplicate_export", detail)
         self._seen.add(name)
         if recognised is None:
             files = " nor ".join(file for reader in READERS for file in reader.files)
@@ -187,57 +168,49 @@ class _Reading:
             self._rejected.add(name, "", None, recognised.reason, str(recognised))
             return
         source, reader = recognised
-        items = reader.read(source)
-        if repeated:
-            detail = "a folder or archive of the same name was read already; remove one"
-            items = _spoiled(items, UnusableError("duplicate_export", detail))
-        images: dict[ListedImage, _Image] = {}
+        images: Images = {}
         objects = TableBuilder(_ANNOTATION_COLUMNS)
         lost: Counter[str] = Counter()
         order = count()
-        for kind, group in groupby(items, type):
+        for kind, group in groupby(reader.read(source), type):
             if kind is Refused:
                 for refused in cast("Iterator[Refused]", group):
                     self._rejected.add(name, "", None, refused.reason, refused.detail)
             elif kind is ListedImage:
-                images |= self._read_images(source, list(cast("Iterator[ListedImage]", group)))
+                images |= self._read_images(source, list(cast("Iterator[ListedImage]", group)), problem)
             else:
-                self._read_objects(name, cast("Iterator[ListedObject]", group), images, objects, lost, order)
+                tasks = (self._task(item, images, problem) for item in cast("Iterator[ListedObject]", group))
+                for row in self._read_objects(name, tasks, order, lost):
+                    objects.add(row)
         annotations = objects.table().sort_values(["key", "order"])
         self._annotations.append(annotations)
-        rows = {image.row["key"]: image.row for image in reversed(images.values()) if image.row is not None}
-        self._list_bare_images(sorted(rows.keys() - set(annotations["key"])), name, lost)
+        rows = {row["key"]: row for _, row in reversed(images.values()) if not isinstance(row, UnusableError)}
+        for key in sorted(rows.keys() - set(annotations["key"])):
+            why = f"all of its {lost[key]} annotations are rejected" if lost[key] else "it has no annotation"
+            detail = f"{why}; kept as an image of stuff alone"
+            self._repaired.add(name, key, None, "image_without_annotations", detail)
         for key in sorted(rows):
             self._images.add(rows[key])
 
-    def _read_images(self, source: Source, listed: list[ListedImage]) -> dict[ListedImage, "_Image"]:
+    def _read_images(self, source: Source, listed: list[ListedImage], problem: UnusableError | None) -> Images:
         """Check images, accept or reject each."""
+        images: Images = {}
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:
             pool = threads if self._workers.inline else self._workers
-            usable = (image for image in listed if image.problem is None)
+            usable = (image for image in listed if problem is None and image.problem is None)
             checked = iter(pool.map(partial(image_row, source), usable))
-            images = {}
             for image in listed:
                 name = "" if image.file_name is None else f"{source.name}/{image.file_name}"
-                found = image.problem or next(checked)
+                found = problem or image.problem or next(checked)
                 if isinstance(found, UnusableError):
                     self._rejected.add(source.name, name, None, found.reason, str(found))
-                    images[image] = _Image(name, found, None)
-                else:
-                    images[image] = _Image(found["key"], None, found)
+                images[image] = (name if isinstance(found, UnusableError) else found["key"], found)
         return images
 
     def _read_objects(
-        self,
-        source: str,
-        listed: Iterable[ListedObject],
-        images: Mapping[ListedImage, "_Image"],
-        accepted: TableBuilder,
-        lost: Counter[str],
-        order: Iterator[int],
-    ) -> None:
-        """Check objects, accept or reject each."""
-        tasks = (self._task(item, None if item.image is None else images[item.image]) for item in listed)
+        self, source: str, tasks: Iterator[Task], order: Iterator[int], lost: Counter[str]
+    ) -> Iterator[Row]:
+        """Check objects, reject them or give their rows."""
         check = partial(check_objects, self._options)
         results = chain.from_iterable(self._workers.map(check, blocks_of(tasks, _OBJECTS_AT_ONCE)))
         for (label, name, found), place in zip(results, order, strict=False):
@@ -248,31 +221,27 @@ class _Reading:
             row, repairs = found
             class_id = row["category_id"]
             names = {"category": self._taxonomy.names[class_id], "is_thing": self._taxonomy.is_thing[class_id]}
-            accepted.add(row | names | {"source": source, "order": place})
+            yield row | names | {"source": source, "order": place}
             for reason, detail in repairs:
                 self._repaired.add(source, name, label, reason, detail)
 
-    def _task(self, item: ListedObject, image: "_Image | None") -> Task:
-        if item.problem is not None or image is None:
-            return Task(item, "" if image is None else image.name, item.problem)
-        if image.row is None:
-            return Task(item, image.name, image.problem)
+    def _task(self, item: ListedObject, images: Images, problem: UnusableError | None) -> Task:
+        name, image = ("", None) if item.image is None else images[item.image]
+        problem = problem or item.problem
+        if problem is not None or image is None:
+            return Task(item, name, problem)
+        if isinstance(image, UnusableError):
+            return Task(item, name, image)
         class_id = self._class_id(item.classes)
         if class_id is None:
-            return Task(item, image.name, UnusableError("unknown_class", item.unknown_class))
-        return Task(item, image.name, None, class_id, image.row["height"], image.row["width"])
+            return Task(item, name, UnusableError("unknown_class", item.unknown_class))
+        return Task(item, name, None, class_id, image["height"], image["width"])
 
     def _class_id(self, names: Iterable[str]) -> int | None:
         """Return the class of the first name that is a thing, or else of the first that is stuff."""
         lookups = (self._taxonomy.thing_id, self._taxonomy.stuff_id)
         found = (lookup(name) for lookup in lookups for name in names)
         return next((class_id for class_id in found if class_id is not None), None)
-
-    def _list_bare_images(self, keys: Iterable[str], source: str, lost: Mapping[str, int]) -> None:
-        for key in keys:
-            why = f"all of its {lost[key]} annotations are rejected" if lost[key] else "it has no annotation"
-            detail = f"{why}; kept as an image of stuff alone"
-            self._repaired.add(source, key, None, "image_without_annotations", detail)
 
     def exports(self, raw_data: Path) -> Exports:
         """Return the tables."""
@@ -282,24 +251,3 @@ class _Reading:
             raise InputDataError(f"{raw_data}: not one image can be used. {examples}.")
         annotations = self._annotations.table()
         return Exports(images, annotations, rejected_table(rejected), rejected_table(self._repaired.records))
-
-
-class _Image(NamedTuple):
-    """A listed image: its name in the records, and its row of the table or why it has none."""
-
-    name: str
-    problem: UnusableError | None
-    row: dict[str, Any] | None
-
-
-def _spoiled(items: Iterable[ListedImage | ListedObject | Refused], problem: UnusableError) -> Iterator[Any]:
-    """Give items with a problem that comes before their own."""
-    images: dict[ListedImage, ListedImage] = {}
-    for item in items:
-        if isinstance(item, ListedImage):
-            images[item] = ListedImage(item.file_name, problem)
-            yield images[item]
-        elif isinstance(item, ListedObject):
-            yield ListedObject(item.label, None if item.image is None else images[item.image], problem)
-        else:
-            yield item

@@ -21,6 +21,8 @@ class NoExportError(InputDataError):
 class Source(Protocol):
     """The files of one export, by names relative to its root, with slashes.
 
+    All methods but `describe` raise `ImageError` where the source cannot be read, or a file is a link out of it.
+
     Attributes:
         name: the folder's name or the archive's stem; its images and annotations go by it.
         path: the folder or archive.
@@ -30,38 +32,19 @@ class Source(Protocol):
     path: Path
 
     def inner(self) -> Self | None:
-        """Return the same source without the one folder around everything, as unpacking often leaves it.
-
-        Returns:
-            None where there is no such folder.
-
-        Raises:
-            ImageError: the source cannot be read.
-        """
+        """Return it without the one folder around everything, as unpacking often leaves it; None: there is none."""
         ...
 
     def glob(self, pattern: str) -> list[str]:
-        """Return the names that match a pattern (``*`` within a part of a name), as often as they are there.
-
-        Raises:
-            ImageError: the source cannot be read.
-        """
+        """Return the names that match a pattern (``*`` within a part of a name), as often as they are there."""
         ...
 
     def open(self, name: str) -> BinaryIO:
-        """Open a file, to be read once from beginning to end.
-
-        Raises:
-            ImageError: it cannot be read.
-        """
+        """Open a file, to be read once from beginning to end."""
         ...
 
     def locate(self, name: str) -> str | None:
-        """Return the location of an image file, see `images`; None where there is none.
-
-        Raises:
-            ImageError: the source cannot be read, or the file is a link that leads out of it.
-        """
+        """Return the location of an image file, see `images`; None where there is none."""
         ...
 
     def describe(self, folder: str) -> str:
@@ -69,85 +52,66 @@ class Source(Protocol):
         ...
 
 
-class FolderSource:
+class _FolderSource:
     """An unpacked export."""
 
     def __init__(self, name: str, path: Path, root: Path | None = None) -> None:
-        self.name = name
-        self.path = path
-        self._root = path if root is None else root
+        self.name, self.path, self._root, self._resolved = name, path, root or path, _resolve(path)
 
-    def inner(self) -> "FolderSource | None":
-        """See `Source`."""
+    def inner(self) -> "_FolderSource | None":
         try:
             folders = [path for path in self.path.iterdir() if path.is_dir() and path.name not in _SKIPPED]
         except OSError as error:
             raise ImageError("unreadable_archive", f"{self.path}: not readable ({error.strerror})") from None
-        return FolderSource(self.name, self.path, folders[0]) if len(folders) == 1 else None
+        return _FolderSource(self.name, self.path, folders[0]) if len(folders) == 1 else None
 
     def glob(self, pattern: str) -> list[str]:
-        """See `Source`."""
         return [path.relative_to(self._root).as_posix() for path in self._root.glob(pattern)]
 
     def open(self, name: str) -> BinaryIO:
-        """See `Source`."""
-        if not self._is_inside(self._root / name):
-            raise ImageError("unsafe_path", f"{name} is a link that leads out of the export's folder")
+        self._inside(name)
         return open_location(self._root / name, streamed=True)
 
     def locate(self, name: str) -> str | None:
-        """See `Source`."""
         try:
-            if not (self._root / name).is_file():
-                return None
+            found = (self._root / name).is_file()
         except OSError:  # such as a name that is too long
             return None
-        if not self._is_inside(self._root / name):
-            raise ImageError("unsafe_path", f"{name!r} is a link that leads out of the export's folder")
-        return os.path.realpath(self._root / name)
+        return str(self._inside(name)) if found else None
 
     def describe(self, folder: str) -> str:
-        """See `Source`."""
         return str(self._root / folder)
 
-    @cached_property
-    def _resolved(self) -> Path:
-        return _resolve(self.path)
+    def _inside(self, name: str) -> Path:
+        path = _resolve(self._root / name)
+        if not path.is_relative_to(self._resolved):
+            raise ImageError("unsafe_path", f"{name!r} is a link that leads out of the export's folder")
+        return path
 
-    def _is_inside(self, path: Path) -> bool:
-        return _resolve(path).is_relative_to(self._resolved)
 
-
-class ZipSource:
+class _ZipSource:
     """An export as an archive; read in place, never unpacked."""
 
     def __init__(self, name: str, path: Path, root: str = "") -> None:
-        self.name = name
-        self.path = _resolve(path)
-        self._root = root
+        self.name, self.path, self._root = name, _resolve(path), root
 
-    def inner(self) -> "ZipSource | None":
-        """See `Source`."""
+    def inner(self) -> "_ZipSource | None":
         tops = {name.split("/", 1)[0] for name, _ in self._members} - {*_SKIPPED}
-        return ZipSource(self.name, self.path, f"{tops.pop()}/") if len(tops) == 1 else None
+        return _ZipSource(self.name, self.path, f"{tops.pop()}/") if len(tops) == 1 else None
 
     def glob(self, pattern: str) -> list[str]:
-        """See `Source`."""
         names = (name.removeprefix(self._root) for name, _ in self._members if name.startswith(self._root))
         depth = pattern.count("/")
         return [name for name in names if name.count("/") == depth and fnmatchcase(name, pattern)]
 
     def open(self, name: str) -> BinaryIO:
-        """See `Source`."""
         return open_location(zip_location(self.path, self._member_of[self._root + name]), streamed=True)
 
     def locate(self, name: str) -> str | None:
-        """See `Source`."""
         member = self._member_of.get(self._root + name)
         return None if member is None else zip_location(self.path, member)
 
     def describe(self, folder: str) -> str:
-        """See `Source`."""
         return f"{self.path} under {self._root}{folder}/"
 
     @cached_property
@@ -168,12 +132,10 @@ class ZipSource:
 
 
 def find_sources(folder: Path) -> tuple[list[Source], list[Path]]:
-    """Find the exports in a folder.
+    """Find the exports in a folder, and files that may hold annotations and lie beside them.
 
-    Returns:
-        Its subfolders and archives, sorted by name, a folder before an archive of the same name; and files that may
-        hold annotations and lie beside them. A subfolder that holds nothing but one archive is that archive under the
-        folder's name; one that holds several stands for them.
+    Exports are its subfolders and archives, sorted by name, a folder before an archive of the same name. A subfolder
+    that holds nothing but one archive is that archive under the folder's name; one that holds several stands for them.
 
     Raises:
         InputDataError: the folder is missing (`NoExportError`) or cannot be read, or a name cannot be used.
@@ -188,49 +150,40 @@ def find_sources(folder: Path) -> tuple[list[Source], list[Path]]:
     strays = []
     for path in filter(_counts, paths):
         _check_name(path)
-        if path.is_dir():
-            archives = _archives_alone(path)
+        if path.is_dir() and (archives := _archives_alone(path)):
             one = len(archives) == 1
-            sources += [ZipSource(path.name if one else archive.stem, archive) for archive in archives]
-            sources += [] if archives else [FolderSource(path.name, path)]
-        elif _is_archive(path):
-            sources.append(ZipSource(path.stem, path))
+            sources += [_ZipSource(path.name if one else archive.stem, archive) for archive in archives]
+        elif path.is_dir():
+            sources.append(_FolderSource(path.name, path))
+        elif path.suffix.lower() == ".zip":
+            sources.append(_ZipSource(path.stem, path))
         elif path.suffix.lower() in _STRAY:
             strays.append(path)
     return sources, strays
 
 
-def whole_folder(folder: Path) -> FolderSource:
-    """Return a folder as one source, named after it.
-
-    Raises:
-        InputDataError: the name cannot be used.
-    """
+def whole_folder(folder: Path) -> Source:
+    """Return a folder as one source, named after it; raises `InputDataError` where the name cannot be used."""
     path = Path(os.path.abspath(folder))  # noqa: PTH100  # keeps the name of a link, unlike `Path.resolve`
     _check_name(path)
-    return FolderSource(path.name, path)
+    return _FolderSource(path.name, path)
 
 
 def _archives_alone(folder: Path) -> list[Path]:
     """Return the archives of a folder that holds nothing else, sorted; none if it does or cannot be read."""
-    archives = []
     try:
-        for path in filter(_counts, folder.iterdir()):
-            if path.is_dir() or not _is_archive(path):
-                return []
-            _check_name(path)
-            archives.append(path)
+        paths = sorted(filter(_counts, folder.iterdir()))
+        if not all(path.suffix.lower() == ".zip" and not path.is_dir() for path in paths):
+            return []
     except OSError:  # which reading the folder as an export reports
         return []
-    return sorted(archives)
+    for path in paths:
+        _check_name(path)
+    return paths
 
 
 def _counts(path: Path) -> bool:
     return not path.name.startswith(".") and path.name not in _SKIPPED
-
-
-def _is_archive(path: Path) -> bool:
-    return path.suffix.lower() == ".zip"
 
 
 def _check_name(path: Path) -> None:

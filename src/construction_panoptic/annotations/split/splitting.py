@@ -114,7 +114,7 @@ def audit_split(records: Iterable[ConvertedRecord], table: pd.DataFrame, *, max_
     the grouping.
 
     Args:
-        records: the converted images; iterated over several times.
+        records: the converted images; iterated over once.
         table: the split, as `split` gives it.
         max_distance: images that differ in this many bits or fewer are near-duplicates.
 
@@ -125,20 +125,25 @@ def audit_split(records: Iterable[ConvertedRecord], table: pd.DataFrame, *, max_
         SplitError: the table and the records name different images, a side is empty, or a group or
             near-duplicates are on both sides.
     """
-    side = _sides(records, table)
+    images = [
+        (record.key, record.phash, tuple(segment.category_id for segment in record.segments)) for record in records
+    ]
+    side = _sides([key for key, _, _ in images], table)
     both = table.groupby("group")["split"].nunique()
     if (both > 1).any():
         group = both.index[both > 1][0]
         some = ", ".join(sorted(table.loc[table["group"] == group, "key"])[:4])
         raise SplitError(f"group {group} ({some}) is in both train and val; split again.")
-    smallest, pair, across = _distance_across(records, side, max_distance)
+    smallest, pair, across = _distance_across({key: phash for key, phash, _ in images}, side, max_distance)
     if across:
         raise SplitError(
             f"{across} pair(s) of near-duplicate images are in train and val, such as {pair[0]!r} and "
             f"{pair[1]!r}, which differ in {smallest} bits (limit {max_distance}); group with the same "
             "distance, then split again."
         )
-    classes = _class_table(records, side, dict(zip(table["key"], table["group"], strict=True)))
+    classes = _class_table(
+        {key: classes for key, _, classes in images}, side, dict(zip(table["key"], table["group"], strict=True))
+    )
     one_side = classes.loc[(classes["groups"] >= 2) & ~classes["on_both_sides"], "class_id"]
     val_images = sum(value == VAL for value in side.values())
     facts = {
@@ -167,9 +172,8 @@ def _collect_groups(table: pd.DataFrame, classes: Mapping[str, Collection[int]])
     ]
 
 
-def _sides(records: Iterable[ConvertedRecord], table: pd.DataFrame) -> dict[str, str]:
+def _sides(listed: Sequence[str], table: pd.DataFrame) -> dict[str, str]:
     side = dict(zip(table["key"], table["split"], strict=True))
-    listed = [record.key for record in records]
     keys = set(listed)
     if len(side) != len(table) or len(keys) != len(listed):
         raise SplitError("an image is listed twice; convert and split again.")
@@ -187,10 +191,9 @@ def _sides(records: Iterable[ConvertedRecord], table: pd.DataFrame) -> dict[str,
 
 
 def _distance_across(
-    records: Iterable[ConvertedRecord], side: Mapping[str, str], max_distance: int
+    hash_of: Mapping[str, str], side: Mapping[str, str], max_distance: int
 ) -> tuple[int | None, tuple[str, str], int]:
     """Smallest distance between a train and a val image, that pair, and the count of near-duplicates."""
-    hash_of = {record.key: record.phash for record in records}
     keys = sorted(hash_of)
     hashes = hash_bytes([hash_of[key] for key in keys], keys)
     is_val = np.array([side[key] == VAL for key in keys])
@@ -247,15 +250,15 @@ def _near_across(
 
 
 def _class_table(
-    records: Iterable[ConvertedRecord], side: Mapping[str, str], group_of: Mapping[str, int]
+    classes_of: Mapping[str, Sequence[int]], side: Mapping[str, str], group_of: Mapping[str, int]
 ) -> pd.DataFrame:
     groups: dict[int, set[int]] = defaultdict(set)
     images: dict[int, Counter[str]] = defaultdict(Counter)
     segments: dict[int, Counter[str]] = defaultdict(Counter)
-    for record in records:
-        here = side[record.key]
-        for class_id, number in Counter(segment.category_id for segment in record.segments).items():
-            groups[class_id].add(group_of[record.key])
+    for key, classes in classes_of.items():
+        here = side[key]
+        for class_id, number in Counter(classes).items():
+            groups[class_id].add(group_of[key])
             images[class_id][here] += 1
             segments[class_id][here] += number
     table = pd.DataFrame({"class_id": sorted(groups)})

@@ -26,9 +26,10 @@ from construction_panoptic.models.detr.checkpoint import (
     read_weights,
 )
 from construction_panoptic.models.detr.model import DetrPanoptic, build_detr_panoptic
-from construction_panoptic.models.detr.postprocess import PanopticResult, panoptic_result
-from construction_panoptic.models.detr.segmenting import QueryMasks, query_masks
+from construction_panoptic.models.detr.panoptic_model import QueryMasks, query_masks
+from construction_panoptic.models.detr.postprocess import panoptic_result
 from construction_panoptic.models.preprocessing import evaluation_resize, normalise
+from construction_panoptic.models.protocol import Segmentation
 from construction_panoptic.models.spec import Preprocessing
 from construction_panoptic.parallel.device import resolve_device
 
@@ -108,8 +109,8 @@ class DetrLabeller(StuffLabeller):
         found = query_masks(
             self.model,
             self.model.features(pixels, padding_mask),
-            processed_sizes=[image.size for image in images],
-            is_thing=self._is_thing,
+            [image.size for image in images],
+            self._is_thing,
             threshold=self._settings.threshold,
         )
         return [
@@ -143,7 +144,7 @@ def stuff_of_queries(
     queries: QueryMasks,
     things: Mask,
     *,
-    merge: Callable[..., PanopticResult],
+    merge: Callable[..., Segmentation],
     processed_size: Sequence[int],
     target_size: Sequence[int],
     is_thing: Mapping[int, bool],
@@ -167,7 +168,7 @@ def stuff_of_queries(
             is_thing=is_thing,
         )
         stuff_ids = [stuff_of.get(segment["category_id"], 0) for segment in result.segments]
-        labels: LabelMap = np.array([0, *stuff_ids], dtype=np.uint8)[result.id_map.numpy()]
+        labels: LabelMap = np.array([0, *stuff_ids], dtype=np.uint8)[result.id_map]
         return labels
 
     labels = labels_of(queries.select(torch.tensor(used, dtype=torch.bool, device=queries.masks.device)))

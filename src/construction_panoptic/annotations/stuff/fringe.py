@@ -6,6 +6,7 @@ around every thing. A COCO segment that annotated things explain is therefore no
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,21 +19,34 @@ from construction_panoptic.annotations.taxonomy import LAST_COCO_THING, Taxonomy
 Mask = NDArray[np.bool_]
 
 
+class Fringe(NamedTuple):
+    """What counts as fringe: pixels of leftover classes on no thing, within a distance in rows and columns of one."""
+
+    leftover: Sequence[int]
+    distance: int
+
+    def pixels(self, labels: LabelMap, things: Mask) -> int:
+        """Count them in uint8 [H, W] of stuff ids, with bool [H, W] of annotated things."""
+        of_class = [labels == stuff_id for stuff_id in self.leftover]
+        rest = np.logical_or.reduce(of_class or [np.zeros_like(things)]) & ~things
+        if not (rest.any() and things.any()):
+            return 0
+        near = ndimage.maximum_filter(things.view(np.uint8), size=2 * self.distance + 1, mode="constant")
+        return int(np.count_nonzero(near.view(bool) & rest))
+
+
 def leftover_classes(taxonomy: Taxonomy) -> list[int]:
     """Return the stuff ids that COCO's *thing* categories become, ascending."""
     return sorted({stuff for coco, stuff in taxonomy.stuff_id_of_coco.items() if coco <= LAST_COCO_THING})
 
 
 def explained_masks(masks: Mask, things: Mask, fraction: float) -> NDArray[np.bool_]:
-    """Tell which masks annotated things explain.
+    """Tell which masks annotated things explain, bool [K]: those of which more than a fraction lies on things.
 
     Args:
         masks: bool [K, h, w], at any resolution.
         things: bool [H, W], True on annotated things.
-        fraction: a mask is explained if more than this fraction of it lies on things, 0…1.
-
-    Returns:
-        bool [K].
+        fraction: 0…1.
     """
     count, height, width = masks.shape
     if not things.any():
@@ -44,16 +58,10 @@ def explained_masks(masks: Mask, things: Mask, fraction: float) -> NDArray[np.bo
 
 
 def without_explained_parts(labels: LabelMap, things: Mask, leftover: Sequence[int], fraction: float) -> LabelMap:
-    """Make void what things explain, where nothing but a label map is known.
+    """Make void what things, bool [H, W], explain, where nothing but a label map is known.
 
     A connected part of a leftover class, together with the unlabelled things that it touches, of which things cover
-    more than the fraction is what a COCO model saw of these things. What is behind its rim is unknown.
-
-    Args:
-        labels: uint8 [H, W].
-        things: bool [H, W], True on annotated things.
-        leftover: stuff ids, see `leftover_classes`.
-        fraction: 0…1; 1 keeps all labels.
+    more than the fraction (0…1) is what a COCO model saw of these things. What is behind its rim is unknown.
     """
     cleaned, unlabelled = labels.copy(), things & (labels == 0)
     for stuff_id in leftover:
@@ -65,10 +73,7 @@ def without_explained_parts(labels: LabelMap, things: Mask, leftover: Sequence[i
 
 
 def explained_parts(region: Mask, things: Mask, fraction: float) -> Mask:
-    """Find the connected parts of a region of which more than a fraction lies on things: bool [H, W].
-
-    Neighbours are the eight around a pixel.
-    """
+    """Find the (8-)connected parts of a region of which more than a fraction lies on things: bool [H, W]."""
     found = np.zeros_like(region)
     if not (region & things).any():
         return found
@@ -82,19 +87,3 @@ def explained_parts(region: Mask, things: Mask, fraction: float) -> Mask:
     if explained.any():
         found[inside] = explained[parts]
     return found
-
-
-def fringe_pixels(labels: LabelMap, things: Mask, leftover: Sequence[int], distance: int) -> int:
-    """Count the pixels that are of a leftover class, on no thing, and within ``distance`` of one.
-
-    Args:
-        labels: uint8 [H, W] of stuff ids.
-        things: bool [H, W], True on annotated things.
-        leftover: stuff ids, see `leftover_classes`.
-        distance: in rows and in columns, pixels.
-    """
-    rest = np.logical_or.reduce([labels == stuff_id for stuff_id in leftover] or [np.zeros_like(things)]) & ~things
-    if not (rest.any() and things.any()):
-        return 0
-    near = ndimage.maximum_filter(things.view(np.uint8), size=2 * distance + 1, mode="constant")
-    return int(np.count_nonzero(near.view(bool) & rest))

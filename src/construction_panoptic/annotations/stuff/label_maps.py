@@ -17,27 +17,20 @@ LabelMap = NDArray[np.uint8]
 class StuffOfImage(NamedTuple):
     """The stuff of one image, and how much of a leftover class lies around its things.
 
-    Attributes:
-        key: the image key.
-        labels: what `encode_labels` gave, or the file that it is in already; None where nothing is known about the
-            image, so that all of it but the things is void.
-        fringe_before: pixels of a leftover class close to a thing, had all segments been used.
-        fringe_after: the same in ``labels``.
-        digest: of all that it was made from.
+    Labels are what `encode_labels` gave, or the file that it is in already; None where nothing is known about the
+    image, so that all of it but the things is void.
     """
 
     key: str
     labels: bytes | Path | None
-    fringe_before: int = 0
-    fringe_after: int = 0
-    digest: str = ""
+    fringe_before: int = 0  # pixels of a leftover class close to a thing, had all segments been used
+    fringe_after: int = 0  # the same in `labels`
+    digest: str = ""  # of all that it was made from
 
     @property
     def file_name(self) -> str | None:
         """Name of the labels' file; it holds all that is known of them, so that a file that is there is finished."""
-        if self.labels is None:
-            return None
-        return f"{self.digest}-{self.fringe_before}-{self.fringe_after}.png"
+        return None if self.labels is None else f"{self.digest}-{self.fringe_before}-{self.fringe_after}.png"
 
 
 class FinishedLabels:
@@ -48,24 +41,18 @@ class FinishedLabels:
 
     def find(self, key: str, digest: str) -> StuffOfImage | None:
         """Return what was made from the same; None if there is nothing, or its file is damaged."""
-        path = self._files.get(digest)
-        if path is None:
-            return None
         try:
+            path = self._files[digest]
             with Image.open(path, formats=["PNG"]) as image:
                 image.verify()
-        except (OSError, SyntaxError):
+        except (KeyError, OSError, SyntaxError):
             return None
         _, before, after = path.stem.split("-")
         return StuffOfImage(key, path, int(before), int(after), digest)
 
 
 def encode_labels(labels: LabelMap) -> bytes:
-    """Encode a label map as an 8-bit greyscale PNG file.
-
-    Raises:
-        ValueError: it is not uint8 [H, W], or has no pixels.
-    """
+    """Encode a label map as an 8-bit greyscale PNG file; `ValueError`: it is not uint8 [H, W], or has no pixels."""
     if labels.ndim != 2 or labels.dtype != np.uint8 or labels.size == 0:
         raise ValueError(f"a label map is uint8 [H, W] with pixels, not {labels.dtype} {labels.shape}")
     return encode_png([labels], 1)

@@ -7,12 +7,12 @@ files and going on after an interruption are outside of it.
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from itertools import chain
 from typing import Any, NamedTuple, Protocol
 
 from construction_panoptic.annotations.images import read_rgb
 from construction_panoptic.annotations.merging.masks import union_mask
-from construction_panoptic.annotations.stuff.fringe import Mask, fringe_pixels
+from construction_panoptic.annotations.stuff.fringe import Fringe, Mask
 from construction_panoptic.annotations.stuff.label_maps import LabelMap, StuffOfImage, encode_labels
 from construction_panoptic.parallel.workers import blocks_of, in_order
 
@@ -21,23 +21,14 @@ _READERS = 2
 
 @dataclass(frozen=True)
 class ImageToLabel:
-    """An image, and the things that are annotated in it.
-
-    Attributes:
-        key: the image key.
-        location: of its file, see `annotations.images`.
-        size: height and width of the image, upright, in pixels.
-        codes: the counts of the things' masks as compressed COCO run-length codes.
-        found: what the labeller's `find` gave.
-        digest: of all that its labels depend on.
-    """
+    """An image, and the things that are annotated in it."""
 
     key: str
-    location: str
-    size: tuple[int, int]
-    codes: tuple[str, ...] = ()
-    found: Any = None
-    digest: str = ""
+    location: str  # of its file, see `annotations.images`
+    size: tuple[int, int]  # height and width, upright, in pixels
+    codes: tuple[str, ...] = ()  # counts of the things' masks as compressed COCO run-length codes
+    found: Any = None  # what the labeller's `find` gave
+    digest: str = ""  # of all that its labels depend on
 
     def things(self) -> Mask:
         """Draw the things: bool [H, W], True where any of them is."""
@@ -45,15 +36,10 @@ class ImageToLabel:
 
 
 class StuffMaps(NamedTuple):
-    """The stuff of an image.
+    """The stuff of an image: uint8 [H, W] stuff ids, 0 = none."""
 
-    Attributes:
-        labels: uint8 [H, W] stuff ids, 0 = none, without what annotated things explain; see `fringe`.
-        with_explained: the same, had all segments been used.
-    """
-
-    labels: LabelMap
-    with_explained: LabelMap
+    labels: LabelMap  # without what annotated things explain, see `fringe`
+    with_explained: LabelMap  # had all segments been used
 
 
 class StuffLabeller(Protocol):
@@ -82,36 +68,14 @@ class StuffLabeller(Protocol):
         return read_rgb(image.location)
 
     def label(self, images: Sequence[Any], things: Sequence[Mask]) -> Sequence[StuffMaps | None]:
-        """Label a batch.
-
-        Args:
-            images: what `read` gave of each.
-            things: bool [H, W] each, True on annotated things.
-
-        Returns:
-            The stuff of each image; None: nothing is known about it.
-        """
+        """Label a batch: what `read` gave of each image, and its things, bool [H, W]; None: nothing is known of it."""
         ...
-
-
-@dataclass(frozen=True)
-class Fringe:
-    """What counts as the fringe of things, see `fringe.fringe_pixels`."""
-
-    leftover: Sequence[int]
-    distance: int
-
-    def pixels(self, labels: LabelMap, things: Mask) -> int:
-        """Count them."""
-        return fringe_pixels(labels, things, self.leftover, self.distance)
 
 
 def label_images(labeller: StuffLabeller, fringe: Fringe, images: Iterable[ImageToLabel]) -> Iterator[StuffOfImage]:
     """Label images one batch at a time, in order, while the next ones are being read.
 
-    Raises:
-        ImageError: an image cannot be read.
-        Exception: what the labeller raises.
+    Raises `ImageError` where an image cannot be read, and what the labeller raises.
     """
     for batch in blocks_of(_read_ahead(labeller, images), labeller.batch_size):
         chosen, inputs, things = zip(*batch, strict=True)
@@ -124,27 +88,17 @@ def label_images(labeller: StuffLabeller, fringe: Fringe, images: Iterable[Image
             yield StuffOfImage(image.key, encode_labels(maps.labels), before, after, image.digest)
 
 
-_Read = tuple[ImageToLabel, Any, Mask]
+def _read_ahead(labeller: StuffLabeller, images: Iterable[ImageToLabel]) -> Iterator[tuple[ImageToLabel, Any, Mask]]:
+    def read(image: ImageToLabel) -> list[tuple[ImageToLabel, Any, Mask]]:
+        return [(image, labeller.read(image), image.things())]
 
-
-def _read_ahead(labeller: StuffLabeller, images: Iterable[ImageToLabel]) -> Iterator[_Read]:
     if labeller.device is None:  # all cores are busy already
-        for image in images:
-            yield from _read(labeller, image)
-        return
-    with ThreadPoolExecutor(_READERS) as readers:
-        yield from in_order(readers, partial(_read, labeller), images, labeller.batch_size + 1)
-
-
-def _read(labeller: StuffLabeller, image: ImageToLabel) -> list[_Read]:
-    return [(image, labeller.read(image), image.things())]
+        yield from chain.from_iterable(map(read, images))
+    else:
+        with ThreadPoolExecutor(_READERS) as readers:
+            yield from in_order(readers, read, images, labeller.batch_size + 1)
 
 
 def label_block(labeller: StuffLabeller, fringe: Fringe, images: Iterable[ImageToLabel]) -> list[StuffOfImage]:
     """Label whole batches, in another process."""
     return list(label_images(labeller, fringe, images))
-
-
-def label_image(labeller: StuffLabeller, fringe: Fringe, image: ImageToLabel) -> StuffOfImage:
-    """Label one image."""
-    return next(label_images(labeller, fringe, [image]))

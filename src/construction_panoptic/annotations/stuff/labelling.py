@@ -17,7 +17,6 @@ from construction_panoptic.annotations.stuff.labeller import (
     ImageToLabel,
     StuffLabeller,
     label_block,
-    label_image,
     label_images,
 )
 from construction_panoptic.annotations.tables import RowsOfKeys, Table
@@ -39,21 +38,18 @@ def label_all(
     folder: Path,
     execution: Execution = ONE_PROCESS,
 ) -> Iterator[StuffOfImage]:
-    """Label the images that are not labelled yet.
+    """Label the images that are not labelled yet; give the stuff of each image in the order of the table.
 
     Images of one batch are padded alike, which a network notices in the last bits. A batch is therefore labelled as
-    a whole or not at all, and the outcome is that of a run without interruption.
+    a whole or not at all, and the outcome is that of a run without interruption, with any number of processes.
 
     Args:
-        images: the table of accepted images, see `reading.Exports`.
-        annotations: the table of accepted annotations, see `reading.Exports`.
+        images: the accepted images, see `reading.Exports`.
+        annotations: the accepted annotations.
         labeller: the labeller.
         fringe: what is counted as the fringe of things.
         folder: where the labels go, and those of an earlier run are.
-        execution: the processes; the result is the same with any.
-
-    Yields:
-        The stuff of each image, in the order of the table.
+        execution: the processes.
     """
     finished = FinishedLabels(folder)
     order: deque[StuffOfImage | None] = deque()  # None: the labeller gives it
@@ -98,14 +94,14 @@ def images_to_label(
 def _label(
     labeller: StuffLabeller, fringe: Fringe, images: Iterator[ImageToLabel], execution: Execution
 ) -> Iterator[StuffOfImage]:
+    label = partial(label_block, labeller, fringe)
     if labeller.device is None:
         with Workers(**execution.model_dump()) as workers:
-            yield from workers.map(partial(label_image, labeller, fringe), images)
+            yield from chain.from_iterable(workers.map(label, blocks_of(images, 1)))
     elif in_this_process(execution, labeller.device):
         yield from label_images(labeller, fringe, images)
     else:
         # Whole batches, so that images are padded as in one process.
         blocks = blocks_of(images, batches_in_block(labeller.batch_size) * labeller.batch_size)
-        label = partial(label_block, labeller, fringe)
         labelled = map_on_devices(label, blocks, execution=execution, device=labeller.device)
         yield from chain.from_iterable(labelled)

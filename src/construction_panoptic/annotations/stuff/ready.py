@@ -1,6 +1,7 @@
 """Ready stuff predictions: a file in the COCO panoptic format, and PNGs."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -45,15 +46,6 @@ _ENTRIES: dict[str, type[BaseModel]] = {
 }
 
 
-class _Annotation(NamedTuple):
-    """What is kept of an annotation: the ids of its segments and their categories, in equal order."""
-
-    image_id: int
-    file_name: str
-    ids: tuple[int, ...]
-    category_ids: tuple[int, ...]
-
-
 class _Prediction(NamedTuple):
     """One image's PNG, its segment ids and their stuff ids, in equal order."""
 
@@ -67,12 +59,7 @@ class ReadyStuff(StuffLabeller):
 
     ``images[].file_name`` is the image key, ``<export>/<image name>``. Categories go by their names, which
     are the project's own stuff names or COCO's 133. Of the JSON only ids and names are held, each PNG is read when
-    it is asked for. What annotated things explain of a leftover class becomes void.
-
-    Args:
-        folder: the folder.
-        taxonomy: the project's classes.
-        explained_fraction: see `fringe.without_explained_parts`.
+    it is asked for. What annotated things explain of a leftover class becomes void, see `without_explained_parts`.
 
     Raises:
         InputDataError: the JSON is missing, damaged, names an unknown category, or contradicts itself.
@@ -89,14 +76,9 @@ class ReadyStuff(StuffLabeller):
         """Leave the predictions of all images out of what goes to other processes, which get those of their images."""
         return self.__dict__ | {"_predictions": {}}
 
-    def labels(self, key: str, size: tuple[int, int]) -> LabelMap | None:
-        """Read the label map of one image of (height, width), uint8 [H, W]; None if the predictions do not cover it."""
-        return self.read(ImageToLabel(key, "", size, found=self.find(key)))
-
     def find(self, key: str) -> tuple[_Prediction, list[int]] | None:
         """Give the prediction of an image, and size and time of its PNG; None if there is none."""
-        prediction = self._predictions.get(key)
-        if prediction is None:
+        if (prediction := self._predictions.get(key)) is None:
             return None
         path = Path(prediction.png)
         state = [path.stat().st_size, path.stat().st_mtime_ns] if path.is_file() else []
@@ -111,16 +93,31 @@ class ReadyStuff(StuffLabeller):
         """
         if image.found is None:
             return None
-        return _read_labels(self._file, image.found[0], image.key, image.size)
+        prediction, size = image.found[0], image.size
+        id_map = decode_id_map(Path(prediction.png))
+        if id_map.shape != size:
+            raise InputDataError(
+                f"{prediction.png}: {id_map.shape[1]} x {id_map.shape[0]} pixels, but its image {image.key!r} is "
+                f"{size[1]} x {size[0]} upright; predict stuff for the image as it is."
+            )
+        # Ids come in long runs, so that few lookups are enough.
+        flat = id_map.ravel()
+        starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
+        found, of_run = np.unique(flat[starts], return_inverse=True)
+        stuff_of = dict(zip(prediction.ids, prediction.stuff_ids, strict=True)) | {0: 0}
+        present = found.tolist()
+        if unknown := [segment_id for segment_id in present if segment_id not in stuff_of]:
+            raise InputDataError(f"{prediction.png}: id {unknown[0]} is not in segments_info of {self._file}.")
+        if missing := stuff_of.keys() - {0, *present}:
+            raise InputDataError(f"{prediction.png}: segment {min(missing)} of {self._file} has no pixel in the PNG.")
+        stuff_ids = np.array([stuff_of[segment_id] for segment_id in present], dtype=np.uint8)
+        return np.repeat(stuff_ids[of_run], np.diff(starts, append=flat.size)).reshape(id_map.shape)
 
     def label(self, images: Sequence[LabelMap | None], things: Sequence[Mask]) -> list[StuffMaps | None]:
         """Leave out what things explain."""
-        return [
-            None
-            if labels is None
-            else StuffMaps(without_explained_parts(labels, mask, self._leftover, self._fraction), labels)
-            for labels, mask in zip(images, things, strict=True)
-        ]
+        clean = partial(without_explained_parts, leftover=self._leftover, fraction=self._fraction)
+        pairs = zip(images, things, strict=True)
+        return [None if labels is None else StuffMaps(clean(labels, mask), labels) for labels, mask in pairs]
 
     def _read_json(self) -> dict[str, list[Any]]:
         lists: dict[str, list[Any]] = {}
@@ -130,10 +127,8 @@ class ReadyStuff(StuffLabeller):
                     if name in _ENTRIES and isinstance(items, Iterator):
                         lists[name] = [self._entry(name, place, item) for place, item in enumerate(items)]
         except FileNotFoundError:
-            raise InputDataError(
-                f"{self._file}: there is no such file; put ready stuff predictions there, or choose another "
-                "source of stuff."
-            ) from None
+            advice = "put ready stuff predictions there, or choose another source of stuff."
+            raise InputDataError(f"{self._file}: there is no such file; {advice}") from None
         except OSError as error:
             raise InputDataError(f"{self._file}: cannot be read ({error}).") from None
         except InputDataError:
@@ -144,7 +139,8 @@ class ReadyStuff(StuffLabeller):
             raise InputDataError(f"{self._file}: not COCO panoptic: it has no list `{missing[0]}`.")
         return lists
 
-    def _entry(self, name: str, place: int, item: Any) -> Any:
+    def _entry(self, name: str, place: int, item: Any) -> tuple[Any, ...]:
+        """Check an entry; of an annotation the ids of its segments and their categories are kept, in equal order."""
         try:
             entry: Any = _ENTRIES[name].model_validate(item)
         except ValidationError as error:
@@ -153,13 +149,14 @@ class ReadyStuff(StuffLabeller):
             raise InputDataError(f"{self._file}: not COCO panoptic: {where} {problem['msg']}.") from None
         if not isinstance(entry, _AnnotationEntry):
             return tuple(entry.model_dump().values())
-        ids, categories = ([getattr(s, of) for s in entry.segments_info] for of in ("id", "category_id"))
-        return _Annotation(entry.image_id, entry.file_name, tuple(ids), tuple(categories))
+        ids, categories = (tuple(getattr(s, of) for s in entry.segments_info) for of in ("id", "category_id"))
+        return entry.image_id, entry.file_name, ids, categories
 
     def _index(self, lists: dict[str, list[Any]], taxonomy: Taxonomy) -> dict[str, _Prediction]:
-        stuff_of = self._stuff_of_category(lists["categories"], taxonomy)
-        key_of = self._unique("image id", {}, lists["images"])
-        self._unique("image", {}, ((key, image_id) for image_id, key in lists["images"]))
+        stuff = ((number, self._stuff_id(name, taxonomy)) for number, name in lists["categories"])
+        stuff_of = self._unique("category id", stuff)
+        key_of = self._unique("image id", lists["images"])
+        self._unique("image", ((key, image_id) for image_id, key in lists["images"]))
         predictions: dict[str, _Prediction] = {}
         for image_id, name, ids, category_ids in lists["annotations"]:
             if image_id not in key_of:
@@ -167,12 +164,10 @@ class ReadyStuff(StuffLabeller):
             key = key_of[image_id]
             if key in predictions:
                 raise InputDataError(f"{self._file}: image {key!r} has two annotations; keep one.")
-            for segment_id, category_id in zip(ids, category_ids, strict=True):
-                if category_id not in stuff_of:
-                    raise InputDataError(
-                        f"{self._file}: {name}, segment {segment_id}: category {category_id} is not listed."
-                    )
-            self._unique(f"{name}: segment", {}, ((segment_id, None) for segment_id in ids))
+            segments = self._unique(f"{name}: segment", zip(ids, category_ids, strict=True))
+            for number, category in segments.items():
+                if category not in stuff_of:
+                    raise InputDataError(f"{self._file}: {name}, segment {number}: category {category} is not listed.")
             predictions[key] = _Prediction(self._png(name), ids, tuple(map(stuff_of.__getitem__, category_ids)))
         return predictions
 
@@ -182,43 +177,18 @@ class ReadyStuff(StuffLabeller):
             raise InputDataError(f"{self._file}: the file name {name!r} does not stay inside {folder}.")
         return str(folder / name)
 
-    def _stuff_of_category(self, categories: Iterable[tuple[int, str]], taxonomy: Taxonomy) -> dict[int, int]:
-        stuff_of: dict[int, int] = {}
-        for category_id, name in categories:
-            stuff_id = taxonomy.stuff_id_of_name(name)
-            if stuff_id is None:
-                raise InputDataError(
-                    f"{self._file}: category {name!r} is neither a stuff class of the taxonomy nor "
-                    "one of COCO's 133 classes that it maps; rename it or extend the taxonomy."
-                )
-            self._unique("category id", stuff_of, [(category_id, stuff_id)])
-        return stuff_of
+    def _stuff_id(self, name: str, taxonomy: Taxonomy) -> int:
+        stuff_id = taxonomy.stuff_id_of_name(name)
+        if stuff_id is None:
+            detail = "is neither a stuff class of the taxonomy nor one of COCO's 133 classes that it maps"
+            raise InputDataError(f"{self._file}: category {name!r} {detail}; rename it or extend the taxonomy.")
+        return stuff_id
 
-    def _unique(self, what: str, found: dict[Any, Any], pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
-        """Add pairs to ``found``, refusing a key that is there."""
+    def _unique(self, what: str, pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
+        """Return pairs as a dictionary, refusing a key that comes again."""
+        found: dict[Any, Any] = {}
         for key, value in pairs:
             if key in found:
                 raise InputDataError(f"{self._file}: {what} {key!r} is listed twice.")
             found[key] = value
         return found
-
-
-def _read_labels(file: Path, prediction: _Prediction, key: str, size: tuple[int, int]) -> LabelMap:
-    id_map = decode_id_map(Path(prediction.png))
-    if id_map.shape != size:
-        raise InputDataError(
-            f"{prediction.png}: {id_map.shape[1]} x {id_map.shape[0]} pixels, but its image {key!r} is "
-            f"{size[1]} x {size[0]} upright; predict stuff for the image as it is."
-        )
-    # Ids come in long runs, so that few lookups are enough.
-    flat = id_map.ravel()
-    starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
-    found, of_run = np.unique(flat[starts], return_inverse=True)
-    stuff_of = dict(zip(prediction.ids, prediction.stuff_ids, strict=True)) | {0: 0}
-    present = found.tolist()
-    if unknown := [segment_id for segment_id in present if segment_id not in stuff_of]:
-        raise InputDataError(f"{prediction.png}: id {unknown[0]} is not in segments_info of {file}.")
-    if missing := stuff_of.keys() - {0, *present}:
-        raise InputDataError(f"{prediction.png}: segment {min(missing)} of {file} has no pixel in the PNG.")
-    stuff_ids = np.array([stuff_of[segment_id] for segment_id in present], dtype=np.uint8)
-    return np.repeat(stuff_ids[of_run], np.diff(starts, append=flat.size)).reshape(id_map.shape)

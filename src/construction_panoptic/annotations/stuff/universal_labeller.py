@@ -19,8 +19,8 @@ from construction_panoptic.annotations.taxonomy import LAST_COCO_THING, Taxonomy
 from construction_panoptic.config.conversion import StuffSettings
 from construction_panoptic.errors import CheckpointError, ParameterError
 from construction_panoptic.models.detr.mask_merging import merged_masks
+from construction_panoptic.models.detr.panoptic_model import QueryMasks
 from construction_panoptic.models.detr.postprocess import keep_queries
-from construction_panoptic.models.detr.segmenting import QueryMasks
 from construction_panoptic.parallel.device import resolve_device
 
 logger = logging.getLogger(__name__)

@@ -18,9 +18,8 @@ from construction_panoptic.models.detr.model import (
     build_detr_panoptic,
     compile_detector,
 )
-from construction_panoptic.models.detr.panoptic_model import DetrModel
+from construction_panoptic.models.detr.panoptic_model import DetrModel, segment_images
 from construction_panoptic.models.detr.postprocess import panoptic_result
-from construction_panoptic.models.detr.segmenting import segment_images
 
 __all__ = [
     "PUBLISHED_WEIGHTS",

@@ -1,14 +1,11 @@
-"""Loading weights: the published DETR checkpoints, and files of the same layout.
-
-Files are read with ``weights_only=True`` always, so that a checkpoint cannot run code.
-"""
+"""Loading weights, always with ``weights_only=True``: the published DETR checkpoints, and files of the same layout."""
 
 import argparse
 import hashlib
 import logging
 import socket
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,11 +42,7 @@ _TRANSFORMER = "detr.transformer."
 
 @dataclass(frozen=True)
 class PublishedWeights:
-    """A checkpoint published with the DETR paper, trained on COCO (Apache-2.0).
-
-    Its name is below `url`'s folder and in the cache; ``sha256_prefix`` is the first eight hexadecimal digits of its
-    SHA-256; ``panoptic`` says whether it has a mask branch.
-    """
+    """A checkpoint published with the DETR paper, trained on COCO (Apache-2.0); ``panoptic``: with a mask branch."""
 
     file_name: str
     sha256_prefix: str
@@ -80,12 +73,8 @@ PUBLISHED_WEIGHTS: dict[str, PublishedWeights] = {
 class LoadReport:
     """What `load_weights` did, in the model's key names.
 
-    Attributes:
-        source: the file or name that the weights came from.
-        kept: keys taken from the checkpoint.
-        reset: keys whose shape follows the data (class head, queries) and differs; they keep the model's own values.
-        missing: keys that the checkpoint lacks; they keep the model's own values.
-        unexpected: keys of the checkpoint that the model has no place for.
+    Keys ``kept`` are the checkpoint's; ``reset`` (class head or queries of another number) and ``missing`` keep the
+    model's own values; for ``unexpected`` ones of the checkpoint the model has no place.
     """
 
     source: str
@@ -95,7 +84,7 @@ class LoadReport:
     unexpected: tuple[str, ...]
 
     def __str__(self) -> str:
-        """Say it in one line, with every key but the kept ones."""
+        """One line, with every key but the kept ones."""
         parts = [f"{self.source}: {len(self.kept)} keys kept"]
         for what in ("reset", "missing", "unexpected"):
             keys = getattr(self, what)
@@ -120,7 +109,10 @@ def fetch_weights(name_or_path: str | Path) -> Path:
     path = Path(torch.hub.get_dir()) / "checkpoints" / weights.file_name
     if not path.exists():
         _download(str(name_or_path), weights, path)
-    elif not _has_hash(path, weights.sha256_prefix):
+        return path
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if not found.startswith(weights.sha256_prefix):
         raise CheckpointError(
             f"{path}: its SHA-256 does not begin with {weights.sha256_prefix}, so it is damaged or another "
             f"file. Delete it to download it again from {weights.url}."
@@ -147,25 +139,18 @@ def _download(name: str, weights: PublishedWeights, path: Path) -> None:
         socket.setdefaulttimeout(limit)
 
 
-def _has_hash(path: Path, sha256_prefix: str) -> bool:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest().startswith(sha256_prefix)
-
-
 def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """Read the model's tensors from a checkpoint, onto the CPU.
-
-    The file is what `torch.save` wrote of a state dict, or of a dict that holds one as "model" (as training checkpoints
-    do), or a ``.safetensors`` file.
+    """Read the model's tensors onto the CPU from a ``.safetensors`` file, or from what `torch.save` wrote of a state
+    dict, or of a dict that holds one as "model" (as training checkpoints do).
 
     Raises:
-        CheckpointError: the file is missing, damaged, holds other objects than tensors and plain values (which are
+        CheckpointError: the file is missing or damaged, holds other objects than tensors and plain values (which are
             never unpickled), or has no state dict.
     """
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"{path}: there is no such checkpoint file.")
-    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    content = _read(path)
     if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
         content = content["model"]
     if not isinstance(content, Mapping) or not content:
@@ -179,11 +164,15 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     return dict(content)
 
 
-def _read_torch(path: Path) -> Any:
+def _read(path: Path) -> Any:
     try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
         # The published training script stores its command line, a plain namespace, beside the weights.
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)
+    except SafetensorError as error:
+        raise CheckpointError(f"{path}: is not a readable safetensors file ({error}).") from error
     except Exception as error:  # whatever an unpickler meets in a broken file
         reason = str(error).strip().split("\n", 1)[0] or type(error).__name__
         raise CheckpointError(
@@ -193,17 +182,8 @@ def _read_torch(path: Path) -> Any:
         ) from error
 
 
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise CheckpointError(f"{path}: is not a readable safetensors file ({error}).") from error
-
-
 def panoptic_architecture(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Read from the state dict of a DETR panoptic the arguments of `build_detr_panoptic`.
-
-    ``dilation``, which has no weights, is not among them.
+    """Read from the state dict of a DETR panoptic the arguments of `build_detr_panoptic`, all but ``dilation``.
 
     Raises:
         KeyError: a part is missing or unknown; says which.
@@ -240,11 +220,9 @@ def load_weights(
     detector (its mask branch is left out). Batch counters, which frozen normalisation does without, may be there or
     not. Everything else must fit, or nothing is loaded.
 
-    Args:
-        model: a `Detr` or `DetrPanoptic`.
-        source: a key of `PUBLISHED_WEIGHTS`, the path of a file for `read_weights`, or a state dict.
-        reset_heads: leave the class head, or the queries, as they are in the model when their number differs (for
-            fine-tuning on other classes). If false, that is an error as well.
+    ``source`` is a key of `PUBLISHED_WEIGHTS`, the path of a file for `read_weights`, or a state dict. With
+    ``reset_heads`` the class head, or the queries, stay as they are in the model when their number differs (for
+    fine-tuning on other classes); without, that is an error as well.
 
     Raises:
         CheckpointError: the file cannot be read, or does not fit the model; the message names the first keys.
@@ -261,9 +239,20 @@ def load_weights(
     missing = [key for key in own if key not in state]
     unexpected = [key for key in state if key not in own]
 
-    problems = _shape_problems([key for key in differing if key not in reset], state, own)
-    problems += _key_problems("lacks", [key for key in missing if not _may_miss(key, state)])
-    problems += _key_problems("has unknown", [key for key in unexpected if not _may_ignore(key, model)])
+    bare_state = not any(key.startswith(_MASK_BRANCH) for key in state)
+    lacking = [key for key in missing if not (key.endswith(_COUNTERS) or (bare_state and key.startswith(_MASK_BRANCH)))]
+    unknown = [
+        key
+        for key in unexpected
+        if not (key.endswith(_COUNTERS) or (isinstance(model, Detr) and key.startswith(_MASK_BRANCH)))
+    ]
+    problems = []
+    if misshaped := [key for key in differing if key not in reset]:
+        shapes = [f"{key} is {list(state[key].shape)} there and {list(own[key].shape)} here" for key in misshaped]
+        problems.append(f"{len(shapes)} of its keys have another shape: {_first(shapes)}")
+    for what, keys in (("lacks", lacking), ("has unknown", unknown)):
+        if keys:
+            problems.append(f"it {what} {len(keys)} keys: {_first(keys)}")
     if problems:
         raise CheckpointError(
             f"{name} does not fit the model: {'; '.join(problems)}. Build the model as the checkpoint's was "
@@ -290,27 +279,5 @@ def _only_count_differs(key: str, theirs: Tensor, ours: Tensor) -> bool:
     return key.endswith(_SIZED_BY_DATA) and theirs.dim() == ours.dim() and theirs.shape[1:] == ours.shape[1:]
 
 
-def _may_miss(key: str, state: Mapping[str, Tensor]) -> bool:
-    if key.endswith(_COUNTERS):
-        return True
-    return key.startswith(_MASK_BRANCH) and not any(other.startswith(_MASK_BRANCH) for other in state)
-
-
-def _may_ignore(key: str, model: Detr | DetrPanoptic) -> bool:
-    return key.endswith(_COUNTERS) or (isinstance(model, Detr) and key.startswith(_MASK_BRANCH))
-
-
-def _shape_problems(keys: list[str], theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> list[str]:
-    if not keys:
-        return []
-    shapes = (f"{key} is {list(theirs[key].shape)} there and {list(ours[key].shape)} here" for key in keys)
-    return [f"{len(keys)} of its keys have another shape: {_first(shapes, len(keys))}"]
-
-
-def _key_problems(what: str, keys: list[str]) -> list[str]:
-    return [f"it {what} {len(keys)} keys: {_first(keys, len(keys))}"] if keys else []
-
-
-def _first(items: Iterable[str], count: int) -> str:
-    shown = [item for item, _ in zip(items, range(_SHOWN), strict=False)]
-    return ", ".join(shown) + (", …" if count > _SHOWN else "")
+def _first(items: list[str]) -> str:
+    return ", ".join(items[:_SHOWN]) + (", …" if len(items) > _SHOWN else "")

@@ -1,7 +1,6 @@
 """The training losses of DETR: classes, boxes and masks (Carion et al. 2020, sections 3.1 and 4.4), as sums.
 
-What a sum is divided by follows from the targets alone, see `normalisers`. So a batch can be computed in parts, or by
-several processes, with the same result.
+What a sum is divided by follows from the targets alone, so that a batch can be computed in parts.
 """
 
 from collections.abc import Mapping, Sequence
@@ -41,19 +40,12 @@ def detection_losses(
 ) -> list[dict[str, Tensor]]:
     """Losses of classes and boxes, summed over the batch, for each decoder layer, each matched by itself.
 
-    Args:
-        outputs: ``pred_logits`` float [B, Q, C + 1], ``pred_boxes`` float [B, Q, 4] (cx, cy, w, h relative to the
-            image) and, optional, ``aux_outputs``, a list of the same two for each earlier layer.
-        targets: one mapping an image with ``labels`` int64 [N] and ``boxes`` float [N, 4]; N may be 0.
-        num_classes: C, the number of classes without no-object.
-        no_object_weight: weight of the no-object class in the cross-entropy.
-        costs: weights of the matching cost; DETR's where None.
-
-    Returns:
-        For the last layer, then for each auxiliary one, float32 scalars: ``loss_ce``, to divide by ``queries``, and
-            ``loss_bbox`` (L1) and ``loss_giou``, to divide by ``boxes``; see `normalisers`. The last layer also has,
-            without gradient, ``class_error`` (100 for each matched query with a wrong class; divide by ``matched``) and
-            ``cardinality_error`` (absolute difference of the numbers of predicted objects and of targets; ``images``).
+    ``outputs`` are those of `Detr.forward`, with C = ``num_classes``; ``targets`` and ``costs`` are as for `match`;
+    ``no_object_weight`` is that of the no-object class in the cross-entropy. Gives for the last layer, then for each
+    auxiliary one, float32 scalars: ``loss_ce``, to divide by ``queries``, and ``loss_bbox`` (L1) and ``loss_giou``, to
+    divide by ``boxes``; see `normalisers`. The last layer also has, without gradient, ``class_error`` (100 for each
+    matched query with a wrong class; divide by ``matched``) and ``cardinality_error`` (absolute difference of the
+    numbers of predicted objects and of targets; ``images``).
 
     Raises:
         NonFiniteError: there are targets, and they or the predictions contain NaN or infinity.
@@ -72,15 +64,20 @@ def detection_losses(
         logits, predicted = layer["pred_logits"].float(), layer["pred_boxes"].float()
         image_index, query_index, target_index = pairs
         queries = (image_index, query_index)
+        found, truth = predicted[queries], boxes[target_index]
         losses.append(
             {
                 "loss_ce": _classification_loss(logits, queries, labels[target_index], no_object_weight),
-                **_box_losses(predicted[queries], boxes[target_index]),
+                "loss_bbox": (found - truth).abs().sum(),
+                "loss_giou": (1 - generalized_iou(corners(found), corners(truth))).sum(),
             }
         )
         if len(losses) == 1:
             counts = torch.tensor([len(target["labels"]) for target in targets], device=labels.device)
-            losses[0] |= _errors(logits.detach(), queries, labels[target_index], counts)
+            classes = logits.detach().argmax(-1)
+            objects = (classes != num_classes).sum(1)
+            losses[0]["class_error"] = 100 * (classes[queries] != labels[target_index]).sum().float()
+            losses[0]["cardinality_error"] = (objects - counts).abs().sum().float()
     return losses
 
 
@@ -98,10 +95,8 @@ def mask_losses(pred_masks: Tensor, target_masks: Tensor) -> dict[str, Tensor]:
 
 
 def matched_target_masks(targets: Targets, indices: Matches, size: Sequence[int]) -> Tensor:
-    """Masks of the matched targets of a batch, in the order of the matches, images one after the other.
-
-    Each target has ``id_map`` int [H, W] and ``segment_ids`` int [N]. The masks are bool [M, height, width], ``size``
-    being that of the padded batch; the padding is False.
+    """Masks bool [M, height, width] of the matched targets, image after image; False in the padding of the batch, whose
+    ``size`` it is. Each target has ``id_map`` int [H, W] and ``segment_ids`` int [N].
     """
     height, width = size
     padded = []
@@ -143,17 +138,3 @@ def _classification_loss(
     weight = logits.new_ones(no_object + 1)
     weight[no_object] = no_object_weight
     return F.cross_entropy(logits.flatten(0, 1), classes.flatten(), weight, reduction="sum")
-
-
-def _box_losses(predicted: Tensor, boxes: Tensor) -> dict[str, Tensor]:
-    giou = generalized_iou(corners(predicted), corners(boxes))
-    return {"loss_bbox": (predicted - boxes).abs().sum(), "loss_giou": (1 - giou).sum()}
-
-
-def _errors(logits: Tensor, queries: tuple[Tensor, Tensor], labels: Tensor, counts: Tensor) -> dict[str, Tensor]:
-    classes = logits.argmax(-1)
-    objects = (classes != logits.shape[-1] - 1).sum(1)
-    return {
-        "class_error": 100 * (classes[queries] != labels).sum().float(),
-        "cardinality_error": (objects - counts).abs().sum().float(),
-    }

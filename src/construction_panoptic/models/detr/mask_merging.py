@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from construction_panoptic.models.detr.postprocess import TINY_AREA, PanopticResult, SegmentInfo, nearest_index
+from construction_panoptic.models.detr.postprocess import TINY_AREA, nearest_index, segment_record, upsampled
+from construction_panoptic.models.protocol import Segmentation
 
 LEAST_PROBABILITY = 0.2
 """Class probability of a query that takes part, exclusive."""
@@ -30,7 +30,7 @@ def merged_masks(
     target_size: Sequence[int],
     is_thing: Mapping[int, bool],
     least_quality: tuple[float, float],
-) -> PanopticResult:
+) -> Segmentation:
     """Merge the masks of the queries of one image into a panoptic segmentation, mask by mask.
 
     The logits are upsampled to ``processed_size`` (bilinear). A query's mask is where its probability is at least 0.5;
@@ -63,17 +63,11 @@ def merged_masks(
     kept = np.flatnonzero(areas > TINY_AREA)
     renumbered = np.zeros(len(begun) + 1, dtype=np.int32)
     renumbered[kept + 1] = np.arange(1, len(kept) + 1)
-    segments: list[SegmentInfo] = [
-        {
-            "id": number,
-            "category_id": begun[place][0],
-            "isthing": bool(is_thing[begun[place][0]]),
-            "area": int(areas[place]),
-            "score": begun[place][1],
-        }
+    segments = [
+        segment_record(number, begun[place][0], is_thing, areas[place], begun[place][1])
         for number, place in enumerate(kept.tolist(), 1)
     ]
-    return PanopticResult(torch.from_numpy(renumbered[id_map]), segments)
+    return Segmentation(renumbered[id_map], segments)
 
 
 def _by_quality(
@@ -90,7 +84,7 @@ def _by_quality(
     step = max(1, CHUNK_PIXELS // (size[0] * size[1]))
     for start in range(0, len(known), step):
         chunk = known[start : start + step]
-        logits = F.interpolate(masks[chunk][:, None].float(), size=size, mode="bilinear", align_corners=False)[:, 0]
+        logits = upsampled(masks[chunk], size)
         inside = (logits >= 0).flatten(1)
         certainty = (logits.sigmoid().flatten(1) * inside).sum(1) / inside.sum(1).clamp(min=1)
         qualities = (scores[chunk] * certainty).tolist()

@@ -25,14 +25,10 @@ class NonFiniteError(FloatingPointError):
 def match(pred_logits: Tensor, pred_boxes: Tensor, targets: Targets, costs: MatchSettings | None = None) -> Matches:
     """Match each target with one query, so that the sum of the matching costs is as small as it can be.
 
-    Args:
-        pred_logits: float [B, Q, C + 1].
-        pred_boxes: float [B, Q, 4], (centre x, centre y, width, height) relative to the image.
-        targets: one mapping an image with ``labels`` int64 [N] (0 … C - 1) and ``boxes`` float [N, 4]; N may be 0.
-        costs: weights of the cost's parts; DETR's where None.
-
-    Returns:
-        For each image (query_index, target_index), int64 on the CPU, both [min(Q, N)], queries ascending.
+    ``pred_logits`` are float [B, Q, C + 1], ``pred_boxes`` float [B, Q, 4], (centre x, centre y, width, height)
+    relative to the image; each image's target has ``labels`` int64 [N] (0 … C - 1) and ``boxes`` float [N, 4]; N may be
+    0. ``costs`` are DETR's where None. Gives for each image (query_index, target_index), int64 on the CPU, both
+    [min(Q, N)], queries ascending.
 
     Raises:
         NonFiniteError: a cost is NaN or infinite.
@@ -87,9 +83,8 @@ def _what_is_not_finite(pred_logits: Tensor, pred_boxes: Tensor, targets: Target
     bad_targets = [i for i, target in enumerate(targets) if not target["boxes"].isfinite().all()]
     if bad_targets:
         return f"Target boxes that are NaN or infinite, in the images {bad_targets} of the batch"
-    bad = [
-        name for name, values in (("class logits", pred_logits), ("boxes", pred_boxes)) if not values.isfinite().all()
-    ]
+    predictions = {"class logits": pred_logits, "boxes": pred_boxes}
+    bad = [name for name, values in predictions.items() if not values.isfinite().all()]
     return (
         f"The model's {' and '.join(bad) or 'matching costs'} are NaN or infinite: training has diverged "
         "(try a lower learning rate, or float32 in place of a lower precision)"
@@ -102,14 +97,11 @@ def corners(boxes: Tensor) -> Tensor:
 
 
 def generalized_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
-    """Generalised intersection over union of corner boxes [..., 4], element by element with broadcasting: [...] in
-    [-1, 1].
+    """Generalised intersection over union of corner boxes [..., 4], relative to the image, with broadcasting: [...].
 
-    For all pairs of boxes [N, 4] and [M, 4], pass ``boxes1[:, None]`` and ``boxes2[None]``. Unlike the functions of
-    torchvision.ops it needs no M × M matrix for M matched pairs, adds nothing to a denominator, and is finite, with
-    finite gradients, for boxes without area: a quotient whose denominator is below ``MIN_AREA`` is taken over
-    ``MIN_AREA``, so that two identical boxes without area have the value 0. Boxes are (x0, y0, x1, y1) relative to the
-    image.
+    Unlike the functions of torchvision.ops it needs no M × M matrix for M matched pairs, adds nothing to a denominator,
+    and is finite, with finite gradients, for boxes without area: a denominator is at least ``MIN_AREA``, so that two
+    identical boxes without area have the value 0.
 
     Source: Rezatofighi et al., "Generalized Intersection over Union", CVPR 2019, algorithm 1.
     """

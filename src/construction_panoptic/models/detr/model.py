@@ -36,12 +36,9 @@ class BoxHead(nn.Module):
 class Encoded:
     """What the detector computes before its heads.
 
-    Attributes:
-        decoded: [L, B, Q, D], the decoder's outputs; L = 1 unless all layers were asked for.
-        memory: [B, D, h, w], the encoder's output.
-        projected: [B, D, h, w], the encoder's input.
-        padding_mask: [B, h, w] bool, True where the cell is padding; None when there is no padding.
-        stages: the backbone's four maps, finest first.
+    The decoder's outputs ``decoded`` [L, B, Q, D] (L = 1 unless all layers were asked for), the encoder's output
+    ``memory`` and input ``projected`` [B, D, h, w], ``padding_mask`` [B, h, w] bool, None when there is no padding, and
+    ``stages``, the backbone's four maps, finest first.
     """
 
     decoded: Tensor
@@ -81,14 +78,7 @@ class Detr(nn.Module):
         return cast(Backbone, self.backbone[0]).channels
 
     def encode(self, images: Tensor, padding_mask: Tensor | None = None, *, all_layers: bool = False) -> Encoded:
-        """Run backbone and transformer on a batch as for `forward`; with ``all_layers`` keep all decoder layers'
-        outputs.
-
-        Without a padding mask attention can use its fastest kernels.
-
-        Raises:
-            ValueError: the images and the mask do not have the stated shapes.
-        """
+        """Run backbone and transformer on a batch as for `forward`; without a mask attention has faster kernels."""
         if images.dim() != 4 or images.shape[1] != 3:
             raise ValueError(f"images must be [B, 3, H, W], not {tuple(images.shape)}")
         if padding_mask is not None and padding_mask.shape != images[:, 0].shape:
@@ -125,10 +115,9 @@ class Detr(nn.Module):
             images: [B, 3, H, W] float, normalised with ImageNet's mean and standard deviation, zero on padding.
             padding_mask: [B, H, W] bool, True where the pixel is padding; None when there is no padding.
 
-        Returns:
-            `pred_logits` [B, Q, C + 1] (the last class is no-object) and `pred_boxes` [B, Q, 4] (centre x, centre y,
-                width, height in 0…1 of the unpadded image), float32. In training mode also `aux_outputs`, a list of the
-                same two for each decoder layer but the last, unless switched off.
+        Gives `pred_logits` [B, Q, C + 1] (the last class is no-object) and `pred_boxes` [B, Q, 4] (centre x, centre y,
+        width, height in 0…1 of the unpadded image), float32. In training mode also `aux_outputs`, a list of the same
+        two for each decoder layer but the last, unless switched off. `ValueError` if a shape is another one.
         """
         all_layers = self.training and self.auxiliary_outputs
         return self.predict(self.encode(images, padding_mask, all_layers=all_layers).decoded)
@@ -136,18 +125,10 @@ class Detr(nn.Module):
 
 @dataclass(frozen=True)
 class PanopticFeatures:
-    """The detector's outputs and all that its masks are computed from.
+    """The detector's outputs (see `Detr.forward`) and all that its masks are computed from.
 
-    Attributes:
-        pred_logits: [B, Q, C + 1] float32.
-        pred_boxes: [B, Q, 4] float32, centre x, centre y, width, height in 0…1.
-        queries: [B, Q, D], the output of the last decoder layer.
-        memory: [B, D, h, w], the encoder's output.
-        projected: [B, D, h, w], the encoder's input.
-        padding_mask: [B, h, w] bool, True where the cell is padding; None when there is no padding.
-        pyramid: the backbone's first three maps, coarsest first.
-        aux_outputs: `pred_logits` and `pred_boxes` of the earlier decoder layers, when the detector is being
-            trained.
+    ``queries`` [B, Q, D] are the output of the last decoder layer, ``pyramid`` the backbone's first three maps,
+    coarsest first; ``memory``, ``projected`` and ``padding_mask`` are as in `Encoded`.
     """
 
     pred_logits: Tensor
@@ -236,15 +217,13 @@ class DetrPanoptic(nn.Module):
     def forward(self, images: Tensor, padding_mask: Tensor | None = None) -> dict[str, Any]:
         """Detect objects and compute the mask of every query.
 
-        Gives what `Detr.forward` gives (`aux_outputs` only when the detector is trained too) and `pred_masks` [B, Q, H
-        / 4, W / 4], mask logits over the padded image.
+        Gives what `Detr.forward` gives (`aux_outputs` only when the detector is trained too) and `pred_masks`
+        [B, Q, H / 4, W / 4], mask logits over the padded image.
         """
         features = self.features(images, padding_mask)
-        batch, queries = features.queries.shape[:2]
-        device = features.queries.device
+        (batch, queries), device = features.queries.shape[:2], features.queries.device
         batch_index = torch.arange(batch, device=device).repeat_interleave(queries)
-        query_index = torch.arange(queries, device=device).repeat(batch)
-        masks = self.masks(features, batch_index, query_index)
+        masks = self.masks(features, batch_index, torch.arange(queries, device=device).repeat(batch))
         outputs: dict[str, Any] = {
             "pred_logits": features.pred_logits,
             "pred_boxes": features.pred_boxes,
@@ -256,14 +235,10 @@ class DetrPanoptic(nn.Module):
 
 
 def build_detr(num_classes: int, **architecture: Any) -> Detr:
-    """Build a DETR with random weights.
+    """Build a DETR with random weights; `ParameterError` for a value that cannot work.
 
-    Args:
-        num_classes: highest category id + 1; one more output stands for no-object.
-        **architecture: the fields of `DetrSettings`; by default those of the published DETR-R50.
-
-    Raises:
-        ParameterError: a value that cannot work.
+    ``num_classes`` is the highest category id + 1, one more output stands for no-object; ``architecture`` are the
+    fields of `DetrSettings`, by default those of the published DETR-R50.
     """
     if num_classes < 1:
         raise ParameterError(f"num_classes: {num_classes} must be at least 1.")
@@ -286,12 +261,8 @@ def build_detr_panoptic(
 ) -> DetrPanoptic:
     """Build a DETR panoptic with random weights; see `build_detr` for the other arguments and errors.
 
-    Args:
-        num_classes: highest category id + 1.
-        freeze_detector: train the mask branch alone, with the detector fixed and in eval mode.
-        attention_gain: factor on the initial weights that read the attention maps, see `MaskHead.amplify_attention`; 1
-            is the published start.
-        **architecture: as for `build_detr`.
+    With ``freeze_detector`` the mask branch trains alone, the detector is fixed and in eval mode. ``attention_gain``
+    multiplies the initial weights that read the attention maps, see `MaskHead.amplify_attention`; 1 is as published.
     """
     model = DetrPanoptic(build_detr(num_classes, **architecture), freeze_detector)
     model.mask_head.amplify_attention(attention_gain)

@@ -1,6 +1,7 @@
-"""DETR behind the door that everything after training knows, `PanopticModel`."""
+"""DETR behind the door that everything after training knows, `PanopticModel`; masks for the kept queries only."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Self, cast
 
@@ -11,13 +12,11 @@ from construction_panoptic.models.detr.mask_merging import LEAST_FREE, LEAST_PRO
 from construction_panoptic.models.detr.model import DetrPanoptic, PanopticFeatures, build_detr_panoptic
 from construction_panoptic.models.detr.postprocess import (
     TINY_AREA,
-    PanopticResult,
     box_results,
     keep_queries,
     likely_queries,
     panoptic_result,
 )
-from construction_panoptic.models.detr.segmenting import QueryMasks, query_masks
 from construction_panoptic.models.preprocessing import prepare
 from construction_panoptic.models.protocol import Images, Segmentation
 from construction_panoptic.models.spec import ModelSpec
@@ -46,6 +45,21 @@ _MERGING = {
 }
 
 
+@dataclass(frozen=True)
+class QueryMasks:
+    """Of the kept queries of one image mask logits [K, h, w], at a quarter of the processed size, rounded up; class
+    probabilities [K]; and labels, int64 [K].
+    """
+
+    masks: Tensor
+    scores: Tensor
+    labels: Tensor
+
+    def select(self, used: Tensor) -> "QueryMasks":
+        """The queries where ``used``, bool [K], is true."""
+        return QueryMasks(self.masks[used], self.scores[used], self.labels[used])
+
+
 class DetrModel:
     """DETR panoptic as a `PanopticModel`.
 
@@ -67,9 +81,7 @@ class DetrModel:
     def segment(self, images: Images, overrides: Mapping[str, Any] | None = None) -> list[Segmentation]:
         """See `PanopticModel`. The boxes are those of every query whose best class is a category.
 
-        A model can have more outputs than there are categories (ids need not be without gaps, and an id 0 is never
-        used): a query whose best class is not among the categories is treated as no-object. Masks are computed for
-        the kept queries alone, which gives the same segmentation.
+        A query whose best class is an output without a category (ids may have gaps) is treated as no-object.
         """
         return self.segment_features(self._features(images), images, overrides)
 
@@ -82,9 +94,8 @@ class DetrModel:
         queries = self._queries(features, images, spec, spec.threshold)
         boxes = self.boxes_of({"pred_logits": features.pred_logits, "pred_boxes": features.pred_boxes}, images)
         return [
-            Segmentation(result.id_map.numpy(), result.segments, found)
+            replace(_merge(each, size, original, spec), boxes=found)
             for each, found, size, original in zip(queries, boxes, images.sizes, images.original_sizes, strict=True)
-            for result in [_merge(each, size, original, spec)]
         ]
 
     @torch.no_grad()
@@ -124,11 +135,68 @@ class DetrModel:
         return query_masks(
             cast("DetrPanoptic", self.network),
             features,
-            processed_sizes=images.sizes,
-            is_thing=spec.is_thing,
+            images.sizes,
+            spec.is_thing,
             threshold=threshold if by_pixels else LEAST_PROBABILITY,
             keep=keep_queries if by_pixels else likely_queries,
         )
+
+
+def query_masks(
+    model: DetrPanoptic,
+    features: PanopticFeatures,
+    processed_sizes: Sequence[tuple[int, int]],
+    is_thing: Mapping[int, bool],
+    *,
+    threshold: float,
+    keep: Callable[[Tensor, float], tuple[Tensor, Tensor, Tensor]] = keep_queries,
+) -> list[QueryMasks]:
+    """Compute the masks of the queries of each image that ``keep`` chooses and whose label is in ``is_thing``."""
+    known = torch.tensor(sorted(is_thing), device=features.queries.device)
+    kept = []
+    for logits in features.pred_logits:
+        queries, scores, labels = keep(logits, threshold)
+        chosen = torch.isin(labels, known)
+        kept.append((queries[chosen], scores[chosen], labels[chosen]))
+    counts = [len(queries) for queries, _, _ in kept]
+    batch_index = torch.arange(len(kept)).repeat_interleave(torch.tensor(counts)).to(features.queries.device)
+    masks = model.masks(features, batch_index, torch.cat([queries for queries, _, _ in kept]))
+    return [
+        # A mask has a cell for each four pixels, the last of them may be partly padding.
+        QueryMasks(logits[:, : -(-height // 4), : -(-width // 4)].float(), scores, labels)
+        for logits, (height, width), (_, scores, labels) in zip(masks.split(counts), processed_sizes, kept, strict=True)
+    ]
+
+
+def segment_images(
+    model: DetrPanoptic,
+    images: Tensor,
+    padding_mask: Tensor | None,
+    *,
+    processed_sizes: Sequence[tuple[int, int]],
+    target_sizes: Sequence[tuple[int, int]],
+    is_thing: Mapping[int, bool],
+    threshold: float,
+) -> tuple[list[Segmentation], PanopticFeatures]:
+    """Segment the images of a batch as published, pixel by pixel, each at its target size; call it without gradients.
+
+    Sizes are (height, width), the processed ones within the padding. Gives the segmentations without boxes, and the
+    features with logits and boxes of all queries.
+    """
+    features = model.features(images, padding_mask)
+    found = query_masks(model, features, processed_sizes, is_thing, threshold=threshold)
+    results = [
+        panoptic_result(
+            queries.masks,
+            queries.scores,
+            queries.labels,
+            processed_size=processed,
+            target_size=target,
+            is_thing=is_thing,
+        )
+        for queries, processed, target in zip(found, processed_sizes, target_sizes, strict=True)
+    ]
+    return results, features
 
 
 def _at(
@@ -137,11 +205,10 @@ def _at(
     for threshold in thresholds:
         own = spec.overridden({"threshold": threshold})
         kept = queries.select(queries.scores > threshold) if spec.merging == "pixels" else queries
-        result = _merge(kept, size, original, own)
-        yield Segmentation(result.id_map.numpy(), result.segments)
+        yield _merge(kept, size, original, own)
 
 
-def _merge(queries: QueryMasks, size: tuple[int, int], original: tuple[int, int], spec: ModelSpec) -> PanopticResult:
+def _merge(queries: QueryMasks, size: tuple[int, int], original: tuple[int, int], spec: ModelSpec) -> Segmentation:
     arguments = (queries.masks, queries.scores, queries.labels)
     sizes: dict[str, Any] = {"processed_size": size, "target_size": original, "is_thing": spec.is_thing}
     if spec.merging == "pixels":

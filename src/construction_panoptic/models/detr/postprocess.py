@@ -1,10 +1,7 @@
 """From the model's raw outputs to boxes and to the panoptic segmentation (DETR, section 4.4)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TypedDict
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,29 +10,10 @@ from PIL import Image
 from torch import Tensor
 
 from construction_panoptic.models.detr.matcher import corners
+from construction_panoptic.models.protocol import Segmentation
 
 # Segments of at most this many pixels of the final image are left out.
 TINY_AREA = 4
-
-
-class SegmentInfo(TypedDict):
-    """One segment of a `PanopticResult`: area in pixels of the final image, score the class probability."""
-
-    id: int
-    category_id: int
-    isthing: bool
-    area: int
-    score: float
-
-
-@dataclass(frozen=True)
-class PanopticResult:
-    """Panoptic segmentation of one image: int32 [H, W] on the CPU, 0 = void, and a segment for each id 1, 2, … in
-    it.
-    """
-
-    id_map: Tensor
-    segments: list[SegmentInfo]
 
 
 def box_results(outputs: Mapping[str, Tensor], sizes: Tensor) -> list[dict[str, Tensor]]:
@@ -60,10 +38,8 @@ def box_results(outputs: Mapping[str, Tensor], sizes: Tensor) -> list[dict[str, 
 
 
 def keep_queries(logits: Tensor, threshold: float = 0.85) -> tuple[Tensor, Tensor, Tensor]:
-    """Choose the queries of one image whose best class is an object with a probability above ``threshold``.
-
-    Of ``logits`` float [Q, C + 1], the last class being no-object, it gives query indices int64 [K], ascending; their
-    scores float32 [K]; their labels int64 [K]. 0.85 is DETR's threshold for panoptic segmentation.
+    """Of ``logits`` [Q, C + 1] choose the queries whose best class is an object with a probability above ``threshold``
+    (DETR's for panoptic segmentation); gives their indices, ascending, scores and labels, [K] each.
     """
     scores, labels = logits.float().softmax(-1).max(-1)
     kept = ((labels != logits.shape[-1] - 1) & (scores > threshold)).nonzero()[:, 0]
@@ -86,7 +62,7 @@ def panoptic_result(
     processed_size: Sequence[int],
     target_size: Sequence[int],
     is_thing: Mapping[int, bool],
-) -> PanopticResult:
+) -> Segmentation:
     """Merge the masks of the kept queries of one image into a panoptic segmentation.
 
     The logits are upsampled to ``processed_size`` (bilinear), each pixel goes to the query with the highest
@@ -107,63 +83,53 @@ def panoptic_result(
         target_size: (height, width) of the result, usually the size of the image file.
         is_thing: by category id, whether it is a thing (True) or stuff (False).
 
-    Returns:
-        The ids and the segments, in the order of their first query. The score of a stuff segment made of
-        several queries is the highest of theirs.
+    Gives the segments in the order of their first query, without boxes; a stuff segment has its queries' highest score.
     """
     known = [query for query, label in enumerate(labels.tolist()) if label in is_thing]
     categories = [int(label) for label in labels[known].tolist()]
     kept_scores = scores[known].tolist()
-    target_height, target_width = target_size
     if not known:
-        return PanopticResult(torch.zeros(target_height, target_width, dtype=torch.int32), [])
-
+        return Segmentation(np.zeros(tuple(target_size), dtype=np.int32), [])
     height, width = processed_size
-    rows, columns = nearest_index(height, target_height), nearest_index(width, target_width)
+    rows, columns = nearest_index(height, target_size[0]), nearest_index(width, target_size[1])
     # How many pixels of the result each processed pixel becomes.
     copies = np.outer(np.bincount(rows, minlength=height), np.bincount(columns, minlength=width)).ravel()
-    logits = F.interpolate(
-        masks[known][:, None].float(), size=(height, width), mode="bilinear", align_corners=False
-    ).flatten(1)
+    logits = upsampled(masks[known], (height, width)).flatten(1)
     groups = _segment_of_query(categories, is_thing)
     winners, areas = _assign_pixels(logits, groups, copies)
 
     ids = np.zeros(len(categories), dtype=np.int32)
-    segments: list[SegmentInfo] = []
-    for first in np.flatnonzero(areas).tolist():
+    segments = []
+    for number, first in enumerate(np.flatnonzero(areas).tolist(), 1):
         members = np.flatnonzero(groups == first)
-        segment_id = len(segments) + 1
-        ids[members] = segment_id
-        segments.append(
-            {
-                "id": segment_id,
-                "category_id": categories[first],
-                "isthing": bool(is_thing[categories[first]]),
-                "area": int(areas[first]),
-                "score": max(kept_scores[member] for member in members),
-            }
-        )
+        ids[members] = number
+        score = max(kept_scores[member] for member in members)
+        segments.append(segment_record(number, categories[first], is_thing, areas[first], score))
     id_map = ids[winners].reshape(height, width).take(columns, axis=1).take(rows, axis=0)
-    return PanopticResult(torch.from_numpy(id_map), segments)
+    return Segmentation(id_map, segments)
+
+
+def segment_record(number: int, category: int, is_thing: Mapping[int, bool], area: int, score: float) -> dict[str, Any]:
+    """One of `Segmentation.segments`."""
+    thing = bool(is_thing[category])
+    return {"id": number, "category_id": category, "isthing": thing, "area": int(area), "score": score}
+
+
+def upsampled(masks: Tensor, size: tuple[int, int]) -> Tensor:
+    """Mask logits [K, h, w] brought to ``size``, bilinear, float32."""
+    return F.interpolate(masks[:, None].float(), size=size, mode="bilinear", align_corners=False)[:, 0]
 
 
 def _segment_of_query(categories: Sequence[int], is_thing: Mapping[int, bool]) -> np.ndarray:
     """For each query the first query of its segment: of its class for stuff, itself for things; int64 [K]."""
     first: dict[int, int] = {}
-    return np.array(
-        [
-            query if is_thing[category] else first.setdefault(category, query)
-            for query, category in enumerate(categories)
-        ]
-    )
+    own = enumerate(categories)
+    return np.array([query if is_thing[category] else first.setdefault(category, query) for query, category in own])
 
 
 def _assign_pixels(logits: Tensor, groups: np.ndarray, copies: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Give each pixel to a query, without tiny segments.
-
-    ``logits`` are [K, P]; ``groups`` int [K] are the first query of each query's segment; ``copies`` int [P] say how
-    many pixels of the result each pixel counts for. Gives the winning query of each pixel, int [P], and the area of
-    each segment at the index of its first query, int [K]; all areas are 0 where no segment remains.
+    """Give the winning query of each pixel, int [P], without tiny segments, and the area of each segment at the index
+    of its first query, int [K]; all areas are 0 where no segment remains. ``copies`` [P] counts a pixel's copies.
     """
     count = len(groups)
     # max, not argmax: the same index, several times faster on a CPU.

@@ -102,11 +102,10 @@ class DecoderLayer(_Layer):
         self.norm3 = nn.LayerNorm(dim)
 
     def forward(self, x: Tensor, query_position: Tensor, memory: Tensor, keys: Tensor, attend: Tensor | None) -> Tensor:
-        """Map queries ``x`` [B, Q, D] to [B, Q, D].
+        """Map queries ``x`` [B, Q, D] with their ``query_position`` [Q, D] to [B, Q, D].
 
-        ``query_position`` [Q, D] is the queries' learned embedding; ``memory`` [B, S, D] the encoder's output, ``keys``
-        the same plus its position embedding; ``attend`` bool [B, 1, 1, S], True for cells that are not padding; None
-        for all.
+        ``memory`` [B, S, D] is the encoder's output, ``keys`` the same plus the cells' position; ``attend`` bool
+        [B, 1, 1, S] is True for cells that are no padding.
         """
         value = self._before(self.norm1, x)
         query = value + query_position
@@ -140,16 +139,9 @@ class Decoder(nn.Module):
         self.norm = norm
 
     def forward(
-        self,
-        query_position: Tensor,
-        memory: Tensor,
-        position: Tensor,
-        attend: Tensor | None,
-        all_layers: bool,
+        self, query_position: Tensor, memory: Tensor, position: Tensor, attend: Tensor | None, all_layers: bool
     ) -> Tensor:
-        """Decode the queries, which start from zeros: [L, B, Q, D], only the last layer (L = 1) unless
-        ``all_layers``.
-        """
+        """Decode the queries, which start from zeros, to [L, B, Q, D]; L = 1, the last layer, unless ``all_layers``."""
         keys = memory + position
         x = torch.zeros_like(query_position, dtype=memory.dtype).expand(memory.shape[0], -1, -1)
         outputs = []
@@ -178,8 +170,7 @@ class Transformer(nn.Module):
         self.heads = heads
         layer_sizes = (dim, heads, feedforward_dim, dropout, pre_norm)
         self.encoder = Encoder(
-            (EncoderLayer(*layer_sizes) for _ in range(encoder_layers)),
-            nn.LayerNorm(dim) if pre_norm else None,
+            (EncoderLayer(*layer_sizes) for _ in range(encoder_layers)), nn.LayerNorm(dim) if pre_norm else None
         )
         self.decoder = Decoder((DecoderLayer(*layer_sizes) for _ in range(decoder_layers)), nn.LayerNorm(dim))
         for parameter in self.parameters():
@@ -195,17 +186,11 @@ class Transformer(nn.Module):
         *,
         all_layers: bool = False,
     ) -> tuple[Tensor, Tensor]:
-        """Encode the image and decode the queries.
+        """Encode the image's ``features`` [B, D, h, w] and decode the learned queries, ``query_embedding`` [Q, D].
 
-        Args:
-            features: [B, D, h, w].
-            padding_mask: [B, h, w] bool, True where the cell is padding; None when there is no padding.
-            query_embedding: [Q, D], the learned queries.
-            position: [B, D, h, w] position embedding of the cells.
-            all_layers: give the outputs of all decoder layers, not only the last.
-
-        Returns:
-            The decoded queries [L, B, Q, D] (L = 1 unless ``all_layers``) and the encoded image [B, D, h, w].
+        ``padding_mask`` [B, h, w] is True where the cell is padding, ``position`` [B, D, h, w] the embedding of the
+        cells' places. Gives the decoded queries [L, B, Q, D] (L = 1 unless ``all_layers``) and the encoded image
+        [B, D, h, w].
         """
         cells = features.flatten(2).transpose(1, 2)
         position = position.flatten(2).transpose(1, 2).to(features.dtype)
@@ -219,15 +204,9 @@ def sine_position_embedding(padding_mask: Tensor, channels: int, temperature: fl
     """Give each feature-map cell sines and cosines of its place within the unpadded part of its image.
 
     Rows and columns are counted over the cells that are not padding and scaled to 0…2π, so that the embedding of an
-    image does not depend on the batch that it is padded into (DETR, section 3.2 and supplementary A.4).
-
-    Args:
-        padding_mask: [B, h, w] bool, True where the cell is padding.
-        channels: length D, a multiple of 4; the first half encodes the row, the second the column.
-        temperature: longest wavelength over the shortest.
-
-    Returns:
-        [B, D, h, w] float32.
+    image does not depend on the batch that it is padded into (DETR, section 3.2 and supplementary A.4). Of
+    ``padding_mask`` [B, h, w], True on padding, it gives float32 [B, D, h, w] with D = ``channels``, a multiple of 4;
+    the first half encodes the row, the second the column. ``temperature`` is the longest wavelength over the shortest.
     """
     inside = ~padding_mask
     rows = inside.cumsum(1, dtype=torch.float32)

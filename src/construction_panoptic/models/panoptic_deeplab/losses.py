@@ -73,7 +73,9 @@ def semantic_loss(logits: Tensor, targets: Targets, hardest_fraction: float) -> 
     with torch.no_grad():
         counts = _hardest_counts(truth != IGNORED, hardest_fraction)
         of_truth = full.gather(2, truth.clamp(min=0)[..., None])[..., 0]
-        each = ((full.exp().sum(2).log() - of_truth) * weight).masked_fill(truth == IGNORED, -1.0)
+        # Image by image, the exponentials stay in the processor's cache.
+        total = torch.stack([image.exp().sum(1) for image in full])
+        each = ((total.log() - of_truth) * weight).masked_fill(truth == IGNORED, -1.0)
         hardest = each.topk(int(counts.max()), dim=1).indices
         taken = torch.arange(hardest.shape[1], device=counts.device) < counts[:, None]
         image = torch.arange(len(truth), device=counts.device)[:, None].expand_as(hardest)[taken]

@@ -12,7 +12,7 @@ from PIL import Image
 from plotly import graph_objects as go
 
 from construction_panoptic.annotations.coco_files import CocoFiles
-from construction_panoptic.annotations.formats.reading import read_exports
+from construction_panoptic.annotations.formats.reading import Exports, read_exports
 from construction_panoptic.annotations.formats.sources import NoExportError
 from construction_panoptic.annotations.merging.converting import merge_images
 from construction_panoptic.annotations.records import ConvertedImage, ConvertedImages, ConvertedRecord
@@ -21,16 +21,15 @@ from construction_panoptic.annotations.split.grouping import join_groups, near_d
 from construction_panoptic.annotations.split.options import fold_split, listed_split
 from construction_panoptic.annotations.split.splitting import audit_split, split_digest
 from construction_panoptic.annotations.split.splitting import split as divide
-from construction_panoptic.annotations.stuff.fringe import leftover_classes
+from construction_panoptic.annotations.stuff.fringe import Fringe, leftover_classes
 from construction_panoptic.annotations.stuff.label_maps import StuffOfImage
-from construction_panoptic.annotations.stuff.labeller import Fringe
 from construction_panoptic.annotations.stuff.labelling import label_all
 from construction_panoptic.annotations.stuff.registry import LABELLERS, origin_of
 from construction_panoptic.annotations.summary import class_counts_and_summary
-from construction_panoptic.annotations.suspicion import images_of_classes, size_distributions, suspicious_images
+from construction_panoptic.annotations.suspicion import survey
 from construction_panoptic.annotations.tables import StoredTable
 from construction_panoptic.annotations.taxonomy import Taxonomy
-from construction_panoptic.catalog.folders import StuffLabelFolder, finished_record
+from construction_panoptic.catalog.datasets import StuffLabelFolder, finished_record
 from construction_panoptic.catalog.journal import Journal
 from construction_panoptic.config.conversion import ConversionSettings
 from construction_panoptic.evaluation.examples import some_images
@@ -47,9 +46,7 @@ logger = logging.getLogger(__name__)
 MOSAIC_PICTURES = 24
 
 
-def read_annotations(
-    raw_data: Any, taxonomy: dict[str, Any], parameters: ConversionSettings
-) -> tuple[pd.DataFrame, StoredTable, pd.DataFrame, pd.DataFrame]:
+def read_annotations(raw_data: Any, taxonomy: dict[str, Any], parameters: ConversionSettings) -> Exports:
     """Give accepted images, accepted annotations, rejected and repaired records of all exports."""
     try:
         exports = read_exports(
@@ -62,17 +59,12 @@ def read_annotations(
         )
     except NoExportError as error:
         raise NoExportError(f"{error} Or run `kedro run --env sample --pipelines sample_data`.") from None
-    logger.info(
-        "%d images and %d annotations accepted, %d records rejected, %d repaired",
-        len(exports.images),
-        len(exports.annotations),
-        len(exports.rejected),
-        len(exports.repaired),
-    )
+    counts = len(exports.images), len(exports.annotations), len(exports.rejected), len(exports.repaired)
+    logger.info("%d images and %d annotations accepted, %d records rejected, %d repaired", *counts)
     if crowds := int(exports.annotations.frame(["iscrowd"])["iscrowd"].sum()):
         hint = "CVAT marks masks of the brush so. If they are single things, set annotation_conversion.crowds to single"
         logger.warning("%d annotations are crowds. %s", crowds, hint)
-    return exports.images, exports.annotations, exports.rejected, exports.repaired
+    return exports
 
 
 def label_stuff(
@@ -131,11 +123,8 @@ def account_for_records(
 def split_images(converted: ConvertedImages, parameters: ConversionSettings) -> pd.DataFrame:
     """Divide the images into training and validation: look-alikes and videos together, every class on both sides."""
     settings = parameters.split
-    keys, hashes, classes = [], [], []
-    for record in converted:
-        keys.append(record.key)
-        hashes.append(record.phash)
-        classes.append({segment.category_id for segment in record.segments})
+    facts = ((record.key, record.phash, {segment.category_id for segment in record.segments}) for record in converted)
+    keys, hashes, classes = zip(*facts, strict=True)
     groups = near_duplicate_groups(hashes, keys, settings.near_duplicate_distance)
     if settings.video_pattern is not None:
         groups = join_groups(keys, groups, video_names(keys, settings.video_pattern))
@@ -150,14 +139,9 @@ def write_coco(
     converted: ConvertedImages, split: pd.DataFrame, taxonomy: dict[str, Any], parameters: ConversionSettings
 ) -> tuple[dict[str, Any], ...]:
     """Give detection of train and val, which checks everything against the PNGs, then panoptic of train and val."""
-    files = CocoFiles(converted, split, Taxonomy.from_dict(taxonomy))
-    execution = parameters.execution.model_dump()
+    files, execution = CocoFiles(converted, split, Taxonomy.from_dict(taxonomy)), parameters.execution.model_dump()
     detection = [files.detection(side, converted.png_folder, **execution) for side in ("train", "val")]
-    panoptic = [files.panoptic(side) for side in ("train", "val")]
-    digest = split_digest(split)
-    for document in panoptic:
-        document["info"]["split_sha256"] = digest
-    return *detection, *panoptic
+    return *detection, files.panoptic("train"), files.panoptic("val")
 
 
 def audit_and_count(
@@ -204,12 +188,13 @@ def report_data(
         overlay = overlay_of(converted.image_folder, converted.png_folder, image, annotation, classes)[1]
         return ReportPicture(overlay, record.key + (f": {note}" if note else ""))
 
+    found = survey(converted, annotations, rejected, counts)
     return data_report(
         summary,
         counts,
-        size_distributions(converted),
-        [picture(record, note) for record, note in suspicious_images(converted, annotations, rejected)],
-        {name: [picture(r) for r in chosen] for name, chosen in images_of_classes(converted, classes).items()},
+        found.sizes,
+        [picture(record, note) for record, note in found.suspicious],
+        {name: list(map(picture, records)) for name, records in found.of_class.items()},
     )
 
 

@@ -6,79 +6,55 @@ from kedro.pipeline import Node, Pipeline
 
 from construction_panoptic.pipelines.annotation_conversion import nodes
 
+_PARAMETERS = "params:annotation_conversion"
+
 
 def create_pipeline(**_: Any) -> Pipeline:
     """Read and check exports, label stuff, merge, split, write, and describe the data set."""
+    raw = ["raw_images", "raw_annotations"]
+    counted = ["converted_images", "split", "raw_annotations", "rejected_records", "repaired_records", "stuff_labels"]
+    reported = ["converted_images", "raw_annotations", "rejected_records", "class_counts", "dataset_summary"]
     return Pipeline(
         [
             Node(
                 nodes.read_annotations,
-                inputs=["raw_data", "taxonomy", "params:annotation_conversion"],
-                outputs=["raw_images", "raw_annotations", "rejected_while_reading", "repaired_while_reading"],
+                inputs=["raw_data", "taxonomy", _PARAMETERS],
+                outputs=[*raw, "rejected_while_reading", "repaired_while_reading"],
                 name="read_and_check_exports",
             ),
             Node(
                 nodes.label_stuff,
-                inputs=[
-                    "raw_images",
-                    "raw_annotations",
-                    "stuff_predictions",
-                    "stuff_labels_so_far",
-                    "taxonomy",
-                    "params:annotation_conversion",
-                ],
+                inputs=[*raw, "stuff_predictions", "stuff_labels_so_far", "taxonomy", _PARAMETERS],
                 outputs="stuff_labels",
                 name="label_stuff",
             ),
             Node(
                 nodes.merge_annotations,
-                inputs=[
-                    "raw_images",
-                    "raw_annotations",
-                    "stuff_labels",
-                    "converted_images_so_far",
-                    "taxonomy",
-                    "params:annotation_conversion",
-                ],
+                inputs=[*raw, "stuff_labels", "converted_images_so_far", "taxonomy", _PARAMETERS],
                 outputs="converted_images",
                 name="merge_things_over_stuff",
             ),
             Node(
                 nodes.account_for_records,
-                inputs=[
-                    "raw_images",
-                    "raw_annotations",
-                    "rejected_while_reading",
-                    "repaired_while_reading",
-                    "converted_images",
-                ],
+                inputs=[*raw, "rejected_while_reading", "repaired_while_reading", "converted_images"],
                 outputs=["rejected_records", "repaired_records"],
                 name="list_rejected_and_repaired_records",
             ),
             Node(
                 nodes.split_images,
-                inputs=["converted_images", "params:annotation_conversion"],
+                inputs=["converted_images", _PARAMETERS],
                 outputs="split",
                 name="split_by_image_groups",
             ),
             Node(
                 nodes.write_coco,
-                inputs=["converted_images", "split", "taxonomy", "params:annotation_conversion"],
+                inputs=["converted_images", "split", "taxonomy", _PARAMETERS],
                 outputs=["detection_train", "detection_val", "panoptic_train", "panoptic_val"],
                 name="check_and_write_coco_files",
             ),
             Node(
                 nodes.audit_and_count,
-                inputs=[
-                    "converted_images",
-                    "split",
-                    "raw_annotations",
-                    "rejected_records",
-                    "repaired_records",
-                    "stuff_labels",
-                    "taxonomy",
-                    "params:annotation_conversion",
-                ],
+                inputs=[*counted, "taxonomy", _PARAMETERS],
                 outputs=["split_audit", "class_counts", "dataset_summary"],
                 name="audit_split_and_count_classes",
             ),
@@ -96,14 +72,7 @@ def create_pipeline(**_: Any) -> Pipeline:
             ),
             Node(
                 nodes.report_data,
-                inputs=[
-                    "converted_images",
-                    "raw_annotations",
-                    "rejected_records",
-                    "class_counts",
-                    "dataset_summary",
-                    "taxonomy",
-                ],
+                inputs=[*reported, "taxonomy"],
                 outputs="data_report",
                 name="report_data",
             ),

@@ -20,14 +20,12 @@ def export_ground_truth(
     """Give path and content of each file of a CVAT export of the ground truth's things, train and val."""
     both = {name: list(chain(panoptic_train[name], panoptic_val[name])) for name in ("images", "annotations")}
     panoptic = {**both, "categories": panoptic_train["categories"]}
-    shapes = parameters.shapes
-    return cvat_files(panoptic, converted.png_folder, converted.image_folder, shapes=shapes)
+    return cvat_files(panoptic, converted.png_folder, converted.image_folder, shapes=parameters.shapes)
 
 
 def export_predictions(
     predictions: Path, converted: ConvertedImages, parameters: CvatExportSettings
 ) -> Iterator[tuple[str, bytes]]:
     """Give path and content of each file of a CVAT export of the predicted things."""
-    shapes = parameters.shapes
     results = load_json(predictions / "predictions.json")
-    return cvat_files(results, predictions, converted.image_folder, shapes=shapes)
+    return cvat_files(results, predictions, converted.image_folder, shapes=parameters.shapes)

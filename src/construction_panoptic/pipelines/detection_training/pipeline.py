@@ -25,10 +25,7 @@ def create_pipeline(**_: Any) -> Pipeline:
                 name="train_detector",
             ),
             Node(
-                nodes.draw_curves,
-                inputs="history",
-                outputs=["curves", "curves_picture"],
-                name="draw_detector_curves",
+                nodes.draw_curves, inputs="history", outputs=["curves", "curves_picture"], name="draw_detector_curves"
             ),
         ],
         namespace="detection",

@@ -1,5 +1,3 @@
 """The error_analysis pipeline."""
 
-from construction_panoptic.pipelines.error_analysis.pipeline import create_pipeline
-
-__all__ = ["create_pipeline"]
+from construction_panoptic.pipelines.error_analysis.pipeline import create_pipeline as create_pipeline

@@ -64,14 +64,9 @@ def try_thresholds(
     truth = some_images(panoptic_train, parameters.threshold_images)
     model = on_device(model_of(checkpoint, "the best checkpoint"), parameters.device)
     files = ImageFiles.of_coco(truth, converted.image_folder, model.prepare)
-    return threshold_curve(
-        model,
-        build_loader(files, batch_size=parameters.batch_size, shuffle=False, workers=parameters.workers),
-        truth,
-        converted.png_folder,
-        overrides=parameters.overrides,
-        precision=parameters.precision,
-    )
+    loader = build_loader(files, batch_size=parameters.batch_size, shuffle=False, workers=parameters.workers)
+    chosen = {"overrides": parameters.overrides, "precision": parameters.precision}
+    return threshold_curve(model, loader, truth, converted.png_folder, **chosen)
 
 
 def draw_errors(
@@ -94,27 +89,24 @@ def report_evaluation(
     checkpoint: dict[str, Any],
     quality: dict[str, Any],
     precision: dict[str, Any],
-    budget: pd.DataFrame,
-    confusions: pd.DataFrame,
-    sizes: pd.DataFrame,
-    calibration: pd.DataFrame,
-    box_errors: pd.DataFrame,
-    thresholds: pd.DataFrame,
     segments: pd.DataFrame,
     panoptic_val: dict[str, Any],
     converted: ConvertedImages,
     predictions: Path,
     parameters: EvaluationSettings,
+    *tables: pd.DataFrame,
 ) -> tuple[str, Image.Image]:
-    """Set the evaluation report, an HTML page, and the sheet of the images with the lowest PQ, worst first."""
+    """Set the evaluation report, an HTML page, and the sheet of the images with the lowest PQ, worst first.
+
+    ``tables`` are what the other nodes have found, thresholds last.
+    """
     about = {
         "model": f"{checkpoint['stage']}, epoch {checkpoint['epoch']}",
         "data set": f"{len(panoptic_val['images']):,} validation images",
         "digest of the split": panoptic_val["info"]["split_sha256"][:8],
     }
-    tables = (budget, confusions, sizes, calibration, box_errors, thresholds)
     worst = _worst_images(segments, panoptic_val, converted, predictions, parameters.examples)
-    report = evaluation_report(about, quality, precision, *tables, _in_use(thresholds), worst)
+    report = evaluation_report(about, quality, precision, *tables, _in_use(tables[-1]), worst)
     return report, example_sheet(worst)
 
 

@@ -6,6 +6,9 @@ from kedro.pipeline import Node, Pipeline
 
 from construction_panoptic.pipelines.error_analysis import nodes
 
+COMPARED = ["panoptic_val", "converted_images", "panoptic_predictions", "params:panoptic_evaluation"]
+TABLES = ["pq_loss_budget", "confusion_matrix", "size_quality", "calibration", "box_errors", "threshold_curve"]
+
 
 def create_pipeline(**_: Any) -> Pipeline:
     """Match segments, split the loss of PQ, check scores and threshold, draw, and report."""
@@ -13,7 +16,7 @@ def create_pipeline(**_: Any) -> Pipeline:
         [
             Node(
                 nodes.match_all_segments,
-                inputs=["panoptic_val", "converted_images", "panoptic_predictions", "params:panoptic_evaluation"],
+                inputs=COMPARED,
                 outputs="segment_matches",
                 name="match_true_and_predicted_segments",
             ),
@@ -43,22 +46,7 @@ def create_pipeline(**_: Any) -> Pipeline:
             ),
             Node(
                 nodes.report_evaluation,
-                inputs=[
-                    "best_model",
-                    "panoptic_quality",
-                    "average_precision",
-                    "pq_loss_budget",
-                    "confusion_matrix",
-                    "size_quality",
-                    "calibration",
-                    "box_errors",
-                    "threshold_curve",
-                    "segment_matches",
-                    "panoptic_val",
-                    "converted_images",
-                    "panoptic_predictions",
-                    "params:panoptic_evaluation",
-                ],
+                inputs=["best_model", "panoptic_quality", "average_precision", "segment_matches", *COMPARED, *TABLES],
                 outputs=["evaluation_report", "worst_images"],
                 name="report_evaluation",
             ),

@@ -27,10 +27,7 @@ def create_pipeline(**_: Any) -> Pipeline:
                 name="train_mask_head",
             ),
             Node(
-                nodes.draw_curves,
-                inputs="history",
-                outputs=["curves", "curves_picture"],
-                name="draw_mask_head_curves",
+                nodes.draw_curves, inputs="history", outputs=["curves", "curves_picture"], name="draw_mask_head_curves"
             ),
         ],
         namespace="mask_head",

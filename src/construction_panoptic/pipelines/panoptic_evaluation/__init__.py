@@ -1,5 +1,3 @@
 """The panoptic_evaluation pipeline."""
 
-from construction_panoptic.pipelines.panoptic_evaluation.pipeline import create_pipeline
-
-__all__ = ["create_pipeline"]
+from construction_panoptic.pipelines.panoptic_evaluation.pipeline import create_pipeline as create_pipeline

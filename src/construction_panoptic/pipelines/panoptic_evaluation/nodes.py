@@ -28,16 +28,9 @@ from construction_panoptic.visualisation.sheets import example_sheet
 
 
 def predict_validation(
-    checkpoint: dict[str, Any],
-    panoptic_val: dict[str, Any],
-    converted: ConvertedImages,
-    parameters: EvaluationSettings,
+    checkpoint: dict[str, Any], panoptic_val: dict[str, Any], converted: ConvertedImages, parameters: EvaluationSettings
 ) -> Iterable[ImagePrediction]:
-    """Segment the validation images with the best model, at the sizes and the threshold that its checkpoint says.
-
-    Returns:
-        A prediction for each image, computed as it is asked for.
-    """
+    """Segment the validation images with the best model, one by one, at the sizes that its checkpoint says."""
     model = model_of(checkpoint, "the best checkpoint")
     files = ImageFiles.of_coco(panoptic_val, converted.image_folder, model.prepare)
     return predict_files(model, files, parameters)
@@ -52,14 +45,8 @@ def measure_quality(
     panoptic_val: dict[str, Any], converted: ConvertedImages, predictions: Path, parameters: EvaluationSettings
 ) -> tuple[dict[str, Any], pd.DataFrame]:
     """Measure PQ, SQ and RQ of all, things, stuff and each class."""
-    quality = panoptic_quality(
-        panoptic_val,
-        converted.png_folder,
-        predictions / PREDICTIONS_FILE,
-        predictions,
-        engine=parameters.quality_engine,
-        execution=parameters.execution,
-    )
+    given = panoptic_val, converted.png_folder, predictions / PREDICTIONS_FILE, predictions
+    quality = panoptic_quality(*given, engine=parameters.quality_engine, execution=parameters.execution)
     names = ClassTable.from_categories(panoptic_val["categories"]).names
     summary = summary_table(quality).rename(columns={"split": "name"}).drop(columns="n")
     classes = quality_table(quality, names)

@@ -6,7 +6,10 @@ from kedro.pipeline import Node, Pipeline
 
 from construction_panoptic.pipelines.panoptic_evaluation import nodes
 
-RESULTS = ["panoptic_quality", "panoptic_quality_table", "average_precision", "average_precision_table"]
+COMPARED = ["panoptic_val", "converted_images", "panoptic_predictions", "params:panoptic_evaluation"]
+PRECISION = ["average_precision", "average_precision_table"]
+QUALITY = ["panoptic_quality", "panoptic_quality_table"]
+RESULTS = ["panoptic_predictions", "box_predictions", *QUALITY, *PRECISION]
 
 
 def create_pipeline(**_: Any) -> Pipeline:
@@ -28,37 +31,17 @@ def create_pipeline(**_: Any) -> Pipeline:
             Node(
                 nodes.measure_precision,
                 inputs=["detection_val", "box_predictions", "params:panoptic_evaluation"],
-                outputs=["average_precision", "average_precision_table"],
+                outputs=PRECISION,
                 name="measure_average_precision",
             ),
-            Node(
-                nodes.measure_quality,
-                inputs=[
-                    "panoptic_val",
-                    "converted_images",
-                    "panoptic_predictions",
-                    "params:panoptic_evaluation",
-                ],
-                outputs=["panoptic_quality", "panoptic_quality_table"],
-                name="measure_panoptic_quality",
-            ),
+            Node(nodes.measure_quality, inputs=COMPARED, outputs=QUALITY, name="measure_panoptic_quality"),
             Node(
                 nodes.draw_quality,
                 inputs=["panoptic_quality", "panoptic_val"],
                 outputs=["panoptic_quality_chart", "panoptic_quality_picture"],
                 name="draw_panoptic_quality",
             ),
-            Node(
-                nodes.draw_examples,
-                inputs=[
-                    "panoptic_val",
-                    "converted_images",
-                    "panoptic_predictions",
-                    "params:panoptic_evaluation",
-                ],
-                outputs="example_sheet",
-                name="draw_examples",
-            ),
+            Node(nodes.draw_examples, inputs=COMPARED, outputs="example_sheet", name="draw_examples"),
             Node(
                 nodes.keep_results,
                 inputs=RESULTS,

@@ -1,5 +1,3 @@
 """The prediction pipeline."""
 
-from construction_panoptic.pipelines.prediction.pipeline import create_pipeline
-
-__all__ = ["create_pipeline"]
+from construction_panoptic.pipelines.prediction.pipeline import create_pipeline as create_pipeline

@@ -14,11 +14,7 @@ from construction_panoptic.prediction.running import PredictedPicture, RejectedF
 
 
 def predict(checkpoint: dict[str, Any], parameters: PredictionSettings) -> Iterator[PredictedPicture | RejectedFile]:
-    """Predict the images and videos of ``prediction.source`` with the best model.
-
-    Returns:
-        What is seen in each image and frame, computed as it is asked for, and the files that cannot be read.
-    """
+    """Predict ``prediction.source`` with the best model, an image or frame at a time; unreadable files are told too."""
     if parameters.source is None:
         raise ParameterError(
             "prediction.source: say what to predict, an image, a video, a folder or a pattern: "

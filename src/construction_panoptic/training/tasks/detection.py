@@ -1,6 +1,7 @@
 """Stage one of the DETR recipe: the detector learns every query's class and box."""
 
 import logging
+from dataclasses import replace
 from typing import Any
 
 from construction_panoptic.config.model import DetrSettings
@@ -69,8 +70,8 @@ class DetectionTask(TrainingTask):
         }
         if auxiliary:
             losses |= {
-                f"{name}_aux": Loss(sum((layer[name] for layer in auxiliary[1:]), auxiliary[0][name]), *rest)
-                for name, rest in [(name, (loss.normaliser, loss.weight)) for name, loss in losses.items()]
+                f"{name}_aux": replace(loss, sum=sum((layer[name] for layer in auxiliary[1:]), auxiliary[0][name]))
+                for name, loss in losses.items()
             }
         return losses | {
             "class_error": Loss(last["class_error"], "matched", 0.0),

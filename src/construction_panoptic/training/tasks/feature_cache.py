@@ -1,9 +1,7 @@
-"""Cache of what a frozen detector gives for each training image, so that later epochs skip it.
+"""Cache of what a frozen detector gives for each training image without augmentation, so that later epochs skip it.
 
-Without augmentation an image is the same in every epoch, and so is all that a frozen detector computes from
-it. With a cache the detector sees one image at a time, padded as its batch is: what is kept then does not
-depend on the other images of the batch, and a training is the same number for number whatever is kept. A
-detector that sees a batch at once gives the same numbers for a batch of one image, else the same up to rounding.
+With a cache the detector sees one image at a time, padded as its batch is: what is kept does not depend on the others,
+and a training is the same number for number whatever is kept. Without one, it is the same up to rounding.
 """
 
 import hashlib
@@ -27,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 MEBIBYTE = 2**20
 _FOLDER_NOTE = "frozen_features.json"  # tells a folder that may be emptied from one that may not
+
+_KEPT = ("pred_logits", "pred_boxes", "queries", "memory", "projected")
 
 Entry = dict[str, Tensor]
 
@@ -135,10 +135,7 @@ class FeatureCache:
 
 
 def open_cache(settings: MaskHeadSettings, fingerprint: Mapping[str, Any]) -> FeatureCache | None:
-    """The cache of a training's settings, None where they want none.
-
-    ``fingerprint`` is plain data of data set, model and detector weights.
-    """
+    """The cache that a training's settings want; ``fingerprint`` is of data set, model and detector weights."""
     if settings.cache == "none":
         return None
     if settings.cache == "memory":
@@ -162,16 +159,9 @@ def entry_bytes(entry: Entry) -> int:
 
 def pack(features: PanopticFeatures, matched: tuple[Tensor, Tensor]) -> Entry:
     """One image's features (B = 1) and its match (query and target indices, int64 [N]) as named tensors."""
-    entry = {
-        "pred_logits": features.pred_logits,
-        "pred_boxes": features.pred_boxes,
-        "queries": features.queries,
-        "memory": features.memory,
-        "projected": features.projected,
-        **{f"pyramid_{level}": stage for level, stage in enumerate(features.pyramid)},
-        "query_index": matched[0],
-        "target_index": matched[1],
-    }
+    entry = {name: getattr(features, name) for name in _KEPT}
+    entry |= {f"pyramid_{level}": stage for level, stage in enumerate(features.pyramid)}
+    entry |= {"query_index": matched[0], "target_index": matched[1]}
     return entry if features.padding_mask is None else {**entry, "padding_mask": features.padding_mask}
 
 
@@ -182,12 +172,9 @@ def unpack(entries: Sequence[Entry]) -> tuple[PanopticFeatures, Matches]:
         parts = [entry[name] for entry in entries]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
+    kept: dict[str, Any] = {name: joined(name) for name in _KEPT}
     features = PanopticFeatures(
-        pred_logits=joined("pred_logits"),
-        pred_boxes=joined("pred_boxes"),
-        queries=joined("queries"),
-        memory=joined("memory"),
-        projected=joined("projected"),
+        **kept,
         padding_mask=joined("padding_mask") if "padding_mask" in entries[0] else None,
         pyramid=(joined("pyramid_0"), joined("pyramid_1"), joined("pyramid_2")),
     )

@@ -51,11 +51,7 @@ class MaskHeadTask(TrainingTask):
     model: DetrPanoptic
 
     def __init__(
-        self,
-        model: DetrPanoptic,
-        settings: DetectionSettings,
-        spec: ModelSpec,
-        cache: FeatureCache | None = None,
+        self, model: DetrPanoptic, settings: DetectionSettings, spec: ModelSpec, cache: FeatureCache | None = None
     ) -> None:
         self.model, self.settings = model, settings
         self._matching, self._weights = settings.matching, settings.losses

@@ -22,12 +22,9 @@ Measure = Callable[[Iterable[tuple[int, Any]]], Mapping[str, float]]
 
 @dataclass(frozen=True)
 class Loss:
-    """One term of the loss: ``weight * sum / normaliser``.
+    """One term of the loss: ``weight * sum / normaliser``, that one of `TrainingTask.normalisers`.
 
-    Attributes:
-        sum: scalar over the batch; with gradient, unless it is only logged.
-        normaliser: which of `TrainingTask.normalisers` it is divided by.
-        weight: in the total; 0 for numbers that are only logged.
+    ``sum`` is a scalar over the batch; ``weight`` is 0 for numbers that are only logged.
     """
 
     sum: Tensor

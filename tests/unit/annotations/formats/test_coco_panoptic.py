@@ -183,7 +183,7 @@ def test_other_files_are_told(make: Make, read: Make) -> None:
 
 def test_no_list_of_annotations(make: Make, read: Make) -> None:
     make(annotations=None)
-    with pytest.raises(InputDataError, match=r"panoptic_val\.json has no `annotations` \(no_annotations\)"):
+    with pytest.raises(InputDataError, match=r"panoptic_val\.json has no list `annotations`.*\(no_annotations\)"):
         read()
 
 

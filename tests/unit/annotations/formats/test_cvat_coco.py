@@ -11,7 +11,7 @@ from PIL import Image
 from construction_panoptic.annotations.formats.reading import Exports, read_exports
 from construction_panoptic.annotations.images import open_location
 from construction_panoptic.annotations.taxonomy import Taxonomy
-from construction_panoptic.errors import InputDataError, ParameterError
+from construction_panoptic.errors import InputDataError
 
 Make = Callable[..., Any]
 
@@ -205,12 +205,6 @@ def test_not_one_usable_image(make_export: Make, read: Make) -> None:
     make_export("yard", photos=())
     with pytest.raises(InputDataError, match=r"not one image can be used.*yard/a\.jpg.*missing_file"):
         read()
-
-
-def test_other_values_of_on_error(make_export: Make, read: Make) -> None:
-    make_export("yard")
-    with pytest.raises(ParameterError, match="'ignore'"):
-        read(on_error="ignore")
 
 
 @pytest.mark.parametrize("archive", [False, True])

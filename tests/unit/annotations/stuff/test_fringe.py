@@ -9,13 +9,13 @@ import pytest
 from construction_panoptic.annotations.merging.masks import segmentation_rle, union_mask
 from construction_panoptic.annotations.panoptic_png import encode_id_map
 from construction_panoptic.annotations.stuff.fringe import (
+    Fringe,
     explained_masks,
     explained_parts,
-    fringe_pixels,
     leftover_classes,
 )
 from construction_panoptic.annotations.stuff.label_maps import decode_labels
-from construction_panoptic.annotations.stuff.labeller import Fringe, ImageToLabel
+from construction_panoptic.annotations.stuff.labeller import ImageToLabel
 from construction_panoptic.annotations.stuff.labelling import label_all
 from construction_panoptic.annotations.stuff.ready import ReadyStuff
 from construction_panoptic.annotations.taxonomy import Taxonomy
@@ -71,11 +71,11 @@ def test_the_fringe_is_counted_by_hand() -> None:
     labels[5:15, 5:15] = 1
     labels[0, 29] = 1  # far from the thing
     things = block(slice(7, 13), slice(7, 13))
-    assert fringe_pixels(labels, things, [1], 1) == 8 * 8 - 6 * 6
-    assert fringe_pixels(labels, things, [1], 2) == 10 * 10 - 6 * 6
-    assert fringe_pixels(labels, things, [1], 3) == 10 * 10 - 6 * 6
-    assert fringe_pixels(labels, things, [], 3) == 0
-    assert fringe_pixels(labels, np.zeros_like(things), [1], 3) == 0
+    assert Fringe([1], 1).pixels(labels, things) == 8 * 8 - 6 * 6
+    assert Fringe([1], 2).pixels(labels, things) == 10 * 10 - 6 * 6
+    assert Fringe([1], 3).pixels(labels, things) == 10 * 10 - 6 * 6
+    assert Fringe([], 3).pixels(labels, things) == 0
+    assert Fringe([1], 3).pixels(labels, np.zeros_like(things)) == 0
 
 
 def test_masks_of_any_resolution_are_explained_by_what_covers_them() -> None:

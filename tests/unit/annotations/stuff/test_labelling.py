@@ -20,7 +20,7 @@ from construction_panoptic.annotations.stuff.label_maps import StuffOfImage, dec
 from construction_panoptic.annotations.stuff.labeller import Fringe, StuffLabeller, StuffMaps
 from construction_panoptic.annotations.stuff.labelling import images_to_label, label_all
 from construction_panoptic.annotations.taxonomy import Taxonomy
-from construction_panoptic.catalog.folders import StuffLabelsDataset
+from construction_panoptic.catalog.datasets import StuffLabelsDataset
 from construction_panoptic.config.base import ONE_PROCESS, Execution
 from construction_panoptic.config.conversion import StuffSettings
 from construction_panoptic.models.detr import build_detr_panoptic

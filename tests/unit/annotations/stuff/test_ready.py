@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from construction_panoptic.annotations.panoptic_png import encode_id_map
 from construction_panoptic.annotations.stuff.label_maps import decode_labels, encode_labels
+from construction_panoptic.annotations.stuff.labeller import ImageToLabel
 from construction_panoptic.annotations.stuff.ready import ReadyStuff
 from construction_panoptic.annotations.taxonomy import Taxonomy
 from construction_panoptic.errors import InputDataError
@@ -59,8 +60,12 @@ def write(folder: Path, content: Any, id_map: NDArray[np.uint32] = ID_MAP) -> Pa
     return folder
 
 
+def labels_of(stuff: ReadyStuff, key: str = KEY, size: tuple[int, int] = (2, 3)) -> NDArray[np.uint8] | None:
+    return stuff.read(ImageToLabel(key, "", size, found=stuff.find(key)))
+
+
 def test_coco_names_become_stuff_ids(tmp_path: Path, taxonomy: Taxonomy) -> None:
-    labels = ReadyStuff(write(tmp_path, predictions()), taxonomy).labels(KEY, (2, 3))
+    labels = labels_of(ReadyStuff(write(tmp_path, predictions()), taxonomy))
     assert labels is not None
     assert labels.dtype == np.uint8
     assert labels.tolist() == [[0, 2, 2], [5, 5, 9]]
@@ -73,7 +78,7 @@ def test_own_names_win_whatever_their_ids(tmp_path: Path, taxonomy: Taxonomy) ->
         {"id": 154, "name": "sky"},
         {"id": 1, "name": "ground"},
     ]
-    labels = ReadyStuff(write(tmp_path, content), taxonomy).labels(KEY, (2, 3))
+    labels = labels_of(ReadyStuff(write(tmp_path, content), taxonomy))
     assert labels is not None
     assert labels.tolist() == [[0, 5, 5], [2, 2, 5]]
 
@@ -82,7 +87,7 @@ def test_an_image_without_segments_has_no_stuff(tmp_path: Path, taxonomy: Taxono
     content = predictions()
     content["annotations"][0]["segments_info"] = []
     stuff = ReadyStuff(write(tmp_path, content, np.zeros((2, 3), np.uint32)), taxonomy)
-    labels = stuff.labels(KEY, (2, 3))
+    labels = labels_of(stuff)
     assert labels is not None
     assert not labels.any()
 
@@ -109,28 +114,28 @@ def test_pngs_are_read_only_when_asked_for(tmp_path: Path, taxonomy: Taxonomy) -
     folder = write(tmp_path, predictions())
     stuff = ReadyStuff(folder, taxonomy)
     (folder / "panoptic" / "a.png").unlink()
-    assert stuff.labels("z/other.jpg", (9, 9)) is None
+    assert labels_of(stuff, "z/other.jpg", (9, 9)) is None
     with pytest.raises(InputDataError, match=r"a\.png.*no such file"):
-        stuff.labels(KEY, (2, 3))
+        labels_of(stuff)
 
 
 def test_another_size_is_refused_with_both_names(tmp_path: Path, taxonomy: Taxonomy) -> None:
     stuff = ReadyStuff(write(tmp_path, predictions()), taxonomy)
     with pytest.raises(InputDataError, match=r"a\.png: 3 x 2 pixels, but its image 'crane/a\.jpg' is 2 x 3"):
-        stuff.labels(KEY, (3, 2))
+        labels_of(stuff, KEY, (3, 2))
 
 
 def test_ids_of_png_and_segments_info_must_be_the_same(tmp_path: Path, taxonomy: Taxonomy) -> None:
     content = predictions()
     del content["annotations"][0]["segments_info"][0]
     with pytest.raises(InputDataError, match=r"a\.png: id 300 is not in segments_info"):
-        ReadyStuff(write(tmp_path, content), taxonomy).labels(KEY, (2, 3))
+        labels_of(ReadyStuff(write(tmp_path, content), taxonomy))
     content = predictions()
     content["annotations"][0]["segments_info"].append({"id": 7, "category_id": 1})
     with pytest.raises(InputDataError, match=r"a\.png: segment 7 .* has no pixel"):
-        ReadyStuff(write(tmp_path, content), taxonomy).labels(KEY, (2, 3))
+        labels_of(ReadyStuff(write(tmp_path, content), taxonomy))
     with pytest.raises(InputDataError, match=r"a\.png: id 5 is not"):
-        ReadyStuff(write(tmp_path, predictions(), ID_MAP * 0 + 5), taxonomy).labels(KEY, (2, 3))
+        labels_of(ReadyStuff(write(tmp_path, predictions(), ID_MAP * 0 + 5), taxonomy))
 
 
 def break_category_name(content: dict[str, Any]) -> None:
@@ -235,7 +240,7 @@ def test_real_predictions(real_data: Path, repository: Path) -> None:
     names = {category["id"]: category["name"] for category in content["categories"]}
     empty = 0
     for image, annotation in zip(content["images"], content["annotations"], strict=True):
-        labels = stuff.labels(image["file_name"], (image["height"], image["width"]))
+        labels = labels_of(stuff, image["file_name"], (image["height"], image["width"]))
         assert labels is not None
         expected = {
             taxonomy.stuff_id(names[segment["category_id"]]): segment["area"] for segment in annotation["segments_info"]

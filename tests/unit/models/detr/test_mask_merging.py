@@ -115,6 +115,6 @@ def test_it_is_what_the_definition_says(seed: int, monkeypatch: pytest.MonkeyPat
     assert len(kept) > 2
     renumbered = np.zeros(len(found) + 1, np.int32)
     renumbered[kept] = np.arange(1, len(kept) + 1)
-    np.testing.assert_array_equal(result.id_map.numpy(), renumbered[expected])
+    np.testing.assert_array_equal(result.id_map, renumbered[expected])
     assert [s["category_id"] for s in result.segments] == [found[k][0] for k in kept]
     np.testing.assert_allclose([s["score"] for s in result.segments], [found[k][1] for k in kept], rtol=1e-5)

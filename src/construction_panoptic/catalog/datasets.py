@@ -1,61 +1,36 @@
-"""Folders of many files as catalog entries: they hand out paths and stream, never a million partitions."""
+"""Entries that are written, and read, a part at a time: folders of many files, and files with long lists."""
 
 import json
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from kedro.io import AbstractDataset
-from kedro_datasets._typing import ImagePreview, JSONPreview
+import pandas as pd
+from kedro_datasets._typing import ImagePreview, JSONPreview, TablePreview
+from kedro_datasets.json import JSONDataset
 
+from construction_panoptic.annotations.json_stream import JSONDocument, json_parts
 from construction_panoptic.annotations.records import ConvertedImage, ConvertedImages, ConvertedRecord
-from construction_panoptic.annotations.stuff.label_maps import StuffOfImage, decode_labels
+from construction_panoptic.annotations.stuff.label_maps import StuffOfImage
+from construction_panoptic.annotations.tables import StoredTable
+from construction_panoptic.catalog.files import LocalDataset
 from construction_panoptic.catalog.journal import Journal
 from construction_panoptic.catalog.previews import image_grid
 from construction_panoptic.errors import InputDataError
-from construction_panoptic.evaluation.predictions import ImagePrediction, write_predictions
+from construction_panoptic.evaluation.predictions import PREDICTIONS_FILE, ImagePrediction, write_predictions
 from construction_panoptic.files import atomic_path, write_bytes, write_json
+from construction_panoptic.prediction.results import is_complete, write_results
+from construction_panoptic.prediction.running import PredictedPicture, RejectedFile
 
 COMPLETE = "complete"
-
-
-class LocalDataset(AbstractDataset[Any, Any]):
-    """An entry with a local file or folder.
-
-    Args:
-        filepath: its local path.
-        metadata: arbitrary metadata, for plugins.
-    """
-
-    def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
-        self._filepath = Path(filepath)
-        self.metadata = metadata
-
-    def _describe(self) -> dict[str, Any]:
-        return {"filepath": str(self._filepath)}
-
-
-class LocalFileDataset(LocalDataset):
-    """An entry whose file says that it is complete."""
-
-    def _exists(self) -> bool:
-        return self._filepath.is_file()
+_PREVIEW_ROWS, _PREVIEW_ITEMS, _PREVIEW_BYTES = 5, 3, 64 * 2**20
 
 
 class FolderDataset(LocalDataset):
-    """A folder that this entry only reads; loads as its path, whether it exists or not."""
-
-    def load(self) -> Path:
-        """Give the path; the node that reads it says what is wrong with its content."""
-        return self._filepath
-
-    def save(self, data: Path) -> None:
-        """Refuse: people, or another entry, fill this folder."""
-        raise NotImplementedError(f"this entry only reads {self._filepath}")
+    """A folder that this entry only reads; the node that gets its path says what is wrong with its content."""
 
     def _exists(self) -> bool:
         return self._filepath.is_dir()
@@ -71,11 +46,6 @@ class GeneratedFilesDataset(LocalDataset):
 
     The journal (``.generated.jsonl``) tells generated files from those a person put there: a new save removes the
     former and refuses to touch a folder of ``guarded`` that holds the latter.
-
-    Args:
-        filepath: local path of the folder.
-        guarded: subfolders that must hold nothing but generated files.
-        metadata: arbitrary metadata, for plugins.
     """
 
     def __init__(
@@ -84,10 +54,6 @@ class GeneratedFilesDataset(LocalDataset):
         super().__init__(filepath=filepath, metadata=metadata)
         self._guarded = guarded or []
         self._journal = self._filepath / ".generated.jsonl"
-
-    def load(self) -> Path:
-        """Give the path of the folder."""
-        return self._filepath
 
     def save(self, data: Iterable[tuple[str, bytes]]) -> None:
         """Write every file; the journal's last line says that all are there.
@@ -131,8 +97,7 @@ class GeneratedFilesDataset(LocalDataset):
 
     def preview(self) -> ImagePreview:
         """Show a grid of generated pictures."""
-        pictures = [self._filepath / n for n in self._generated() if n.endswith((".jpg", ".jpeg"))]
-        return image_grid(pictures)
+        return image_grid([self._filepath / n for n in self._generated() if n.endswith((".jpg", ".jpeg"))])
 
 
 @dataclass(frozen=True)
@@ -140,18 +105,12 @@ class StuffLabelFolder:
     """Stuff labels of the raw images, one 8-bit PNG an image."""
 
     folder: Path
-    files: dict[str, str | None]
-    """Image key to file name; None where an image has no stuff prediction."""
+    files: dict[str, str | None]  # by image key; None where an image has no stuff prediction
 
     def content(self, key: str) -> bytes | None:
-        """Read the file of one image's labels; None where there is none."""
+        """Read one image's labels, a PNG of project stuff ids (0 = none); None where there are none."""
         name = self.files.get(key)
         return None if name is None else (self.folder / name).read_bytes()
-
-    def labels(self, key: str) -> np.ndarray | None:
-        """Read the uint8 [H, W] map of project stuff ids (0 = none) of one image; None where there is none."""
-        content = self.content(key)
-        return None if content is None else decode_labels(content)
 
     def fringe(self) -> dict[str, int]:
         """Sum over all images the pixels of leftover stuff around things, before and after cleaning."""
@@ -161,26 +120,20 @@ class StuffLabelFolder:
 
 
 class StuffLabelsDataset(LocalDataset):
-    """A folder of stuff label maps with an index and ``fringe.json``, written image by image.
+    """A folder of stuff label maps with ``fringe.json`` and, written last, ``index.json``.
 
     Names of files tell what they were made from, see `StuffOfImage.file_name`; those of earlier runs go at the end.
-
-    Args:
-        filepath: local path of the folder; ``index.json`` in it is written last.
-        metadata: arbitrary metadata, for plugins.
     """
 
-    def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
-        super().__init__(filepath=filepath, metadata=metadata)
-        self._index = self._filepath / "index.json"
+    INDEX = "index.json"
 
     def load(self) -> StuffLabelFolder:
         """Give a handle that reads one map at a time."""
-        return StuffLabelFolder(self._filepath, json.loads(self._index.read_text()))
+        return StuffLabelFolder(self._filepath, json.loads((self._filepath / self.INDEX).read_text()))
 
     def save(self, data: Iterable[StuffOfImage]) -> None:
         """Write each image's labels as they come, then fringe and index; labels that are in a file stay there."""
-        self._index.unlink(missing_ok=True)
+        (self._filepath / self.INDEX).unlink(missing_ok=True)
         files: dict[str, str | None] = {}
         fringe: dict[str, tuple[int, int]] = {}
         for stuff in data:
@@ -190,24 +143,17 @@ class StuffLabelsDataset(LocalDataset):
                 write_bytes(self._filepath / name, stuff.labels)
         _remove_others(self._filepath, {name for name in files.values() if name})
         write_json(self._filepath / "fringe.json", fringe)
-        write_json(self._index, files)
+        write_json(self._filepath / self.INDEX, files)
 
     def preview(self) -> ImagePreview:
         """Show a grid of label maps, a colour for each class."""
         return image_grid(sorted(self._filepath.glob("*.png")), labels=True)
 
-    def _exists(self) -> bool:
-        return self._index.is_file()
 
+class ConvertedImagesDataset(LocalDataset):
+    """Images, panoptic PNGs and their index, a JSON line an image (``filepath``), which is renamed last.
 
-class ConvertedImagesDataset(LocalFileDataset):
-    """Images, panoptic PNGs and one JSON line an image, written image by image; the index is renamed last.
-
-    Args:
-        filepath: the index, a JSON Lines file.
-        image_folder: where the images go; one that needs no change is hard-linked (copied across file systems).
-        png_folder: where the panoptic PNGs go.
-        metadata: arbitrary metadata, for plugins.
+    An image that needs no change is hard-linked (copied across file systems).
     """
 
     def __init__(
@@ -225,7 +171,7 @@ class ConvertedImagesDataset(LocalFileDataset):
     def save(self, data: Iterable[ConvertedImage | ConvertedRecord]) -> None:
         """Write image, PNG and record of each item as it comes; of a mere record the files are there already."""
         self._filepath.unlink(missing_ok=True)
-        keys: dict[str, None] = {}
+        keys: list[str] = []
         images: set[str] = set()
         pngs: set[str] = set()
         journal = Journal(self._filepath)
@@ -235,19 +181,19 @@ class ConvertedImagesDataset(LocalFileDataset):
                 content = record.to_dict()
                 if isinstance(item, ConvertedImage):
                     files = [self._image_folder / record.image_file, self._png_folder / record.png_file]
-                    _place(item.image, files[0])
+                    if isinstance(item.image, bytes):
+                        write_bytes(files[0], item.image)
+                    else:
+                        link(item.image, files[0])
                     write_bytes(files[1], item.png)
                     journal.add(record.key, item.digest, files, content)
                 index.write(json.dumps(content, ensure_ascii=False) + "\n")
-                keys[record.key] = None
+                keys.append(record.key)
                 images.add(record.image_file)
                 pngs.add(record.png_file)
             _remove_others(self._image_folder, images)
             _remove_others(self._png_folder, pngs)
         Journal(self._filepath).keep(keys)
-
-    def _describe(self) -> dict[str, Any]:
-        return {"filepath": str(self._filepath), "image_folder": str(self._image_folder)}
 
     def preview(self) -> ImagePreview:
         """Show a grid of panoptic PNGs, a colour for each id."""
@@ -263,28 +209,89 @@ def finished_record(journal: Journal, key: str, digest: str) -> ConvertedRecord 
 class PredictionsDataset(LocalDataset):
     """Predictions as COCO panoptic results: ``predictions.json`` and a PNG an image, and ``boxes.jsonl``."""
 
-    def load(self) -> Path:
-        """Give the path of the folder."""
-        return self._filepath
+    INDEX = PREDICTIONS_FILE
 
-    def save(self, data: Iterable[ImagePrediction]) -> None:
-        """Write each prediction as it comes, then ``predictions.json``."""
-        (self._filepath / "predictions.json").unlink(missing_ok=True)
-        write_predictions(data, self._filepath)
-
-    def _exists(self) -> bool:
-        return (self._filepath / "predictions.json").is_file()
+    def save(self, data: Iterable[ImagePrediction] | Path) -> None:
+        """Write each prediction as it comes, then ``predictions.json``; or link what is in a folder of predictions."""
+        (self._filepath / self.INDEX).unlink(missing_ok=True)
+        if not isinstance(data, Path):
+            write_predictions(data, self._filepath)
+            return
+        names = {path.name for path in data.glob("[!.]*")}
+        _remove_others(self._filepath, names)
+        for name in [*(names - {self.INDEX}), self.INDEX]:
+            link(data / name, self._filepath / name)
 
     def preview(self) -> ImagePreview:
         """Show a grid of predicted panoptic PNGs, a colour for each id."""
         return image_grid(sorted(self._filepath.glob("*.png")), labels=True)
 
 
-def _place(source: Path | bytes, target: Path) -> None:
-    """Put an image at ``target``: bytes are written, a file is hard-linked, or copied where links cannot go."""
-    if isinstance(source, bytes):
-        write_bytes(target, source)
-        return
+class PredictionResultsDataset(LocalDataset):
+    """Predictions of images and videos: COCO panoptic files, both views of each image, and videos with them."""
+
+    def save(self, data: Iterable[PredictedPicture | RejectedFile]) -> None:
+        """Write each prediction as it comes, ``index.json`` last; see `write_results`."""
+        write_results(data, self._filepath)
+
+    def _exists(self) -> bool:
+        return is_complete(self._filepath)
+
+    def preview(self) -> ImagePreview:
+        """Show a grid of masks views."""
+        return image_grid(sorted((self._filepath / "masks").glob("*.jpg")))
+
+
+class LongJSONDataset(JSONDataset):
+    """A JSON document with long lists, of which the preview shows the first items."""
+
+    def preview(self) -> JSONPreview:
+        """Show the document with its lists cut; of a file beyond 64 MiB, its size alone."""
+        path = Path(self._filepath)
+        if (size := path.stat().st_size) > _PREVIEW_BYTES:
+            return JSONPreview(json.dumps({"bytes": size, "preview": "the file is too large to show"}))
+        content = json.loads(path.read_bytes())
+        shown = {name: _cut(part) for name, part in content.items()} if isinstance(content, dict) else _cut(content)
+        return JSONPreview(json.dumps(shown))
+
+
+class StreamedJSONDataset(LongJSONDataset):
+    """A JSON document whose lists may be iterators; they are drawn from while the file is written."""
+
+    def save(self, data: Mapping[str, Any]) -> None:
+        """Write the document; lines are not broken."""
+        with self._fs.open(str(self._filepath), mode="w", encoding="utf-8") as file:
+            file.writelines(json_parts(data))
+
+
+class StreamedDocumentDataset(StreamedJSONDataset):
+    """A COCO file whose images and annotations are written, and read, one at a time."""
+
+    def load(self) -> JSONDocument:
+        """Give the document; of its images and annotations nothing is in memory."""
+        return JSONDocument(Path(self._filepath))
+
+
+class StoredTableDataset(LocalDataset):
+    """A table in a Parquet file, of which only a part is ever in memory."""
+
+    def load(self) -> StoredTable:
+        """Give a handle that reads columns, or rows by and by."""
+        return StoredTable(self._filepath)
+
+    def save(self, data: StoredTable) -> None:
+        """Copy the table's file, atomically."""
+        with atomic_path(self._filepath) as temporary:
+            data.copy_to(temporary)
+
+    def preview(self) -> TablePreview:
+        """Give the first rows."""
+        first = next(self.load().blocks(), pd.DataFrame()).head(_PREVIEW_ROWS)
+        return TablePreview(first.to_dict(orient="split"))
+
+
+def link(source: Path, target: Path) -> None:
+    """Put a file at ``target`` too, hard-linked, or copied where links cannot go."""
     with atomic_path(target) as temporary:
         try:
             os.link(source, temporary)
@@ -293,7 +300,11 @@ def _place(source: Path | bytes, target: Path) -> None:
 
 
 def _remove_others(folder: Path, keep: set[str]) -> None:
-    """Remove the files of an earlier conversion that this one has not."""
-    for path in folder.glob("*"):
-        if path.is_file() and path.name not in keep and not path.name.startswith("."):
+    """Remove the files of an earlier run that this one has not."""
+    for path in folder.glob("[!.]*"):
+        if path.is_file() and path.name not in keep:
             path.unlink()
+
+
+def _cut(part: Any) -> Any:
+    return [*part[:_PREVIEW_ITEMS], "…"] if isinstance(part, list) and len(part) > _PREVIEW_ITEMS else part

@@ -1,0 +1,79 @@
+"""One training step of Panoptic-DeepLab beside one of Mask2Former, on the same backbone with the same weights.
+
+They are different models: what is compared are the maps of the backbone, what is timed are losses and gradients.
+"""
+
+from typing import Any
+
+import torch
+
+from benchmarks import mask2former
+from benchmarks.inputs import NUM_CLASSES, is_thing_of, random_images, random_targets
+from benchmarks.measuring import Benchmark, Options, Outputs, Step, main
+from construction_panoptic.config.model import PanopticDeeplabSettings
+from construction_panoptic.config.training import PanopticDeeplabTrainingSettings
+from construction_panoptic.models.panoptic_deeplab import build_panoptic_deeplab
+from construction_panoptic.models.spec import ModelSpec
+from construction_panoptic.training.loading import Batch
+from construction_panoptic.training.tasks.panoptic_deeplab import PanopticDeeplabTask
+from construction_panoptic.training.tasks.protocol import total_loss
+
+IMAGES, TARGETS, SIZE = 4, 12, (320, 416)
+SPEC = ModelSpec(
+    categories=tuple(
+        {"id": k, "name": str(k), "isthing": int(thing)} for k, thing in is_thing_of(Options()).items() if k
+    )
+)
+
+
+def network(options: Options) -> Any:
+    """Build ours, with random weights; the peer takes its backbone."""
+    torch.manual_seed(0)
+    settings = PanopticDeeplabSettings(backbone="tiny" if options.small else "resnet50", norm="frozen")
+    return build_panoptic_deeplab(NUM_CLASSES, settings).to(options.torch_device)
+
+
+def peer_network(options: Options) -> Any:
+    """Build the peer on the same backbone, at its published size."""
+    small = {"queries": 10, "width": 32, "layers": 1}
+    model = mask2former.build(network(options).backbone, NUM_CLASSES, **(small if options.small else {"queries": 100}))
+    return model.to(options.torch_device)
+
+
+def _batch(options: Options) -> Batch:
+    images = random_images(options, IMAGES, *SIZE)
+    return Batch(images, None, random_targets(options, IMAGES, TARGETS, *SIZE), ["random"] * IMAGES)
+
+
+def peer(options: Options) -> Step:
+    model, batch = peer_network(options).train(), _batch(options)
+
+    def step() -> Outputs:
+        model.zero_grad()
+        mask2former.loss(model, batch).backward()
+        return {"maps": model.model.pixel_level_module.encoder.backbone(batch.images)[-1].detach()}
+
+    return step
+
+
+def ours(options: Options) -> Step:
+    model, batch = network(options).train(), _batch(options)
+    task = PanopticDeeplabTask(model, PanopticDeeplabTrainingSettings(), SPEC)
+
+    def step() -> Outputs:
+        model.zero_grad()
+        total_loss(task.losses(batch), task.normalisers(batch))[0].backward()
+        return {"maps": model.backbone(batch.images)[-1].detach()}
+
+    return step
+
+
+BENCHMARK = Benchmark(
+    name="panoptic_deeplab_step",
+    workload="Panoptic-DeepLab training step, R50, 65 logits, 4 images 320x416, 12 segments each, float32",
+    peer="transformers Mask2Former",
+    sides={"peer": peer, "ours": ours},
+)
+
+if __name__ == "__main__":
+    main(BENCHMARK)

@@ -1,0 +1,188 @@
+"""``python -m construction_panoptic app``: a page in the browser to drop photographs and videos on."""
+
+import base64
+import io
+import shutil
+import tempfile
+import threading
+from importlib.resources import files
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from construction_panoptic.models.protocol import PanopticModel
+
+MODEL = "data/06_models/mask_head/best.pt"
+MAX_BYTES = 512 << 20  # of a file that is dropped
+SHOWN_SIDE = 1600  # pixels, the longest side of what the page draws
+LEAST_SCORE = 0.05  # segments below it are not even sent to the page
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.option("--model", default=MODEL, help="The best.pt of a training, or an exported model's folder.")
+@click.option("--host", default="127.0.0.1", help="Address to listen on; the server asks nobody who they are.")
+@click.option("--port", default=7860)
+@click.option("--device", default="auto", help="auto, cpu, cuda or cuda:N.")
+def app(model: str, host: str, port: int, device: str) -> None:
+    """Show what the model sees in photographs and videos that are dropped on a page in the browser."""
+    # Here, since they take seconds to import, too many for --help.
+    import uvicorn
+
+    from construction_panoptic.errors import UserError
+    from construction_panoptic.evaluation.inference import on_device
+    from construction_panoptic.models.files import load_model
+
+    try:
+        application = build(on_device(load_model(model), device), hosts=["localhost", "127.0.0.1", host])
+    except UserError as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(f"Open http://{host}:{port}")
+    uvicorn.run(application, host=host, port=port, log_level="warning")
+
+
+def build(model: "PanopticModel", hosts: list[str]) -> "FastAPI":
+    """Build the ASGI application: the page, and what it asks for.
+
+    It takes the content of files, never their paths, and works on one at a time. Requests to another name than
+    ``hosts`` are refused, so that no page on the internet can reach it by a name of its own.
+    """
+    from fastapi import FastAPI, HTTPException, Request
+    from fastapi.concurrency import run_in_threadpool
+    from fastapi.responses import FileResponse, HTMLResponse
+    from starlette.background import BackgroundTask
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+    from construction_panoptic.errors import UserError
+
+    application = FastAPI(openapi_url=None)
+    application.add_middleware(TrustedHostMiddleware, allowed_hosts=["*"] if "0.0.0.0" in hosts else hosts)
+    page = (files("construction_panoptic.prediction") / "app.html").read_text(encoding="utf-8")
+    turn = threading.Lock()
+
+    async def received(request: Request, folder: Path, name: str) -> Path:
+        path = folder / (PurePosixPath(name.replace("\\", "/")).name or "file")
+        size = 0
+        with path.open("wb") as stream:
+            async for part in request.stream():
+                size += len(part)
+                if size > MAX_BYTES:
+                    raise HTTPException(413, f"The file is larger than {MAX_BYTES >> 20} MiB.")
+                stream.write(part)
+        return path
+
+    async def answered(work: Any, *arguments: Any) -> Any:
+        def in_turn() -> Any:
+            with turn:
+                return work(*arguments)
+
+        try:
+            return await run_in_threadpool(in_turn)
+        except UserError as error:
+            raise HTTPException(400, str(error)) from error
+
+    @application.get("/")
+    def show() -> HTMLResponse:
+        return HTMLResponse(page, headers={"Content-Security-Policy": "default-src 'self' 'unsafe-inline' data: blob:"})
+
+    @application.get("/model")
+    def describe() -> dict[str, Any]:
+        return {"categories": model.spec.categories, "threshold": model.spec.least_score, "least": least_score(model)}
+
+    @application.post("/segments")
+    async def find(request: Request, name: str) -> dict[str, Any]:
+        with tempfile.TemporaryDirectory() as folder:
+            path = await received(request, Path(folder), name)
+            found: dict[str, Any] = await answered(segments_of, model, path)
+            return found
+
+    @application.post("/results")
+    async def give(request: Request, name: str, threshold: float) -> FileResponse:
+        folder = Path(tempfile.mkdtemp())
+        forget = BackgroundTask(shutil.rmtree, folder, ignore_errors=True)
+        try:
+            path = await received(request, folder, name)
+            archive = await answered(results_of, model, path, threshold)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        return FileResponse(archive, filename=f"{path.stem}.zip", background=forget)
+
+    return application
+
+
+def least_score(model: "PanopticModel") -> float:
+    """Give the score from which on segments are sent: merged pixel by pixel, the weak ones take from the strong."""
+    pixels = model.spec.kind == "detr" and model.spec.merging == "pixels"
+    return model.spec.least_score if pixels else min(LEAST_SCORE, model.spec.least_score)
+
+
+def segments_of(model: "PanopticModel", path: Path) -> dict[str, Any]:
+    """Segment an image, for the page.
+
+    Returns:
+        ``segments`` (COCO's ``segments_info`` with ``score``, at the size of the file), ``width``, ``height`` of the
+        file, and as data URLs at most `SHOWN_SIDE` wide or high: ``image`` (JPEG, upright) and ``ids`` (PNG, a pixel's
+        id is R + 256 G + 65536 B).
+
+    Raises:
+        UserError: it is no readable image.
+    """
+    import numpy as np
+    from PIL import Image
+
+    from construction_panoptic.annotations.images import ImageError, read_rgb
+    from construction_panoptic.annotations.panoptic_png import encode_id_map
+    from construction_panoptic.errors import InputDataError
+    from construction_panoptic.prediction.running import predict_pixels
+
+    try:
+        pixels = read_rgb(path)
+    except ImageError as error:
+        raise InputDataError(str(error).replace(str(path), path.name)) from None
+    (prediction,) = predict_pixels(model, [pixels], least_score(model))
+    height, width = pixels.shape[:2]
+    scale = min(1.0, SHOWN_SIDE / max(height, width))
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    ids = Image.fromarray(prediction.id_map.astype(np.int32)).resize(size, Image.Resampling.NEAREST)
+    jpeg = io.BytesIO()
+    Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS).save(jpeg, "JPEG", quality=88)
+    return {
+        "width": width,
+        "height": height,
+        "segments": prediction.segments_info,
+        "image": _data_url("image/jpeg", jpeg.getvalue()),
+        "ids": _data_url("image/png", encode_id_map(np.asarray(ids))),
+    }
+
+
+def results_of(model: "PanopticModel", path: Path, threshold: float) -> Path:
+    """Predict an image or a video, and pack what `predict` writes: views, COCO files, an import for CVAT, a table.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    from construction_panoptic.config.base import parse
+    from construction_panoptic.config.prediction import PredictionSettings
+    from construction_panoptic.errors import InputDataError
+    from construction_panoptic.prediction.results import write_results
+    from construction_panoptic.prediction.running import predict_source
+    from construction_panoptic.prediction.sources import find_files
+    from construction_panoptic.prediction.tables import rejected_table, seen_table
+
+    chosen = {"source": str(path), "threshold": threshold, "cvat": "masks", "execution": {"workers": 1}}
+    folder = path.parent / "results"
+    settings = parse(PredictionSettings, chosen, "app")
+    write_results(predict_source(model, find_files(str(path)), settings), folder)
+    seen, rejected = seen_table(folder), rejected_table(folder)
+    if seen.empty and len(rejected):
+        raise InputDataError(str(rejected["detail"].iloc[0]).replace(str(path), path.name))
+    seen.to_csv(folder / "seen.csv", index=False)
+    return Path(shutil.make_archive(str(path.parent / "archive"), "zip", folder))
+
+
+def _data_url(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
