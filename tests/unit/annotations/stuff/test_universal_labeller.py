@@ -21,7 +21,7 @@ from construction_panoptic.annotations.stuff.labelling import label_all
 from construction_panoptic.annotations.stuff.registry import origin_of
 from construction_panoptic.annotations.stuff.universal_labeller import UniversalLabeller, stuff_of_names
 from construction_panoptic.annotations.taxonomy import Taxonomy
-from construction_panoptic.catalog.folders import StuffLabelsDataset
+from construction_panoptic.catalog.datasets import StuffLabelsDataset
 from construction_panoptic.config.base import Execution, parse
 from construction_panoptic.config.conversion import StuffSettings
 from construction_panoptic.errors import CheckpointError, ParameterError
