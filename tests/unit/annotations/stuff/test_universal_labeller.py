@@ -161,8 +161,11 @@ def tables(tmp_path: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     return pd.DataFrame(rows), pd.DataFrame(things)
 
 
-def label(tables: Any, labeller: UniversalLabeller, folder: Path, **execution: Any) -> dict[str, bytes]:
-    stuff = label_all(*tables, labeller, Fringe([1], 2), folder=folder, execution=Execution(**execution))
+def label(
+    tables: tuple[pd.DataFrame, pd.DataFrame], labeller: UniversalLabeller, folder: Path, **execution: Any
+) -> dict[str, bytes]:
+    images, things = tables
+    stuff = label_all(images, things, labeller, Fringe([1], 2), folder=folder, execution=Execution(**execution))
     StuffLabelsDataset(filepath=str(folder)).save(stuff)
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
