@@ -13,9 +13,12 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
 def network(family: str) -> Any:
-    classes = {"id2label": dict(enumerate(NAMES)), "label2id": {name: label for label, name in enumerate(NAMES)}}
+    classes: dict[str, Any] = {
+        "id2label": dict(enumerate(NAMES)),
+        "label2id": {name: label for label, name in enumerate(NAMES)},
+    }
     if family == "eomt":
-        small = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "num_blocks": 1}
+        small: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "num_blocks": 1}
         return transformers.EomtForUniversalSegmentation(
             transformers.EomtConfig(**small, num_queries=20, image_size=EOMT_SIDE, patch_size=16, **classes)
         )
@@ -27,7 +30,7 @@ def network(family: str) -> Any:
         out_features=["stage1", "stage2", "stage3", "stage4"],
     )
     if family == "maskformer":
-        detr = transformers.DetrConfig(
+        detr: Any = transformers.DetrConfig(
             d_model=16,
             decoder_layers=1,
             decoder_attention_heads=2,
@@ -36,10 +39,10 @@ def network(family: str) -> Any:
             use_timm_backbone=False,
             backbone_config=transformers.ResNetConfig(),
         )
-        config = transformers.MaskFormerConfig(
+        maskformer = transformers.MaskFormerConfig(
             backbone_config=swin, fpn_feature_size=32, mask_feature_size=32, decoder_config=detr, **classes
         )
-        return transformers.MaskFormerForInstanceSegmentation(config)
+        return transformers.MaskFormerForInstanceSegmentation(maskformer)
     decoder: dict[str, Any] = {
         "backbone_config": swin,
         "hidden_dim": 32,
@@ -54,7 +57,7 @@ def network(family: str) -> Any:
     if family == "mask2former":
         config = transformers.Mask2FormerConfig(mask_feature_size=32, feature_size=32, **decoder)
         return transformers.Mask2FormerForUniversalSegmentation(config)
-    text = {"text_encoder_width": 32, "text_encoder_vocab_size": 64, "text_encoder_num_layers": 1}
+    text: dict[str, Any] = {"text_encoder_width": 32, "text_encoder_vocab_size": 64, "text_encoder_num_layers": 1}
     return transformers.OneFormerForUniversalSegmentation(
         transformers.OneFormerConfig(mask_dim=32, conv_dim=32, task_seq_len=12, is_training=False, **text, **decoder)
     )
@@ -83,7 +86,7 @@ def write_model(folder: Path, family: str) -> Path:
         vocabulary = {token: number for number, token in enumerate(tokens)}
         transformers.CLIPTokenizer(vocab=vocabulary, merges=[]).save_pretrained(folder)
     else:
-        kinds = {
+        kinds: dict[str, Any] = {
             "mask2former": transformers.Mask2FormerImageProcessor,
             "maskformer": transformers.MaskFormerImageProcessor,
         }
