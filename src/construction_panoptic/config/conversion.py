@@ -7,22 +7,31 @@ from pydantic import Field, model_validator
 
 from construction_panoptic.config.base import Device, Execution, Fraction, PositiveInt, Seed, Settings, Threshold
 
+PUBLISHED_DETR = "detr-r101-panoptic"
+
 
 class StuffSettings(Settings):
-    """Where the stuff regions come from, and how a COCO panoptic DETR labels them."""
+    """Where the stuff regions come from, and how a network labels them."""
 
     renamed: ClassVar[Mapping[str, str]] = {"explained_share": "explained_fraction"}
 
-    source: Literal["detr", "ready", "none"] = Field(
-        default="detr", description="A COCO panoptic DETR, ready predictions, or no stuff at all."
+    source: Literal["detr", "universal", "ready", "none"] = Field(
+        default="detr",
+        description="A COCO panoptic DETR, a panoptic model of transformers, ready predictions, or no stuff at all.",
     )
     weights: str = Field(
-        default="detr-r101-panoptic", min_length=1, description="detr: a published name, or the path of a checkpoint."
+        default=PUBLISHED_DETR,
+        min_length=1,
+        description="detr: a published name, or the path of a checkpoint. universal: a repository of the Hugging Face "
+        "hub, or the folder of a model.",
     )
-    threshold: Threshold = Field(default=0.85, description="detr: least score of a segment that is used.")
-    side: PositiveInt = Field(default=800, description="detr: shorter side of the network's input, pixels.")
-    max_side: PositiveInt = Field(default=1333, description="detr: longest side of the network's input, pixels.")
-    batch_size: PositiveInt = Field(default=1, description="detr: images a forward pass.")
+    revision: str | None = Field(
+        default=None, description="universal: commit, tag or branch of the repository; null: its main branch."
+    )
+    threshold: Threshold = Field(default=0.85, description="Networks: least class probability of a query.")
+    side: PositiveInt = Field(default=800, description="Networks: shorter side of the input, pixels; EoMT has its own.")
+    max_side: PositiveInt = Field(default=1333, description="Networks: longest side of the input, pixels.")
+    batch_size: PositiveInt = Field(default=1, description="Networks: images a forward pass.")
     explained_fraction: Fraction = Field(
         default=0.5,
         description="A COCO thing of which annotated things cover more than this fraction is not used as stuff.",
@@ -31,6 +40,15 @@ class StuffSettings(Settings):
         default=10, description="Pixels of a leftover class this close to a thing are counted as its fringe, pixels."
     )
     device: Device = "auto"
+
+    @model_validator(mode="after")
+    def _check_weights(self) -> Self:
+        if self.source == "universal" and self.weights == PUBLISHED_DETR:
+            raise ValueError(
+                f"weights is {self.weights}, which is for source: detr; name a panoptic model of the Hugging Face hub, "
+                "such as tue-mps/coco_panoptic_eomt_large_640, or the folder of one"
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_sides(self) -> Self:

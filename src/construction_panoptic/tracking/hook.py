@@ -9,6 +9,7 @@ and pictures; each training has a run of its own in it. ``metadata.mlflow`` of a
 - ``checkpoint: <which>``: the training's last saved checkpoint becomes the logged model ``<stage>-<which>``. A run that
   loads it has the tag ``<stage>_run``, the run of the training.
 - ``epochs: <key>``: the picture when it is saved, for the epoch of the history saved before.
+- ``tags: [<key>, …]``: these values of a dict, nested ones by dotted names, as tags of the run.
 - ``rows: {name: <column>, values: [<column>, …]}``: metrics ``<column>/<name>`` of a table, and the run's description.
 - ``table: <file>``, ``artifact: <folder>``, ``archive: <folder>``: when the node has finished, a CSV file as a table, a
   file or folder as it is, a folder of less than 256 MiB as one zip file.
@@ -136,6 +137,9 @@ class TrackingHook:
                 self._run.metrics |= facts.row_metrics(data, **wanted["rows"])
                 self._notes[dataset_name] = _markdown(data, **wanted["rows"])
                 self._run.tags["mlflow.note.content"] = "\n\n".join(self._notes.values())
+        if "tags" in wanted:
+            with self._records.lock:
+                self._run.tags |= facts.flat_parameters({key: data[key] for key in wanted["tags"]})
         if kinds := {kind: wanted[kind] for kind in wanted.keys() & AFTER_NODE}:
             owner = training if training is not None and "checkpoint" in kinds else self._run
             self._note_file(owner, dataset_name, path, **kinds, ready=False)

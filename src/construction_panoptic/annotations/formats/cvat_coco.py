@@ -1,4 +1,7 @@
-"""CVAT's format "COCO 1.0": ``coco.json`` or ``annotations/instances_<subset>.json``, and ``images/``."""
+"""CVAT's format "COCO 1.0": ``coco.json`` or ``annotations/instances_<subset>.json``, and ``images/``.
+
+And COCO as other tools write it: ``_annotations.coco.json`` among the images of a split, ``train/``, ``valid/``, ….
+"""
 
 import re
 import unicodedata
@@ -22,13 +25,14 @@ from construction_panoptic.annotations.json_stream import json_members
 from construction_panoptic.annotations.records import UnusableError
 from construction_panoptic.errors import InputDataError
 
-_DOCUMENTS = re.compile(r"(?:coco|annotations/instances_[^/]+)\.json")
+_BESIDE_IMAGES = "_annotations.coco.json"
+_DOCUMENTS = re.compile(rf"(?:coco|annotations/instances_[^/]+)\.json|(?:[^/]+/)?{re.escape(_BESIDE_IMAGES)}")
 _FOLDER = "images"
 _UNSAFE = re.compile("^/|^[A-Za-z]:|[\\\\\0\ud800-\udfff]")  # what is no path, or no text
 _REPEATED = UnusableError("duplicate_annotation_id", "an annotation before it has the same id")
 
 
-class _Document(NamedTuple):
+class Document(NamedTuple):
     """An annotation file; its annotations stay in the file."""
 
     images: list[Any]  # entries, not checked
@@ -37,6 +41,7 @@ class _Document(NamedTuple):
     open: Callable[[], BinaryIO]
     subset: str  # of the task that it is for; "" in coco.json
     unused: UnusableError | None  # why nothing in it is used
+    beside: PurePosixPath | None  # its folder, where images lie beside it
 
 
 class CvatCocoReader:
@@ -46,7 +51,7 @@ class CvatCocoReader:
     taxonomy has it, else by the export's name. An export with several uses their names.
     """
 
-    files = ("coco.json", "annotations/instances_*.json")
+    files = ("coco.json", "annotations/instances_*.json", _BESIDE_IMAGES)
 
     def sniff(self, source: Source) -> bool:
         """Tell whether a source has one of `files`."""
@@ -58,7 +63,7 @@ class CvatCocoReader:
         names = _document_names(source)
         for name in names:
             try:
-                document = _parse(partial(source.open, name), name, names)
+                document = parse_document(partial(source.open, name), name, names)
             except UnusableError as error:
                 yield Refused("unreadable_json", f"{name}: {error}")
                 continue
@@ -71,12 +76,12 @@ class CvatCocoReader:
         positions = count()
         for document in documents:
             images: dict[int, ListedImage] = {}
-            for number, image in _images(document):
+            for number, image in listed_images(document):
                 if number is not None:
                     images[number] = image
                 yield image
             labels: set[int | str] = set()
-            for entry in _annotations(document):
+            for entry in entries_of(document):
                 label = annotation_label(entry, next(positions))
                 item = _object(entry, label, images, document, fallback)
                 yield ListedObject(label, item.image, _REPEATED) if label in labels else item
@@ -84,7 +89,7 @@ class CvatCocoReader:
 
 
 def _document_names(source: Source) -> list[str]:
-    found = [*source.glob("*.json"), *source.glob("annotations/*.json")]
+    found = [*source.glob("*.json"), *source.glob("annotations/instances_*.json"), *source.glob(f"*/{_BESIDE_IMAGES}")]
     names = sorted(filter(_DOCUMENTS.fullmatch, found), key=lambda name: ("/" in name, name))
     if len(names) > len(set(names)):
         detail = f"{source.path}: it holds a file of annotations twice ({', '.join(names)}); pack it again"
@@ -92,7 +97,7 @@ def _document_names(source: Source) -> list[str]:
     return names
 
 
-def _parse(open_file: Callable[[], BinaryIO], name: str, names: list[str]) -> _Document:
+def parse_document(open_file: Callable[[], BinaryIO], name: str, names: list[str]) -> Document:
     """Parse an annotation file, one of several, from beginning to end; of its annotations only category ids are held.
 
     Raises `UnusableError` where it cannot be opened, is no JSON with a list of images or annotations, or has one twice.
@@ -119,13 +124,15 @@ def _parse(open_file: Callable[[], BinaryIO], name: str, names: list[str]) -> _D
     if "images" not in lists and category_ids is None:
         raise UnusableError("unreadable_json", "not a COCO file: it has no lists `images` and `annotations`")
     unused = None
-    if names[0] == "coco.json" and name != "coco.json":
+    if "coco.json" in names and name != "coco.json":
         unused = UnusableError("second_annotation_file", f"{name} is not used beside coco.json; remove one of them")
     elif category_ids is None:
         unused = UnusableError("no_annotations", f"{name} has no list `annotations`; export it from CVAT again")
-    subset = PurePosixPath(name).stem.removeprefix("instances_") if "/" in name else ""
+    path = PurePosixPath(name)
+    beside = path.parent if path.name == _BESIDE_IMAGES else None
+    subset = path.stem.removeprefix("instances_") if "/" in name and beside is None else ""
     categories = _categories(lists.get("categories", []))
-    return _Document(lists.get("images", []), categories, category_ids or set(), open_file, subset, unused)
+    return Document(lists.get("images", []), categories, category_ids or set(), open_file, subset, unused, beside)
 
 
 def _categories(entries: list[Any]) -> dict[int, str]:
@@ -139,7 +146,7 @@ def _categories(entries: list[Any]) -> dict[int, str]:
     return {number: found.pop() for number, found in names.items() if len(found) == 1}
 
 
-def _images(document: _Document) -> Iterator[tuple[int | None, ListedImage]]:
+def listed_images(document: Document) -> Iterator[tuple[int | None, ListedImage]]:
     """Give the images by their ids; of an id that stands for two images none is used, as annotations fit either."""
     good: dict[int, tuple[str, int, int]] = {}
     problems: dict[int, UnusableError] = {}
@@ -161,14 +168,15 @@ def _images(document: _Document) -> Iterator[tuple[int | None, ListedImage]]:
             yield None, ListedImage(first[0], UnusableError("duplicate_image_id", str(clash)))
     for number, (file_name, width, height) in good.items():
         try:
-            places = _places(file_name, document.subset)
+            places = _places(file_name, document)
         except UnusableError as problem:
             yield number, ListedImage(file_name, problem)
         else:
-            yield number, ListedImage(file_name, None, width, height, _FOLDER, places)
+            folder = _FOLDER if document.beside is None else ""
+            yield number, ListedImage(file_name, None, width, height, folder, places)
 
 
-def _places(file_name: str, subset: str) -> tuple[str, ...]:
+def _places(file_name: str, document: Document) -> tuple[str, ...]:
     """Return the names that an image's file may have: with and without the folder of a subset, as exports differ.
 
     Some systems write accented letters as one character, others as two; the name as it is comes first.
@@ -181,14 +189,17 @@ def _places(file_name: str, subset: str) -> tuple[str, ...]:
     places = []
     for spelling in dict.fromkeys([file_name, *(unicodedata.normalize(form, file_name) for form in ("NFC", "NFD"))]):
         path = PurePosixPath(spelling)
+        if document.beside is not None:
+            places.append(str(document.beside / path))
+            continue
         places.append(f"{_FOLDER}/{path}")
-        places += [f"{_FOLDER}/{subset}/{path}"] if subset else []
+        places += [f"{_FOLDER}/{document.subset}/{path}"] if document.subset else []
         places += [str(path)] if path.parts[0] == _FOLDER and len(path.parts) > 1 else []
     return tuple(places)
 
 
 def _object(
-    entry: Any, label: int | str, images: dict[int, ListedImage], document: _Document, fallback: tuple[str, ...]
+    entry: Any, label: int | str, images: dict[int, ListedImage], document: Document, fallback: tuple[str, ...]
 ) -> ListedObject:
     image_id = as_id(entry.get("image_id")) if isinstance(entry, dict) else None
     image = None if image_id is None else images.get(image_id)
@@ -212,7 +223,7 @@ def _object(
     return ListedObject(label, image, None, classes, unknown, **fields)
 
 
-def _annotations(document: _Document) -> Iterator[Any]:
+def entries_of(document: Document) -> Iterator[Any]:
     """Give the entries of the list of annotations, one in memory at a time."""
     try:
         with document.open() as file:

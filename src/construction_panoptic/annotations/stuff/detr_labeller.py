@@ -1,6 +1,6 @@
 """Labelling the stuff of images with a DETR that was trained on COCO panoptic."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +26,7 @@ from construction_panoptic.models.detr.checkpoint import (
     read_weights,
 )
 from construction_panoptic.models.detr.model import DetrPanoptic, build_detr_panoptic
-from construction_panoptic.models.detr.panoptic_model import segment_images
+from construction_panoptic.models.detr.panoptic_model import QueryMasks, query_masks
 from construction_panoptic.models.detr.postprocess import panoptic_result
 from construction_panoptic.models.preprocessing import evaluation_resize, normalise
 from construction_panoptic.models.protocol import Segmentation
@@ -71,7 +71,9 @@ class DetrLabeller(StuffLabeller):
         if not self._stuff_of_coco:
             raise InputDataError("the taxonomy's coco_to_stuff is empty, so no stuff can be labelled; fill it.")
         self.device, self.batch_size = settings.device, settings.batch_size
-        self.identity = digest_of(settings.model_dump(), taxonomy.model_dump(), _checkpoint_identity(settings.weights))
+        self.identity = digest_of(
+            settings.model_dump(exclude={"revision"}), taxonomy.model_dump(), _checkpoint_identity(settings.weights)
+        )
         self._sizes = Preprocessing(evaluation_side=settings.side, max_side=settings.max_side)
         self._settings, self._given = settings, model
 
@@ -103,44 +105,27 @@ class DetrLabeller(StuffLabeller):
     @torch.inference_mode()
     def label(self, images: Sequence[_Resized], things: Sequence[Mask]) -> list[StuffMaps]:
         """Label a batch."""
-        with_explained: dict[int, LabelMap] = {}
-
-        def choose(number: int, masks: Tensor, categories: Tensor) -> Tensor:
-            is_thing = categories <= LAST_COCO_THING
-            explained = explained_masks((masks > 0).cpu().numpy(), things[number], self._settings.explained_fraction)
-            used = ~(is_thing & torch.from_numpy(explained).to(masks.device))
-            if not used.all():
-                with_explained[number] = self._label_map(self._segment_all(masks, categories, images[number]))
-            return used
-
         pixels, padding_mask = self._collate(images)
-        results, _ = segment_images(
+        found = query_masks(
             self.model,
-            pixels,
-            padding_mask,
-            processed_sizes=[image.size for image in images],
-            target_sizes=[image.original_size for image in images],
-            is_thing=self._is_thing,
+            self.model.features(pixels, padding_mask),
+            [image.size for image in images],
+            self._is_thing,
             threshold=self._settings.threshold,
-            choose=choose,
         )
-        label_maps = map(self._label_map, results)
-        return [StuffMaps(labels, with_explained.get(number, labels)) for number, labels in enumerate(label_maps)]
-
-    def _segment_all(self, masks: Tensor, categories: Tensor, image: _Resized) -> Segmentation:
-        return panoptic_result(
-            masks,
-            torch.ones_like(categories, dtype=torch.float32),
-            categories,
-            processed_size=image.size,
-            target_size=image.original_size,
-            is_thing=self._is_thing,
-        )
-
-    def _label_map(self, result: Segmentation) -> LabelMap:
-        stuff_ids = [self._stuff_of_coco.get(segment["category_id"], 0) for segment in result.segments]
-        labels: LabelMap = np.array([0, *stuff_ids], dtype=np.uint8)[result.id_map]
-        return labels
+        return [
+            stuff_of_queries(
+                queries,
+                mask,
+                merge=panoptic_result,
+                processed_size=image.size,
+                target_size=image.original_size,
+                is_thing=self._is_thing,
+                stuff_of=self._stuff_of_coco,
+                explained_fraction=self._settings.explained_fraction,
+            )
+            for queries, image, mask in zip(found, images, things, strict=True)
+        ]
 
     def _collate(self, images: Sequence[_Resized]) -> tuple[Tensor, Tensor | None]:
         """Normalise and pad: pixels [B, 3, H, W], padding mask [B, H, W] or None if nothing is padded."""
@@ -153,6 +138,41 @@ class DetrLabeller(StuffLabeller):
             pixels[number, :, :h, :w] = normalise(image.pixels.to(device), self._sizes)
             padding_mask[number, :h, :w] = False
         return pixels, padding_mask if padding_mask.any() else None
+
+
+def stuff_of_queries(
+    queries: QueryMasks,
+    things: Mask,
+    *,
+    merge: Callable[..., Segmentation],
+    processed_size: Sequence[int],
+    target_size: Sequence[int],
+    is_thing: Mapping[int, bool],
+    stuff_of: Mapping[int, int],
+    explained_fraction: float,
+) -> StuffMaps:
+    """Merge the queries of one image to stuff, without the COCO things that annotated things explain.
+
+    ``merge`` is `panoptic_result` or the like; ``stuff_of`` gives the stuff id of a label that has one.
+    """
+    explained = explained_masks((queries.masks > 0).cpu().numpy(), things, explained_fraction)
+    used = [not (is_thing[label] and known) for label, known in zip(queries.labels.tolist(), explained, strict=True)]
+
+    def labels_of(chosen: QueryMasks) -> LabelMap:
+        result = merge(
+            chosen.masks,
+            chosen.scores,
+            chosen.labels,
+            processed_size=processed_size,
+            target_size=target_size,
+            is_thing=is_thing,
+        )
+        stuff_ids = [stuff_of.get(segment["category_id"], 0) for segment in result.segments]
+        labels: LabelMap = np.array([0, *stuff_ids], dtype=np.uint8)[result.id_map]
+        return labels
+
+    labels = labels_of(queries.select(torch.tensor(used, dtype=torch.bool, device=queries.masks.device)))
+    return StuffMaps(labels, labels if all(used) else labels_of(queries))
 
 
 def load_detr(weights: str) -> DetrPanoptic:

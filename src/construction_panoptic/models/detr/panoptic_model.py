@@ -132,7 +132,7 @@ class DetrModel:
     ) -> list[QueryMasks]:
         """The masks of the queries that take part; ``threshold`` is that of merging by pixels."""
         by_pixels = spec.merging == "pixels"
-        return _query_masks(
+        return query_masks(
             cast("DetrPanoptic", self.network),
             features,
             images.sizes,
@@ -142,7 +142,7 @@ class DetrModel:
         )
 
 
-def _query_masks(
+def query_masks(
     model: DetrPanoptic,
     features: PanopticFeatures,
     processed_sizes: Sequence[tuple[int, int]],
@@ -177,18 +177,14 @@ def segment_images(
     target_sizes: Sequence[tuple[int, int]],
     is_thing: Mapping[int, bool],
     threshold: float,
-    choose: Callable[[int, Tensor, Tensor], Tensor] | None = None,
 ) -> tuple[list[Segmentation], PanopticFeatures]:
     """Segment the images of a batch as published, pixel by pixel, each at its target size; call it without gradients.
 
-    Sizes are (height, width), the processed ones within the padding. ``choose`` is called with an image's number in the
-    batch, the mask logits [K, h, w] of its kept queries and their labels [K]; it gives bool [K], True for those that
-    may take part. Gives the segmentations without boxes, and the features with logits and boxes of all queries.
+    Sizes are (height, width), the processed ones within the padding. Gives the segmentations without boxes, and the
+    features with logits and boxes of all queries.
     """
     features = model.features(images, padding_mask)
-    found = _query_masks(model, features, processed_sizes, is_thing, threshold=threshold)
-    if choose is not None:
-        found = [queries.select(choose(k, queries.masks, queries.labels)) for k, queries in enumerate(found)]
+    found = query_masks(model, features, processed_sizes, is_thing, threshold=threshold)
     results = [
         panoptic_result(
             queries.masks,

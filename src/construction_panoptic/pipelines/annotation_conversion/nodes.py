@@ -24,7 +24,7 @@ from construction_panoptic.annotations.split.splitting import split as divide
 from construction_panoptic.annotations.stuff.fringe import Fringe, leftover_classes
 from construction_panoptic.annotations.stuff.label_maps import StuffOfImage
 from construction_panoptic.annotations.stuff.labelling import label_all
-from construction_panoptic.annotations.stuff.registry import LABELLERS
+from construction_panoptic.annotations.stuff.registry import LABELLERS, origin_of
 from construction_panoptic.annotations.summary import class_counts_and_summary
 from construction_panoptic.annotations.suspicion import survey
 from construction_panoptic.annotations.tables import StoredTable
@@ -161,6 +161,7 @@ def audit_and_count(
     counts, summary = class_counts_and_summary(converted, split, classes, annotations, rejected, repaired)
     audited = audit.classes.assign(name=audit.classes["class_id"].map(classes.names))
     summary["fringe"] = {"within_pixels": parameters.stuff.fringe_distance, **stuff_labels.fringe()}
+    summary["stuff"] = origin_of(parameters.stuff)
     return audited, counts, {**summary, "split": {**audit.facts, "sha256": split_digest(split)}}
 
 

@@ -1,4 +1,6 @@
 import json
+import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -233,3 +235,30 @@ def test_tables_are_sorted_whatever_the_exports_are_called(make_export: Make, re
     assert exports.images["key"].tolist() == sorted(exports.images["key"])
     assert exports.annotations.frame()["key"].tolist() == sorted(exports.annotations.frame()["key"])
     assert len(exports.annotations) == 6
+
+
+@pytest.mark.parametrize("archive", [False, True])
+def test_annotations_among_the_images_of_each_split(
+    make_document: Make, make_photo: Make, read: Make, tmp_path: Path, archive: bool
+) -> None:
+    source = tmp_path / "raw" / "yard"
+    categories = [{"id": 0, "name": "objects"}, {"id": 1, "name": "pump"}]
+    for number, split in enumerate(("train", "valid")):
+        make_photo(source / split / "a.jpg", number)
+        document = make_document(categories=categories, annotations=[annotation(number)])
+        (source / split / "_annotations.coco.json").write_text(json.dumps(document))
+    if archive:
+        with zipfile.ZipFile(f"{source}.zip", "w") as packed:
+            for path in source.rglob("*"):
+                packed.write(path, path.relative_to(source))
+        shutil.rmtree(source)
+    exports = read(on_error="fail")
+    assert exports.images["key"].tolist() == ["yard/train/a.jpg", "yard/valid/a.jpg"]
+    assert exports.annotations.frame()["category"].tolist() == ["pump", "pump"]
+
+
+def test_one_split_is_an_export_too(make_export: Make, make_photo: Make, read: Make) -> None:
+    make_photo(make_export("train", json_name="_annotations.coco.json", photos=()) / "a.jpg")
+    exports = read(on_error="fail")
+    assert exports.images["key"].tolist() == ["train/a.jpg"]
+    assert len(exports.annotations) == 1

@@ -1,0 +1,187 @@
+"""COCO's panoptic format: ``panoptic_<subset>.json``, and PNGs of segment ids in the folder ``panoptic_<subset>/``."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from construction_panoptic.annotations.formats.coco_entries import annotation_label, as_id, check_annotation_entry
+from construction_panoptic.annotations.formats.cvat_coco import Document, entries_of, listed_images, parse_document
+from construction_panoptic.annotations.formats.reader import ListedImage, ListedObject, Refused
+from construction_panoptic.annotations.formats.sources import Source
+from construction_panoptic.annotations.images import open_location
+from construction_panoptic.annotations.panoptic_png import decode_id_map
+from construction_panoptic.annotations.records import UnusableError
+from construction_panoptic.errors import InputDataError
+
+_DOCUMENTS = re.compile(r"(?:annotations/)?panoptic(?:_[^/]+)?\.json")
+_OTHERS = ("coco.json", "annotations/instances_*.json")
+
+Runs = tuple[NDArray[np.uint32], NDArray[np.int64], NDArray[np.int64]]
+"""Of an id map column by column: the id of each run, where it starts and where it ends."""
+
+
+class CocoPanopticReader:
+    """COCO's panoptic format: each segment is an annotation, of a thing or of stuff.
+
+    PNGs lie in a folder beside the file of annotations and are called like it. Images lie in ``images/<subset>``,
+    ``images``, ``<subset>``, ``input_images`` or beside everything: in the first of these that has one.
+    """
+
+    files = ("panoptic_*.json", "annotations/panoptic_*.json")
+
+    def sniff(self, source: Source) -> bool:
+        """Tell whether a source has one of `files`, or ``panoptic.json``."""
+        return bool(_document_names(source))
+
+    def read(self, source: Source) -> Iterator[ListedImage | ListedObject | Refused]:
+        """Give everything that a source lists, see `reader.AnnotationReader`."""
+        names = _document_names(source)
+        used = [name for name in names if source.glob(f"{PurePosixPath(name).with_suffix('')}/*.png")] or names
+        others = (name for pattern in _OTHERS for name in source.glob(pattern))
+        for name in sorted({*names, *others} - {*used}):
+            detail = f"{name} is not used beside {used[0]}, which has a folder of PNGs; move it into another folder"
+            yield Refused("second_annotation_file", detail)
+        for name in used:
+            try:
+                document = parse_document(partial(source.open, name), name, [name])._replace(subset="")
+            except UnusableError as error:
+                yield Refused("unreadable_json", f"{name}: {error}")
+                continue
+            if not document.images:
+                yield Refused("no_images", f"{name} lists no image")
+            path = PurePosixPath(name)
+            listed = list(listed_images(document))
+            folder = _image_folder(source, [image for _, image in listed], path.stem.removeprefix("panoptic_"))
+            images: dict[int, ListedImage] = {}
+            for number, image in listed:
+                moved = replace(image, folder=folder, places=_places(image, folder))
+                if number is not None:
+                    images[number] = moved
+                yield moved
+            yield from _objects(source, document, images, path.with_suffix(""))
+
+
+def _document_names(source: Source) -> list[str]:
+    found = {*source.glob("panoptic*.json"), *source.glob("annotations/panoptic*.json")}
+    return sorted(filter(_DOCUMENTS.fullmatch, found))
+
+
+def _places(image: ListedImage, folder: str) -> tuple[str, ...]:
+    return tuple(str(PurePosixPath(folder, place.removeprefix("images/"))) for place in image.places)
+
+
+def _image_folder(source: Source, images: list[ListedImage], subset: str) -> str:
+    folders = (f"images/{subset}", "images", subset, "input_images", "")
+
+    def is_there(place: str) -> bool:
+        try:
+            return source.locate(place) is not None
+        except UnusableError:  # which is said of the image
+            return True
+
+    return next((folder for folder in folders for i in images for p in _places(i, folder) if is_there(p)), "images")
+
+
+def _objects(
+    source: Source, document: Document, images: dict[int, ListedImage], folder: PurePosixPath
+) -> Iterator[ListedObject]:
+    """Give the segments of each image, and the ids of its PNG that are none of them."""
+    seen: set[int] = set()
+    for position, entry in enumerate(entries_of(document)):
+        fields = entry if isinstance(entry, dict) else {}
+        image_id, segments = as_id(fields.get("image_id")), fields.get("segments_info")
+        image = None if image_id is None else images.get(image_id)
+        runs: Runs | None = None
+        problem = document.unused
+        try:
+            if image is None or image_id is None:
+                raise UnusableError("annotation_without_image", f"there is no image with its image_id {image_id}")
+            if image_id in seen:
+                raise UnusableError("duplicate_annotation_id", "another annotation before it is of the same image")
+            seen.add(image_id)
+            if not isinstance(segments, list):
+                raise UnusableError("bad_annotation_entry", "it has no list `segments_info`")
+            if problem is None and image.problem is None:
+                runs = _runs(source, f"{folder}/{fields.get('file_name')}", image)
+        except UnusableError as found:
+            problem = problem or found
+        labels: set[int | str] = set()
+        # An entry without segments that cannot be used is a record itself.
+        for segment in segments if isinstance(segments, list) and segments else [None] if problem else []:
+            label = annotation_label(segment, position)
+            yield _object(segment, label, image, document, runs, problem, repeated=label in labels)
+            labels.add(label)
+        if runs is not None:
+            for number in sorted({*np.unique(runs[0]).tolist()} - {0, *labels}):
+                unlisted = UnusableError("segment_not_listed", "the PNG has the id, but `segments_info` has not")
+                yield ListedObject(number, image, unlisted)
+
+
+def _object(
+    segment: Any,
+    label: int | str,
+    image: ListedImage | None,
+    document: Document,
+    runs: Runs | None,
+    problem: UnusableError | None,
+    *,
+    repeated: bool,
+) -> ListedObject:
+    try:
+        if problem is not None:
+            raise problem
+        if repeated:
+            raise UnusableError("duplicate_annotation_id", "a segment of the image before it has the same id")
+        if not isinstance(segment, dict):
+            raise UnusableError("bad_annotation_entry", "the entry in `segments_info` is not an object")
+        fields = check_annotation_entry({**segment, "image_id": 0, "segmentation": None})
+        if image is not None and runs is not None:
+            fields["segmentation"] = _run_lengths(runs, label, image)
+    except UnusableError as found:
+        return ListedObject(label, image, found)
+    name = document.categories.get(category) if (category := as_id(segment.get("category_id"))) is not None else None
+    if name is None:
+        unknown = f"its category_id {segment.get('category_id')!r} has no name in `categories`"
+        return ListedObject(label, image, None, (), unknown, **fields)
+    return ListedObject(
+        label, image, None, (name,), f"its class {name!r} is not in the taxonomy; add or rename it", **fields
+    )
+
+
+def _runs(source: Source, name: str, image: ListedImage) -> Runs:
+    """Read a PNG.
+
+    Raises:
+        UnusableError: it is missing, is none of segment ids, or has another size than its image.
+    """
+    location = source.locate(name)
+    if location is None:
+        raise UnusableError("missing_file", f"there is no file {name}")
+    try:
+        with open_location(location) as file:
+            id_map = decode_id_map(file.read())
+    except InputDataError as error:
+        raise UnusableError("unreadable_image", f"{name}: {error}") from None
+    if id_map.shape != (image.height, image.width):
+        detail = f"{name} has {id_map.shape[1]} x {id_map.shape[0]} pixels, its image {image.width} x {image.height}"
+        raise UnusableError("size_mismatch", detail)
+    flat = id_map.ravel(order="F")
+    starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
+    return flat[starts], starts, np.append(starts[1:], flat.size)
+
+
+def _run_lengths(runs: Runs, label: int | str, image: ListedImage) -> dict[str, Any]:
+    """Give a segment's mask as an uncompressed COCO run-length code."""
+    ids, starts, ends = runs
+    chosen = ids == label if isinstance(label, int) and label > 0 else np.zeros_like(ids, dtype=bool)
+    if not chosen.any():
+        raise UnusableError("zero_area", "no pixel of the PNG has its id")
+    bounds = np.column_stack([starts[chosen], ends[chosen]]).ravel()
+    counts = np.diff(bounds, prepend=0, append=image.height * image.width)
+    return {"size": [image.height, image.width], "counts": counts.tolist()}

@@ -1,0 +1,237 @@
+"""Labelling the stuff of images with a panoptic model of `transformers`: EoMT, Mask2Former, MaskFormer, OneFormer."""
+
+import logging
+import re
+from collections.abc import Iterable, Sequence
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from construction_panoptic.annotations.digests import digest_of
+from construction_panoptic.annotations.stuff.detr_labeller import stuff_of_queries
+from construction_panoptic.annotations.stuff.fringe import Mask
+from construction_panoptic.annotations.stuff.labeller import StuffLabeller, StuffMaps
+from construction_panoptic.annotations.taxonomy import LAST_COCO_THING, Taxonomy, normalise_name
+from construction_panoptic.config.conversion import StuffSettings
+from construction_panoptic.errors import CheckpointError, ParameterError
+from construction_panoptic.models.detr.mask_merging import merged_masks
+from construction_panoptic.models.detr.panoptic_model import QueryMasks
+from construction_panoptic.models.detr.postprocess import keep_queries
+from construction_panoptic.parallel.device import resolve_device
+
+logger = logging.getLogger(__name__)
+
+ONE_SIZE = ("eomt", "eomt_dinov3")
+"""Model types that take square images of one size, padded without a mask."""
+ANY_SIZE = ("mask2former", "maskformer", "oneformer")
+FILES = ["*.json", "model*.safetensors", "*.txt", "README.md"]  # of a repository on the hub
+_SHOWN = 10
+_SUFFIXES = re.compile(r"(_(other|merged|stuff))+$")
+
+
+class UniversalLabeller(StuffLabeller):
+    """A panoptic model of `transformers`, whose classes become stuff by their names.
+
+    Masks of the queries with a class probability above ``settings.threshold`` are merged mask by mask, see
+    `merged_masks`; what no mask claims is void. COCO things that annotated things explain are left out before.
+
+    Args:
+        settings: ``weights`` is a repository of the Hugging Face hub, of which ``revision`` is used, or a folder that
+            ``save_pretrained`` wrote. Images have ``side`` and ``max_side``; EoMT has its own size.
+        taxonomy: the project's classes.
+
+    Raises:
+        ParameterError: `transformers` is not installed, or a folder is to have a revision.
+        CheckpointError: the model cannot be had, is of another kind, or has no class that the taxonomy knows.
+    """
+
+    def __init__(self, settings: StuffSettings, taxonomy: Taxonomy) -> None:
+        self.device, self.batch_size = settings.device, settings.batch_size
+        folder = weights_folder(settings.weights, settings.revision)
+        # Of the hub, all processes take the commit that this one has found.
+        commit = None if folder == Path(settings.weights) else folder.name
+        self._settings = settings.model_copy(update={"revision": commit})
+        config = _loaded(folder, "AutoConfig")
+        if config.model_type not in ONE_SIZE + ANY_SIZE:
+            known = ", ".join(sorted(ONE_SIZE + ANY_SIZE))
+            raise CheckpointError(f"{settings.weights} is a {config.model_type}, which is none of {known}.")
+        names = {int(label): str(name) for label, name in config.id2label.items()}
+        self._stuff_of, self._is_thing = stuff_of_names(names, taxonomy, settings.weights)
+        files = [] if commit else sorted(path for path in folder.iterdir() if path.suffix in (".json", ".safetensors"))
+        states = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]
+        self.identity = digest_of("universal", self._settings.model_dump(), taxonomy.model_dump(), states)
+        logger.info("%s labels stuff; the licence of its weights: %s", settings.weights, licence_of(folder))
+
+    @cached_property
+    def _model(self) -> tuple[Any, Any, dict[str, Any]]:
+        """The network on its device, its image processor, and how that is called; loaded when they are first used."""
+        folder = weights_folder(self._settings.weights, self._settings.revision)
+        model, info = _loaded(
+            folder,
+            "AutoModelForUniversalSegmentation",
+            use_safetensors=True,
+            dtype=torch.float32,
+            output_loading_info=True,
+        )
+        missing = sorted(key for key in info["missing_keys"] if not key.startswith("criterion."))
+        if missing:
+            raise CheckpointError(f"{folder}: the weights lack {_listed(missing)}.")
+        config, side, longest = model.config, self._settings.side, self._settings.max_side
+        options: dict[str, Any] = {"return_tensors": "pt", "input_data_format": "channels_last"}
+        if config.model_type in ONE_SIZE:
+            side = longest = config.image_size
+            options |= {"do_pad": True, "do_split_image": False}
+        options["size"] = {"shortest_edge": side, "longest_edge": longest}
+        if config.model_type == "oneformer":
+            import transformers
+
+            # Without the names of classes, which it would download and needs for training alone.
+            images = _loaded(folder, "AutoImageProcessor", class_info_file=None)
+            tokens = _loaded(folder, "AutoTokenizer")
+            processor = transformers.OneFormerProcessor(images, tokens, task_seq_length=config.task_seq_len)
+        else:
+            processor = _loaded(folder, "AutoImageProcessor")
+        return model.to(resolve_device(self._settings.device)).eval(), processor, options
+
+    @torch.inference_mode()
+    def label(self, images: Sequence[NDArray[np.uint8]], things: Sequence[Mask]) -> list[StuffMaps]:
+        """Label a batch."""
+        model, processor, options = self._model
+        task = {"task_inputs": ["panoptic"] * len(images)} if model.config.model_type == "oneformer" else {}
+        batch = processor(images=[np.array(image) for image in images], **task, **options)
+        inputs = {name: batch[name] for name in ("pixel_values", "pixel_mask", "task_inputs") if name in batch}
+        outputs = model(**{name: tensor.to(model.device) for name, tensor in inputs.items()})
+        height, width = batch["pixel_values"].shape[-2:]
+        rows, columns = outputs.masks_queries_logits.shape[-2:]
+        found = []
+        for number, (image, mask) in enumerate(zip(images, things, strict=True)):
+            h, w = _processed_size(image, batch, number, options)
+            kept, scores, labels = keep_queries(outputs.class_queries_logits[number], self._settings.threshold)
+            masks = outputs.masks_queries_logits[number, kept, : -(-h * rows // height), : -(-w * columns // width)]
+            found.append(
+                stuff_of_queries(
+                    QueryMasks(masks, scores, labels),
+                    mask,
+                    merge=partial(merged_masks, least_quality=(0.0, 0.0)),
+                    processed_size=(h, w),
+                    target_size=image.shape[:2],
+                    is_thing=self._is_thing,
+                    stuff_of=self._stuff_of,
+                    explained_fraction=self._settings.explained_fraction,
+                )
+            )
+        return found
+
+
+def stuff_of_names(names: dict[int, str], taxonomy: Taxonomy, model: str) -> tuple[dict[int, int], dict[int, bool]]:
+    """Find the stuff of a model's classes by their names, and warn of those that the taxonomy does not know.
+
+    Names are the taxonomy's own of stuff, or COCO's, with or without their endings (``sky``, ``sky-other-merged``).
+
+    Returns:
+        The stuff id of each label that has one; and for each label, whether it is one of COCO's things.
+
+    Raises:
+        CheckpointError: no name is known.
+    """
+    coco = [(m.coco_name, taxonomy.stuff_id(m.stuff), m.coco_id <= LAST_COCO_THING) for m in taxonomy.coco_to_stuff]
+    known = (
+        {_short(name): (stuff_id, is_thing) for name, stuff_id, is_thing in coco}
+        | {normalise_name(name): (stuff_id, is_thing) for name, stuff_id, is_thing in coco}
+        | {normalise_name(own.name): (own.id, False) for own in taxonomy.stuff}
+    )
+    found = {label: known.get(normalise_name(name)) or known.get(_short(name)) for label, name in names.items()}
+    stuff_of = {label: of_class[0] for label, of_class in found.items() if of_class and of_class[0]}
+    unknown = [name for label, name in names.items() if label not in stuff_of]
+    if not stuff_of:
+        raise CheckpointError(
+            f"{model}: the taxonomy knows none of its classes ({_listed(unknown)}); add their names to coco_to_stuff, "
+            "or use a model of COCO panoptic."
+        )
+    if unknown:
+        text = "The taxonomy does not know %d of the %d classes of %s; what they cover is void: %s"
+        logger.warning(text, len(unknown), len(names), model, _listed(unknown))
+    return stuff_of, {label: bool(of_class and of_class[1]) for label, of_class in found.items()}
+
+
+def weights_folder(weights: str, revision: str | None) -> Path:
+    """Give the folder of a model; one of the hub is downloaded once.
+
+    Raises:
+        ParameterError: `transformers` is not installed, or there is a folder, and it is to have a revision.
+        CheckpointError: it cannot be had.
+    """
+    try:
+        import transformers  # noqa: F401
+        from huggingface_hub import snapshot_download
+    except ImportError as error:
+        raise ParameterError("stuff.source: universal needs transformers: pip install '.[transformers]'.") from error
+    if Path(weights).is_dir():
+        if revision is not None:
+            raise ParameterError(f"stuff.revision: {weights} is a folder, which has none; remove the parameter.")
+        return Path(weights)
+    try:
+        return Path(snapshot_download(weights, revision=revision, allow_patterns=FILES))
+    except Exception as error:  # the hub's client raises many kinds
+        raise CheckpointError(
+            f"stuff.weights: there is no folder {weights}, and the Hugging Face hub does not give it ({_line(error)}). "
+            f"Without network, copy the folder from where `hf download {weights} --local-dir <folder>` works, and give "
+            "its path."
+        ) from error
+
+
+def licence_of(folder: Path) -> str:
+    """Read the licence of weights from the front matter of their model card, README.md."""
+    import yaml
+    from huggingface_hub.repocard import metadata_load
+
+    try:
+        card = metadata_load(folder / "README.md") or {}
+    except (OSError, ValueError, yaml.YAMLError):
+        card = {}
+    licence = card.get("license_name") if card.get("license") == "other" else card.get("license")
+    return str(licence or card.get("license") or "unknown: no model card names it")
+
+
+def _loaded(folder: Path, auto_class: str, **options: Any) -> Any:
+    import transformers
+    from safetensors import SafetensorError
+
+    try:
+        return getattr(transformers, auto_class).from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False, **options
+        )
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{folder} cannot be loaded as a panoptic model of transformers with weights in safetensors "
+            f"({_line(error)})."
+        ) from error
+
+
+def _processed_size(image: NDArray[np.uint8], batch: Any, number: int, options: dict[str, Any]) -> tuple[int, int]:
+    """Size of an image in its batch, without padding."""
+    from transformers.image_transforms import get_size_with_aspect_ratio
+
+    if "pixel_mask" in batch:
+        mask = batch["pixel_mask"][number]
+        return int(mask[:, 0].sum()), int(mask[0].sum())
+    size = options["size"]
+    height, width = get_size_with_aspect_ratio(image.shape[:2], size["shortest_edge"], size["longest_edge"])
+    return int(height), int(width)
+
+
+def _short(name: str) -> str:
+    return _SUFFIXES.sub("", normalise_name(name))
+
+
+def _listed(names: Iterable[str]) -> str:
+    names = list(names)
+    return ", ".join(names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
