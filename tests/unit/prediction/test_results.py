@@ -261,7 +261,8 @@ def test_what_goes_to_cvat_is_read_back(trained: PanopticModel, site: Path, tmp_
     assert exports.rejected.empty
 
     annotations = exports.annotations.frame()
-    expected, found = {}, {}
+    expected: dict[str, set[tuple[int, bytes]]] = {}
+    found: dict[str, set[tuple[int, bytes]]] = {}
     for each in read_predictions(tmp_path / "out" / "panoptic"):
         name = f"{each.file_name}.jpg" if "/frame_" in each.file_name else each.file_name
         expected[name] = {(s["category_id"], (each.id_map == s["id"]).tobytes()) for s in each.segments_info}
