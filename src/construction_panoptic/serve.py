@@ -90,12 +90,16 @@ def serve(folder: str, host: str, port: int, images: str | None) -> None:
     """Serve the model in FOLDER, which the pipeline model_export has written, over HTTP."""
     # Here, since they take seconds to import, too many for --help.
     import uvicorn
+    from mlflow.exceptions import MlflowException
     from mlflow.pyfunc import load_model, scoring_server
 
     from construction_panoptic.prediction.answering import IMAGE_FOLDER
 
     if images is not None:
         os.environ[IMAGE_FOLDER] = images
-    application = BoundedRequests(scoring_server.init(load_model(folder)))
+    try:
+        application = BoundedRequests(scoring_server.init(load_model(folder)))
+    except MlflowException as error:
+        raise click.ClickException(f"{folder} is no model to serve; run model_export. ({error.message})") from error
     click.echo(f"Serving {folder} at http://{host}:{port}/invocations")
     uvicorn.run(application, host=host, port=port, log_level="warning")

@@ -51,7 +51,8 @@ def function(trained: PanopticModel, tmp_path_factory: pytest.TempPathFactory) -
 def in_task(function: PanopticFunction, context: Context, image: Image.Image) -> list[models.LabeledShapeRequest]:
     """What the SDK would send to a task that has the same labels under ids of its own, for its frame 7."""
     labels = [
-        models.Label(id=100 + each.id, name=each.name, type="any", attributes=[]) for each in function.spec.labels
+        cvataa.label_spec(each.name, 100 + each.id, type="any", attributes=[], sublabels=[])
+        for each in function.spec.labels
     ]
     mapper = _AnnotationMapper(
         logging.getLogger("test"),

@@ -6,9 +6,11 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import uvicorn
+from click.testing import CliRunner
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
@@ -86,3 +88,10 @@ def test_what_is_beyond_a_bound_is_refused(
         assert words in json.loads(content)["message"]
         assert application._waiting == 0
         assert ask(port, JSON, "Content-Length: 2", body=b"{}") == (200, "2")
+
+
+def test_a_folder_without_a_model_is_one_message(tmp_path: Path) -> None:
+    for folder, words in ((tmp_path, "is no model to serve"), (tmp_path / "nowhere", "does not exist")):
+        result = CliRunner().invoke(serve.serve, [str(folder)])
+        assert result.exit_code in (1, 2)
+        assert words in result.output.replace("\n", " ")

@@ -260,13 +260,14 @@ def test_what_goes_to_cvat_is_read_back(trained: PanopticModel, site: Path, tmp_
     exports = read_exports(tmp_path / "exports", Taxonomy.from_dict({"stuff": stuff, "things": things}))
     assert exports.rejected.empty
 
-    expected, found = {}, {}
+    annotations = exports.annotations.frame()
+    expected: dict[str, set[tuple[int, bytes]]] = {}
+    found: dict[str, set[tuple[int, bytes]]] = {}
     for each in read_predictions(tmp_path / "out" / "panoptic"):
         name = f"{each.file_name}.jpg" if "/frame_" in each.file_name else each.file_name
         expected[name] = {(s["category_id"], (each.id_map == s["id"]).tobytes()) for s in each.segments_info}
     for image in exports.images.itertuples():
         size = [image.height, image.width]
-        annotations = exports.annotations.frame()
         rows = annotations[annotations["key"] == image.key]
         masks = [rle_codec.decode({"size": size, "counts": rle}).astype(bool).tobytes() for rle in rows["rle"]]
         found[image.file_name] = set(zip(rows["category_id"], masks, strict=True))
