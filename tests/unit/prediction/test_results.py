@@ -270,7 +270,7 @@ def test_what_goes_to_cvat_is_read_back(trained: PanopticModel, site: Path, tmp_
         size = [image.height, image.width]
         rows = annotations[annotations["key"] == image.key]
         masks = [rle_codec.decode({"size": size, "counts": rle}).astype(bool).tobytes() for rle in rows["rle"]]
-        found[image.file_name] = set(zip(rows["category_id"], masks, strict=True))
+        found[str(image.file_name)] = set(zip(rows["category_id"], masks, strict=True))
     assert found == expected
 
     predict(trained, site / "a.jpg", tmp_path / "out")
