@@ -1,6 +1,6 @@
 """Tables that grow row by row, and those in files, of which a part at a time is in memory."""
 
-import pickle
+import json
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -108,16 +108,16 @@ class WaitingItems:
         self._length = 0
 
     def add(self, item: Any) -> None:
-        """Add an item that can be pickled."""
+        """Add an item, plain data; its tuples come back as lists."""
         with _closed_if_full(self._file):
-            pickle.dump(item, self._file)
+            self._file.write(json.dumps(item).encode() + b"\n")
         self._length += 1
 
     def __iter__(self) -> Iterator[Any]:
         place = 0
         for _ in range(self._length):
             self._file.seek(place)  # others may be reading, too
-            item = pickle.load(self._file)
+            item = json.loads(self._file.readline())
             place = self._file.tell()
             yield item
 
