@@ -1,5 +1,5 @@
 # make demo: install, make the sample data set, train and evaluate on it.
-# make check: install, then lint, types and unit tests. make test: also the tests of whole pipelines.
+# make check: install, then lint, types and the fast unit tests. make test: all but the slow tests.
 # Both need nothing but Python >= 3.11 and make; everything goes into .venv.
 
 PYTHON ?= python3
@@ -10,7 +10,7 @@ KILLS ?= 20
 SEED ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo check test test-slow torture format bench notebooks viz ui constraints
+.PHONY: help install demo lint check test test-slow torture format bench notebooks viz ui constraints
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -30,14 +30,17 @@ demo: install  ## make the sample data set, train and evaluate both recipes on i
 	$(BIN)/kedro run --env sample --pipelines panoptic_deeplab --params run_name=panoptic_deeplab
 	$(BIN)/kedro compare --env sample detr panoptic_deeplab
 
-check: install  ## lint, types, layers and unit tests: a minute or two
+lint: install
 	$(BIN)/ruff check --quiet .
 	$(BIN)/ruff format --quiet --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 tests/unit
 
-test: check  ## check, and the tests that run pipelines, browsers and servers: several minutes
+check: lint  ## lint, types, layers and the fast unit tests: about a minute
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not slow and not medium and not gpu" tests/unit
+
+test: lint  ## lint, types, layers, all unit tests, and those of whole pipelines: several minutes
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 tests/unit
 	$(BIN)/pytest tests/integration
 
 test-slow: install  ## the tests that take minutes: kill and resume, Ray, several processes

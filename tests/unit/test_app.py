@@ -14,6 +14,8 @@ from construction_panoptic import app
 from construction_panoptic.annotations.panoptic_png import decode_id_map
 from tests.unit.small_model import CATEGORIES, small_model
 
+pytestmark = pytest.mark.medium
+
 
 @pytest.fixture(scope="module")
 def client() -> TestClient:

@@ -12,6 +12,8 @@ from kedro.framework.startup import bootstrap_project
 from construction_panoptic import preflight
 from construction_panoptic.errors import InputDataError, ParameterError
 
+pytestmark = pytest.mark.medium
+
 HEAVY = {"torch", "torchvision", "pandas", "mlflow", "matplotlib", "plotly"}
 OPTIONS = ("from_inputs", "to_outputs", "from_nodes", "to_nodes", "node_names", "tags", "namespaces", "pipelines")
 

@@ -18,6 +18,8 @@ from starlette.types import Receive, Scope, Send
 from construction_panoptic import serve
 from construction_panoptic.serve import BoundedRequests
 
+pytestmark = pytest.mark.medium
+
 JSON = "Content-Type: application/json"
 
 

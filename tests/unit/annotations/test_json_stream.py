@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from construction_panoptic.annotations import json_stream
 from construction_panoptic.annotations.json_stream import JSONDocument, LongList, json_members, json_parts
 
+pytestmark = pytest.mark.medium
+
 scalar = st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(), max_size=5)
 value = st.recursive(scalar, lambda v: st.lists(v, max_size=3) | st.dictionaries(st.text(max_size=3), v, max_size=3))
 document = st.dictionaries(st.sampled_from(["images", "annotations", "a\n"]), value, max_size=3) | value

@@ -11,6 +11,8 @@ from PIL import Image
 from construction_panoptic.catalog.journal import Journal
 from tests.unit.catalog.converting import convert
 
+pytestmark = pytest.mark.medium
+
 TAXONOMY = {
     "stuff": [{"id": n, "name": name, "color": [n, 0, 0]} for n, name in ((1, "sky"), (2, "ground"))],
     "things": [{"id": 7, "name": "pump", "color": [0, 9, 0]}],

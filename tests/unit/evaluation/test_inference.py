@@ -15,6 +15,8 @@ from construction_panoptic.models.preprocessing import prepare
 from construction_panoptic.training.loading import build_loader
 from tests.unit.small_model import small_model
 
+pytestmark = pytest.mark.medium
+
 
 def predicted(data: Any, **execution: Any) -> list[ImagePrediction]:
     model = small_model()

@@ -8,6 +8,8 @@ import torch
 from construction_panoptic.config.base import Execution
 from construction_panoptic.parallel.model_pool import map_with_model, process_count
 
+pytestmark = pytest.mark.medium
+
 
 @pytest.mark.parametrize(
     ("gpus", "device", "workers", "expected"),

@@ -11,6 +11,8 @@ from construction_panoptic.models.protocol import PanopticModel
 from construction_panoptic.predict import predict
 from construction_panoptic.prediction import merge_panoptic
 
+pytestmark = pytest.mark.medium
+
 
 @pytest.fixture
 def model(trained: PanopticModel, tmp_path: Path) -> Path:

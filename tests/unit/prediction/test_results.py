@@ -31,6 +31,8 @@ from construction_panoptic.training.loading import build_loader
 from tests.unit.prediction.conftest import write_video
 from tests.unit.small_model import CATEGORIES
 
+pytestmark = pytest.mark.medium
+
 SETTINGS = PredictionSettings(device="cpu", batch_size=3)
 
 

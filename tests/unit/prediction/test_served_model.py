@@ -30,6 +30,8 @@ from construction_panoptic.prediction.answering import IMAGE_FOLDER, ModelToServ
 from construction_panoptic.serve import MAX_BODY
 from tests.unit.prediction.conftest import huge_png
 
+pytestmark = pytest.mark.medium
+
 START_LIMIT = 120  # seconds
 ANSWER_LIMIT = 60
 

@@ -22,6 +22,8 @@ from construction_panoptic.tracking.comparison import Validation, compare_runs
 from construction_panoptic.tracking.facts import file_digest
 from tests.unit.evaluation.pairs import entry
 
+pytestmark = pytest.mark.medium
+
 CATEGORIES = [
     {"id": 1, "name": "sky", "isthing": 0, "supercategory": "x", "color": [0, 0, 255]},
     {"id": 2, "name": "tower_crane", "isthing": 1, "supercategory": "x", "color": [255, 0, 0]},

@@ -14,6 +14,8 @@ from construction_panoptic.tracking.facts import file_digest
 from construction_panoptic.tracking.hook import mark_run_killed
 from tests.unit.tracking.conftest import Run
 
+pytestmark = pytest.mark.medium
+
 Begin = Callable[..., Run]
 LOSS = "detection/train/loss"
 

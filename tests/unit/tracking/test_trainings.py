@@ -17,6 +17,8 @@ from PIL import Image
 from construction_panoptic.tracking import sender
 from tests.unit.tracking.conftest import Run, killed
 
+pytestmark = pytest.mark.medium
+
 Begin = Callable[..., Run]
 
 

@@ -31,6 +31,8 @@ from construction_panoptic.training.tasks.protocol import Loss, TrainingTask
 from construction_panoptic.training.watch import NonFiniteLossError
 from tests.unit.training.conftest import DEEPLAB_SPEC, NUM_CLASSES, SPEC, deeplab_settings
 
+pytestmark = pytest.mark.medium
+
 
 class Kit:
     """Builds equal stages and loaders again and again, as separate processes would."""

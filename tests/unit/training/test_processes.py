@@ -20,6 +20,8 @@ from construction_panoptic.training.loop import EpochResult
 from tests.unit.training import teamwork
 from tests.unit.training.conftest import Scene, write_scene
 
+pytestmark = pytest.mark.medium
+
 # A group norm of one channel a group takes the bias before it away: all gradient that there is is rounding, of which
 # AdamW makes whole steps.
 NO_GRADIENT = {"mask_head.lay4.bias", "mask_head.lay5.bias"}

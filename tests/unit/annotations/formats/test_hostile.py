@@ -24,6 +24,8 @@ from construction_panoptic.annotations.stuff.ready import ReadyStuff
 from construction_panoptic.annotations.taxonomy import Taxonomy
 from construction_panoptic.errors import InputDataError
 
+pytestmark = pytest.mark.medium
+
 Make = Callable[..., Any]
 
 

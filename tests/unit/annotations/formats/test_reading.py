@@ -14,6 +14,8 @@ from PIL import Image
 from construction_panoptic.annotations.formats.reading import Exports
 from construction_panoptic.errors import InputDataError
 
+pytestmark = pytest.mark.medium
+
 Make = Callable[..., Any]
 
 

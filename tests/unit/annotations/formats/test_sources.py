@@ -21,6 +21,8 @@ from construction_panoptic.annotations.formats.reading import Exports, read_expo
 from construction_panoptic.annotations.taxonomy import Taxonomy
 from construction_panoptic.errors import InputDataError
 
+pytestmark = pytest.mark.medium
+
 Make = Callable[..., Any]
 Form = Literal["NFC", "NFD"]
 FORMS: tuple[Form, ...] = ("NFC", "NFD")

@@ -15,6 +15,8 @@ from construction_panoptic.annotations.merging.masks import (
     union_mask,
 )
 
+pytestmark = pytest.mark.medium
+
 HEIGHT, WIDTH = 23, 31
 SQUARE = [5, 5, 15, 5, 15, 15, 5, 15]
 

@@ -25,6 +25,8 @@ from construction_panoptic.annotations.stuff.label_maps import encode_labels
 from construction_panoptic.annotations.taxonomy import Taxonomy
 from construction_panoptic.evaluation.quality import panoptic_quality
 
+pytestmark = pytest.mark.medium
+
 COUNT = 500
 CLASSES = ["wheel_loader", "hydra_crane", "cu_piping", "water_tank"]
 Ring = NDArray[np.float64]

@@ -12,6 +12,8 @@ from construction_panoptic.annotations.split.grouping import join_groups, near_d
 from construction_panoptic.config.conversion import SplitSettings
 from construction_panoptic.errors import InputDataError, ParameterError
 
+pytestmark = pytest.mark.medium
+
 BITS = 256
 DEFAULT = SplitSettings().video_pattern or ""
 

@@ -21,6 +21,8 @@ from construction_panoptic.annotations.split.splitting import (
 )
 from construction_panoptic.errors import InputDataError, ParameterError, UserError
 
+pytestmark = pytest.mark.medium
+
 
 def record(key: str, phash: int, *class_ids: int) -> ConvertedRecord:
     segments = [Segment(position, class_id, 4, (0, 0, 2, 2), 0, None) for position, class_id in enumerate(class_ids, 1)]

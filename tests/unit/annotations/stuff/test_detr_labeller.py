@@ -23,6 +23,8 @@ from construction_panoptic.errors import CheckpointError, InputDataError, Parame
 from construction_panoptic.models.detr import DetrPanoptic, build_detr_panoptic
 from construction_panoptic.models.preprocessing import resized_size
 
+pytestmark = pytest.mark.medium
+
 SIDE, MAX_SIDE, THRESHOLD = 64, 107, 0.6
 LIKELY = [1, 118, 128, 154, 178, 184, 186, 187, 192, 199]  # COCO classes of ten stuff classes
 

@@ -26,6 +26,8 @@ from construction_panoptic.config.conversion import StuffSettings
 from construction_panoptic.models.detr import build_detr_panoptic
 from construction_panoptic.parallel import model_pool
 
+pytestmark = pytest.mark.medium
+
 COUNT, BATCH = 7, 2
 FRINGE = Fringe([1], 2)
 Tables = tuple[pd.DataFrame, pd.DataFrame]

@@ -28,6 +28,8 @@ from construction_panoptic.errors import CheckpointError, ParameterError
 from construction_panoptic.parallel import model_pool
 from tests.unit.universal_models import FAMILIES, NAMES, write_model
 
+pytestmark = pytest.mark.medium
+
 SIDE, LONGEST, THRESHOLD = 64, 96, 0.5
 
 

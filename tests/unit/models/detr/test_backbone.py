@@ -8,6 +8,8 @@ from torchvision.ops import FrozenBatchNorm2d
 from construction_panoptic.errors import ParameterError
 from construction_panoptic.models.backbones import Backbone
 
+pytestmark = pytest.mark.medium
+
 
 def torchvision_stages(name: str, dilation: bool) -> nn.Module:
     """torchvision's own network with unfolded frozen normalisation, in training as fine-tuning trains it."""

@@ -11,6 +11,8 @@ from construction_panoptic.errors import ParameterError
 from construction_panoptic.models.detr import Detr, DetrPanoptic, build_detr, build_detr_panoptic, compile_detector
 from construction_panoptic.models.detr import model as model_module
 
+pytestmark = pytest.mark.medium
+
 TOLERANCE = 1e-4
 SIZES = [(96, 130), (64, 160), (128, 97)]
 TINY: dict[str, Any] = {

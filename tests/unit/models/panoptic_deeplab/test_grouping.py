@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from construction_panoptic.config.model import GroupingSettings
 from construction_panoptic.models.panoptic_deeplab import grouping
 
+pytestmark = pytest.mark.medium
+
 IS_THING = {1: False, 2: False, 4: True, 5: True}
 SETTINGS = GroupingSettings(center_window=3, min_thing_area=0.01, min_stuff_area=0.02)
 SIZE = (46, 57)

@@ -18,6 +18,8 @@ from construction_panoptic.training.tasks.feature_cache import DiskCache, Featur
 from construction_panoptic.training.tasks.mask_head import MaskHeadTask
 from tests.unit.training.conftest import SPEC
 
+pytestmark = pytest.mark.medium
+
 CPU = torch.device("cpu")
 LIMIT = 10_000  # bytes
 STILL = {"sides": [64], "max_side": 112, "flip": 0, "crop": 0, "evaluation_side": 72}
