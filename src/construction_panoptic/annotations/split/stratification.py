@@ -166,14 +166,16 @@ def _move(
     upper = np.concatenate([np.where(free, 1, now), [0.0], np.ones(len(rows) - 1), [np.inf]])
     lower = np.concatenate([np.where(free, 0, now), np.zeros(len(rows) + 1)])
     integrality = np.concatenate([np.ones(count + len(rows)), [0.0]])
-    # A limit on nodes, not on time: the answer stays the same on a slower machine.
-    result = milp(
-        cost,
-        integrality=integrality,
-        bounds=Bounds(lower, upper),
-        constraints=constraints,
-        options={"node_limit": _NODE_LIMIT},
-    )
-    if result.x is None:
-        return list(in_val)
-    return [bool(value > 0.5) for value in result.x[:count]]
+    # Presolve makes HiGHS fail on a few programs: it refuses its own optimum, 1e-6 off a constraint.
+    for presolve in (True, False):
+        result = milp(
+            cost,
+            integrality=integrality,
+            bounds=Bounds(lower, upper),
+            constraints=constraints,
+            # A limit on nodes, not on time: the answer stays the same on a slower machine.
+            options={"node_limit": _NODE_LIMIT, "presolve": presolve},
+        )
+        if result.x is not None:
+            return [bool(value > 0.5) for value in result.x[:count]]
+    return list(in_val)
