@@ -17,13 +17,7 @@ _NODE_LIMIT = 1000
 
 @dataclass(frozen=True)
 class Group:
-    """A group of images that stays together.
-
-    Attributes:
-        number: its number.
-        size: its images.
-        images_of_class: how many of them show each class.
-    """
+    """A group of ``size`` images that stays together, and how many of them show each class."""
 
     number: int
     size: int
@@ -31,14 +25,9 @@ class Group:
 
 
 def place_groups(members: Sequence[Group], val_fraction: float) -> list[bool]:
-    """Choose a side for each group.
+    """Choose a side for each of two or more groups, True for val; neither side is empty.
 
-    Args:
-        members: at least two groups; of two that are equally good, the earlier one is placed first.
-        val_fraction: wanted fraction of images in val, in (0, 1).
-
-    Returns:
-        True for each group in val; neither side is empty.
+    Of two groups that are equally good, the earlier one is placed first.
     """
     return _repair(members, _stratify(members, val_fraction), val_fraction)
 
