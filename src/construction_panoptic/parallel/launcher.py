@@ -14,7 +14,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 from functools import partial
 from importlib import import_module
@@ -36,9 +36,9 @@ logger = logging.getLogger(__name__)
 
 Work = Callable[..., Iterator[Any]]
 Send = Callable[[str, Any], None]
+# Kind, rank, content: a "result", a "log" line, or how a process ended: "interrupted", by a "user error", an "error",
+# or its "death" (an exit status, or a text).
 Message = tuple[str, int, Any]
-"""Kind, rank, content: a ``result``, a ``log`` line, or how a process ended: ``interrupted``, by a ``user error``,
-an ``error``, or its ``death`` (an exit status, or a text)."""
 
 _PATIENCE = timedelta(minutes=30)  # in which a process waits for the others: rank 0 may measure a validation alone
 _BACKENDS = "cpu:gloo,cuda:nccl"
@@ -60,8 +60,7 @@ def launch(
     its module and all files that it needs are on each machine under the same paths.
 
     Args:
-        work: see above.
-        arguments: what pickle can take.
+        work, arguments: what pickle can take.
         stop: its signal is passed on to the processes.
         engine: processes of this machine, or of a Ray cluster.
         devices: number of processes, one a GPU where there are GPUs, else they share the cores; "auto": all GPUs, or 1.
@@ -91,8 +90,7 @@ class _Group(AbstractContextManager["_Group"], Protocol):
     """Processes, seen from the one that started them; at the end of the block they are gone."""
 
     count: int
-    last_words: float
-    """Seconds in which those that fail together are heard."""
+    last_words: float  # seconds in which those that fail together are heard
 
     def running(self) -> bool:
         """Tell whether messages can come."""
@@ -292,7 +290,6 @@ class _RayProcesses:
             raise ParameterError(f"devices: {self.count} are asked for, but the Ray cluster has {has}; set auto")
         train, api = import_module("ray.train.torch"), import_module("ray.train")
         ray_queue = import_module("ray.util.queue")
-        self._end = ExitStack()
         self._empty = ray_queue.Empty
         node = ray.get_runtime_context().get_node_id()
         here = import_module("ray.util.scheduling_strategies").NodeAffinitySchedulingStrategy(node, soft=False)
@@ -301,7 +298,7 @@ class _RayProcesses:
         self._signals = ray_queue.Queue(actor_options=options)
         self._explained: set[int] = set()
         # Ray Train keeps nothing of ours there.
-        folder = self._end.enter_context(tempfile.TemporaryDirectory(prefix="ray_train_", ignore_cleanup_errors=True))
+        self._folder = tempfile.TemporaryDirectory(prefix="ray_train_", ignore_cleanup_errors=True)
         threads = torch.get_num_threads()
         self._error: BaseException | None = None
         trainer = train.TorchTrainer(
@@ -312,7 +309,7 @@ class _RayProcesses:
             scaling_config=api.ScalingConfig(num_workers=self.count, use_gpu=kind == "GPU"),
             run_config=api.RunConfig(
                 name="training",
-                storage_path=folder,
+                storage_path=self._folder.name,
                 failure_config=api.FailureConfig(max_failures=0, controller_failure_limit=0, max_preemption_failures=0),
             ),
         )
@@ -336,7 +333,7 @@ class _RayProcesses:
         for queue in (self._inbox, self._signals):
             queue.shutdown(force=True)
         self._fitting.join(timeout=self.last_words)
-        self._end.close()
+        self._folder.cleanup()
 
     def running(self) -> bool:
         return self._fitting.is_alive() or self._error is not None or not self._inbox.empty()

@@ -25,10 +25,7 @@ _LARGEST_ARRAY, _KEPT = 256 * 2**20, 512 * 2**20  # bytes
 
 
 def preload(module: str) -> None:
-    """Let processes start with this module, which holds functions for them; only before the first of them starts.
-
-    A module that loads pandas or torch does not belong here: most processes need neither.
-    """
+    """Let processes start with this module, which must load neither pandas nor torch; before the first one starts."""
     _PRELOADED.append(module)
 
 

@@ -111,11 +111,8 @@ def in_order(
 ) -> Iterator[Any]:
     """Call a function that gives lists, such as `local.run`, for each item, with at most ``limit`` calls in flight.
 
-    Yields what is in the lists, in the order of the items.
-
-    Raises:
-        Exception: that of a `Failure`, at its place.
-        UserError: a process hangs.
+    Yields what is in the lists, in the order of the items; raises the error of a `Failure` at its place, and UserError
+    where a process hangs.
     """
     waiting: deque[Future[list[Any]]] = deque()
     remaining = iter(items)

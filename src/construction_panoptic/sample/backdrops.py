@@ -7,8 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from construction_panoptic.sample.pen import Point
-from construction_panoptic.sample.textures import Colour, FloatArray, NoiseBank, pick, shade, vary
+from construction_panoptic.sample.painting import Colour, FloatArray, NoiseBank, Point, pick, shade, vary
 
 SUPERSAMPLING = 3
 
@@ -35,7 +34,6 @@ _REGIONS: dict[str, tuple[int, bool, tuple[tuple[float, float], ...]]] = {
     "wall-other-merged": (199, False, ((0.8, 3), (12, 6))),
 }
 COCO_CATEGORIES = {name: (coco_id, is_thing) for name, (coco_id, is_thing, _) in _REGIONS.items()}
-"""COCO panoptic name → (COCO id, is a thing in COCO)."""
 LABELS = ("void", *_REGIONS)
 """Names of the values of a label map; 0 is void."""
 

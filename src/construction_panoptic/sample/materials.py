@@ -4,8 +4,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from construction_panoptic.sample.pen import Pen
-from construction_panoptic.sample.textures import Colour, pick, shade, vary
+from construction_panoptic.sample.painting import Colour, Pen, pick, shade, vary
 
 
 def aac_blocks(pen: Pen, rng: np.random.Generator) -> None:

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from construction_panoptic.config.sample import SampleSettings
 from construction_panoptic.errors import ParameterError
 from construction_panoptic.sample.backdrops import LABELS, LAYOUTS, Backdrop, Layout, draw_backdrop
+from construction_panoptic.sample.painting import FloatArray, NoiseBank
 from construction_panoptic.sample.shapes import DRAWINGS, WORKER, Drawing, Sprite, draw_sprite
-from construction_panoptic.sample.textures import FloatArray, NoiseBank
 
 Alteration = Literal["brighter", "shifted", "recompressed"]
 ALTERATIONS: tuple[Alteration, ...] = get_args(Alteration)

@@ -8,8 +8,7 @@ import numpy as np
 from PIL import Image
 
 from construction_panoptic.sample import materials, vehicles
-from construction_panoptic.sample.pen import Pen
-from construction_panoptic.sample.textures import FloatArray, NoiseBank
+from construction_panoptic.sample.painting import FloatArray, NoiseBank, Pen
 
 SUPERSAMPLING = 4
 """Things are drawn this many times larger and averaged down, which smooths their edges."""

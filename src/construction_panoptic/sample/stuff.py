@@ -9,9 +9,9 @@ from scipy import ndimage
 
 from construction_panoptic.config.sample import SampleSettings
 from construction_panoptic.sample.backdrops import COCO_CATEGORIES, LABELS
+from construction_panoptic.sample.painting import NoiseBank
 from construction_panoptic.sample.scenes import Scene
 from construction_panoptic.sample.shapes import DRAWINGS
-from construction_panoptic.sample.textures import NoiseBank
 
 SMALLEST_REGION = 30
 """Regions with fewer pixels are left void, as panoptic post-processing does."""

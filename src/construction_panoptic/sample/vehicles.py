@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from construction_panoptic.sample.pen import Pen
-from construction_panoptic.sample.textures import Colour, pick, shade, vary
+from construction_panoptic.sample.painting import Colour, Pen, pick, shade, vary
 
 GLASS: Colour = (150, 190, 205)
 FRAME: Colour = (52, 52, 56)

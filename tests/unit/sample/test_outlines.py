@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from construction_panoptic.sample.outlines import outline, polygon_area, simplify
+from construction_panoptic.sample.export import outline, polygon_area, simplify
 
 
 def disc(height: int, width: int, x: float, y: float, radius: float) -> np.ndarray:

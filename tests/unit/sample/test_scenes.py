@@ -4,8 +4,8 @@ import pytest
 from construction_panoptic.config.sample import SampleSettings
 from construction_panoptic.errors import ParameterError
 from construction_panoptic.sample.backdrops import COCO_CATEGORIES, LABELS, LAYOUTS, draw_backdrop
+from construction_panoptic.sample.painting import NoiseBank
 from construction_panoptic.sample.scenes import Scene, altered, draw_scene
-from construction_panoptic.sample.textures import NoiseBank
 
 
 @pytest.fixture(scope="module")

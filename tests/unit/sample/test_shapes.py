@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from construction_panoptic.sample.painting import NoiseBank
 from construction_panoptic.sample.shapes import DRAWINGS, WORKER, draw_sprite
-from construction_panoptic.sample.textures import NoiseBank
 
 
 @pytest.fixture(scope="module")

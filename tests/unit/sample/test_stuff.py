@@ -3,9 +3,9 @@ import pytest
 
 from construction_panoptic.config.sample import SampleSettings
 from construction_panoptic.sample.backdrops import COCO_CATEGORIES, LABELS
+from construction_panoptic.sample.painting import NoiseBank
 from construction_panoptic.sample.scenes import Scene, draw_scene
 from construction_panoptic.sample.stuff import SMALLEST_REGION, StuffPrediction, predict_stuff
-from construction_panoptic.sample.textures import NoiseBank
 
 EXACT = {"border_wobble": 0.0, "fringe_fraction": 0.0, "leak_fraction": 0.0, "without_stuff_fraction": 0.0}
 

@@ -69,11 +69,7 @@ def union_mask(codes: Iterable[bytes], height: int, width: int) -> NDArray[np.bo
 def pixel_runs(counts: bytes) -> list[slice]:
     """Return where a mask's pixels lie among its image's pixels column by column: a slice for each run.
 
-    Args:
-        counts: of a compressed run-length code.
-
-    Raises:
-        MaskError: the text is damaged (``bad_rle``).
+    ``counts`` are those of a compressed run-length code; MaskError (``bad_rle``) says that they are damaged.
     """
     ends = np.cumsum(_decode_counts(counts))
     runs = zip(ends[:-1:2].tolist(), ends[1::2].tolist(), strict=True)

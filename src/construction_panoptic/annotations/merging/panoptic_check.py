@@ -23,14 +23,9 @@ def detections_of_image(
 ) -> list[dict[str, Any]]:
     """Give the detections of an image without their ids. Runs in other processes.
 
-    Args:
-        png_folder: folder of the PNGs.
-        is_thing: of each category id.
-        entries: the image's panoptic annotation, and the entry of the image.
-
-    Returns:
-        For each segment ``image_id``, ``category_id``, ``bbox`` and ``area`` of the visible mask, ``iscrowd``, and
-        the mask as ``segmentation``, a compressed run-length code.
+    ``entries`` are the image's panoptic annotation and its own entry. For each segment there are ``image_id``,
+    ``category_id``, ``bbox`` and ``area`` of the visible mask, ``iscrowd``, and the mask as ``segmentation``, a
+    compressed run-length code.
 
     Raises:
         InputDataError: the PNG is missing or damaged, or the annotation is not what it holds: another size, an id

@@ -8,13 +8,9 @@ from pycocotools import mask as rle_codec
 
 
 def segment_rles(id_map: NDArray[np.unsignedinteger]) -> dict[int, dict[str, Any]]:
-    """Encode the mask of every id in one pass over the map.
+    """Encode the mask of every id of a map [H, W] but 0, void, in one pass.
 
-    Args:
-        id_map: [H, W], 0 = void.
-
-    Returns:
-        For each id but 0, ``{"size": [H, W], "counts": str}`` as pycocotools gives it: runs down columns.
+    Gives ``{"size": [H, W], "counts": str}`` for each, as pycocotools does: runs down columns.
     """
     height, width = id_map.shape
     flat = id_map.ravel(order="F")
@@ -39,14 +35,7 @@ def segment_rles(id_map: NDArray[np.unsignedinteger]) -> dict[int, dict[str, Any
 
 
 def segment_extents(id_map: NDArray[np.integer]) -> dict[int, tuple[int, tuple[int, int, int, int]]]:
-    """Measure every segment in one pass over the map.
-
-    Args:
-        id_map: [H, W], 0 = void.
-
-    Returns:
-        For each id but 0 its area in pixels, and its box (x, y, width, height) in pixels.
-    """
+    """Measure every id of a map [H, W] but 0, void, in one pass: its area and box (x, y, width, height) in pixels."""
     width = id_map.shape[1]
     flat = id_map.ravel()
     borders = np.empty(flat.size, dtype=bool)

@@ -98,11 +98,7 @@ def join_groups(keys: Sequence[str], groups: Sequence[int], names: Sequence[str 
 
 
 def _numbered(keys: Sequence[str], component: NDArray[np.int64]) -> list[int]:
-    """Number groups from 0 in the order of their smallest key.
-
-    Raises:
-        InputDataError: a key comes twice.
-    """
+    """Number groups from 0 in the order of their smallest key; a key that comes twice is refused."""
     order = sorted(range(len(keys)), key=keys.__getitem__)
     for one, other in pairwise(order):
         if keys[one] == keys[other]:
@@ -113,14 +109,7 @@ def _numbered(keys: Sequence[str], component: NDArray[np.int64]) -> list[int]:
 
 
 def hash_bytes(phashes: Sequence[str], keys: Sequence[str]) -> NDArray[np.uint8]:
-    """Parse hexadecimal hashes.
-
-    Args:
-        phashes: hashes of one length.
-        keys: the images' keys, for messages.
-
-    Returns:
-        uint8 [N, bytes a hash].
+    """Parse hexadecimal hashes of one length to uint8 [N, bytes a hash]; the images' keys are for messages.
 
     Raises:
         InputDataError: a hash is not hexadecimal or has another length than the first one.
@@ -149,12 +138,8 @@ def near_pairs(hashes: NDArray[np.uint8], max_distance: int) -> Iterator[Pairs]:
     ``max_distance + 1`` bands of bits, as every near pair must (pigeonhole); or those that agree but for at most one
     bit in one of half as many, wider bands, as every near pair must too.
 
-    Args:
-        hashes: uint8 [N, bytes a hash]; many equal ones make many pairs.
-        max_distance: in bits.
-
-    Yields:
-        Positions of the two of each pair, int64 [n] each; a pair can come more than once.
+    From hashes, uint8 [N, bytes a hash], gives positions of the two of each pair, int64 [n] each; a pair can come more
+    than once.
     """
     words = _words(hashes)
     slips = _cheapest_slips(hashes, max_distance)

@@ -17,13 +17,7 @@ _NODE_LIMIT = 1000
 
 @dataclass(frozen=True)
 class Group:
-    """A group of images that stays together.
-
-    Attributes:
-        number: its number.
-        size: its images.
-        images_of_class: how many of them show each class.
-    """
+    """A group of ``size`` images that stays together, and how many of them show each class."""
 
     number: int
     size: int
@@ -31,14 +25,9 @@ class Group:
 
 
 def place_groups(members: Sequence[Group], val_fraction: float) -> list[bool]:
-    """Choose a side for each group.
+    """Choose a side for each of two or more groups, True for val; neither side is empty.
 
-    Args:
-        members: at least two groups; of two that are equally good, the earlier one is placed first.
-        val_fraction: wanted fraction of images in val, in (0, 1).
-
-    Returns:
-        True for each group in val; neither side is empty.
+    Of two groups that are equally good, the earlier one is placed first.
     """
     return _repair(members, _stratify(members, val_fraction), val_fraction)
 
@@ -166,14 +155,16 @@ def _move(
     upper = np.concatenate([np.where(free, 1, now), [0.0], np.ones(len(rows) - 1), [np.inf]])
     lower = np.concatenate([np.where(free, 0, now), np.zeros(len(rows) + 1)])
     integrality = np.concatenate([np.ones(count + len(rows)), [0.0]])
-    # A limit on nodes, not on time: the answer stays the same on a slower machine.
-    result = milp(
-        cost,
-        integrality=integrality,
-        bounds=Bounds(lower, upper),
-        constraints=constraints,
-        options={"node_limit": _NODE_LIMIT},
-    )
-    if result.x is None:
-        return list(in_val)
-    return [bool(value > 0.5) for value in result.x[:count]]
+    # Presolve makes HiGHS fail on a few programs: it refuses its own optimum, 1e-6 off a constraint.
+    for presolve in (True, False):
+        result = milp(
+            cost,
+            integrality=integrality,
+            bounds=Bounds(lower, upper),
+            constraints=constraints,
+            # A limit on nodes, not on time: the answer stays the same on a slower machine.
+            options={"node_limit": _NODE_LIMIT, "presolve": presolve},
+        )
+        if result.x is not None:
+            return [bool(value > 0.5) for value in result.x[:count]]
+    return list(in_val)

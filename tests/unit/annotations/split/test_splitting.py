@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from construction_panoptic.annotations.records import ConvertedRecord, Segment
@@ -111,12 +111,13 @@ def test_order_and_group_numbers_do_not_matter_but_the_seed_does() -> None:
     assert split_digest(moved) != split_digest(table)
 
 
-@settings(max_examples=80, deadline=None, derandomize=True)
+@settings(max_examples=80, deadline=None)
 @given(
     st.lists(st.sets(st.integers(1, 7), max_size=4), min_size=2, max_size=9),
     st.sampled_from([0.1, 0.2, 0.5]),
     st.integers(0, 5),
 )
+@example([{2, 3}, {2, 3}, {2, 5}, {1, 2, 4, 6}, {1, 4}], 0.5, 8)  # HiGHS fails with presolve
 def test_as_many_classes_as_possible_are_on_both_sides(groups: list[set[int]], val_fraction: float, seed: int) -> None:
     numbered = dict(enumerate(groups))
     best = max(

@@ -1,6 +1,6 @@
 import numpy as np
 
-from construction_panoptic.sample.textures import NoiseBank, shade, vary
+from construction_panoptic.sample.painting import NoiseBank, shade, vary
 
 
 def test_shade_scales_and_clips() -> None:
@@ -19,7 +19,7 @@ def test_vary_stays_near_and_in_range() -> None:
 
 def test_noise_is_standardised_and_coarser_with_larger_scale() -> None:
     rng = np.random.default_rng(1)
-    bank = NoiseBank(rng, side=128, scales=(0, 2, 5))
+    bank = NoiseBank(rng, side=128)
     roughness = []
     for scale in (0, 2, 5):
         whole = bank.crop(rng, (128, 128), scale)
@@ -31,5 +31,5 @@ def test_noise_is_standardised_and_coarser_with_larger_scale() -> None:
 
 def test_noise_tiles_repeat_without_a_seam() -> None:
     rng = np.random.default_rng(2)
-    crops = [NoiseBank(rng, side=64, scales=(5,)).crop(rng, (64, 64), 5) for _ in range(8)]
+    crops = [NoiseBank(rng, side=64).crop(rng, (64, 64), 5) for _ in range(8)]
     assert all(float(np.abs(np.diff(crop, axis=0)).max()) < 0.8 for crop in crops)
