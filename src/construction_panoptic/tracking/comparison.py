@@ -158,6 +158,7 @@ def _read_runs(
                 parameters=_parameters(client, run),
                 metrics=dict(run.data.metrics),
                 tags=dict(run.data.tags),
+                date=_begun(run),
                 validation=digest,
                 classes=pd.read_csv(classes).dropna(subset=["category_id"]),
                 segments=matched,
@@ -180,10 +181,13 @@ def _by_id(client: mlflow.MlflowClient, name: str) -> list[Run]:
         return []
 
 
+def _begun(run: Run) -> str:
+    return f"{datetime.fromtimestamp(run.info.start_time / 1000).astimezone():%Y-%m-%d %H:%M}"
+
+
 def _described(run: Run) -> str:
-    begun = datetime.fromtimestamp(run.info.start_time / 1000).astimezone()
     quality = run.data.metrics.get("pq/All")
-    return f"{run.info.run_id}  {begun:%Y-%m-%d %H:%M}  {'no PQ' if quality is None else f'PQ {100 * quality:.1f}'}"
+    return f"{run.info.run_id}  {_begun(run)}  {'no PQ' if quality is None else f'PQ {100 * quality:.1f}'}"
 
 
 def _parameters(client: mlflow.MlflowClient, run: Run) -> dict[str, str]:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from construction_panoptic.evaluation.differences import SPLITS
 from construction_panoptic.visualisation.classes import display_name
-from construction_panoptic.visualisation.page import Markup, ReportPicture, html_page, sheet, table
+from construction_panoptic.visualisation.page import Markup, ReportPicture, about, html_page, sheet, table
 
 NUMBERS = ("pq/All", "pq/Things", "pq/Stuff", "sq/All", "rq/All", "box/AP", "box/AP50")
 BETTER, WORSE, UNSURE = "#2a8a4a", "#c23b3b", "#888"
@@ -26,6 +26,7 @@ class ComparedRun:
         parameters: by dotted path, of the run and of the trainings whose model it evaluates.
         metrics: its final numbers.
         tags: its tags.
+        date: when it began.
         validation: digest of the validation set.
         classes: columns ``category_id``, ``name``, ``kind``.
         segments: a row a segment, see `evaluation.segments.match_segments`.
@@ -37,6 +38,7 @@ class ComparedRun:
     parameters: dict[str, str]
     metrics: dict[str, float]
     tags: dict[str, str]
+    date: str
     validation: str
     classes: pd.DataFrame
     segments: pd.DataFrame
@@ -71,16 +73,22 @@ def comparison_page(
             "<p>No pictures: they take the validation set of the runs in this project, and the predictions of all runs "
             "in MLflow; or no image differs.</p>"
         )
-    return html_page("Comparison of runs", parts)
+    compared = pd.concat([run.segments["image_id"] for run in runs]).nunique()
+    said = about(
+        run=", ".join(run.name for run in runs), images=f"{compared:,} validation images", digest=runs[0].validation
+    )
+    return html_page("Comparison of runs", said, parts)
 
 
 def _runs(runs: Sequence[ComparedRun]) -> str:
     numbers = [name for name in NUMBERS if any(name in run.metrics for run in runs)]
-    head = ["run", *numbers, "commit", "device", "id"]
+    head = ["run", "model", *numbers, "date", "commit", "device", "id"]
     rows = [
         [
             run.name,
+            _model(run),
             *(_percent(run.metrics.get(name, math.nan)) for name in numbers),
+            run.date,
             run.tags.get("git_commit", "")[:8] + (" +" if run.tags.get("git_dirty") == "true" else ""),
             run.tags.get("device", ""),
             run.run_id,
@@ -89,6 +97,14 @@ def _runs(runs: Sequence[ComparedRun]) -> str:
     ]
     note = "<p>In percent. A + after the commit: with changes that are not committed.</p>"
     return table(head, rows) + note
+
+
+def _model(run: ComparedRun) -> str:
+    """Name the trainings that the model comes from, with their best epochs if the run has trained."""
+    best = {name.partition("/")[0]: epoch for name, epoch in run.metrics.items() if name.endswith("/best/epoch")}
+    stages = {name.removesuffix("_run"): "" for name in run.tags if name.endswith("_run")}
+    trained = stages | {stage: f", epoch {epoch:g}" for stage, epoch in best.items()}
+    return "; ".join(stage + epoch for stage, epoch in sorted(trained.items()))
 
 
 def _verdict(rows: pd.DataFrame) -> str:

@@ -13,6 +13,7 @@ _COUNTS = ["images_train", "images_val", "segments_train", "segments_val", "reje
 
 
 def data_report(
+    about: Mapping[str, str],
     summary: Mapping[str, Any],
     counts: pd.DataFrame,
     distributions: Mapping[str, Mapping[str, int]],
@@ -22,6 +23,7 @@ def data_report(
     """Set the report as an HTML page in ASCII with its pictures inside.
 
     Args:
+        about: see `page.about`.
         summary: the content of ``dataset_summary.json``.
         counts: a row a class, see `annotations.summary.class_counts`.
         distributions: by title, how many fall under each label, such as images by their number of segments.
@@ -36,6 +38,7 @@ def data_report(
     return render(
         "data_report.html.j2",
         title="Data report",
+        about=about,
         facts=_facts(summary),
         class_head=["class", "kind", *map(display_name, _COUNTS)],
         class_rows=rows,
@@ -63,8 +66,6 @@ def _facts(summary: Mapping[str, Any]) -> dict[str, Any]:
         "rejected": f"{summary['rejected']['total']:,}",
         "repaired": f"{summary['repaired']['total']:,}",
     }
-    if "sha256" in summary.get("split", {}):
-        facts["digest of the split"] = summary["split"]["sha256"][:8]
     if fringe:
         name = f"leftover stuff within {fringe['within_pixels']} px of things, before → after"
         facts[name] = f"{fringe['pixels_before']:,} → {fringe['pixels_after']:,} px"

@@ -40,7 +40,7 @@ def evaluation_report(
     """Set the report as an HTML page in ASCII with its pictures and charts inside.
 
     Args:
-        about: what was evaluated on what: values by their names.
+        about: see `page.about`.
         quality: the content of ``panoptic_quality.json``.
         precision: the content of ``average_precision.json``.
         budget: see `analysis.loss_budget`.

@@ -37,7 +37,7 @@ from construction_panoptic.visualisation import interactive, still
 from construction_panoptic.visualisation.charts import class_balance_chart
 from construction_panoptic.visualisation.classes import ClassTable
 from construction_panoptic.visualisation.data_report import data_report
-from construction_panoptic.visualisation.page import ReportPicture
+from construction_panoptic.visualisation.page import ReportPicture, about
 from construction_panoptic.visualisation.progress import overlay_of
 from construction_panoptic.visualisation.sheets import mosaic
 
@@ -177,6 +177,7 @@ def report_data(
     counts: pd.DataFrame,
     summary: dict[str, Any],
     taxonomy: dict[str, Any],
+    run_name: str,
 ) -> str:
     """Set the data report: numbers, images worth a look, and ground truth of each class."""
     classes = Taxonomy.from_dict(taxonomy)
@@ -188,7 +189,9 @@ def report_data(
         return ReportPicture(overlay, record.key + (f": {note}" if note else ""))
 
     found = survey(converted, annotations, rejected, counts)
+    digest, images = summary["split"]["sha256"], f"{summary['all']['images']:,} images"
     return data_report(
+        about(run=run_name, images=images, digest=digest),
         summary,
         counts,
         found.sizes,

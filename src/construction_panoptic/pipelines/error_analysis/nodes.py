@@ -26,6 +26,7 @@ from construction_panoptic.visualisation.classes import ClassTable, display_name
 from construction_panoptic.visualisation.error_overlays import ERROR_COLORS, errors_overlay
 from construction_panoptic.visualisation.evaluation_report import evaluation_report
 from construction_panoptic.visualisation.examples import examples_of
+from construction_panoptic.visualisation.page import about
 from construction_panoptic.visualisation.sheets import CELL_SIDE, Example, example_sheet
 
 
@@ -94,21 +95,23 @@ def report_evaluation(
     converted: ConvertedImages,
     predictions: Path,
     parameters: EvaluationSettings,
+    run_name: str,
     *tables: pd.DataFrame,
 ) -> tuple[str, Image.Image]:
     """Set the evaluation report, an HTML page, and the sheet of the images with the lowest PQ, worst first.
 
     ``tables`` are what the other nodes have found, thresholds last.
     """
-    about = {
-        "model": f"{checkpoint['stage']}, epoch {checkpoint['epoch']}",
-        "data set": f"{len(panoptic_val['images']):,} validation images",
-        "digest of the split": panoptic_val["info"]["split_sha256"][:8],
-    }
+    said = about(
+        run=run_name,
+        model=f"{checkpoint['stage']}, epoch {checkpoint['epoch']}",
+        images=f"{len(panoptic_val['images']):,} validation images",
+        digest=panoptic_val["info"]["split_sha256"],
+    )
     worst = _worst_images(segments, panoptic_val, converted, predictions, parameters.examples)
     budget, confusions, sizes, calibration, box_errors, thresholds = tables
     found = budget, confusions, sizes, calibration, box_errors, thresholds, _in_use(thresholds)
-    report = evaluation_report(about, quality, precision, *found, worst)
+    report = evaluation_report(said, quality, precision, *found, worst)
     return report, example_sheet(worst)
 
 
