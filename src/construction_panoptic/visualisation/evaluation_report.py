@@ -86,7 +86,7 @@ def evaluation_report(
             [row["error"], row["meaning"], f"{row['count']:,}", percent_text(row["delta_ap"])]
             for row in box_errors.to_dict("records")
         ],
-        worst={f"{example.title}: PQ {percent_text(example.quality)}": _pictures(example) for example in worst},
+        worst={f"{example.title}: PQ {percent_text(example.quality)}": example_pictures(example) for example in worst},
     )  # fmt: skip
 
 
@@ -112,7 +112,8 @@ def _size_row(row: Mapping[Any, Any]) -> list[str]:
     return [row["size"], f"{row['true_segments']:,}", *map(percent_text, scores)]
 
 
-def _pictures(example: Example) -> list[ReportPicture]:
+def example_pictures(example: Example) -> list[ReportPicture]:
+    """Give the pictures of an example, the image first, with what they are."""
     pictures = {
         "image": example.image,
         "ground truth": example.truth,

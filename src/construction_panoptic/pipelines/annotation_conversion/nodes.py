@@ -37,8 +37,8 @@ from construction_panoptic.visualisation import interactive, still
 from construction_panoptic.visualisation.charts import class_balance_chart
 from construction_panoptic.visualisation.classes import ClassTable
 from construction_panoptic.visualisation.data_report import data_report
+from construction_panoptic.visualisation.examples import overlay_of
 from construction_panoptic.visualisation.page import ReportPicture, about
-from construction_panoptic.visualisation.progress import overlay_of
 from construction_panoptic.visualisation.sheets import mosaic
 
 logger = logging.getLogger(__name__)
@@ -185,7 +185,7 @@ def report_data(
     def picture(record: ConvertedRecord, note: str = "") -> ReportPicture:
         image, annotation = {"file_name": record.image_file}, record.to_dict() | {"file_name": record.png_file}
         annotation["segments_info"] = annotation["segments"]
-        overlay = overlay_of(converted.image_folder, converted.png_folder, image, annotation, classes)[1]
+        overlay = overlay_of(converted.image_folder, converted.png_folder, image, annotation, classes)
         return ReportPicture(overlay, record.key + (f": {note}" if note else ""))
 
     found = survey(converted, annotations, rejected, counts)
@@ -206,7 +206,7 @@ def draw_ground_truth(panoptic_train: Mapping[str, Any], converted: ConvertedIma
     some = some_images(panoptic_train, MOSAIC_PICTURES)
     annotations = {annotation["image_id"]: annotation for annotation in some["annotations"]}
     overlays = [
-        overlay_of(converted.image_folder, converted.png_folder, image, annotations[image["id"]], classes)[1]
+        overlay_of(converted.image_folder, converted.png_folder, image, annotations[image["id"]], classes)
         for image in some["images"]
     ]
     return mosaic(overlays, [image["file_name"] for image in some["images"]], columns=4)

@@ -55,7 +55,7 @@ def create_pipeline(**_: Any) -> Pipeline:
                     "params:run_name",
                     *TABLES,
                 ],
-                outputs=["evaluation_report", "worst_images"],
+                outputs=["evaluation_report", "worst_images", "validation_images"],
                 name="report_evaluation",
             ),
         ],

@@ -75,7 +75,8 @@ def draw_examples(
     segments = match_segments(chosen, converted.png_folder, read_results(predictions), predictions)
     scores = image_scores(segments)
     qualities = {image["id"]: scores.get(image["id"]) for image in chosen["images"]}
-    return example_sheet(examples_of(qualities, chosen, (converted.image_folder, converted.png_folder), predictions))
+    folders = converted.image_folder, converted.png_folder
+    return example_sheet(list(examples_of(qualities, chosen, folders, predictions)))
 
 
 def keep_results(*results: Any) -> tuple[Any, ...]:
