@@ -21,8 +21,12 @@ from construction_panoptic.evaluation.predictions import PREDICTIONS_FILE
 from construction_panoptic.evaluation.segments import match_segments
 from construction_panoptic.files import write_bytes
 from construction_panoptic.tracking.facts import file_digest
-from construction_panoptic.visualisation.comparison_pictures import LocalData, pictures_of_differences
-from construction_panoptic.visualisation.comparison_report import ComparedRun, comparison_page
+from construction_panoptic.visualisation.comparison_report import (
+    ComparedRun,
+    LocalData,
+    comparison_page,
+    pictures_of_differences,
+)
 
 SEGMENTS = "errors/segment_matches.parquet"
 CLASSES = "results/panoptic_quality.csv"

@@ -13,8 +13,15 @@ from construction_panoptic.annotations.images import read_rgb
 from construction_panoptic.annotations.panoptic_png import decode_id_map
 from construction_panoptic.evaluation.predictions import read_results
 from construction_panoptic.visualisation.charts import LOSS_COLORS
-from construction_panoptic.visualisation.classes import Classes, ClassTable, Color, display_name, legend_entries
-from construction_panoptic.visualisation.overlays import Picture, panoptic_overlay
+from construction_panoptic.visualisation.overlays import (
+    Classes,
+    ClassTable,
+    Color,
+    Picture,
+    display_name,
+    legend_entries,
+    panoptic_overlay,
+)
 from construction_panoptic.visualisation.sheets import CELL_SIDE, Example
 
 ERROR_COLORS: dict[str, Color] = {name: ImageColor.getrgb(color)[:3] for name, color in LOSS_COLORS.items()}

@@ -14,8 +14,7 @@ from PIL import Image
 
 from construction_panoptic.files import git_state
 from construction_panoptic.visualisation.charts import percent_text
-from construction_panoptic.visualisation.classes import display_name
-from construction_panoptic.visualisation.overlays import Picture
+from construction_panoptic.visualisation.overlays import Picture, display_name
 
 __all__ = ["PICTURE_SIDE", "Markup", "ReportPicture", "about", "html_page", "picture_row", "render", "sheet", "table"]
 

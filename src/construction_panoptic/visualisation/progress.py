@@ -12,8 +12,7 @@ from construction_panoptic.annotations.records import ConvertedImages
 from construction_panoptic.evaluation.examples import choose_images
 from construction_panoptic.models.protocol import Segmentation
 from construction_panoptic.parallel import collectives
-from construction_panoptic.visualisation.classes import ClassTable
-from construction_panoptic.visualisation.overlays import Picture, boxes_overlay, panoptic_overlay
+from construction_panoptic.visualisation.overlays import ClassTable, Picture, boxes_overlay, panoptic_overlay
 from construction_panoptic.visualisation.sheets import mosaic
 
 PROGRESS_COLUMNS, PROGRESS_CELL = 4, 400  # images a row, and pixels an image

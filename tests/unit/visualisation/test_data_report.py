@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from construction_panoptic.visualisation.data_report import data_report
 from construction_panoptic.visualisation.page import PICTURE_SIDE, ReportPicture
+from construction_panoptic.visualisation.reports import data_report
 
 ABOUT = {"run": "first <try>"}
 SIDE = {"images": 3}

@@ -13,7 +13,7 @@ from construction_panoptic.evaluation.analysis import image_scores
 from construction_panoptic.evaluation.segments import match_segments
 from construction_panoptic.files import write_json
 from construction_panoptic.visualisation.examples import examples_of
-from construction_panoptic.visualisation.validation_page import THUMBNAIL_SIDE, validation_page
+from construction_panoptic.visualisation.reports import THUMBNAIL_SIDE, validation_page
 
 CATEGORIES = [
     {"id": 1, "name": "sky", "isthing": 0, "color": [0, 0, 255]},

@@ -35,10 +35,10 @@ from construction_panoptic.config.conversion import ConversionSettings
 from construction_panoptic.evaluation.examples import some_images
 from construction_panoptic.visualisation import interactive, still
 from construction_panoptic.visualisation.charts import class_balance_chart
-from construction_panoptic.visualisation.classes import ClassTable
-from construction_panoptic.visualisation.data_report import data_report
 from construction_panoptic.visualisation.examples import overlay_of
+from construction_panoptic.visualisation.overlays import ClassTable
 from construction_panoptic.visualisation.page import ReportPicture, about
+from construction_panoptic.visualisation.reports import data_report
 from construction_panoptic.visualisation.sheets import mosaic
 
 logger = logging.getLogger(__name__)

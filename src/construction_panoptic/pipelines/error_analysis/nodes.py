@@ -21,11 +21,10 @@ from construction_panoptic.models.files import model_of
 from construction_panoptic.training.loading import build_loader
 from construction_panoptic.visualisation import interactive
 from construction_panoptic.visualisation.charts import calibration_chart, loss_budget_chart, threshold_chart
-from construction_panoptic.visualisation.evaluation_report import evaluation_report
 from construction_panoptic.visualisation.examples import examples_of
 from construction_panoptic.visualisation.page import about
+from construction_panoptic.visualisation.reports import MOST_IMAGES, THUMBNAIL_SIDE, evaluation_report, validation_page
 from construction_panoptic.visualisation.sheets import example_sheet
-from construction_panoptic.visualisation.validation_page import MOST_IMAGES, THUMBNAIL_SIDE, validation_page
 
 
 def match_all_segments(

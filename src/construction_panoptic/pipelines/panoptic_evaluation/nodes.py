@@ -22,8 +22,8 @@ from construction_panoptic.evaluation.tables import precision_table, quality_tab
 from construction_panoptic.models.files import model_of
 from construction_panoptic.visualisation import interactive, still
 from construction_panoptic.visualisation.charts import pq_chart
-from construction_panoptic.visualisation.classes import ClassTable
 from construction_panoptic.visualisation.examples import examples_of
+from construction_panoptic.visualisation.overlays import ClassTable
 from construction_panoptic.visualisation.sheets import example_sheet
 
 
