@@ -1,4 +1,4 @@
-"""Writing files so that a reader never sees half of one."""
+"""Files: written so that a reader never sees half of one; and the commit that they are of."""
 
 import errno
 import json
@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import socket
+import subprocess
 import uuid
 import zlib
 from collections.abc import Iterator
@@ -112,3 +113,16 @@ def write_json(target: Path | str, data: Any, *, indent: int | None = None) -> N
     """Write ``data`` as JSON to ``target`` atomically; NaN and infinity are refused since JSON has neither."""
     text = json.dumps(data, indent=indent, allow_nan=False, ensure_ascii=False)
     write_bytes(target, text.encode())
+
+
+def git_state(folder: Path) -> tuple[str, bool] | None:
+    """Give the commit that a folder is of, and whether files differ from it; None outside git."""
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", *arguments], cwd=folder, check=True, capture_output=True, text=True, timeout=20)
+        return done.stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD"), bool(git("status", "--porcelain"))
+    except (OSError, subprocess.SubprocessError):
+        return None

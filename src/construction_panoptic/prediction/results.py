@@ -25,9 +25,8 @@ from construction_panoptic.evaluation.predictions import (
 from construction_panoptic.files import atomic_path, write_bytes, write_json
 from construction_panoptic.prediction.running import PredictedPicture, RejectedFile
 from construction_panoptic.prediction.videos import VideoWriter
-from construction_panoptic.visualisation.classes import ClassTable
+from construction_panoptic.visualisation.overlays import ClassTable, boxes_overlay, panoptic_overlay
 from construction_panoptic.visualisation.overlays import Picture as Pixels
-from construction_panoptic.visualisation.overlays import boxes_overlay, panoptic_overlay
 
 INDEX = "index.json"
 PANOPTIC = "panoptic"

@@ -21,8 +21,12 @@ from construction_panoptic.evaluation.predictions import PREDICTIONS_FILE
 from construction_panoptic.evaluation.segments import match_segments
 from construction_panoptic.files import write_bytes
 from construction_panoptic.tracking.facts import file_digest
-from construction_panoptic.visualisation.comparison_pictures import LocalData, pictures_of_differences
-from construction_panoptic.visualisation.comparison_report import ComparedRun, comparison_page
+from construction_panoptic.visualisation.comparison_report import (
+    ComparedRun,
+    LocalData,
+    comparison_page,
+    pictures_of_differences,
+)
 
 SEGMENTS = "errors/segment_matches.parquet"
 CLASSES = "results/panoptic_quality.csv"
@@ -158,6 +162,7 @@ def _read_runs(
                 parameters=_parameters(client, run),
                 metrics=dict(run.data.metrics),
                 tags=dict(run.data.tags),
+                date=_begun(run),
                 validation=digest,
                 classes=pd.read_csv(classes).dropna(subset=["category_id"]),
                 segments=matched,
@@ -180,10 +185,13 @@ def _by_id(client: mlflow.MlflowClient, name: str) -> list[Run]:
         return []
 
 
+def _begun(run: Run) -> str:
+    return f"{datetime.fromtimestamp(run.info.start_time / 1000).astimezone():%Y-%m-%d %H:%M}"
+
+
 def _described(run: Run) -> str:
-    begun = datetime.fromtimestamp(run.info.start_time / 1000).astimezone()
     quality = run.data.metrics.get("pq/All")
-    return f"{run.info.run_id}  {begun:%Y-%m-%d %H:%M}  {'no PQ' if quality is None else f'PQ {100 * quality:.1f}'}"
+    return f"{run.info.run_id}  {_begun(run)}  {'no PQ' if quality is None else f'PQ {100 * quality:.1f}'}"
 
 
 def _parameters(client: mlflow.MlflowClient, run: Run) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 import hashlib
 import math
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,21 +9,18 @@ from typing import Any
 import pandas as pd
 import torch
 
+from construction_panoptic.files import git_state
+
 DIGEST_LENGTH = 32  # MLflow keeps at most 36 characters
 LONGEST_PARAMETER = 6000  # characters that MLflow keeps of a parameter
 
 
 def git_tags(project: Path) -> dict[str, str]:
     """Give the commit of the project folder and whether its files differ from it; empty outside git."""
-
-    def git(*arguments: str) -> str:
-        done = subprocess.run(["git", *arguments], cwd=project, check=True, capture_output=True, text=True, timeout=20)
-        return done.stdout.strip()
-
-    try:
-        commit, dirty = git("rev-parse", "HEAD"), bool(git("status", "--porcelain"))
-    except (OSError, subprocess.SubprocessError):
+    state = git_state(project)
+    if state is None:
         return {}
+    commit, dirty = state
     return {"mlflow.source.git.commit": commit, "git_commit": commit, "git_dirty": str(dirty).lower()}
 
 

@@ -94,8 +94,10 @@ class TrackingHook:
             name=tracking.run.name or "+".join(names).replace("__default__", "main_job"),
             store=store,
             tags=_command_tags(run_params) | self._tags,
-            params=self._parameters(pipeline.inputs()),
+            params=self._parameters(pipeline.inputs() - {"params:run_name"}),
         )
+        if "params:run_name" in catalog:  # reports say it
+            catalog["params:run_name"] = self._run.name
         name = f"The tracking server {store}" if store else "MLflow's database"
         self._sender = Sender(self._records, self._project, name)
         self._go_on_with_earlier_runs(self._sender, catalog)

@@ -4,7 +4,6 @@ Functions take the classes as an object with ``names``, ``colors`` and ``is_thin
 project's taxonomy, and return a picture, figure or page; saving is left to the caller.
 """
 
-from construction_panoptic.visualisation.classes import ClassTable
-from construction_panoptic.visualisation.overlays import panoptic_overlay
+from construction_panoptic.visualisation.overlays import ClassTable, panoptic_overlay
 
 __all__ = ["ClassTable", "panoptic_overlay"]

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from construction_panoptic.evaluation.analysis import LOSSES
-from construction_panoptic.visualisation.classes import Classes, display_name
+from construction_panoptic.visualisation.overlays import Classes, display_name
 
 # Colours of Okabe and Ito (2008): distinct for colour-blind readers, and on white as on dark ground.
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"

@@ -1,16 +1,25 @@
-"""The comparison as an HTML page."""
+"""The comparison as an HTML page, and pictures of the images in which runs differ most."""
 
+import io
+import json
 import math
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
+from construction_panoptic.annotations.images import read_rgb
+from construction_panoptic.annotations.panoptic_png import decode_id_map
 from construction_panoptic.evaluation.differences import SPLITS
-from construction_panoptic.visualisation.classes import display_name
-from construction_panoptic.visualisation.page import Markup, ReportPicture, html_page, sheet, table
+from construction_panoptic.evaluation.predictions import PREDICTIONS_FILE
+from construction_panoptic.visualisation.overlays import ClassTable, Picture, display_name, panoptic_overlay
+from construction_panoptic.visualisation.page import PICTURE_SIDE, Markup, ReportPicture, about, html_page, sheet, table
 
 NUMBERS = ("pq/All", "pq/Things", "pq/Stuff", "sq/All", "rq/All", "box/AP", "box/AP50")
 BETTER, WORSE, UNSURE = "#2a8a4a", "#c23b3b", "#888"
@@ -26,6 +35,7 @@ class ComparedRun:
         parameters: by dotted path, of the run and of the trainings whose model it evaluates.
         metrics: its final numbers.
         tags: its tags.
+        date: when it began.
         validation: digest of the validation set.
         classes: columns ``category_id``, ``name``, ``kind``.
         segments: a row a segment, see `evaluation.segments.match_segments`.
@@ -37,6 +47,7 @@ class ComparedRun:
     parameters: dict[str, str]
     metrics: dict[str, float]
     tags: dict[str, str]
+    date: str
     validation: str
     classes: pd.DataFrame
     segments: pd.DataFrame
@@ -71,16 +82,22 @@ def comparison_page(
             "<p>No pictures: they take the validation set of the runs in this project, and the predictions of all runs "
             "in MLflow; or no image differs.</p>"
         )
-    return html_page("Comparison of runs", parts)
+    compared = pd.concat([run.segments["image_id"] for run in runs]).nunique()
+    said = about(
+        run=", ".join(run.name for run in runs), images=f"{compared:,} validation images", digest=runs[0].validation
+    )
+    return html_page("Comparison of runs", said, parts)
 
 
 def _runs(runs: Sequence[ComparedRun]) -> str:
     numbers = [name for name in NUMBERS if any(name in run.metrics for run in runs)]
-    head = ["run", *numbers, "commit", "device", "id"]
+    head = ["run", "model", *numbers, "date", "commit", "device", "id"]
     rows = [
         [
             run.name,
+            _model(run),
             *(_percent(run.metrics.get(name, math.nan)) for name in numbers),
+            run.date,
             run.tags.get("git_commit", "")[:8] + (" +" if run.tags.get("git_dirty") == "true" else ""),
             run.tags.get("device", ""),
             run.run_id,
@@ -89,6 +106,14 @@ def _runs(runs: Sequence[ComparedRun]) -> str:
     ]
     note = "<p>In percent. A + after the commit: with changes that are not committed.</p>"
     return table(head, rows) + note
+
+
+def _model(run: ComparedRun) -> str:
+    """Name the trainings that the model comes from, with their best epochs if the run has trained."""
+    best = {name.partition("/")[0]: epoch for name, epoch in run.metrics.items() if name.endswith("/best/epoch")}
+    stages = {name.removesuffix("_run"): "" for name in run.tags if name.endswith("_run")}
+    trained = stages | {stage: f", epoch {epoch:g}" for stage, epoch in best.items()}
+    return "; ".join(stage + epoch for stage, epoch in sorted(trained.items()))
 
 
 def _verdict(rows: pd.DataFrame) -> str:
@@ -145,3 +170,68 @@ def _percent(value: float) -> str:
 
 def _signed(value: float) -> str:
     return f"{100 * value:+.1f}"
+
+
+@dataclass(frozen=True)
+class LocalData:
+    """The validation set that the runs were evaluated on: COCO panoptic, and the folders of its PNGs and images."""
+
+    truth: Mapping[str, Any]
+    png_folder: Path
+    image_folder: Path
+
+
+def pictures_of_differences(
+    runs: Sequence[ComparedRun],
+    images: NDArray[np.int64],
+    qualities: Sequence[NDArray[np.float64]],
+    local: LocalData | None,
+    count: int,
+) -> dict[str, list[ReportPicture]]:
+    """Draw truth and predictions of the images whose PQ differs most between the runs, most first.
+
+    Args:
+        runs: the runs.
+        images: ids of the images.
+        qualities: for each run, PQ of each image, 0…1 or NaN.
+        local: images and truth.
+        count: how many.
+
+    Returns:
+        By file name; empty without local data, or where a run has no predictions.
+    """
+    if local is None or any(run.predictions is None for run in runs):
+        return {}
+    spread = np.nan_to_num(np.max(qualities, axis=0) - np.min(qualities, axis=0))
+    chosen = [place for place in np.argsort(-spread, kind="stable")[:count] if spread[place] > 0]
+    classes = ClassTable.from_categories(local.truth["categories"])
+    files = {image["id"]: image["file_name"] for image in local.truth["images"]}
+    truth = {annotation["image_id"]: annotation for annotation in local.truth["annotations"]}
+    drawn: dict[str, list[ReportPicture]] = {}
+    archives = [zipfile.ZipFile(run.predictions) for run in runs if run.predictions is not None]
+    try:
+        predicted = [_annotations(archive) for archive in archives]
+        for place in chosen:
+            image_id = int(images[place])
+            photograph = read_rgb(local.image_folder / files[image_id])
+            png = (local.png_folder / truth[image_id]["file_name"]).read_bytes()
+            row = [ReportPicture(_overlay(photograph, png, truth[image_id], classes), "ground truth")]
+            for run, quality, archive, annotations in zip(runs, qualities, archives, predicted, strict=True):
+                annotation = annotations[image_id]
+                overlay = _overlay(photograph, archive.read(annotation["file_name"]), annotation, classes)
+                row.append(ReportPicture(overlay, f"{run.name}, PQ {100 * quality[place]:.1f}"))
+            drawn[files[image_id]] = row
+    finally:
+        for archive in archives:
+            archive.close()
+    return drawn
+
+
+def _annotations(archive: zipfile.ZipFile) -> dict[int, dict[str, Any]]:
+    with archive.open(PREDICTIONS_FILE) as file:
+        return {annotation["image_id"]: annotation for annotation in json.load(io.TextIOWrapper(file))["annotations"]}
+
+
+def _overlay(photograph: Picture, png: bytes, annotation: Mapping[str, Any], classes: ClassTable) -> Picture:
+    id_map, segments = decode_id_map(png), annotation["segments_info"]
+    return panoptic_overlay(photograph, id_map, segments, classes, max_side=PICTURE_SIDE)

@@ -1,48 +1,116 @@
-"""Images with their ground truth and their predictions, for sheets and reports."""
+"""Images with their ground truth, their predictions and what is wrong with these, for sheets and reports."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from PIL import ImageColor
+
+from construction_panoptic.annotations.images import read_rgb
+from construction_panoptic.annotations.panoptic_png import decode_id_map
 from construction_panoptic.evaluation.predictions import read_results
-from construction_panoptic.visualisation.classes import ClassTable, legend_entries
-from construction_panoptic.visualisation.progress import overlay_of
-from construction_panoptic.visualisation.sheets import Example
+from construction_panoptic.visualisation.charts import LOSS_COLORS
+from construction_panoptic.visualisation.overlays import (
+    Classes,
+    ClassTable,
+    Color,
+    Picture,
+    display_name,
+    legend_entries,
+    panoptic_overlay,
+)
+from construction_panoptic.visualisation.sheets import CELL_SIDE, Example
+
+ERROR_COLORS: dict[str, Color] = {name: ImageColor.getrgb(color)[:3] for name, color in LOSS_COLORS.items()}
+
+# Outcome → the side whose outline is drawn; the later over the earlier.
+DRAWN_ERRORS = {"missed": "true", "badly_outlined": "predicted", "mislabelled": "predicted", "spurious": "predicted"}
+
+
+def overlay_of(
+    image_folder: Path,
+    png_folder: Path,
+    image: Mapping[str, Any],
+    annotation: Mapping[str, Any],
+    classes: Classes,
+) -> Picture:
+    """Draw one annotation of a COCO panoptic file over its image: uint8 [h, w, 3], which suits a cell of a sheet."""
+    photograph = read_rgb(image_folder / image["file_name"])
+    id_map = decode_id_map(png_folder / annotation["file_name"])
+    return panoptic_overlay(photograph, id_map, annotation["segments_info"], classes, max_side=CELL_SIDE)
 
 
 def examples_of(
-    qualities: Mapping[int, float | None], truth: Mapping[str, Any], folders: tuple[Path, Path], predictions: Path
-) -> list[Example]:
-    """Draw images, their ground truth and their predictions.
+    qualities: Mapping[int, float | None],
+    truth: Mapping[str, Any],
+    folders: tuple[Path, Path],
+    predictions: Path,
+    segments: pd.DataFrame | None = None,
+    *,
+    max_side: int = CELL_SIDE,
+) -> Iterator[Example]:
+    """Draw images, their ground truth and their predictions, one after the other.
 
     Args:
         qualities: PQ (0…1) of each image that is wanted, by its id, in the order that is wanted; None: it has none.
         truth: COCO panoptic file.
         folders: of its images and of its PNGs.
         predictions: the folder of predictions.
+        segments: see `segments.match_segments`; if given, what is wrong is drawn too.
+        max_side: of the overlays, pixels.
     """
     classes = ClassTable.from_categories(truth["categories"])
-    images = {image["id"]: image for image in truth["images"]}
+    names = {image["id"]: image["file_name"] for image in truth["images"]}
     true, predicted = (
         {annotation["image_id"]: annotation for annotation in side["annotations"]}
         for side in (truth, read_results(predictions))
     )
-    return [
-        _example(images[i], true[i], predicted[i], quality, (*folders, predictions), classes)
-        for i, quality in qualities.items()
-    ]
+    for image_id, quality in qualities.items():
+        photograph = read_rgb(folders[0] / names[image_id])
+        infos = true[image_id]["segments_info"], predicted[image_id]["segments_info"]
+        true_ids = decode_id_map(folders[1] / true[image_id]["file_name"])
+        predicted_ids = decode_id_map(predictions / predicted[image_id]["file_name"])
+        drawn, predicted_drawn = (
+            panoptic_overlay(photograph, ids, info, classes, max_side=max_side)
+            for ids, info in zip((true_ids, predicted_ids), infos, strict=True)
+        )
+        legend, errors = legend_entries([*infos[0], *infos[1]], classes), None
+        if segments is not None:
+            matches = segments[segments["image_id"] == image_id]
+            errors = errors_overlay(photograph, true_ids, predicted_ids, matches, classes, max_side=max_side)
+            legend += [(display_name(outcome), color) for outcome, color in ERROR_COLORS.items()]
+        yield Example(photograph, names[image_id], drawn, predicted_drawn, quality, legend, errors)
 
 
-def _example(
-    image: Mapping[str, Any],
-    true: Mapping[str, Any],
-    predicted: Mapping[str, Any],
-    quality: float | None,
-    folders: tuple[Path, Path, Path],
-    classes: ClassTable,
-) -> Example:
-    images, pngs, predictions = folders
-    photograph, truth = overlay_of(images, pngs, image, true, classes)
-    _, prediction = overlay_of(images, predictions, image, predicted, classes)
-    legend = legend_entries([*true["segments_info"], *predicted["segments_info"]], classes)
-    return Example(photograph, image["file_name"], truth, prediction, quality, legend)
+def errors_overlay(
+    image: Picture,
+    true_ids: NDArray[np.integer],
+    predicted_ids: NDArray[np.integer],
+    matches: pd.DataFrame,
+    classes: Classes,
+    *,
+    max_side: int = 1600,
+) -> Picture:
+    """Draw the segments that are wrong in the colours of `charts.LOSS_COLORS`, and all else in grey.
+
+    ``image`` is uint8 [H, W, 3], the id maps are [H, W] with 0 = void, and ``matches`` are the image's rows of
+    `segments.match_segments`.
+    """
+    id_map = np.zeros(true_ids.shape, np.int32)
+    names: dict[int, str] = {}
+    colors: dict[int, Color] = {}
+    for outcome, side in DRAWN_ERRORS.items():
+        rows = matches[(matches["outcome"] == outcome) & (matches["side"] == side)]
+        for row in rows.to_dict("records"):
+            number = len(names) + 1
+            id_map[(true_ids if side == "true" else predicted_ids) == row["segment_id"]] = number
+            names[number] = display_name(classes.names[row["category_id"]])
+            if outcome == "mislabelled":
+                names[number] += f", is {display_name(classes.names[row['other_category_id']])}"
+            colors[number] = ERROR_COLORS[outcome]
+    errors = ClassTable(names, colors, dict.fromkeys(names, False))
+    segments = [{"id": number, "category_id": number} for number in names]
+    return panoptic_overlay(image, id_map, segments, errors, alpha=0.6, max_side=max_side, hatch_void=False)

@@ -9,8 +9,8 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from construction_panoptic.visualisation.charts import BarChart, Curve, CurveChart
-from construction_panoptic.visualisation.classes import display_name
 from construction_panoptic.visualisation.labels import shorten_text
+from construction_panoptic.visualisation.overlays import display_name
 
 GRID = "rgba(128,128,128,0.3)"
 ROW_HEIGHT = 22

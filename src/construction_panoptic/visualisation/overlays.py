@@ -1,8 +1,9 @@
-"""Segments and boxes drawn over photographs."""
+"""Segments and boxes drawn over photographs, and what this takes of a taxonomy: names, colours, which are things."""
 
 import colorsys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,56 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from scipy.ndimage import find_objects, maximum_filter, minimum_filter
 
+from construction_panoptic.annotations.taxonomy import Taxonomy
 from construction_panoptic.errors import InputDataError
-from construction_panoptic.visualisation.classes import Classes, Color, display_name
 from construction_panoptic.visualisation.labels import LabelPlacer, draw_text, label_size, load_font, text_size
+
+Color = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class ClassTable:
+    """A plain table of classes, for label sets other than the project's taxonomy."""
+
+    names: Mapping[int, str]
+    colors: Mapping[int, Color]
+    is_thing: Mapping[int, bool]
+
+    @classmethod
+    def from_categories(cls, categories: Iterable[Mapping[str, Any]]) -> "ClassTable":
+        """Read the ``categories`` of a COCO panoptic JSON (``id``, ``name``, ``isthing``, ``color``).
+
+        Raises:
+            InputDataError: a category lacks one of the four.
+        """
+        names, colors, is_thing = {}, {}, {}
+        for category in categories:
+            missing = {"id", "name", "isthing", "color"} - category.keys()
+            if missing:
+                raise InputDataError(f"category {dict(category)} lacks {', '.join(sorted(missing))}")
+            category_id = int(category["id"])
+            names[category_id] = str(category["name"])
+            red, green, blue = category["color"]
+            colors[category_id] = (int(red), int(green), int(blue))
+            is_thing[category_id] = bool(category["isthing"])
+        return cls(names, colors, is_thing)
+
+
+Classes = ClassTable | Taxonomy
+"""Names, colours (RGB, 0 to 255) and kinds by category id."""
+
+
+def display_name(name: str) -> str:
+    """Give a class name as people read it: ``wheel_loader`` is shown as ``wheel loader``."""
+    return name.replace("_", " ").strip() or name
+
+
+def legend_entries(segments: Iterable[Mapping[str, Any]], classes: Classes) -> list[tuple[str, Color]]:
+    """List the classes of ``segments`` once each, things first, as (shown name, colour)."""
+    ids = {int(segment["category_id"]) for segment in segments} & classes.names.keys()
+    order = sorted(ids, key=lambda i: (not classes.is_thing[i], classes.names[i]))
+    return [(display_name(classes.names[i]), classes.colors[i]) for i in order]
+
 
 Picture = NDArray[np.uint8]
 

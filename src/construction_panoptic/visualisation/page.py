@@ -2,19 +2,21 @@
 
 import base64
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
+from construction_panoptic.files import git_state
 from construction_panoptic.visualisation.charts import percent_text
-from construction_panoptic.visualisation.classes import display_name
-from construction_panoptic.visualisation.overlays import Picture
+from construction_panoptic.visualisation.overlays import Picture, display_name
 
-__all__ = ["PICTURE_SIDE", "Markup", "ReportPicture", "html_page", "picture_row", "render", "sheet", "table"]
+__all__ = ["PICTURE_SIDE", "Markup", "ReportPicture", "about", "html_page", "picture_row", "render", "sheet", "table"]
 
 PICTURE_SIDE = 420  # px, the longest side of a picture in a page
 
@@ -33,9 +35,23 @@ def render(template: str, **values: Any) -> str:
     return page.encode("ascii", "xmlcharrefreplace").decode("ascii") + "\n"
 
 
-def html_page(title: str, parts: Iterable[str]) -> str:
+def about(*, run: str = "", model: str = "", images: str, digest: str) -> dict[str, str]:
+    """Say what a report is about, when it was made and with which commit; what is not known is left out."""
+    commit, changed = git_state(Path.cwd()) or ("", False)
+    said = {
+        "run": run,
+        "model": model,
+        "data set": images,
+        "digest": digest[:8],
+        "commit": commit[:8] + (", with changes that are not committed" if changed else ""),
+        "date": f"{datetime.now().astimezone():%Y-%m-%d %H:%M %Z}",
+    }
+    return {name: value for name, value in said.items() if value}
+
+
+def html_page(title: str, about: Mapping[str, str], parts: Iterable[str]) -> str:
     """Set a page of parts that are HTML already."""
-    return render("page.html.j2", title=title, content=Markup("".join(parts)))
+    return render("page.html.j2", title=title, about=about, content=Markup("".join(parts)))
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Markup:

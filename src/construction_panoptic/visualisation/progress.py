@@ -1,7 +1,6 @@
-"""Overlays of converted images, for the nodes that draw."""
+"""Pictures by which to watch a training."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,30 +12,11 @@ from construction_panoptic.annotations.records import ConvertedImages
 from construction_panoptic.evaluation.examples import choose_images
 from construction_panoptic.models.protocol import Segmentation
 from construction_panoptic.parallel import collectives
-from construction_panoptic.visualisation.classes import Classes, ClassTable
-from construction_panoptic.visualisation.overlays import Picture, boxes_overlay, panoptic_overlay
-from construction_panoptic.visualisation.sheets import CELL_SIDE, mosaic
+from construction_panoptic.visualisation.overlays import ClassTable, Picture, boxes_overlay, panoptic_overlay
+from construction_panoptic.visualisation.sheets import mosaic
 
 PROGRESS_COLUMNS, PROGRESS_CELL = 4, 400  # images a row, and pixels an image
 LEAST_SCORE = 0.5  # of the boxes that are drawn, as in DETR's demonstrations
-
-
-def overlay_of(
-    image_folder: Path,
-    png_folder: Path,
-    image: Mapping[str, Any],
-    annotation: Mapping[str, Any],
-    classes: Classes,
-) -> tuple[Picture, Picture]:
-    """Read an image and draw one annotation of a COCO panoptic file over it.
-
-    Returns:
-        The image and the overlay, uint8 [H, W, 3] each; the overlay's size suits a cell of a sheet.
-    """
-    photograph = read_rgb(image_folder / image["file_name"])
-    id_map = decode_id_map(png_folder / annotation["file_name"])
-    overlay = panoptic_overlay(photograph, id_map, annotation["segments_info"], classes, max_side=CELL_SIDE)
-    return photograph, overlay
 
 
 class ProgressSheet:

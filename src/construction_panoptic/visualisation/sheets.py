@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from construction_panoptic.errors import InputDataError
-from construction_panoptic.visualisation.classes import Color
 from construction_panoptic.visualisation.labels import load_font, shorten_text
+from construction_panoptic.visualisation.overlays import Color
 
 Picture = NDArray[np.uint8]
 
@@ -33,7 +33,7 @@ class Example:
         truth: the ground-truth overlay, uint8 [h, w, 3], or None where there is none.
         prediction: the predicted overlay, or None.
         quality: the PQ of this image, 0 to 1.
-        legend: (class name, colour) of the classes in the row; see ``classes.legend_entries``.
+        legend: (class name, colour) of the classes in the row; see ``overlays.legend_entries``.
         errors: the overlay of what is wrong, or None.
     """
 

@@ -77,7 +77,7 @@ class Site:
         shutil.rmtree(self.folder / name)
         with mlflow.start_run(experiment_id=self.experiment, run_name=name) as run:
             mlflow.log_params(parameters or {})
-            mlflow.log_metric("pq/All", quality["All"]["pq"])
+            mlflow.log_metrics({"pq/All": quality["All"]["pq"], "mask_head/best/epoch": 8})
             mlflow.log_artifacts(str(folder))
             data = Dataset("panoptic_val", digest or file_digest(self.file), "local", "{}")
             mlflow.MlflowClient().log_inputs(run.info.run_id, [DatasetInput(data)])
@@ -115,6 +115,9 @@ def test_a_comparison_says_what_differs_and_by_how_much(site: Site) -> None:
     assert "tower_crane 10 40.0 90.0 +50.0 +" in text
     assert text.endswith("parameter old new optimizer.lr 0.1 0.2")
     assert "<b>Better</b>" in page
+    assert page.count("<td>mask_head, epoch 8</td>") == 2
+    digest = file_digest(site.file)[:8]
+    assert f"<b>run</b>: old, new; <b>data set</b>: 10 validation images; <b>digest</b>: {digest}; <b>" in page
     assert "tower crane" in page
     # The five images in which they differ, with the truth and both predictions.
     assert page.count("<figure>") == 15

@@ -6,7 +6,7 @@ import pytest
 
 from construction_panoptic.annotations.taxonomy import Taxonomy
 from construction_panoptic.errors import InputDataError
-from construction_panoptic.visualisation.classes import Classes, ClassTable, display_name, legend_entries
+from construction_panoptic.visualisation.overlays import Classes, ClassTable, display_name, legend_entries
 
 
 def test_coco_categories_become_a_table() -> None:

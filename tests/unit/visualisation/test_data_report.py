@@ -6,9 +6,10 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from construction_panoptic.visualisation.data_report import data_report
 from construction_panoptic.visualisation.page import PICTURE_SIDE, ReportPicture
+from construction_panoptic.visualisation.reports import data_report
 
+ABOUT = {"run": "first <try>"}
 SIDE = {"images": 3}
 SUMMARY = {
     "all": {
@@ -41,9 +42,12 @@ COUNTS = pd.DataFrame(
 
 def test_the_page_holds_the_numbers_and_stands_alone() -> None:
     picture = ReportPicture(np.full((900, 600, 3), 200, np.uint8), 'yard/a "1" & ü.jpg: 40 % void')
-    page = data_report(SUMMARY, COUNTS, {"Sizes of things": {"small": 3, "large": 0}}, [picture], {"wheel_loader": []})
+    page = data_report(
+        ABOUT, SUMMARY, COUNTS, {"Sizes of things": {"small": 3, "large": 0}}, [picture], {"wheel_loader": []}
+    )
     assert page.isascii()
     for text in (
+        "<b>run</b>: first &lt;try&gt;",
         "1,234",
         "12.5 %",
         "wheel loader",
@@ -66,7 +70,7 @@ def test_the_page_holds_the_numbers_and_stands_alone() -> None:
 
 def test_an_empty_data_set_has_a_page() -> None:
     summary = SUMMARY | {key: {"total": 0, "by_reason": {}} for key in ["rejected", "repaired"]}
-    page = data_report(summary, COUNTS.iloc[:0], {}, [], {})
+    page = data_report(ABOUT, summary, COUNTS.iloc[:0], {}, [], {})
     assert "Nothing was rejected" in page
     assert "Nothing was changed" in page
     assert "No image stands out" in page

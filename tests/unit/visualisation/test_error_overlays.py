@@ -3,7 +3,7 @@ import pandas as pd
 
 from construction_panoptic.evaluation.segments import match_image, segment_table
 from construction_panoptic.visualisation import ClassTable
-from construction_panoptic.visualisation.error_overlays import ERROR_COLORS, errors_overlay
+from construction_panoptic.visualisation.examples import ERROR_COLORS, errors_overlay
 
 
 def test_each_error_has_its_colour_and_what_is_right_is_grey(classes: ClassTable) -> None:

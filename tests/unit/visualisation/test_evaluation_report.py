@@ -3,7 +3,7 @@ import re
 import numpy as np
 import pandas as pd
 
-from construction_panoptic.visualisation.evaluation_report import evaluation_report
+from construction_panoptic.visualisation.reports import evaluation_report
 from construction_panoptic.visualisation.sheets import Example
 from tests.unit.visualisation.test_error_charts import CONFUSIONS, NAN, budget
 

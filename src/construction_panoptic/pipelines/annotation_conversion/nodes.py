@@ -35,10 +35,10 @@ from construction_panoptic.config.conversion import ConversionSettings
 from construction_panoptic.evaluation.examples import some_images
 from construction_panoptic.visualisation import interactive, still
 from construction_panoptic.visualisation.charts import class_balance_chart
-from construction_panoptic.visualisation.classes import ClassTable
-from construction_panoptic.visualisation.data_report import data_report
-from construction_panoptic.visualisation.page import ReportPicture
-from construction_panoptic.visualisation.progress import overlay_of
+from construction_panoptic.visualisation.examples import overlay_of
+from construction_panoptic.visualisation.overlays import ClassTable
+from construction_panoptic.visualisation.page import ReportPicture, about
+from construction_panoptic.visualisation.reports import data_report
 from construction_panoptic.visualisation.sheets import mosaic
 
 logger = logging.getLogger(__name__)
@@ -178,6 +178,7 @@ def report_data(
     counts: pd.DataFrame,
     summary: dict[str, Any],
     taxonomy: dict[str, Any],
+    run_name: str,
 ) -> str:
     """Set the data report: numbers, images worth a look, and ground truth of each class."""
     classes = Taxonomy.from_dict(taxonomy)
@@ -185,11 +186,13 @@ def report_data(
     def picture(record: ConvertedRecord, note: str = "") -> ReportPicture:
         image, annotation = {"file_name": record.image_file}, record.to_dict() | {"file_name": record.png_file}
         annotation["segments_info"] = annotation["segments"]
-        overlay = overlay_of(converted.image_folder, converted.png_folder, image, annotation, classes)[1]
+        overlay = overlay_of(converted.image_folder, converted.png_folder, image, annotation, classes)
         return ReportPicture(overlay, record.key + (f": {note}" if note else ""))
 
     found = survey(converted, annotations, rejected, counts)
+    digest, images = summary["split"]["sha256"], f"{summary['all']['images']:,} images"
     return data_report(
+        about(run=run_name, images=images, digest=digest),
         summary,
         counts,
         found.sizes,
@@ -204,7 +207,7 @@ def draw_ground_truth(panoptic_train: Mapping[str, Any], converted: ConvertedIma
     some = some_images(panoptic_train, MOSAIC_PICTURES)
     annotations = {annotation["image_id"]: annotation for annotation in some["annotations"]}
     overlays = [
-        overlay_of(converted.image_folder, converted.png_folder, image, annotations[image["id"]], classes)[1]
+        overlay_of(converted.image_folder, converted.png_folder, image, annotations[image["id"]], classes)
         for image in some["images"]
     ]
     return mosaic(overlays, [image["file_name"] for image in some["images"]], columns=4)

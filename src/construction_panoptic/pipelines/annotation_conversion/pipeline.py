@@ -72,7 +72,7 @@ def create_pipeline(**_: Any) -> Pipeline:
             ),
             Node(
                 nodes.report_data,
-                inputs=[*reported, "taxonomy"],
+                inputs=[*reported, "taxonomy", "params:run_name"],
                 outputs="data_report",
                 name="report_data",
             ),

@@ -1,6 +1,6 @@
 """Nodes that say what the model does wrong, and set the evaluation report."""
 
-from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +8,6 @@ import pandas as pd
 from PIL import Image
 from plotly import graph_objects as go
 
-from construction_panoptic.annotations.panoptic_png import decode_id_map
 from construction_panoptic.annotations.records import ConvertedImages
 from construction_panoptic.config.evaluation import EvaluationSettings
 from construction_panoptic.evaluation.analysis import confusion_matrix, image_scores, loss_budget, size_quality
@@ -22,11 +21,10 @@ from construction_panoptic.models.files import model_of
 from construction_panoptic.training.loading import build_loader
 from construction_panoptic.visualisation import interactive
 from construction_panoptic.visualisation.charts import calibration_chart, loss_budget_chart, threshold_chart
-from construction_panoptic.visualisation.classes import ClassTable, display_name
-from construction_panoptic.visualisation.error_overlays import ERROR_COLORS, errors_overlay
-from construction_panoptic.visualisation.evaluation_report import evaluation_report
 from construction_panoptic.visualisation.examples import examples_of
-from construction_panoptic.visualisation.sheets import CELL_SIDE, Example, example_sheet
+from construction_panoptic.visualisation.page import about
+from construction_panoptic.visualisation.reports import MOST_IMAGES, THUMBNAIL_SIDE, evaluation_report, validation_page
+from construction_panoptic.visualisation.sheets import example_sheet
 
 
 def match_all_segments(
@@ -94,40 +92,27 @@ def report_evaluation(
     converted: ConvertedImages,
     predictions: Path,
     parameters: EvaluationSettings,
+    run_name: str,
     *tables: pd.DataFrame,
-) -> tuple[str, Image.Image]:
-    """Set the evaluation report, an HTML page, and the sheet of the images with the lowest PQ, worst first.
+) -> tuple[str, Image.Image, str]:
+    """Set the evaluation report, the sheet of the images with the lowest PQ, worst first, and the page of all images.
 
     ``tables`` are what the other nodes have found, thresholds last.
     """
-    about = {
-        "model": f"{checkpoint['stage']}, epoch {checkpoint['epoch']}",
-        "data set": f"{len(panoptic_val['images']):,} validation images",
-        "digest of the split": panoptic_val["info"]["split_sha256"][:8],
-    }
-    worst = _worst_images(segments, panoptic_val, converted, predictions, parameters.examples)
+    said = about(
+        run=run_name,
+        model=f"{checkpoint['stage']}, epoch {checkpoint['epoch']}",
+        images=f"{len(panoptic_val['images']):,} validation images",
+        digest=panoptic_val["info"]["split_sha256"],
+    )
+    folders = (converted.image_folder, converted.png_folder)
+    scores: dict[int, float | None] = dict(image_scores(segments))
+    worst = dict(islice(scores.items(), parameters.examples))
+    worst_drawn = list(examples_of(worst, panoptic_val, folders, predictions, segments))
     budget, confusions, sizes, calibration, box_errors, thresholds = tables
     found = budget, confusions, sizes, calibration, box_errors, thresholds, _in_use(thresholds)
-    report = evaluation_report(about, quality, precision, *found, worst)
-    return report, example_sheet(worst)
-
-
-def _worst_images(
-    segments: pd.DataFrame, truth: dict[str, Any], converted: ConvertedImages, predictions: Path, count: int
-) -> list[Example]:
-    """Draw the images with the lowest PQ, with ground truth, prediction and what is wrong."""
-    worst = dict(image_scores(segments).head(count))
-    folders = (converted.image_folder, converted.png_folder)
-    classes = ClassTable.from_categories(truth["categories"])
-    true, predicted = (
-        {annotation["image_id"]: folder / annotation["file_name"] for annotation in side["annotations"]}
-        for side, folder in ((truth, converted.png_folder), (read_results(predictions), predictions))
-    )
-    legend = [(display_name(outcome), color) for outcome, color in ERROR_COLORS.items()]
-    drawn = []
-    for image_id, example in zip(worst, examples_of(worst, truth, folders, predictions), strict=True):
-        ids = decode_id_map(true[image_id]), decode_id_map(predicted[image_id])
-        matches = segments[segments["image_id"] == image_id]
-        errors = errors_overlay(example.image, *ids, matches, classes, max_side=CELL_SIDE)
-        drawn.append(replace(example, errors=errors, legend=[*example.legend, *legend]))
-    return drawn
+    report = evaluation_report(said, quality, precision, *found, worst_drawn)
+    listed = scores | {image["id"]: None for image in panoptic_val["images"] if image["id"] not in scores}
+    shown = dict(islice(listed.items(), MOST_IMAGES))
+    drawn = examples_of(shown, panoptic_val, folders, predictions, segments, max_side=THUMBNAIL_SIDE)
+    return report, example_sheet(worst_drawn), validation_page(said, panoptic_val, segments, shown, drawn)

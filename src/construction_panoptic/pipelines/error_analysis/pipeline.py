@@ -46,8 +46,16 @@ def create_pipeline(**_: Any) -> Pipeline:
             ),
             Node(
                 nodes.report_evaluation,
-                inputs=["best_model", "panoptic_quality", "average_precision", "segment_matches", *COMPARED, *TABLES],
-                outputs=["evaluation_report", "worst_images"],
+                inputs=[
+                    "best_model",
+                    "panoptic_quality",
+                    "average_precision",
+                    "segment_matches",
+                    *COMPARED,
+                    "params:run_name",
+                    *TABLES,
+                ],
+                outputs=["evaluation_report", "worst_images", "validation_images"],
                 name="report_evaluation",
             ),
         ],

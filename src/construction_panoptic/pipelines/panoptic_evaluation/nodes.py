@@ -22,8 +22,8 @@ from construction_panoptic.evaluation.tables import precision_table, quality_tab
 from construction_panoptic.models.files import model_of
 from construction_panoptic.visualisation import interactive, still
 from construction_panoptic.visualisation.charts import pq_chart
-from construction_panoptic.visualisation.classes import ClassTable
 from construction_panoptic.visualisation.examples import examples_of
+from construction_panoptic.visualisation.overlays import ClassTable
 from construction_panoptic.visualisation.sheets import example_sheet
 
 
@@ -75,7 +75,8 @@ def draw_examples(
     segments = match_segments(chosen, converted.png_folder, read_results(predictions), predictions)
     scores = image_scores(segments)
     qualities = {image["id"]: scores.get(image["id"]) for image in chosen["images"]}
-    return example_sheet(examples_of(qualities, chosen, (converted.image_folder, converted.png_folder), predictions))
+    folders = converted.image_folder, converted.png_folder
+    return example_sheet(list(examples_of(qualities, chosen, folders, predictions)))
 
 
 def keep_results(*results: Any) -> tuple[Any, ...]:
