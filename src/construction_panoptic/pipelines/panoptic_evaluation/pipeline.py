@@ -9,7 +9,8 @@ from construction_panoptic.pipelines.panoptic_evaluation import nodes
 COMPARED = ["panoptic_val", "converted_images", "panoptic_predictions", "params:panoptic_evaluation"]
 PRECISION = ["average_precision", "average_precision_table"]
 QUALITY = ["panoptic_quality", "panoptic_quality_table"]
-RESULTS = ["panoptic_predictions", "box_predictions", *QUALITY, *PRECISION]
+# One node for each layer: Kedro-Viz shows layers only if no node leads back to an earlier one.
+KEPT = {"predictions": ["panoptic_predictions", "box_predictions"], "results": [*QUALITY, *PRECISION]}
 
 
 def create_pipeline(**_: Any) -> Pipeline:
@@ -42,11 +43,14 @@ def create_pipeline(**_: Any) -> Pipeline:
                 name="draw_panoptic_quality",
             ),
             Node(nodes.draw_examples, inputs=COMPARED, outputs="example_sheet", name="draw_examples"),
-            Node(
-                nodes.keep_results,
-                inputs=RESULTS,
-                outputs=[f"detr.{name}" for name in RESULTS],
-                name="keep_results_of_the_recipe",
+            *(
+                Node(
+                    nodes.keep_results,
+                    inputs=names,
+                    outputs=[f"detr.{name}" for name in names],
+                    name=f"keep_{what}_of_the_recipe",
+                )
+                for what, names in KEPT.items()
             ),
         ],
         inputs={"best_model": "mask_head.best"},
