@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 from kedro.framework.startup import bootstrap_project
+from kedro.io import CatalogConfigResolver
 
 from construction_panoptic import preflight
+from construction_panoptic.configuration import config_loader
 from construction_panoptic.errors import InputDataError, ParameterError
 
 pytestmark = pytest.mark.medium
@@ -99,3 +101,21 @@ def test_a_recipe_for_a_gpu_goes_on_without_one_only_when_told(monkeypatch: pyte
         check(**{"only_missing_outputs": True, **told})
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     check(only_missing_outputs=True)
+
+
+def test_no_node_leads_back_to_an_earlier_layer(repository: Path) -> None:
+    """Kedro-Viz leaves all layers out if one does."""
+    entries = CatalogConfigResolver(config_loader(repository / "conf", None)["catalog"], default_runtime_patterns={})
+
+    def layer(name: str) -> str | None:
+        metadata = entries.resolve_pattern(name).get("metadata") or {}
+        found: str | None = metadata.get("kedro-viz", {}).get("layer")
+        return found
+
+    known = 0
+    for pipeline in preflight.outlines().values():
+        for node in pipeline.nodes:
+            before, after = (sorted(filter(None, map(layer, names))) for names in (node.inputs, node.outputs))
+            known += len(after)
+            assert not before or not after or before[-1] <= after[0], node.name
+    assert known > 100
