@@ -61,7 +61,8 @@ def how_to_go_on() -> str:
     if reporting is None or not reporting.REPORT.has_begun:
         return ""
     program = Path(sys.argv[0])
-    words = ["python", "-m", program.parent.name] if program.name == "__main__.py" else [program.name]
+    # Kedro itself says "python -m kedro", in one word.
+    words = ["python", "-m", program.parent.name] if program.name == "__main__.py" else program.name.split()
     more = [] if CONTINUE in sys.argv else [CONTINUE]
     return f"\nThen go on with: {shlex.join([*words, *sys.argv[1:], *more])}"
 

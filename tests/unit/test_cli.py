@@ -53,3 +53,5 @@ def test_the_command_that_was_typed_goes_on_once_a_node_has_begun(monkeypatch: p
         cli._run()
     line = "Then go on with: kedro run --env sample --params 'run_name=first try' --only-missing-outputs"
     assert caught.value.message.splitlines()[-1] == line
+    monkeypatch.setattr(sys, "argv", ["python -m kedro", *sys.argv[1:]])
+    assert cli.how_to_go_on() == "\n" + line.replace("kedro", "python -m kedro")

@@ -96,8 +96,8 @@ class TrackingHook:
             tags=_command_tags(run_params) | self._tags,
             params=self._parameters(pipeline.inputs() - {"params:run_name"}),
         )
-        if "params:run_name" in catalog:  # reports say it
-            catalog["params:run_name"] = self._run.name
+        if (named := catalog.get("params:run_name")) is not None:  # reports say it
+            named.save(self._run.name)
         name = f"The tracking server {store}" if store else "MLflow's database"
         self._sender = Sender(self._records, self._project, name)
         self._go_on_with_earlier_runs(self._sender, catalog)
