@@ -11,7 +11,7 @@ from benchmarks.inputs import image_size, is_thing_of, our_model, peer_model, ra
 from benchmarks.measuring import Benchmark, Options, Outputs, Step, main
 from benchmarks.published import keep, merge_masks, threshold_for
 from construction_panoptic.annotations.panoptic_png import encode_id_map
-from construction_panoptic.models.detr import segment_images
+from construction_panoptic.models.detr import panoptic_result, query_masks
 
 SIZE = (800, 1066)
 
@@ -63,23 +63,19 @@ def published(options: Options) -> Step:
 def ours(options: Options) -> Step:
     model = our_model(options)
     images = random_images(options, 1, *SIZE)
-    size = image_size(options, *SIZE)
+    size, is_thing = image_size(options, *SIZE), is_thing_of(options)
     with torch.inference_mode():
         threshold = threshold_for(model.detr(images)["pred_logits"][0], _kept(options))
 
     @torch.inference_mode()
     def step() -> Outputs:
-        results, features = segment_images(
-            model,
-            images,
-            None,
-            processed_sizes=[size],
-            target_sizes=[size],
-            is_thing=is_thing_of(options),
-            threshold=threshold,
+        features = model.features(images)
+        (kept,) = query_masks(model, features, [size], is_thing, threshold=threshold)
+        result = panoptic_result(
+            kept.masks, kept.scores, kept.labels, processed_size=size, target_size=size, is_thing=is_thing
         )
-        encode_id_map(results[0].id_map)
-        return {"id_map": torch.from_numpy(results[0].id_map), "boxes": features.pred_boxes}
+        encode_id_map(result.id_map)
+        return {"id_map": result.id_map, "boxes": features.pred_boxes}
 
     return step
 

@@ -18,7 +18,7 @@ from construction_panoptic.models.detr.model import (
     build_detr_panoptic,
     compile_detector,
 )
-from construction_panoptic.models.detr.panoptic_model import DetrModel, segment_images
+from construction_panoptic.models.detr.panoptic_model import DetrModel, query_masks
 from construction_panoptic.models.detr.postprocess import panoptic_result
 
 __all__ = [
@@ -34,6 +34,6 @@ __all__ = [
     "load_weights",
     "panoptic_architecture",
     "panoptic_result",
+    "query_masks",
     "read_weights",
-    "segment_images",
 ]

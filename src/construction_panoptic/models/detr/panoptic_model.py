@@ -168,37 +168,6 @@ def query_masks(
     ]
 
 
-def segment_images(
-    model: DetrPanoptic,
-    images: Tensor,
-    padding_mask: Tensor | None,
-    *,
-    processed_sizes: Sequence[tuple[int, int]],
-    target_sizes: Sequence[tuple[int, int]],
-    is_thing: Mapping[int, bool],
-    threshold: float,
-) -> tuple[list[Segmentation], PanopticFeatures]:
-    """Segment the images of a batch as published, pixel by pixel, each at its target size; call it without gradients.
-
-    Sizes are (height, width), the processed ones within the padding. Gives the segmentations without boxes, and the
-    features with logits and boxes of all queries.
-    """
-    features = model.features(images, padding_mask)
-    found = query_masks(model, features, processed_sizes, is_thing, threshold=threshold)
-    results = [
-        panoptic_result(
-            queries.masks,
-            queries.scores,
-            queries.labels,
-            processed_size=processed,
-            target_size=target,
-            is_thing=is_thing,
-        )
-        for queries, processed, target in zip(found, processed_sizes, target_sizes, strict=True)
-    ]
-    return results, features
-
-
 def _at(
     thresholds: Sequence[float], queries: QueryMasks, size: tuple[int, int], original: tuple[int, int], spec: ModelSpec
 ) -> Iterator[Segmentation]:
