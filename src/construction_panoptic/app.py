@@ -1,10 +1,10 @@
 """``python -m construction_panoptic app``: a page in the browser to drop photographs and videos on."""
 
+import asyncio
 import base64
 import io
 import shutil
 import tempfile
-import threading
 from importlib.resources import files
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -61,7 +61,7 @@ def build(model: "PanopticModel", hosts: list[str]) -> "FastAPI":
     application = FastAPI(openapi_url=None)
     application.add_middleware(TrustedHostMiddleware, allowed_hosts=["*"] if "0.0.0.0" in hosts else hosts)
     page = (files("construction_panoptic.prediction") / "app.html").read_text(encoding="utf-8")
-    turn = threading.Lock()
+    turn = asyncio.Lock()
 
     async def received(request: Request, folder: Path, name: str) -> Path:
         path = folder / (PurePosixPath(name.replace("\\", "/")).name or "file")
@@ -75,12 +75,9 @@ def build(model: "PanopticModel", hosts: list[str]) -> "FastAPI":
         return path
 
     async def answered(work: Any, *arguments: Any) -> Any:
-        def in_turn() -> Any:
-            with turn:
-                return work(*arguments)
-
         try:
-            return await run_in_threadpool(in_turn)
+            async with turn:
+                return await run_in_threadpool(work, *arguments)
         except UserError as error:
             raise HTTPException(400, str(error)) from error
 
@@ -115,9 +112,9 @@ def build(model: "PanopticModel", hosts: list[str]) -> "FastAPI":
 
 
 def least_score(model: "PanopticModel") -> float:
-    """Give the score from which on segments are sent: merged pixel by pixel, the weak ones take from the strong."""
-    pixels = model.spec.kind == "detr" and model.spec.merging == "pixels"
-    return model.spec.least_score if pixels else min(LEAST_SCORE, model.spec.least_score)
+    """Give the score from which on segments are sent: weak ones too, unless they would change the others."""
+    shown = model.spec.least_score
+    return shown if model.spec.merges_pixels else min(LEAST_SCORE, shown)
 
 
 def segments_of(model: "PanopticModel", path: Path) -> dict[str, Any]:
@@ -160,7 +157,7 @@ def segments_of(model: "PanopticModel", path: Path) -> dict[str, Any]:
 
 
 def results_of(model: "PanopticModel", path: Path, threshold: float) -> Path:
-    """Predict an image or a video, and pack what `predict` writes: views, COCO files, an import for CVAT, a table.
+    """Predict an image or a video, and pack what `predict` writes: views, COCO files, an import for CVAT, tables.
 
     Raises:
         UserError: it cannot be read.
@@ -171,16 +168,15 @@ def results_of(model: "PanopticModel", path: Path, threshold: float) -> Path:
     from construction_panoptic.prediction.results import write_results
     from construction_panoptic.prediction.running import predict_source
     from construction_panoptic.prediction.sources import find_files
-    from construction_panoptic.prediction.tables import rejected_table, seen_table
+    from construction_panoptic.prediction.tables import write_tables
 
     chosen = {"source": str(path), "threshold": threshold, "cvat": "masks", "execution": {"workers": 1}}
     folder = path.parent / "results"
     settings = parse(PredictionSettings, chosen, "app")
     write_results(predict_source(model, find_files(str(path)), settings), folder)
-    seen, rejected = seen_table(folder), rejected_table(folder)
+    seen, rejected = write_tables(folder)
     if seen.empty and len(rejected):
         raise InputDataError(str(rejected["detail"].iloc[0]).replace(str(path), path.name))
-    seen.to_csv(folder / "seen.csv", index=False)
     return Path(shutil.make_archive(str(path.parent / "archive"), "zip", folder))
 
 

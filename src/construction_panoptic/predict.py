@@ -9,7 +9,6 @@ import click
 from construction_panoptic.config.base import parse
 from construction_panoptic.config.prediction import PredictionSettings
 from construction_panoptic.errors import InputDataError, ParameterError, UserError
-from construction_panoptic.files import atomic_path
 
 MODEL = "data/06_models/mask_head/best.pt"
 
@@ -65,16 +64,13 @@ def predict_to_folder(
     from construction_panoptic.prediction.results import PANOPTIC, write_results
     from construction_panoptic.prediction.running import predict_source
     from construction_panoptic.prediction.sources import find_files, shard
-    from construction_panoptic.prediction.tables import rejected_table, seen_table
+    from construction_panoptic.prediction.tables import write_tables
 
     files = shard(find_files(settings.source or ""), *part)
     if not files:
         raise InputDataError(f"{settings.source} has fewer files than {part[1]} parts; part {part[0]} is empty.")
     write_results(predict_source(load_model(model), files, settings), folder)
-    seen, rejected = seen_table(folder), rejected_table(folder)
-    for name, table in {"seen": seen, "rejected": rejected}.items():
-        with atomic_path(folder / f"{name}.csv") as temporary:
-            table.to_csv(temporary, index=False)
+    seen, rejected = write_tables(folder)
     if seen.empty and part[1] == 1:  # a part may have nothing but bad files
         raise InputDataError(
             f"None of the {len(files)} files could be read; {folder / 'rejected.csv'} says why. "

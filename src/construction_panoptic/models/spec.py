@@ -55,6 +55,11 @@ class ModelSpec(Settings):
         """The score above which segments and boxes are shown; where it is another one for stuff, that of things."""
         return self.threshold if self.merging == "pixels" else self.quality_things
 
+    @property
+    def merges_pixels(self) -> bool:
+        """Whether queries compete pixel by pixel: with a lower threshold, weak ones take pixels from strong ones."""
+        return self.kind == "detr" and self.merging == "pixels"
+
     def overridden(self, overrides: Mapping[str, Any] | None) -> Self:
         """Replace values; those that are None stay. A ``threshold`` is that of the merging that is used."""
         changed = {name: value for name, value in (overrides or {}).items() if value is not None}

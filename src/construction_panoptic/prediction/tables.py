@@ -9,11 +9,21 @@ import pandas as pd
 
 from construction_panoptic.errors import InputDataError
 from construction_panoptic.evaluation.predictions import read_results
+from construction_panoptic.files import atomic_path
 from construction_panoptic.prediction.results import INDEX, PANOPTIC
 from construction_panoptic.prediction.sources import video_of
 
 SEEN_COLUMNS = ["image", "class", "kind", "count", "area_share", "best_score"]
 REJECTED_COLUMNS = ["file", "reason", "detail"]
+
+
+def write_tables(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Write ``seen.csv`` and ``rejected.csv`` into a results folder; give both tables."""
+    seen, rejected = seen_table(folder), rejected_table(folder)
+    for name, table in {"seen": seen, "rejected": rejected}.items():
+        with atomic_path(folder / f"{name}.csv") as temporary:
+            table.to_csv(temporary, index=False)
+    return seen, rejected
 
 
 def seen_table(folder: Path) -> pd.DataFrame:
