@@ -215,12 +215,11 @@ def paste(sample: Annotated, other: Annotated, chosen: Tensor) -> Annotated:
     # The lowest numbers that are free, for ids have 24 bits.
     numbers = torch.arange(1, len(ours) + len(ids) + 1)
     numbers = numbers[~torch.isin(numbers, ours)][: len(ids)]
-    ordered, order = ids.sort()
-    place = torch.searchsorted(ordered, theirs.long()).clamp_(max=len(ids) - 1)
-    mask = ordered[place] == theirs
+    place = _places(theirs, ids)
+    mask = place >= 0
     image, id_map = sample.image.clone(), sample.id_map.clone()
     image[:, *region] = torch.where(mask, other.image[:, *region], image[:, *region])
-    id_map[region] = torch.where(mask, numbers[order][place].to(torch.int32), id_map[region])
+    id_map[region] = torch.where(mask, numbers[place].to(torch.int32), id_map[region])
     segment_ids, labels = torch.cat([sample.segment_ids, numbers]), torch.cat([sample.labels, labels])
     seen = torch.isin(segment_ids, _present(id_map))
     segment_ids = segment_ids[seen]
@@ -229,13 +228,21 @@ def paste(sample: Annotated, other: Annotated, chosen: Tensor) -> Annotated:
 
 def segment_boxes(id_map: Tensor, segment_ids: Tensor) -> Tensor:
     """Boxes float32 [N, 4] (x1, y1, x2, y2, pixels) of the segments of an id map [H, W]; each has a pixel."""
+    place = _places(id_map, segment_ids)
+    y, x = (place >= 0).nonzero().T
+    owner = place[y, x]
+    sides = [(x, "amin"), (y, "amin"), (x + 1, "amax"), (y + 1, "amax")]
+    boxes = [
+        torch.zeros_like(segment_ids).scatter_reduce(0, owner, side, how, include_self=False) for side, how in sides
+    ]
+    return torch.stack(boxes, dim=1).float()
+
+
+def _places(id_map: Tensor, segment_ids: Tensor) -> Tensor:
+    """Where each pixel's id is in ``segment_ids`` (at least one), int64 [H, W]; -1 where it is not."""
     ids, order = segment_ids.sort()
     place = torch.searchsorted(ids, id_map.long()).clamp_(max=len(ids) - 1)
-    y, x = (ids[place] == id_map).nonzero().T
-    owner = order[place[y, x]]
-    sides = [(x, "amin"), (y, "amin"), (x + 1, "amax"), (y + 1, "amax")]
-    boxes = [torch.zeros_like(ids).scatter_reduce(0, owner, side, how, include_self=False) for side, how in sides]
-    return torch.stack(boxes, dim=1).float()
+    return torch.where(ids[place] == id_map, order[place], -1)
 
 
 def build_augmentations(settings: AugmentationSettings, things: frozenset[int] = frozenset()) -> list[Augmentation]:
