@@ -28,8 +28,9 @@ from benchmarks import mask2former
 from construction_panoptic.annotations.panoptic_png import encode_id_map
 from construction_panoptic.config.training import PanopticDeeplabTrainingSettings, ScheduleSettings
 from construction_panoptic.evaluation.quality import panoptic_quality
-from construction_panoptic.training.loading import BatchLoader, build_loader
+from construction_panoptic.training.loading import BatchLoader
 from construction_panoptic.training.optimisation import rate_factor
+from construction_panoptic.training.running import loader_of
 from construction_panoptic.training.samples import PanopticSamples
 from construction_panoptic.training.tasks.panoptic_deeplab import build_network
 
@@ -48,9 +49,12 @@ class Variant:
 
 VARIANTS = {
     "Panoptic-DeepLab": Variant("panoptic_deeplab"),
-    "Panoptic-DeepLab, no copy-paste": Variant("panoptic_deeplab", {"panoptic_deeplab.augmentation.copy_paste": 0}),
+    "Panoptic-DeepLab, copy-paste": Variant("panoptic_deeplab", {"panoptic_deeplab.augmentation.copy_paste": 0.5}),
     "Panoptic-DeepLab, no repeat factors": Variant("panoptic_deeplab", {"panoptic_deeplab.repeat_threshold": 0}),
     "DETR, merged by masks": Variant("detr", {"panoptic_evaluation.merging": "masks"}),
+    "DETR, merged by masks, no repeat factors": Variant(
+        "detr", {"panoptic_evaluation.merging": "masks", "detection.repeat_threshold": 0}
+    ),
     "DETR, merged by pixels": Variant("detr", {"panoptic_evaluation.merging": "pixels"}, "DETR, merged by masks"),
 }
 
@@ -120,9 +124,12 @@ def copy_project(project: Path, folder: Path) -> None:
 
 def train_peer(options: argparse.Namespace, seed: int, rows: list[dict[str, Any]]) -> dict[str, float]:
     """Train the peer as long as Panoptic-DeepLab took, on the same images, batches and augmentation; evaluate it."""
-    limit = pd.DataFrame(rows).query("variant == 'Panoptic-DeepLab'")["seconds"].mean()
+    times = [row["seconds"] for row in rows if row["variant"] == "Panoptic-DeepLab"]
+    if not times:
+        sys.exit(f"{PEER} trains as long as Panoptic-DeepLab does: measure that first, or with it")
+    limit = sum(times) / len(times)
     conf = yaml.safe_load((options.project / f"conf/{options.env}/parameters.yml").read_text())["panoptic_deeplab"]
-    settings = PanopticDeeplabTrainingSettings.model_validate(conf)
+    settings = PanopticDeeplabTrainingSettings.model_validate(conf | {"seed": seed})
     data = options.project / "data"
     files = {part: json.loads((data / f"05_model_input/panoptic_{part}.json").read_text()) for part in ("train", "val")}
     stuff = [category["id"] for category in files["train"]["categories"] if not category["isthing"]]
@@ -131,7 +138,7 @@ def train_peer(options: argparse.Namespace, seed: int, rows: list[dict[str, Any]
     def loader(part: str, *, training: bool) -> BatchLoader:
         folders = data / "03_primary/images", data / "03_primary/panoptic"
         samples = PanopticSamples(files[part], *folders, settings.augmentation, training=training, seed=seed)
-        return build_loader(samples, batch_size=settings.batch_size, shuffle=training, seed=seed)
+        return loader_of(samples, settings, training=training)
 
     torch.manual_seed(seed)
     model = mask2former.build(
