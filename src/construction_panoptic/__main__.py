@@ -13,7 +13,7 @@ def main(*args: Any, **kwargs: Any) -> Any:
     arguments = list(args[0]) if args else sys.argv[1:]
     if arguments[:1] in (["predict"], ["serve"], ["app"]):
         # The module of a word has the command of that name.
-        command = getattr(import_module(f"construction_panoptic.{arguments[0]}"), arguments[0])
+        command = getattr(import_module(f"construction_panoptic.commands.{arguments[0]}"), arguments[0])
         return command(arguments[1:], prog_name=f"construction-panoptic {arguments[0]}", **options)
     from kedro.framework.cli.utils import find_run_command
     from kedro.framework.project import configure_project

@@ -13,7 +13,7 @@ import pytest
 import uvicorn
 from PIL import Image
 
-from construction_panoptic.app import build
+from construction_panoptic.commands.app import build
 from tests.integration.browser.chromium import EXECUTABLE, PATIENCE, Page, chromium
 from tests.unit.small_model import small_model
 

@@ -64,6 +64,7 @@ def test_the_templates_of_the_reports_are_in_the_wheel(built: Path, repository: 
     folder = "construction_panoptic/visualisation/templates"
     templates = {path.name for path in (repository / "src" / folder).iterdir()}
     assert {path.name for path in (built / "installed" / folder).iterdir()} == templates
+    assert (built / "installed/construction_panoptic/commands/app.html").is_file()
 
 
 def test_it_runs_with_the_archive_of_the_configuration(built: Path, tmp_path: Path) -> None:

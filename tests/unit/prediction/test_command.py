@@ -6,9 +6,9 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner, Result
 
+from construction_panoptic.commands.predict import predict
 from construction_panoptic.models.files import export_model
 from construction_panoptic.models.protocol import PanopticModel
-from construction_panoptic.predict import predict
 from construction_panoptic.prediction import merge_panoptic
 
 pytestmark = pytest.mark.medium

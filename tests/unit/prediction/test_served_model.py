@@ -24,10 +24,10 @@ import pytest
 from kedro.io import DatasetError
 
 from construction_panoptic.catalog.served import REGISTRATION, ServedModelDataset
+from construction_panoptic.commands.serve import MAX_BODY
 from construction_panoptic.errors import user_error
 from construction_panoptic.models.protocol import PanopticModel
 from construction_panoptic.prediction.answering import IMAGE_FOLDER, ModelToServe, answer
-from construction_panoptic.serve import MAX_BODY
 from tests.unit.prediction.conftest import huge_png
 
 pytestmark = pytest.mark.medium

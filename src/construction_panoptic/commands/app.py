@@ -60,7 +60,7 @@ def build(model: "PanopticModel", hosts: list[str]) -> "FastAPI":
 
     application = FastAPI(openapi_url=None)
     application.add_middleware(TrustedHostMiddleware, allowed_hosts=["*"] if "0.0.0.0" in hosts else hosts)
-    page = (files("construction_panoptic.prediction") / "app.html").read_text(encoding="utf-8")
+    page = (files("construction_panoptic.commands") / "app.html").read_text(encoding="utf-8")
     turn = asyncio.Lock()
 
     async def received(request: Request, folder: Path, name: str) -> Path:

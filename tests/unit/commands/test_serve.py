@@ -15,8 +15,8 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
-from construction_panoptic import serve
-from construction_panoptic.serve import BoundedRequests
+from construction_panoptic.commands import serve
+from construction_panoptic.commands.serve import BoundedRequests
 
 pytestmark = pytest.mark.medium
 

@@ -10,8 +10,8 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from construction_panoptic import app
 from construction_panoptic.annotations.panoptic_png import decode_id_map
+from construction_panoptic.commands import app
 from tests.unit.small_model import CATEGORIES, small_model
 
 pytestmark = pytest.mark.medium
