@@ -36,7 +36,7 @@ lint: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
-check: lint  ## lint, types, layers and the fast unit tests: about a minute
+check: lint  ## lint, types, layers and the fast unit tests: a few minutes
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not slow and not medium and not gpu" tests/unit
 
 test: lint  ## lint, types, layers, all unit tests, and those of whole pipelines: several minutes
