@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -111,14 +111,17 @@ def run_variant(options: argparse.Namespace, name: str, seed: int) -> dict[str, 
     return numbers(quality, timings["time/epoch_seconds"].sum() - validation)
 
 
-def copy_project(project: Path, folder: Path) -> None:
+CONVERTED = ("02_intermediate", "03_primary", "05_model_input")
+
+
+def copy_project(project: Path, folder: Path, data: Sequence[str] = CONVERTED) -> None:
     """Copy what a training needs of a project: its data by hard links."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     for name in ("conf", "src", "pyproject.toml", ".telemetry"):
         copy = shutil.copytree if (project / name).is_dir() else shutil.copy
         copy(project / name, folder / name)
-    for name in ("02_intermediate", "03_primary", "05_model_input"):
+    for name in data:
         shutil.copytree(project / "data" / name, folder / "data" / name, copy_function=os.link)
 
 

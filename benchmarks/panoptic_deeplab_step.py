@@ -57,13 +57,24 @@ def peer(options: Options) -> Step:
 
 
 def ours(options: Options) -> Step:
+    step = our_outputs(options)
+    return lambda: {"maps": step()["maps"]}
+
+
+def our_outputs(options: Options) -> Step:
+    """Our step with its losses and gradients, which the peer has not."""
     model, batch = network(options).train(), _batch(options)
     task = PanopticDeeplabTask(model, PanopticDeeplabTrainingSettings(), SPEC)
 
     def step() -> Outputs:
         model.zero_grad()
-        total_loss(task.losses(batch), task.normalisers(batch))[0].backward()
-        return {"maps": model.backbone(batch.images)[-1].detach()}
+        loss, terms = total_loss(task.losses(batch), task.normalisers(batch))
+        loss.backward()
+        gradients = {
+            f"gradient_of_{name}": layer.weight.grad / layer.weight.grad.norm()
+            for name, layer in (("center", model.center), ("classes", model.semantic.classes))
+        }
+        return {"maps": model.backbone(batch.images)[-1].detach(), **terms, **gradients}
 
     return step
 
