@@ -65,7 +65,7 @@ def project_path() -> Path:
 
 def pipeline_names() -> list[str]:
     """Give the names of the pipelines that have a folder; `outlines` has those of whole recipes too."""
-    return [module.name for module in pkgutil.iter_modules(pipelines.__path__)]
+    return [module.name for module in pkgutil.iter_modules(pipelines.__path__) if module.ispkg]
 
 
 def outlines() -> dict[str, Pipeline]:

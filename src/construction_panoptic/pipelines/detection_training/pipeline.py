@@ -1,34 +1,14 @@
-"""Wiring of the first stage: DETR learns boxes."""
+"""The first stage: DETR learns boxes."""
 
 from typing import Any
 
-from kedro.pipeline import Node, Pipeline
+from kedro.pipeline import Pipeline
 
 from construction_panoptic.pipelines.detection_training import nodes
+from construction_panoptic.pipelines.stage import stage_pipeline
 
 
 def create_pipeline(**_: Any) -> Pipeline:
     """Train the detector and draw its curves."""
-    return Pipeline(
-        [
-            Node(
-                nodes.train_detector,
-                inputs=[
-                    "detection_train",
-                    "detection_val",
-                    "converted_images",
-                    "params:model",
-                    "params:detection",
-                    "resume_from",
-                ],
-                outputs=["best", "history", "timings", "progress", "checkpoint"],
-                name="train_detector",
-            ),
-            Node(
-                nodes.draw_curves, inputs="history", outputs=["curves", "curves_picture"], name="draw_detector_curves"
-            ),
-        ],
-        namespace="detection",
-        inputs={"detection_train", "detection_val", "converted_images"},
-        parameters={"params:model", "params:detection"},
-    )
+    inputs = ["detection_train", "detection_val", "converted_images", "params:model", "params:detection"]
+    return stage_pipeline("detection", "detector", nodes.train_detector, nodes.draw_curves, inputs)

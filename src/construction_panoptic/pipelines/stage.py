@@ -1,0 +1,38 @@
+"""The wiring that all training stages have in common."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from kedro.pipeline import Node, Pipeline
+
+
+def stage_pipeline(
+    stage: str,
+    model: str,
+    train: Callable[..., Any],
+    draw_curves: Callable[..., Any],
+    inputs: list[str],
+    made: Mapping[str, str] | None = None,
+) -> Pipeline:
+    """Wire the pipeline of a training stage: train, and draw the curves.
+
+    Args:
+        stage: namespace of its entries.
+        model: what learns, for the names of the nodes.
+        train: gives the outputs of each epoch, see `training.running.TrainingOutputs`.
+        draw_curves: draws the history.
+        inputs: arguments of ``train``, before the last one, the checkpoint to go on from.
+        made: of these, which are entries of other stages.
+    """
+    nodes = [
+        Node(
+            train,
+            inputs=[*inputs, "resume_from"],
+            outputs=["best", "history", "timings", "progress", "checkpoint"],
+            name=f"train_{model}",
+        ),
+        Node(draw_curves, inputs="history", outputs=["curves", "curves_picture"], name=f"draw_{model}_curves"),
+    ]
+    parameters = {name for name in inputs if name.startswith("params:")}
+    entries = {name: name for name in inputs if name not in parameters} | dict(made or {})
+    return Pipeline(nodes, namespace=stage, inputs=entries, parameters=parameters)
