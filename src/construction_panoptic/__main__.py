@@ -1,20 +1,23 @@
-"""``python -m construction_panoptic``: ``kedro run`` in the project; ``predict``, ``serve`` and ``app`` need none."""
+"""``python -m construction_panoptic``: ``kedro run`` in the project; `commands` need none."""
 
+import pkgutil
 import sys
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from construction_panoptic import commands
+
 
 def main(*args: Any, **kwargs: Any) -> Any:
-    """Run the project's pipelines with the options of ``kedro run``, or ``predict``, ``serve`` or ``app``."""
+    """Run the project's pipelines with the options of ``kedro run``, or one of the package's `commands`."""
     interactive = hasattr(sys, "ps1")
     options = {"standalone_mode": not interactive, **kwargs}
     arguments = list(args[0]) if args else sys.argv[1:]
-    if arguments[:1] in (["predict"], ["serve"], ["app"]):
-        # The module of a word has the command of that name.
-        command = getattr(import_module(f"construction_panoptic.commands.{arguments[0]}"), arguments[0])
-        return command(arguments[1:], prog_name=f"construction-panoptic {arguments[0]}", **options)
+    word = next(iter(arguments), "")
+    if word in {module.name for module in pkgutil.iter_modules(commands.__path__)}:
+        command = getattr(import_module(f"{commands.__name__}.{word}"), word)
+        return command(arguments[1:], prog_name=f"construction-panoptic {word}", **options)
     from kedro.framework.cli.utils import find_run_command
     from kedro.framework.project import configure_project
 

@@ -4,7 +4,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tarfile
 import zipfile
 from pathlib import Path
 
@@ -77,9 +76,10 @@ def test_it_runs_with_the_archive_of_the_configuration(built: Path, tmp_path: Pa
     assert not (built / "installed" / "data").exists()
 
 
-def test_it_runs_where_the_configuration_is_unpacked(built: Path, tmp_path: Path) -> None:
-    with tarfile.open(built / ARCHIVE) as archive:
-        archive.extractall(tmp_path, filter="data")
+def test_it_runs_where_init_has_written_the_configuration(built: Path, tmp_path: Path) -> None:
+    done = run(built, tmp_path.parent, "init", tmp_path.name)
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in (tmp_path / "conf").iterdir()} == {"base", "laptop", "local", "logging.yml", "sample"}
     done = run(built, tmp_path, "--env", "sample", "--params", TINY, "--pipelines", "sample_data")
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     # A class that the taxonomy of this folder does not have is rejected: it is this taxonomy that counts.

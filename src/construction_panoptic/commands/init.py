@@ -1,0 +1,25 @@
+"""``python -m construction_panoptic init FOLDER``: a project of one's own, where only the package is installed."""
+
+import shutil
+from pathlib import Path
+
+import click
+
+_CONF = Path(__file__).parents[1] / "conf"
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
+def init(folder: Path) -> None:
+    """Write conf/ and data/ into FOLDER, to run the pipelines there. Nothing that is there is touched."""
+    conf = folder / "conf"
+    if conf.exists():
+        raise click.ClickException(f"{conf} is there already; name another folder")
+    (folder / "data/01_raw").mkdir(parents=True, exist_ok=True)
+    shutil.copytree(_CONF, conf, ignore=shutil.ignore_patterns("local"))
+    (conf / "local").mkdir()
+    click.echo(
+        f"{folder} is ready: put your CVAT exports into {folder / 'data/01_raw'}, say in {conf / 'base'} what differs, "
+        f"and run `construction-panoptic` in {folder}. `construction-panoptic --env sample --pipelines sample_data` "
+        "makes data to try it with."
+    )
