@@ -30,7 +30,7 @@ Precision = Annotated[
 class Settings(BaseModel):
     """A group of parameters; unknown names are errors, names of earlier versions warn."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     renamed: ClassVar[Mapping[str, str]] = {}
     """Name in an earlier version → name now."""
