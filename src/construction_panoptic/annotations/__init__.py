@@ -1,7 +1,7 @@
 """From annotation files to panoptic training data."""
 
-from construction_panoptic.parallel.local import preload
+from construction_panoptic.parallel.local import PRELOADED
 
 # What other processes run for each image; without pandas, which would take longer to load than all of them.
-for _name in ("formats.checking", "merging.merging", "merging.panoptic_check", "stuff.ready"):
-    preload(f"{__name__}.{_name}")
+_RUN_THERE = ("formats.checking", "merging.merging", "merging.panoptic_check", "stuff.ready")
+PRELOADED += [f"{__name__}.{name}" for name in _RUN_THERE]

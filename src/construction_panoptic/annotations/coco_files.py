@@ -24,11 +24,9 @@ class CocoFiles:
     """The COCO files of converted images, by side of the split; their lists are iterators over entries in files.
 
     Image ids number all images from 1 in the order of their keys, in which they are to come, so that an image has the
-    same id whichever side it is on. The classes of the taxonomy are the categories.
-
-    Raises:
-        InputDataError: an image is not in the split table (columns key and split), comes twice or out of order, or has
-            a segment whose class is not in the taxonomy.
+    same id whichever side it is on. The classes of the taxonomy are the categories. Raises `InputDataError`: an image
+    is not in the split table (columns key and split), comes twice or out of order, or has a segment whose class is not
+    in the taxonomy.
     """
 
     def __init__(self, records: Iterable[ConvertedRecord], split_table: pd.DataFrame, taxonomy: Taxonomy) -> None:
@@ -50,11 +48,9 @@ class CocoFiles:
     ) -> dict[str, Any]:
         """Give the COCO detection file of a side: every segment, things and stuff, as a visible mask with its box.
 
-        All that the panoptic file says of an image is checked against its PNG on the way, in processes.
-
-        Raises:
-            InputDataError: a PNG is missing, damaged, or not what the panoptic file says of it; while the annotations
-                are drawn from.
+        All that the panoptic file says of an image is checked against its PNG on the way, in processes. Raises
+        `InputDataError`: a PNG is missing, damaged, or not what the panoptic file says of it; while the annotations are
+        drawn from.
         """
         info = {"description": "construction_panoptic: visible masks of things and stuff, COCO format"}
         return self._document(side, info, self._detections(side, Path(png_folder), workers, engine))
@@ -79,8 +75,7 @@ class CocoFiles:
 def with_side(records: Iterable[ConvertedRecord], split_table: pd.DataFrame) -> Iterator[tuple[ConvertedRecord, str]]:
     """Give each of the converted images, in the order of their keys, with its side of the split.
 
-    Raises:
-        InputDataError: a record is not in the split table, comes twice or out of order.
+    Raises `InputDataError`: a record is not in the split table, comes twice or out of order.
     """
     # Both in the order of their keys: to look each key up would need all of them in memory.
     table = split_table.sort_values("key")

@@ -60,11 +60,6 @@ class NormalisedImage(NamedTuple):
     height: int
 
 
-def zip_location(archive: Path, member: str) -> str:
-    """Return the location of an archive's member."""
-    return f"{archive}::{member}"
-
-
 def _split(location: str | Path) -> tuple[Path, str | None]:
     text = "" if isinstance(location, Path) else location
     for place in _MEMBER.finditer(text):
@@ -82,12 +77,9 @@ def _archive(path: Path, _modified: int, _process: int) -> zipfile.ZipFile:
 def open_location(location: str | Path, *, streamed: bool = False) -> BinaryIO:
     """Open a location for reading; the caller closes it. Nothing is unpacked to disk.
 
-    What is ``streamed`` is read once, from beginning to end, and may have any size; what damage there is to a member
-    is found then, with whatever exception that leads to.
-
-    Raises:
-        ImageError: the file or member is missing (``missing_file``), cannot be read (``unreadable_image``)
-            or is larger than `MAX_FILE_BYTES` (``too_large``).
+    What is ``streamed`` is read once, from beginning to end, and may have any size; what damage there is to a member is
+    found then, with whatever exception that leads to. Raises `ImageError`: the file or member is missing
+    (``missing_file``), cannot be read (``unreadable_image``) or is larger than `MAX_FILE_BYTES` (``too_large``).
     """
     path, member = _split(location)
     try:
@@ -153,8 +145,7 @@ def check_image(location: str | Path) -> ImageFacts:
 
     JPEGs are decoded at a reduced size, which finds truncated files as well and is several times faster.
 
-    Raises:
-        ImageError: see `open_location`; ``unreadable_image`` also for truncated pixel data.
+    Raises `ImageError`, see `open_location`; ``unreadable_image`` also for truncated pixel data.
     """
     with open_location(location) as file:
         content = file.read()
@@ -165,11 +156,7 @@ def check_image(location: str | Path) -> ImageFacts:
 
 
 def stated_size(location: str | Path, content: bytes) -> tuple[int, int]:
-    """Return width and height as an image file's header states them; no pixel is decoded.
-
-    Raises:
-        ImageError: see `check_image`; damage to the pixels is not found.
-    """
+    """Return width and height as an image file's header states them; no pixel is decoded, so no damage found there."""
     with _opened(location, BytesIO(content)) as image:
         _refuse_many_scans(location, image, content)
         return image.size  # not the upright one: for that, Pillow decodes a PNG
@@ -200,8 +187,7 @@ def _phash(image: Image.Image) -> str:
 def read_rgb(location: str | Path, stream: BinaryIO | None = None) -> NDArray[np.uint8]:
     """Return the upright image, uint8 [H, W, 3]; of a given stream the location is only the name.
 
-    Raises:
-        ImageError: see `check_image`.
+    Raises `ImageError`, see `check_image`.
     """
     with _opened(location, stream) as image:
         return np.asarray(_upright_rgb(image))
@@ -214,8 +200,7 @@ def normalise_image(location: str | Path) -> NormalisedImage:
     written anew, upright and as 8-bit RGB: PNG stays PNG, all else becomes JPEG (quality 95, 4:4:4), or PNG if a
     side is too long for a JPEG. An alpha channel is dropped, 16-bit values lose their low byte.
 
-    Raises:
-        ImageError: see `check_image`.
+    Raises `ImageError`, see `check_image`.
     """
     path, member = _split(location)
     with open_location(location) as stream, _opened(location, stream) as image:
@@ -224,9 +209,8 @@ def normalise_image(location: str | Path) -> NormalisedImage:
         eight_bit_rgb = image.mode == "RGB" and (image.format != "PNG" or raw_modes == ["RGB"])
         width, height = _upright_size(image)
         kind = "PNG" if image.format == "PNG" or max(image.size) > _MAX_JPEG_SIDE else "JPEG"
-        suffixes = _SUFFIXES[kind]
+        suffixes, named = _SUFFIXES[kind], Path(member or path).suffix.lower()
         if eight_bit_rgb and _usable_unchanged(image):
-            named = Path(member or path).suffix.lower()
             stream.seek(0)
             content = path if member is None else stream.read()
             return NormalisedImage(content, named if named in suffixes else suffixes[0], width, height)

@@ -19,8 +19,7 @@ _NUMBER_REST = 3  # a number may go on after this many characters that are none 
 def json_parts(document: Mapping[str, Any], *, sort_keys: bool = False) -> Iterator[str]:
     """Give the text of a JSON object in parts, together what ``json.dumps`` gives; an iterator becomes a list.
 
-    Raises:
-        ValueError: NaN or infinity, which JSON does not have.
+    Raises `ValueError`: NaN or infinity, which JSON does not have.
     """
     before = "{"
     dumps = partial(json.dumps, allow_nan=False, sort_keys=sort_keys)
@@ -58,8 +57,7 @@ def json_members(file: BinaryIO) -> Iterator[tuple[str, Any]]:
 class JSONDocument(dict[str, Any]):
     """A JSON object in a file, of which the long lists, ``images`` and ``annotations``, are not held but `LongList`.
 
-    Raises:
-        OSError, ValueError: there is no such file, or it is no JSON.
+    Raises `OSError` or `ValueError`: there is no such file, or it is no JSON.
     """
 
     def __init__(self, path: Path) -> None:

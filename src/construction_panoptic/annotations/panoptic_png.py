@@ -21,8 +21,7 @@ _FILTER_UP = 2
 def encode_id_map(id_map: NDArray[np.integer]) -> bytes:
     """Encode an id map, [H, W] of any integer type with values 0 to `MAX_SEGMENT_ID`, as an RGB PNG file.
 
-    Raises:
-        ValueError: the map is not two-dimensional, is empty, or an id does not fit 24 bits.
+    Raises `ValueError`: the map is not two-dimensional, is empty, or an id does not fit 24 bits.
     """
     if id_map.ndim != 2 or id_map.size == 0:
         raise ValueError(f"an id map is [H, W] with at least one pixel, not {id_map.shape}")
@@ -61,8 +60,7 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
 def decode_id_map(png: Path | str | bytes) -> NDArray[np.uint32]:
     """Decode a panoptic PNG, given as a path or as the file's content, to uint32 [H, W], 0 = void.
 
-    Raises:
-        InputDataError: the file is missing, damaged, or not an RGB PNG.
+    Raises `InputDataError`: the file is missing, damaged, or not an RGB PNG.
     """
     name = "panoptic PNG" if isinstance(png, bytes) else str(png)
     try:

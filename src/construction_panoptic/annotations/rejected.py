@@ -72,10 +72,8 @@ def check_conservation(annotations: Table, images: pd.DataFrame, records: Iterab
     """Check that every accepted annotation and image is in the converted data or rejected, exactly once.
 
     Sums of hashes are compared, so that no names are held; they are looked for where the sums differ, in the records
-    once more. Returns what merging rejected, as `rejected_table` has it.
-
-    Raises:
-        ConservationError: an annotation or image is in neither, in both, or from nowhere; names some.
+    once more. Returns what merging rejected, as `rejected_table` has it. Raises `ConservationError`: an annotation or
+    image is in neither, in both, or from nowhere; names some.
     """
     rejected: list[Rejected] = []
     keys = names = 0

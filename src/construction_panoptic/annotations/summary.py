@@ -25,13 +25,9 @@ def class_counts_and_summary(
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Count images, segments and pixels of every class, and describe the converted data in numbers.
 
-    Args:
-        records: the converted images in the order of their keys; iterated over once.
-        split_table: columns key, group and split, with a row for each record.
-        taxonomy: the classes.
-        annotations: the accepted annotations, which know the class of what the merging rejected.
-        rejected: the rejected records, of `REJECTED_COLUMNS`.
-        repaired: the repaired records, of the same columns.
+    Records come in the order of their keys and are iterated over once; ``split_table`` has a row (key, group, split)
+    for each; ``rejected`` and ``repaired`` are of `REJECTED_COLUMNS`, and the accepted ``annotations`` know the class
+    of what the merging rejected.
 
     Returns:
         A table with a row for each class, in id order, also for classes that do not occur: class_id, class, kind

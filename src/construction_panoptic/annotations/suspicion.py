@@ -36,14 +36,10 @@ def survey(
 ) -> Survey:
     """Choose images that may be annotated wrongly, draw images of every class at random, and count sizes.
 
-    Args:
-        records: the converted images in the order of their keys; iterated over once.
-        annotations: the accepted annotations, see `reading.Exports`.
-        rejected: the rejected records, of `REJECTED_COLUMNS`.
-        class_counts: of these records, see `summary.class_counts_and_summary`.
-        suspicious: how many images of each kind: most rejected annotations, largest void, most overlap (annotated area
-            that other things hide).
-        of_class: how many images of each class.
+    Records come in the order of their keys and are iterated over once; the tables are those of `reading.Exports` and
+    `summary.class_counts_and_summary`. ``suspicious`` is how many images there are of each kind: most rejected
+    annotations, largest void, most overlap (annotated area that other things hide); ``of_class`` how many of each
+    class.
     """
     lost = Counter(rejected.loc[rejected["annotation_id"].notna(), "image"])
     areas = RowsOfKeys(annotations, ["area"])

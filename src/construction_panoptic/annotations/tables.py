@@ -1,4 +1,4 @@
-"""Tables that grow row by row, and those in files, of which a part at a time is in memory."""
+"""Tables in files, of which a part at a time is in memory."""
 
 import json
 import shutil
@@ -16,30 +16,6 @@ from pyarrow import parquet
 
 _ROWS_AT_ONCE = 10_000
 _ROWS_OF_BLOCK = 1000
-
-
-class TableBuilder:
-    """Collects rows of typed columns; what is full is packed, to a tenth of the room that Python objects take."""
-
-    def __init__(self, columns: dict[str, str]) -> None:
-        self._columns = columns
-        self._rows: list[dict[str, Any]] = []
-        self._parts: list[pd.DataFrame] = []
-
-    def add(self, row: dict[str, Any]) -> None:
-        """Add a row: a value for each column."""
-        self._rows.append(row)
-        if len(self._rows) == _ROWS_AT_ONCE:
-            self._pack()
-
-    def table(self) -> pd.DataFrame:
-        """Return all rows in the order in which they were added; nothing can be added then."""
-        self._pack()
-        return pd.concat(self._parts, ignore_index=True)
-
-    def _pack(self) -> None:
-        self._parts.append(_typed(self._rows, self._columns))
-        self._rows = []
 
 
 class StoredTable:
@@ -72,12 +48,20 @@ class StoredTable:
 
 
 class TableWriter:
-    """Writes a table of typed columns part by part into a temporary file, which is gone with the process."""
+    """Writes a table of typed columns row by row into a temporary file, which is gone with the process."""
 
     def __init__(self, columns: dict[str, str]) -> None:
+        self._columns = columns
         self._file = tempfile.TemporaryFile()  # noqa: SIM115  # as long as the table
-        self._writer = parquet.ParquetWriter(self._file, _arrow(_typed([], columns)).schema)
+        self._writer = parquet.ParquetWriter(self._file, _arrow(self._typed([])).schema)
+        self._rows: list[dict[str, Any]] = []
         self._waiting: list[pd.DataFrame] = []
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Add a row: a value for each column."""
+        self._rows.append(row)
+        if len(self._rows) == _ROWS_AT_ONCE:
+            self._pack()
 
     def append(self, part: pd.DataFrame) -> None:
         """Add rows with the columns in their order and types."""
@@ -87,11 +71,20 @@ class TableWriter:
 
     def table(self) -> StoredTable:
         """Return all rows in the order in which they were added; nothing can be added then."""
+        self._pack()
         self._write()
         with _closed_if_full(self._file):
             self._writer.close()
             self._file.flush()
         return StoredTable(self._file)
+
+    def _pack(self) -> None:
+        if self._rows:
+            rows, self._rows = self._rows, []
+            self.append(self._typed(rows))
+
+    def _typed(self, rows: list[dict[str, Any]]) -> pd.DataFrame:
+        return pd.DataFrame(rows, columns=list(self._columns)).astype(self._columns)
 
     def _write(self) -> None:
         if self._waiting:
@@ -167,10 +160,6 @@ class RowsOfKeys:
         rows = chain.from_iterable(block.to_dict("records") for block in blocks(self._table, self._columns))
         for key, group in groupby(cast("Iterator[dict[str, Any]]", rows), itemgetter("key")):
             yield key, list(group)
-
-
-def _typed(rows: list[dict[str, Any]], columns: dict[str, str]) -> pd.DataFrame:
-    return pd.DataFrame(rows, columns=list(columns)).astype(columns)
 
 
 def _arrow(frame: pd.DataFrame) -> pa.Table:

@@ -65,8 +65,7 @@ class Taxonomy(_Entry):
     def from_dict(cls, data: dict[str, Any], source: str = "taxonomy") -> "Taxonomy":
         """Check a parsed taxonomy file and build a taxonomy; ``source`` is the file's name, for messages.
 
-        Raises:
-            InputDataError: something is missing, of the wrong type, or listed twice; names file and entry.
+        Raises `InputDataError`: something is missing, of the wrong type, or listed twice; names file and entry.
         """
         if not isinstance(data, dict):
             raise InputDataError(f"{source}: expected an object with `stuff`, `things` and `coco_to_stuff`.")

@@ -67,15 +67,10 @@ AnySettings = TypeVar("AnySettings", bound=BaseModel)
 
 
 def parse(model: type[AnySettings], data: Mapping[str, Any] | AnySettings | None, group: str) -> AnySettings:
-    """Check a group of parameters and give it as typed settings.
+    """Check a group of parameters, given as nested dicts, and give it as typed settings; these stay as they are.
 
-    Args:
-        model: the settings class.
-        data: the parameters as nested dicts; None means every default; settings are returned as they are.
-        group: name of the group, for messages, such as ``detection``.
-
-    Raises:
-        ParameterError: a line for each mistake, e.g. ``detection.optimizer.lr: …``.
+    None means every default. Messages call the group by its name, such as ``detection``. Raises `ParameterError`: a
+    line for each mistake, e.g. ``detection.optimizer.lr: …``.
     """
     if isinstance(data, model):
         return data

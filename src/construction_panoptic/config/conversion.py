@@ -15,30 +15,21 @@ class StuffSettings(Settings):
 
     renamed: ClassVar[Mapping[str, str]] = {"explained_share": "explained_fraction"}
 
-    source: Literal["detr", "universal", "ready", "none"] = Field(
-        default="detr",
-        description="A COCO panoptic DETR, a panoptic model of transformers, ready predictions, or no stuff at all.",
-    )
-    weights: str = Field(
-        default=PUBLISHED_DETR,
-        min_length=1,
-        description="detr: a published name, or the path of a checkpoint. universal: a repository of the Hugging Face "
-        "hub, or the folder of a model.",
-    )
-    revision: str | None = Field(
-        default=None, description="universal: commit, tag or branch of the repository; null: its main branch."
-    )
+    source: Literal["detr", "universal", "ready", "none"] = "detr"
+    """A COCO panoptic DETR, a panoptic model of transformers, ready predictions, or no stuff at all."""
+    weights: str = Field(default=PUBLISHED_DETR, min_length=1)
+    """detr: a published name, or the path of a checkpoint. universal: a repository of the Hugging Face hub, or the
+    folder of a model."""
+    revision: str | None = None
+    """universal: commit, tag or branch of the repository; null: its main branch."""
     threshold: Threshold = Field(default=0.85, description="Networks: least class probability of a query.")
     side: PositiveInt = Field(default=800, description="Networks: shorter side of the input, pixels; EoMT has its own.")
     max_side: PositiveInt = Field(default=1333, description="Networks: longest side of the input, pixels.")
     batch_size: PositiveInt = Field(default=1, description="Networks: images a forward pass.")
-    explained_fraction: Fraction = Field(
-        default=0.5,
-        description="A COCO thing of which annotated things cover more than this fraction is not used as stuff.",
-    )
-    fringe_distance: PositiveInt = Field(
-        default=10, description="Pixels of a leftover class this close to a thing are counted as its fringe, pixels."
-    )
+    explained_fraction: Fraction = 0.5
+    """A COCO thing of which annotated things cover more than this fraction is not used as stuff."""
+    fringe_distance: PositiveInt = 10
+    """Pixels of a leftover class this close to a thing are counted as its fringe, pixels."""
     device: Device = "auto"
 
     @model_validator(mode="after")
@@ -62,42 +53,32 @@ class SplitSettings(Settings):
 
     renamed: ClassVar[Mapping[str, str]] = {"validation_share": "validation_fraction"}
 
-    validation_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
-        default=0.2, description="Fraction of the images."
-    )
+    validation_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
+    """Fraction of the images."""
     seed: Seed = Field(default=42, description="Seed of the division.")
-    near_duplicate_distance: Annotated[int, Field(ge=0, le=256)] = Field(
-        default=24, description="Images whose 256-bit perceptual hashes differ in at most so many bits stay together."
-    )
-    video_pattern: str | None = Field(
-        default=r"(.*?)frame_\d{6,}",
-        description="File names without suffix that match are frames; those of one folder with the same first group "
-        "are one video and stay together. null: no videos.",
-    )
-    folds: Annotated[int, Field(ge=2)] | None = Field(
-        default=None, description="Number of folds; validation_fraction is not used then. null: one split."
-    )
+    near_duplicate_distance: Annotated[int, Field(ge=0, le=256)] = 24
+    """Images whose 256-bit perceptual hashes differ in at most so many bits stay together."""
+    video_pattern: str | None = r"(.*?)frame_\d{6,}"
+    """File names without suffix that match are frames; those of one folder with the same first group are one video and
+    stay together. null: no videos."""
+    folds: Annotated[int, Field(ge=2)] | None = None
+    """Number of folds; validation_fraction is not used then. null: one split."""
     fold: PositiveInt = Field(default=1, description="folds: the one to validate on, from 1.")
-    list: str | None = Field(
-        default=None, description="CSV file with columns key and split (train or val) to use instead. null: divide."
-    )
+    list: str | None = None
+    """CSV file with columns key and split (train or val) to use instead. null: divide."""
 
 
 class ConversionSettings(Settings):
     """The conversion of CVAT exports to COCO panoptic."""
 
-    on_error: Literal["quarantine", "fail"] = Field(
-        default="quarantine", description="List what cannot be used and go on, or stop at the first."
-    )
-    boxes_without_polygon: Literal["reject", "keep"] = Field(
-        default="reject", description="Annotations with a box but no outline: reject them, or take the box as the mask."
-    )
-    crowds: Literal["keep", "single"] = Field(
-        default="keep", description="Annotations with iscrowd 1: keep them as crowds, or take each as a single thing."
-    )
-    overlap: Literal["last_on_top", "smallest_on_top", "fail"] = Field(
-        default="last_on_top", description="Which of two overlapping things lies on top; the first is CVAT's order."
-    )
+    on_error: Literal["quarantine", "fail"] = "quarantine"
+    """List what cannot be used and go on, or stop at the first."""
+    boxes_without_polygon: Literal["reject", "keep"] = "reject"
+    """Annotations with a box but no outline: reject them, or take the box as the mask."""
+    crowds: Literal["keep", "single"] = "keep"
+    """Annotations with iscrowd 1: keep them as crowds, or take each as a single thing."""
+    overlap: Literal["last_on_top", "smallest_on_top", "fail"] = "last_on_top"
+    """Which of two overlapping things lies on top; the first is CVAT's order."""
     execution: Execution = Execution()
     stuff: StuffSettings = StuffSettings()
     split: SplitSettings = SplitSettings()
@@ -106,7 +87,5 @@ class ConversionSettings(Settings):
 class CvatExportSettings(Settings):
     """The way back to CVAT."""
 
-    shapes: Literal["masks", "polygons"] = Field(
-        default="masks",
-        description="Things as masks, or as polygons along the pixels' edges; crowds and what has holes stay masks.",
-    )
+    shapes: Literal["masks", "polygons"] = "masks"
+    """Things as masks, or as polygons along the pixels' edges; crowds and what has holes stay masks."""

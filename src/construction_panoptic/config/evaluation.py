@@ -19,12 +19,10 @@ from construction_panoptic.config.model import Merging
 class EvaluationSettings(Settings):
     """How the validation images are predicted and measured."""
 
-    engine: Literal["hotcoco", "reference"] = Field(
-        default="hotcoco", description="hotcoco, or panopticapi and pycocotools: the same numbers, slower."
-    )
-    threshold: Threshold | None = Field(
-        default=None, description="Least score of a predicted segment; null takes the one that the checkpoint holds."
-    )
+    engine: Literal["hotcoco", "reference"] = "hotcoco"
+    """hotcoco, or panopticapi and pycocotools: the same numbers, slower."""
+    threshold: Threshold | None = None
+    """Least score of a predicted segment; null takes the one that the checkpoint holds."""
     merging: Merging | None = Field(default=None, description="pixels or masks; null takes what the checkpoint says.")
     batch_size: PositiveInt = Field(default=1, description="Images a forward pass.")
     workers: NotNegativeInt = Field(default=2, description="Loading processes; 0 loads in the main one.")
@@ -32,9 +30,8 @@ class EvaluationSettings(Settings):
     execution: Execution = Execution()
     precision: Precision = "auto"
     examples: PositiveInt = Field(default=8, description="Images on the sheet of examples, and on that of the worst.")
-    threshold_images: PositiveInt = Field(
-        default=64, description="Training images on which score thresholds are tried; each is predicted once."
-    )
+    threshold_images: PositiveInt = 64
+    """Training images on which score thresholds are tried; each is predicted once."""
 
     @property
     def overrides(self) -> dict[str, Any]:

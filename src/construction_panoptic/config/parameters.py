@@ -31,13 +31,9 @@ VALUES = ("raw_data", "stuff_predictions", "taxonomy", "device", "run_name")
 
 
 def check_parameters(parameters: Mapping[str, Any]) -> None:
-    """Check a whole configuration before anything runs.
+    """Check a whole configuration, conf and ``--params`` together, before anything runs.
 
-    Args:
-        parameters: conf and ``--params`` together, as Kedro merges them.
-
-    Raises:
-        ParameterError: a line for each mistake in any group.
+    Raises `ParameterError`: a line for each mistake in any group.
     """
     mistakes = []
     for name, value in parameters.items():

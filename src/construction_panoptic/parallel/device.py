@@ -11,8 +11,7 @@ from construction_panoptic.errors import ParameterError
 def resolve_device(name: str = "auto") -> torch.device:
     """The device of a name: ``auto`` (CUDA if there is one), ``cpu``, ``cuda`` or ``cuda:<index>``.
 
-    Raises:
-        ParameterError: the name is unknown, or CUDA is asked for and that device is not there.
+    Raises `ParameterError`: the name is unknown, or CUDA is asked for and that device is not there.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -32,11 +31,9 @@ def resolve_device(name: str = "auto") -> torch.device:
 
 
 def process_count(devices: int | Literal["auto"], device: str = "auto") -> int:
-    """The number of processes that train together, one a device; ``auto``: all CUDA devices, or one process on a
-    CPU.
+    """The number of processes that train together, one a device; ``auto``: all CUDA devices, or one process on a CPU.
 
-    Raises:
-        ParameterError: there are not so many CUDA devices.
+    Raises `ParameterError`: there are not so many CUDA devices.
     """
     count = torch.cuda.device_count() if torch.cuda.is_available() and device != "cpu" else 0
     if devices == "auto":

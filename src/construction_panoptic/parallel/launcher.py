@@ -14,14 +14,14 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
 from importlib import import_module
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Literal, Self
 
 import torch
 import torch.distributed as dist
@@ -56,15 +56,10 @@ def launch(
 ) -> Iterator[Any]:
     """Run ``work(*arguments, stop=…)``, a generator function of a module, in processes that form a process group.
 
-    ``work`` must end by `Interrupted` when its ``stop`` is set. A lone process of this machine is this one. With Ray,
-    its module and all files that it needs are on each machine under the same paths.
-
-    Args:
-        work, arguments: what pickle can take.
-        stop: its signal is passed on to the processes.
-        engine: processes of this machine, or of a Ray cluster.
-        devices: number of processes, one a GPU where there are GPUs, else they share the cores; "auto": all GPUs, or 1.
-        device: see `device.resolve_device`; on ``cpu`` GPUs are not used.
+    ``work`` must end by `Interrupted` when its ``stop`` is set, whose signal is passed on to the processes. A lone
+    process of this machine is this one. With Ray, its module and all files that it needs are on each machine under the
+    same paths. ``devices`` is the number of processes, one a GPU where there are GPUs (on ``device`` cpu they are not
+    used), else they share the cores; "auto": all GPUs, or one process.
 
     Yields:
         What ``work`` yields on rank 0; the others' is dropped.
@@ -86,23 +81,7 @@ def launch(
             yield from _results(group, stop)
 
 
-class _Group(AbstractContextManager["_Group"], Protocol):
-    """Processes, seen from the one that started them; at the end of the block they are gone."""
-
-    count: int
-    last_words: float  # seconds in which those that fail together are heard
-
-    def running(self) -> bool:
-        """Tell whether messages can come."""
-
-    def messages(self, timeout: float) -> Iterator[Message]:
-        """Give what has come in, after some seconds at most; the deaths of processes among it."""
-
-    def pass_on(self, number: signal.Signals) -> None:
-        """Let all processes know of a signal."""
-
-
-def _results(group: _Group, stop: StopRequest) -> Iterator[Any]:
+def _results(group: "_LocalProcesses | _RayProcesses", stop: StopRequest) -> Iterator[Any]:
     told = False
     while group.running():
         if stop.number is not None and not told:
@@ -123,7 +102,7 @@ def _results(group: _Group, stop: StopRequest) -> Iterator[Any]:
                 raise _explanation([message for message in heard if message[0] in _FAILURES], group.count)
 
 
-def _last_words(group: _Group) -> list[Message]:
+def _last_words(group: "_LocalProcesses | _RayProcesses") -> list[Message]:
     """What the other processes say once one has failed: it need not be the first that was heard."""
     heard: list[Message] = []
     deadline = time.monotonic() + group.last_words
@@ -194,9 +173,9 @@ def _listen(receive: Callable[[], int], stop: StopRequest) -> None:
 
 
 class _LocalProcesses:
-    """Processes of this machine; process i uses CUDA device i where there is CUDA."""
+    """Processes of this machine; process i uses CUDA device i where there is CUDA. At the block's end they are gone."""
 
-    last_words = 3.0
+    last_words = 3.0  # seconds in which those that fail together are heard
 
     def __init__(self, work: Work, arguments: tuple[Any, ...], count: int) -> None:
         context = multiprocessing.get_context("spawn")
@@ -222,6 +201,7 @@ class _LocalProcesses:
         self._folder.cleanup()
 
     def running(self) -> bool:
+        """Tell whether messages can come."""
         return bool(self._pipes)
 
     def pass_on(self, number: signal.Signals) -> None:
@@ -232,6 +212,7 @@ class _LocalProcesses:
                 continue  # it has ended; its last message says how
 
     def messages(self, timeout: float) -> Iterator[Message]:
+        """Give what has come in, after some seconds at most; the deaths of processes among it."""
         ready = wait(list(self._pipes.values()), timeout)
         for rank, pipe in list(self._pipes.items()):
             if pipe not in ready:

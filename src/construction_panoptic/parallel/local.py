@@ -17,21 +17,13 @@ from typing import Any, cast
 
 VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
 
-_PRELOADED = ["construction_panoptic.parallel.preloaded"]
+PRELOADED = ["construction_panoptic.parallel.preloaded"]
+"""Modules that processes start with: of those added before the first one starts, none may load pandas or torch."""
+
 _COMMAND_LINE = "kedro.framework.cli"  # slow to load; each new process runs the main module's imports again
 # Of malloc.h: up to what size arrays come from the heap, and how much free memory at its end goes back to the system.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _LARGEST_ARRAY, _KEPT = 256 * 2**20, 512 * 2**20  # bytes
-
-
-def preload(module: str) -> None:
-    """Let processes start with this module, which must load neither pandas nor torch; before the first one starts."""
-    _PRELOADED.append(module)
-
-
-def preloaded() -> list[str]:
-    """The modules that processes start with."""
-    return list(_PRELOADED)
 
 
 def pool_context() -> BaseContext:
@@ -43,7 +35,7 @@ def pool_context() -> BaseContext:
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([*_PRELOADED, *(name for name in [_COMMAND_LINE] if name in sys.modules)])
+    context.set_forkserver_preload([*PRELOADED, *(name for name in [_COMMAND_LINE] if name in sys.modules)])
     forkserver.ensure_running()
     return context
 
@@ -66,7 +58,7 @@ def network_processes(packed: bytes, count: int, gpus: Sequence[str]) -> Process
 
 
 def _start() -> None:
-    import_module(_PRELOADED[0])  # done, if this process is a fork
+    import_module(PRELOADED[0])  # done, if this process is a fork
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

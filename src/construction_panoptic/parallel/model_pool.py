@@ -43,20 +43,16 @@ def map_with_model(
 ) -> Iterator[Result]:
     """Apply a function to a model and each item; the results are in order, computed as they are asked for.
 
-    Args:
-        make: makes the model, on its device; called once in each process that has an item.
-        function: both are functions of modules, or partials of such, for other processes can load no others.
-        items: taken as they are needed.
-        execution: the processes, see `process_count`; with one, all is done here.
-        device: what ``make`` puts the model on. With ``auto`` or ``cuda``, each process sees one GPU alone.
+    ``make`` makes the model, on its device, once in each process that has an item, see `process_count`; with ``auto``
+    or ``cuda``, each process sees one GPU alone. Both are functions of modules, or partials of such, for other
+    processes can load no others.
 
     Raises:
         Exception: what the functions raise.
         ParameterError: Ray is asked for and not installed.
         UserError: a process hangs.
     """
-    both = _WithModel(make, function)
-    return map_on_devices(both, items, execution=execution, device=device)
+    return map_on_devices(_WithModel(make, function), items, execution=execution, device=device)
 
 
 def map_on_devices(

@@ -49,10 +49,7 @@ def joined_ray(cores: int | Literal["auto"] = "auto") -> Iterator[Any]:
     ``ray``.
 
     A new one is of this machine alone, has ``cores``, listens on the loopback interface, sends nothing to anybody,
-    keeps its files in a temporary folder, and is gone with this process.
-
-    Raises:
-        ParameterError: Ray is not installed.
+    keeps its files in a temporary folder, and is gone with this process. Raises `ParameterError`: Ray is not installed.
     """
     local = "RAY_ADDRESS" not in os.environ
     if local and "ray" not in sys.modules:  # which reads them when it is imported

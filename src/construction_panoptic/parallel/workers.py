@@ -8,7 +8,6 @@ from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPool
 from contextlib import ExitStack
 from functools import partial
 from itertools import chain, islice
-from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
 from construction_panoptic.errors import UserError
@@ -37,10 +36,7 @@ class Workers:
 
     They are started when they are first needed; with one local worker (``inline``), and until they run, all is done
     here. With ``engine`` ray they are tasks of a Ray cluster, whose machines must see the files under the same paths;
-    see `ray_cluster.joined_ray`.
-
-    Raises:
-        ParameterError: Ray is asked for and not installed.
+    see `ray_cluster.joined_ray`. Raises `ParameterError`: Ray is asked for and not installed.
     """
 
     def __init__(self, workers: WorkerCount = 1, engine: Engine = "local") -> None:
@@ -62,9 +58,7 @@ class Workers:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._end.close()
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:

@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from construction_panoptic.annotations.formats.cvat_export import cvat_document
+from construction_panoptic.annotations.merging.masks import polygon_area
 from construction_panoptic.annotations.panoptic_png import encode_id_map
 from construction_panoptic.config.sample import SampleSettings
 from construction_panoptic.sample.painting import FloatArray, NoiseBank
@@ -22,11 +24,6 @@ MIXED_FOLDER = "mixed_site"
 
 TOLERANCE = 0.3  # pixels, the largest distance between an outline and its simplified form
 SMALLEST_PART = 6  # square pixels
-
-_CREDITS = {
-    "licenses": [{"name": "", "id": 0, "url": ""}],
-    "info": {"contributor": "", "date_created": "", "description": "", "url": "", "version": "", "year": ""},
-}
 
 
 @dataclass(frozen=True)
@@ -74,26 +71,24 @@ def generate(settings: SampleSettings) -> Iterator[tuple[str, bytes]]:
     stuff_images: list[dict[str, Any]] = []
     stuff_annotations: list[dict[str, Any]] = []
     for folder, frames in plan_frames(settings).items():
-        names = settings.classes if folder == MIXED_FOLDER else (folder,)
-        export = _CvatExport(sorted(names))
+        names = sorted(settings.classes) if folder == MIXED_FOLDER else [folder]
+        export = cvat_document(dict(enumerate(names, 1)), [])
         for number, frame in enumerate(frames, 1):
             scene = make_scene(frame, settings, noise)
             file_name = f"{folder}_{number:04d}.jpg"
             quality = max(30, settings.jpeg_quality - (15 if frame.alteration == "recompressed" else 0))
             yield f"construction/{folder}/images/{file_name}", _encode_jpeg(scene.rgb, quality)
-            export.add(file_name, scene)
+            _annotate(export, file_name, scene)
             stuff_rng = np.random.default_rng([settings.seed, 3, len(stuff_images)])
             predicted = predict_stuff(scene, settings, stuff_rng, noise)
             png_name = f"{folder}__{file_name.removesuffix('.jpg')}.png"
             yield f"stuff_predictions/panoptic/{png_name}", encode_id_map(predicted.id_map)
             height, width = scene.labels.shape
-            image_id = len(stuff_images) + 1
-            stuff_images.append(
-                {"id": image_id, "file_name": f"{folder}/{file_name}", "width": width, "height": height}
-            )
+            image_id, name = len(stuff_images) + 1, f"{folder}/{file_name}"
+            stuff_images.append({"id": image_id, "file_name": name, "width": width, "height": height})
             stuff_annotations.append({"image_id": image_id, "file_name": png_name, "segments_info": predicted.segments})
         name = "annotations/instances_default.json" if folder == MIXED_FOLDER else "coco.json"
-        yield f"construction/{folder}/{name}", _json_bytes(export.content)
+        yield f"construction/{folder}/{name}", _json_bytes(export)
     info = {"description": "stuff regions of the sample images, with COCO panoptic categories"}
     stuff = {"info": info, "categories": coco_categories(), "images": stuff_images, "annotations": stuff_annotations}
     yield "stuff_predictions/panoptic.json", _json_bytes(stuff)
@@ -113,24 +108,18 @@ def make_scene(frame: Frame, settings: SampleSettings, noise: NoiseBank) -> Scen
     return altered(scene, frame.alteration) if frame.alteration else scene
 
 
-class _CvatExport:
-    """Collects the annotation file of one CVAT COCO 1.0 export."""
-
-    def __init__(self, names: list[str]) -> None:
-        self._ids = {name: number for number, name in enumerate(names, 1)}
-        categories = [{"id": number, "name": name, "supercategory": ""} for name, number in self._ids.items()]
-        self.content: dict[str, Any] = {**_CREDITS, "categories": categories, "images": [], "annotations": []}
-
-    def add(self, file_name: str, scene: Scene) -> None:
-        images, annotations = self.content["images"], self.content["annotations"]
-        height, width = scene.labels.shape
-        images.append(
-            {"id": len(images) + 1, "width": width, "height": height, "file_name": file_name, "license": 0}
-            | {"flickr_url": "", "coco_url": "", "date_captured": 0}
-        )
-        for instance in scene.instances:
-            ids = {"id": len(annotations) + 1, "image_id": len(images), "category_id": self._ids[instance.name]}
-            annotations.append(ids | _annotation(instance))
+def _annotate(export: dict[str, Any], file_name: str, scene: Scene) -> None:
+    """Add an image and its things to the annotation file of an export."""
+    images, annotations = export["images"], export["annotations"]
+    ids_of = {category["name"]: category["id"] for category in export["categories"]}
+    height, width = scene.labels.shape
+    images.append(
+        {"id": len(images) + 1, "width": width, "height": height, "file_name": file_name, "license": 0}
+        | {"flickr_url": "", "coco_url": "", "date_captured": 0}
+    )
+    for instance in scene.instances:
+        ids = {"id": len(annotations) + 1, "image_id": len(images), "category_id": ids_of[instance.name]}
+        annotations.append(ids | _annotation(instance))
 
 
 def _annotation(instance: Instance) -> dict[str, Any]:
@@ -168,12 +157,6 @@ def simplify(points: NDArray[np.float64], tolerance: float) -> NDArray[np.float6
             keep[middle] = True
             stack += [(first, middle), (middle, last)]
     return points[keep]
-
-
-def polygon_area(points: NDArray[np.float64]) -> float:
-    """Area of a closed polygon with vertices [N, 2], by the shoelace formula, without its sign."""
-    x, y = points[:, 0], points[:, 1]
-    return float(abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2)
 
 
 def outline(coverage: FloatArray) -> list[NDArray[np.float64]]:

@@ -61,8 +61,7 @@ def draw_scene(
 ) -> Scene:
     """Draw one scene with things of the classes ``names``; ``fewest`` of them if they find room.
 
-    Raises:
-        ParameterError: if not even one thing finds room.
+    Raises `ParameterError`: if not even one thing finds room.
     """
     height, width = settings.height, int(rng.choice(settings.widths))
     fitting = [layout for layout in LAYOUTS.values() if any(_fits(DRAWINGS[name], layout) for name in names)]

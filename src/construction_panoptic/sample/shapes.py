@@ -18,9 +18,8 @@ SUPERSAMPLING = 4
 class Drawing:
     """How to draw one class.
 
-    ``height`` is in units of the width; ``relative_size`` multiplies the span that the scene asks for;
-    ``mountable`` things may hang on a wall instead of standing; ``coco`` is the COCO thing name that a COCO
-    model sees in it.
+    ``height`` is in units of the width; ``relative_size`` multiplies the span that the scene asks for; ``mountable``
+    things may hang on a wall instead of standing; ``coco`` is the COCO thing name that a COCO model sees in it.
     """
 
     draw: Callable[[Pen, np.random.Generator], None]

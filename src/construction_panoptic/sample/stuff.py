@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from construction_panoptic.annotations.merging.segment_shapes import segment_extents
 from construction_panoptic.config.sample import SampleSettings
 from construction_panoptic.sample.backdrops import COCO_CATEGORIES, LABELS
 from construction_panoptic.sample.painting import NoiseBank
@@ -88,19 +89,10 @@ def _segments(labels: NDArray[np.uint8], trucks: list[NDArray[np.bool_]], taken:
         id_map[mask] = segment
         names[segment] = name
     segments = []
-    for segment, area in zip(*np.unique(id_map[id_map > 0], return_counts=True), strict=True):
+    for segment, (area, box) in segment_extents(id_map).items():
         if area < SMALLEST_REGION:
             id_map[id_map == segment] = 0
             continue
-        rows, columns = (np.flatnonzero((id_map == segment).any(axis)) for axis in (1, 0))
-        box = [columns[0], rows[0], columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1]
-        segments.append(
-            {
-                "id": int(segment),
-                "category_id": COCO_CATEGORIES[names[int(segment)]][0],
-                "area": int(area),
-                "bbox": [int(v) for v in box],
-                "iscrowd": 0,
-            }
-        )
+        about = {"id": segment, "category_id": COCO_CATEGORIES[names[segment]][0]}
+        segments.append({**about, "area": area, "bbox": list(box), "iscrowd": 0})
     return StuffPrediction(id_map, segments)

@@ -54,12 +54,8 @@ def compare_runs(
 ) -> str:
     """Compare runs with the first of them: ``comparison.html``, ``quality.csv``, ``parameters.csv``, tables as text.
 
-    Args:
-        names: ids or names of two runs or more.
-        experiment: name of their experiment.
-        output: folder to write to.
-        validation: for pictures, and runs without an error analysis, if it is the runs' own.
-        unfinished: whether names may be those of runs that failed or were stopped.
+    Names are ids or names of two runs or more of an experiment, with ``unfinished`` also of some that failed or were
+    stopped. ``validation`` is for pictures, and runs without an error analysis, if it is the runs' own.
 
     Raises:
         ParameterError: fewer than two runs, or one is not found.

@@ -45,8 +45,7 @@ class Delivery:
     def bring(self, record: Record) -> None:
         """Send what a record has; what MLflow refuses costs a warning.
 
-        Raises:
-            MlflowException, OSError: MLflow cannot take anything now. What it has got is noted in the record.
+        Raises `MlflowException` or `OSError`: MLflow cannot take anything now. What it has got is noted in the record.
         """
         if record.run_id is None and not self.create(record):
             return

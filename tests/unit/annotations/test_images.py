@@ -18,7 +18,6 @@ from construction_panoptic.annotations.images import (
     normalise_image,
     open_location,
     read_rgb,
-    zip_location,
 )
 
 PIXELS = np.random.default_rng(1).integers(0, 256, (6, 9, 3), dtype=np.uint8)
@@ -172,15 +171,15 @@ def test_zip_members(tmp_path: Path) -> None:
     with zipfile.ZipFile(archive, "w") as packed:
         packed.write(plain, "images/plain.jpg")
         packed.write(turned, "images/turned.jpg")
-    inside = zip_location(archive, "images/plain.jpg")
+    inside = f"{archive}::images/plain.jpg"
     assert normalise_image(inside).content == plain.read_bytes()
     assert check_image(inside) == check_image(plain)
-    facts = check_image(zip_location(archive, "images/turned.jpg"))
+    facts = check_image(f"{archive}::images/turned.jpg")
     assert (facts.width, facts.height) == (48, 72)
     with open_location(inside) as file:
         assert file.read() == plain.read_bytes()
     with pytest.raises(ImageError, match=r"export\.zip::images/b\.jpg") as caught:
-        check_image(zip_location(archive, "images/b.jpg"))
+        check_image(f"{archive}::images/b.jpg")
     assert caught.value.reason == "missing_file"
 
 
@@ -190,7 +189,7 @@ def test_a_rewritten_archive_is_read_anew(tmp_path: Path) -> None:
         with zipfile.ZipFile(archive, "w") as packed:
             packed.writestr("a", content)
         os.utime(archive, (time, time))
-        with open_location(zip_location(archive, "a")) as file:
+        with open_location(f"{archive}::a") as file:
             assert file.read() == content
 
 

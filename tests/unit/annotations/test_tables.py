@@ -13,7 +13,6 @@ from construction_panoptic.annotations.tables import (
     RowsOfKeys,
     StoredTable,
     Table,
-    TableBuilder,
     TableWriter,
     WaitingItems,
     blocks,
@@ -39,11 +38,11 @@ def test_parts_make_one_table(monkeypatch: pytest.MonkeyPatch, rows: int, tmp_pa
     monkeypatch.setattr(tables, "_ROWS_AT_ONCE", 10)
     monkeypatch.setattr(tables, "_ROWS_OF_BLOCK", 3)
     added = [{"key": None if number % 7 == 3 else f"é{number}", "order": number, "area": 0.5} for number in range(rows)]
-    builder = TableBuilder(COLUMNS)
+    writer = TableWriter(COLUMNS)
     for row in added:
-        builder.add(row)
+        writer.add(row)
     expected = table_of(added)
-    pd.testing.assert_frame_equal(builder.table(), expected)
+    pd.testing.assert_frame_equal(writer.table().frame(), expected)
 
     in_file = stored(expected[:4], expected[4:])
     in_file.copy_to(tmp_path / "table.parquet")

@@ -1,9 +1,13 @@
-from typing import Any
+import ast
+import inspect
+from itertools import pairwise
+from typing import Any, TypeGuard, cast
 
 import pytest
 
-from construction_panoptic.config.base import parse
+from construction_panoptic.config.base import Settings, parse
 from construction_panoptic.config.model import DetrSettings
+from construction_panoptic.config.parameters import GROUPS
 from construction_panoptic.config.training import DetectionSettings, MaskHeadSettings
 from construction_panoptic.errors import ParameterError
 
@@ -88,11 +92,19 @@ def test_what_a_parameter_of_an_earlier_version_did_is_said(caplog: pytest.LogCa
     assert "accumulate is now called micro_batches" in caplog.text
 
 
-@pytest.mark.parametrize("group", [DetectionSettings, MaskHeadSettings, DetrSettings])
-def test_every_parameter_is_described(group: Any) -> None:
-    """Groups of parameters by their docstring."""
+@pytest.mark.parametrize("group", GROUPS.values())
+def test_every_parameter_is_described(group: type[Settings]) -> None:
+    """Groups of parameters by their docstring, parameters by a description or a docstring below them."""
+    described = {name for name, field in group.model_fields.items() if field.description}
+    for base in group.__mro__[: group.__mro__.index(Settings)]:
+        body = cast("ast.ClassDef", ast.parse(inspect.getsource(base)).body[0]).body
+        described |= {ast.unparse(one.target) for one, other in pairwise(body) if _is_text_of(one, other)}
     for name, field in group.model_fields.items():
-        nested = getattr(field.annotation, "model_fields", None)
-        assert nested is not None or field.description, name
-        for inner, item in (nested or {}).items():
-            assert item.description, f"{name}.{inner}"
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Settings):
+            test_every_parameter_is_described(field.annotation)
+        else:
+            assert name in described
+
+
+def _is_text_of(field: ast.stmt, text: ast.stmt) -> TypeGuard[ast.AnnAssign]:
+    return isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant)

@@ -42,8 +42,8 @@ def _threads_and_parents(number: int) -> tuple[str | None, int, int]:
 def test_processes_do_not_load_what_images_do_not_need() -> None:
     code = (
         "import sys; from importlib import import_module; import construction_panoptic.annotations\n"
-        "from construction_panoptic.parallel.local import preloaded\n"
-        "for name in preloaded(): import_module(name)\n"
+        "from construction_panoptic.parallel.local import PRELOADED\n"
+        "for name in PRELOADED: import_module(name)\n"
         "print(*sys.modules)"
     )
     loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from construction_panoptic.sample.export import outline, polygon_area, simplify
+from construction_panoptic.annotations.merging.masks import polygon_area
+from construction_panoptic.sample.export import outline, simplify
 
 
 def disc(height: int, width: int, x: float, y: float, radius: float) -> np.ndarray:

@@ -14,7 +14,7 @@ from pycocotools import mask as coco_mask
 from construction_panoptic.annotations.formats.reader import ListedImage, ListedObject
 from construction_panoptic.annotations.formats.sources import Source
 from construction_panoptic.annotations.images import check_image
-from construction_panoptic.annotations.merging.masks import following_points, segmentation_rle
+from construction_panoptic.annotations.merging.masks import following_points, polygon_area, segmentation_rle
 from construction_panoptic.annotations.records import UnusableError
 
 Repair = tuple[str, str]
@@ -117,7 +117,7 @@ def find_repairs(item: ListedObject, code: dict[str, Any], height: int, width: i
         points = np.concatenate(rings)
         lowest, highest = points.min(axis=0), points.max(axis=0)
         boxes.append(np.concatenate([lowest, highest]))
-        areas.append(sum(map(_area, rings)))
+        areas.append(sum(map(polygon_area, rings)))
         slack += _AREA_SLACK * sum(map(_perimeter, rings))
         if lowest.min() < -_EDGE_SLACK or (highest > [width + _EDGE_SLACK, height + _EDGE_SLACK]).any():
             reach = f"x {lowest[0]:.5g}…{highest[0]:.5g}, y {lowest[1]:.5g}…{highest[1]:.5g}"
@@ -150,11 +150,6 @@ def _box_fits(bbox: list[float], boxes: list[NDArray[np.float64]]) -> bool:
     edges = np.array([x, y, x + width, y + height])
     lowest, highest = np.min(boxes, axis=0) - _BOX_SLACK, np.max(boxes, axis=0) + _BOX_SLACK
     return bool(((lowest <= edges) & (edges <= highest)).all())
-
-
-def _area(ring: NDArray[np.float64]) -> float:
-    (x, y), (next_x, next_y) = ring.T, following_points(ring).T
-    return abs(float(x @ next_y - next_x @ y)) / 2
 
 
 def _perimeter(ring: NDArray[np.float64]) -> float:

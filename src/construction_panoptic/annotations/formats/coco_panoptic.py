@@ -7,14 +7,12 @@ from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from construction_panoptic.annotations.formats.coco_entries import annotation_label, as_id, check_annotation_entry
 from construction_panoptic.annotations.formats.cvat_coco import Document, entries_of, listed_images, parse_document
 from construction_panoptic.annotations.formats.reader import ListedImage, ListedObject, Refused
 from construction_panoptic.annotations.formats.sources import Source
 from construction_panoptic.annotations.images import open_location
+from construction_panoptic.annotations.merging.segment_shapes import segment_rles
 from construction_panoptic.annotations.panoptic_png import decode_id_map
 from construction_panoptic.annotations.records import UnusableError
 from construction_panoptic.errors import InputDataError
@@ -22,8 +20,8 @@ from construction_panoptic.errors import InputDataError
 _DOCUMENTS = re.compile(r"(?:annotations/)?panoptic(?:_[^/]+)?\.json")
 _OTHERS = ("coco.json", "annotations/instances_*.json")
 
-Runs = tuple[NDArray[np.uint32], NDArray[np.int64], NDArray[np.int64]]
-"""Of an id map column by column: the id of each run, where it starts and where it ends."""
+Codes = dict[int, dict[str, Any]]
+"""The run-length code of each id of a PNG."""
 
 
 class CocoPanopticReader:
@@ -97,7 +95,7 @@ def _objects(
         fields = entry if isinstance(entry, dict) else {}
         image_id, segments = as_id(fields.get("image_id")), fields.get("segments_info")
         image = None if image_id is None else images.get(image_id)
-        runs: Runs | None = None
+        codes: Codes | None = None
         problem = document.unused
         try:
             if image is None or image_id is None:
@@ -108,19 +106,18 @@ def _objects(
             if not isinstance(segments, list):
                 raise UnusableError("bad_annotation_entry", "it has no list `segments_info`")
             if problem is None and image.problem is None:
-                runs = _runs(source, f"{folder}/{fields.get('file_name')}", image)
+                codes = _codes(source, f"{folder}/{fields.get('file_name')}", image)
         except UnusableError as found:
             problem = problem or found
         labels: set[int | str] = set()
         # An entry without segments that cannot be used is a record itself.
         for segment in segments if isinstance(segments, list) and segments else [None] if problem else []:
             label = annotation_label(segment, position)
-            yield _object(segment, label, image, document, runs, problem, repeated=label in labels)
+            yield _object(segment, label, image, document, codes, problem, repeated=label in labels)
             labels.add(label)
-        if runs is not None:
-            for number in sorted({*np.unique(runs[0]).tolist()} - {0, *labels}):
-                unlisted = UnusableError("segment_not_listed", "the PNG has the id, but `segments_info` has not")
-                yield ListedObject(number, image, unlisted)
+        for number in sorted((codes or {}).keys() - labels):
+            unlisted = UnusableError("segment_not_listed", "the PNG has the id, but `segments_info` has not")
+            yield ListedObject(number, image, unlisted)
 
 
 def _object(
@@ -128,7 +125,7 @@ def _object(
     label: int | str,
     image: ListedImage | None,
     document: Document,
-    runs: Runs | None,
+    codes: Codes | None,
     problem: UnusableError | None,
     *,
     repeated: bool,
@@ -141,8 +138,10 @@ def _object(
         if not isinstance(segment, dict):
             raise UnusableError("bad_annotation_entry", "the entry in `segments_info` is not an object")
         fields = check_annotation_entry({**segment, "image_id": 0, "segmentation": None})
-        if image is not None and runs is not None:
-            fields["segmentation"] = _run_lengths(runs, label, image)
+        if codes is not None:
+            fields["segmentation"] = codes.get(label) if isinstance(label, int) else None
+            if fields["segmentation"] is None:
+                raise UnusableError("zero_area", "no pixel of the PNG has its id")
     except UnusableError as found:
         return ListedObject(label, image, found)
     name = document.categories.get(category) if (category := as_id(segment.get("category_id"))) is not None else None
@@ -154,12 +153,8 @@ def _object(
     )
 
 
-def _runs(source: Source, name: str, image: ListedImage) -> Runs:
-    """Read a PNG.
-
-    Raises:
-        UnusableError: it is missing, is none of segment ids, or has another size than its image.
-    """
+def _codes(source: Source, name: str, image: ListedImage) -> Codes:
+    """Read a PNG; `UnusableError`: it is missing, is none of segment ids, or has another size than its image."""
     location = source.locate(name)
     if location is None:
         raise UnusableError("missing_file", f"there is no file {name}")
@@ -171,17 +166,4 @@ def _runs(source: Source, name: str, image: ListedImage) -> Runs:
     if id_map.shape != (image.height, image.width):
         detail = f"{name} has {id_map.shape[1]} x {id_map.shape[0]} pixels, its image {image.width} x {image.height}"
         raise UnusableError("size_mismatch", detail)
-    flat = id_map.ravel(order="F")
-    starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
-    return flat[starts], starts, np.append(starts[1:], flat.size)
-
-
-def _run_lengths(runs: Runs, label: int | str, image: ListedImage) -> dict[str, Any]:
-    """Give a segment's mask as an uncompressed COCO run-length code."""
-    ids, starts, ends = runs
-    chosen = ids == label if isinstance(label, int) and label > 0 else np.zeros_like(ids, dtype=bool)
-    if not chosen.any():
-        raise UnusableError("zero_area", "no pixel of the PNG has its id")
-    bounds = np.column_stack([starts[chosen], ends[chosen]]).ravel()
-    counts = np.diff(bounds, prepend=0, append=image.height * image.width)
-    return {"size": [image.height, image.width], "counts": counts.tolist()}
+    return segment_rles(id_map)

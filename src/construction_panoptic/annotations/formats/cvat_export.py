@@ -25,16 +25,9 @@ def cvat_files(
 
     Each thing is a mask as CVAT writes them, with uncompressed run lengths; or, with ``polygons``, an outline exact to
     the pixel for all but crowds and things with holes. Stuff stays out, since the conversion labels it anew.
-    `reading.read_exports` reads what this gives.
-
-    Args:
-        panoptic: content of a COCO panoptic file, ground truth or predictions.
-        png_folder: folder of its PNGs.
-        image_folder: folder of its images.
-        shapes: ``masks`` or ``polygons``.
-
-    Raises:
-        InputDataError: an image or PNG is missing, or a PNG is damaged or of another size than its image.
+    `reading.read_exports` reads what this gives. ``panoptic`` is the content of a COCO panoptic file, ground truth or
+    predictions. Raises `InputDataError`: an image or PNG is missing, or a PNG is damaged or of another size than its
+    image.
     """
     things = {category["id"]: category["name"] for category in panoptic["categories"] if category["isthing"]}
     segments_of = {annotation["image_id"]: annotation for annotation in panoptic["annotations"]}
@@ -80,15 +73,7 @@ def cvat_annotations(
 ) -> Iterator[dict[str, Any]]:
     """Give the annotation of each segment of an image, without its ``id``.
 
-    Args:
-        segments: of a COCO panoptic file, or predicted.
-        id_map: [H, W], 0 = void.
-        image_id: id of the image.
-        shapes: see `cvat_files`.
-        where: names the map in messages.
-
-    Raises:
-        InputDataError: a segment has no pixels.
+    The id map is [H, W], 0 = void; ``where`` names it in messages. Raises `InputDataError`: a segment has no pixels.
     """
     codes = segment_rles(id_map.astype(np.uint32))
     for segment in segments:

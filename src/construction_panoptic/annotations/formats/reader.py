@@ -1,6 +1,6 @@
 """The door for export formats: a reader knows the files of one format and gives what they list, item by item.
 
-A new format is a module with a class like `AnnotationReader` and a line in `registry.READERS`. Finding exports and
+A new format is a module with a class like `AnnotationReader` and a line in `reading.READERS`. Finding exports and
 opening their files is done by `sources`; checking images, drawing outlines and naming classes by `reading`.
 """
 
@@ -21,9 +21,8 @@ class ListedImage:
     width: int = 0  # in pixels, upright, as the annotations have it
     height: int = 0
     folder: str = ""  # of images in the source; the rest of a file's name goes into the image's key
-    places: tuple[
-        str, ...
-    ] = ()  # names in the source that its file may have, in `folder`; the first that exists counts
+    # Names in the source that its file may have, in `folder`; the first that exists counts.
+    places: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

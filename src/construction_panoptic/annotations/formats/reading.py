@@ -12,15 +12,19 @@ from typing import Any, Literal, NamedTuple, cast
 import pandas as pd
 
 from construction_panoptic.annotations.formats.checking import Options, Task, check_objects, image_row
+from construction_panoptic.annotations.formats.coco_panoptic import CocoPanopticReader
+from construction_panoptic.annotations.formats.cvat_coco import CvatCocoReader
 from construction_panoptic.annotations.formats.reader import AnnotationReader, ListedImage, ListedObject, Refused
-from construction_panoptic.annotations.formats.registry import READERS
 from construction_panoptic.annotations.formats.sources import NoExportError, Source, find_sources, whole_folder
 from construction_panoptic.annotations.records import UnusableError
 from construction_panoptic.annotations.rejected import RejectedRecords, rejected_table
-from construction_panoptic.annotations.tables import StoredTable, TableBuilder, TableWriter
+from construction_panoptic.annotations.tables import StoredTable, TableWriter
 from construction_panoptic.annotations.taxonomy import Taxonomy
 from construction_panoptic.errors import InputDataError
 from construction_panoptic.parallel.workers import Engine, WorkerCount, Workers, blocks_of
+
+READERS: tuple[AnnotationReader, ...] = (CocoPanopticReader(), CvatCocoReader())
+"""The export formats that can be read, in the order in which they are tried."""
 
 _OBJECTS_AT_ONCE = 16
 _IMAGE_COLUMNS = {
@@ -47,9 +51,8 @@ _ANNOTATION_COLUMNS = {
     "area": "float64",  # the same
 }
 _HELP = (
-    "Put one folder (or .zip) per CVAT export there, each with `coco.json` or "
-    "`annotations/instances_default.json`, and `images/`. "
-    "To try the project without data of your own, make the sample: `make demo`"
+    "Put one folder (or .zip) per CVAT export there, each with `coco.json` or `annotations/instances_default.json`, "
+    "and `images/`. To try the project without data of your own, make the sample: `make demo`"
 )
 
 
@@ -81,16 +84,9 @@ def read_exports(
 ) -> Exports:
     """Read every export in a folder, one at a time: annotations wait in a temporary file.
 
-    Args:
-        raw_data: holds one folder or ``.zip`` an export, of any format in `registry.READERS`; or is itself an export,
-            which is then named after the folder.
-        taxonomy: the project's classes.
-        on_error: ``quarantine`` lists what cannot be used in ``rejected``; ``fail`` raises at the first.
-        boxes_without_polygon: ``reject`` an annotation that has a box but no outline, or ``keep`` the box as its mask.
-        crowds: ``keep`` what has ``iscrowd`` 1 as crowds, or take each as a ``single`` thing.
-        workers: processes that check images and annotations, or "auto" for one a CPU core; 1: this process, with
-            threads for the images. The result is the same with any number.
-        engine: what runs these processes, see `parallel.Workers`.
+    ``raw_data`` holds one folder or ``.zip`` an export, of any format in `READERS`; or is itself an export, which is
+    then named after the folder. The options are those of `config.conversion.ConversionSettings`. Images and annotations
+    are checked in processes, see `parallel.workers.Workers`; one worker is this process, with threads for the images.
 
     Raises:
         NoExportError: there is no export.
@@ -125,11 +121,10 @@ def read_exports(
 
 
 Recognised = tuple[Source, AnnotationReader] | UnusableError | None
-"""A source and what reads it; or why it cannot be read; None: nothing reads it."""
 
 
 def _recognise(source: Source) -> Recognised:
-    """Find the reader of a source, looking through one folder around everything."""
+    """Give a source, or the one folder in it, and its reader; or why it cannot be read; None: nothing reads it."""
     try:
         for candidate in (source, source.inner()):
             for reader in READERS:
@@ -151,7 +146,7 @@ class _Reading:
     def __init__(self, taxonomy: Taxonomy, rejected: RejectedRecords, workers: Workers, options: Options) -> None:
         self._taxonomy, self._workers, self._options = taxonomy, workers, options
         self._rejected, self._repaired = rejected, RejectedRecords(fail=False)
-        self._images, self._annotations = TableBuilder(_IMAGE_COLUMNS), TableWriter(_ANNOTATION_COLUMNS)
+        self._images, self._annotations = TableWriter(_IMAGE_COLUMNS), TableWriter(_ANNOTATION_COLUMNS)
         self._seen: set[str] = set()
 
     def read(self, source: Source, recognised: Recognised) -> None:
@@ -169,7 +164,7 @@ class _Reading:
             return
         source, reader = recognised
         images: Images = {}
-        objects = TableBuilder(_ANNOTATION_COLUMNS)
+        objects = TableWriter(_ANNOTATION_COLUMNS)
         lost: Counter[str] = Counter()
         order = count()
         for kind, group in groupby(reader.read(source), type):
@@ -182,7 +177,7 @@ class _Reading:
                 tasks = (self._task(item, images, problem) for item in cast("Iterator[ListedObject]", group))
                 for row in self._read_objects(name, tasks, order, lost):
                     objects.add(row)
-        annotations = objects.table().sort_values(["key", "order"])
+        annotations = objects.table().frame().sort_values(["key", "order"])
         self._annotations.append(annotations)
         rows = {row["key"]: row for _, row in reversed(images.values()) if not isinstance(row, UnusableError)}
         for key in sorted(rows.keys() - set(annotations["key"])):
@@ -245,7 +240,7 @@ class _Reading:
 
     def exports(self, raw_data: Path) -> Exports:
         """Return the tables."""
-        rejected, images = self._rejected.records, self._images.table()
+        rejected, images = self._rejected.records, self._images.table().frame()
         if images.empty:
             examples = "; ".join(f"{r.source} {r.image}: {r.detail} ({r.reason})" for r in rejected[:5])
             raise InputDataError(f"{raw_data}: not one image can be used. {examples}.")

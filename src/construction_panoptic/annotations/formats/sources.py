@@ -5,9 +5,9 @@ import zipfile
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO, Protocol, Self
+from typing import BinaryIO
 
-from construction_panoptic.annotations.images import ImageError, open_location, zip_location
+from construction_panoptic.annotations.images import ImageError, open_location
 from construction_panoptic.errors import InputDataError
 
 _SKIPPED = ("__MACOSX",)
@@ -18,47 +18,18 @@ class NoExportError(InputDataError):
     """There is no export where exports are looked for."""
 
 
-class Source(Protocol):
-    """The files of one export, by names relative to its root, with slashes.
-
-    All methods but `describe` raise `ImageError` where the source cannot be read, or a file is a link out of it.
-
-    Attributes:
-        name: the folder's name or the archive's stem; its images and annotations go by it.
-        path: the folder or archive.
-    """
-
-    name: str
-    path: Path
-
-    def inner(self) -> Self | None:
-        """Return it without the one folder around everything, as unpacking often leaves it; None: there is none."""
-        ...
-
-    def glob(self, pattern: str) -> list[str]:
-        """Return the names that match a pattern (``*`` within a part of a name), as often as they are there."""
-        ...
-
-    def open(self, name: str) -> BinaryIO:
-        """Open a file, to be read once from beginning to end."""
-        ...
-
-    def locate(self, name: str) -> str | None:
-        """Return the location of an image file, see `images`; None where there is none."""
-        ...
-
-    def describe(self, folder: str) -> str:
-        """Return where a folder is, for messages."""
-        ...
-
-
 class _FolderSource:
-    """An unpacked export."""
+    """The files of an unpacked export, by names relative to its root, with slashes.
+
+    All methods but `describe` raise `ImageError` where it cannot be read, or a file is a link out of it. Its images and
+    annotations go by ``name``, the folder's name or the archive's stem.
+    """
 
     def __init__(self, name: str, path: Path, root: Path | None = None) -> None:
         self.name, self.path, self._root, self._resolved = name, path, root or path, _resolve(path)
 
     def inner(self) -> "_FolderSource | None":
+        """Return it without the one folder around everything, as unpacking often leaves it; None: there is none."""
         try:
             folders = [path for path in self.path.iterdir() if path.is_dir() and path.name not in _SKIPPED]
         except OSError as error:
@@ -66,13 +37,16 @@ class _FolderSource:
         return _FolderSource(self.name, self.path, folders[0]) if len(folders) == 1 else None
 
     def glob(self, pattern: str) -> list[str]:
+        """Return the names that match a pattern (``*`` within a part of a name), as often as they are there."""
         return [path.relative_to(self._root).as_posix() for path in self._root.glob(pattern)]
 
     def open(self, name: str) -> BinaryIO:
+        """Open a file, to be read once from beginning to end."""
         self._inside(name)
         return open_location(self._root / name, streamed=True)
 
     def locate(self, name: str) -> str | None:
+        """Return the location of an image file, see `images`; None where there is none."""
         try:
             found = (self._root / name).is_file()
         except OSError:  # such as a name that is too long
@@ -80,6 +54,7 @@ class _FolderSource:
         return str(self._inside(name)) if found else None
 
     def describe(self, folder: str) -> str:
+        """Return where a folder is, for messages."""
         return str(self._root / folder)
 
     def _inside(self, name: str) -> Path:
@@ -90,7 +65,7 @@ class _FolderSource:
 
 
 class _ZipSource:
-    """An export as an archive; read in place, never unpacked."""
+    """The same of an archive, which is read in place, never unpacked."""
 
     def __init__(self, name: str, path: Path, root: str = "") -> None:
         self.name, self.path, self._root = name, _resolve(path), root
@@ -105,11 +80,11 @@ class _ZipSource:
         return [name for name in names if name.count("/") == depth and fnmatchcase(name, pattern)]
 
     def open(self, name: str) -> BinaryIO:
-        return open_location(zip_location(self.path, self._member_of[self._root + name]), streamed=True)
+        return open_location(f"{self.path}::{self._member_of[self._root + name]}", streamed=True)
 
     def locate(self, name: str) -> str | None:
         member = self._member_of.get(self._root + name)
-        return None if member is None else zip_location(self.path, member)
+        return None if member is None else f"{self.path}::{member}"
 
     def describe(self, folder: str) -> str:
         return f"{self.path} under {self._root}{folder}/"
@@ -131,14 +106,15 @@ class _ZipSource:
         return dict(self._members)
 
 
+Source = _FolderSource | _ZipSource
+
+
 def find_sources(folder: Path) -> tuple[list[Source], list[Path]]:
     """Find the exports in a folder, and files that may hold annotations and lie beside them.
 
     Exports are its subfolders and archives, sorted by name, a folder before an archive of the same name. A subfolder
     that holds nothing but one archive is that archive under the folder's name; one that holds several stands for them.
-
-    Raises:
-        InputDataError: the folder is missing (`NoExportError`) or cannot be read, or a name cannot be used.
+    Raises `InputDataError`: the folder is missing (`NoExportError`) or cannot be read, or a name cannot be used.
     """
     if not folder.is_dir():
         raise NoExportError(f"{folder}: there is no such folder.")

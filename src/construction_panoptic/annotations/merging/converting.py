@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import pandas as pd
 
@@ -43,18 +43,7 @@ def merge_images(
 ) -> Iterator[ConvertedImage | ConvertedRecord]:
     """Convert images one at a time, in the order of their keys; only one, or a few a worker, are in memory.
 
-    Args:
-        images: the table of accepted images, see `reading.Exports`.
-        annotations: the table of accepted annotations, see `reading.Exports`.
-        stuff_reader: gives the labelled stuff of an image key.
-        taxonomy: the project's classes.
-        overlap: which thing is on top, see `merge_image`.
-        finished: gives what an earlier conversion made of the same input.
-        workers: processes, or "auto" for one a CPU core; the result is the same with any number.
-        engine: what runs them, see `parallel.Workers`.
-
-    Yields:
-        Converted images; the record alone of an image that is finished.
+    Takes the tables of `reading.Exports`, and gives converted images; the record alone of an image that is finished.
 
     Raises:
         InputDataError: see `merge_image`.
@@ -66,9 +55,10 @@ def merge_images(
     common = digest_of(METHOD, taxonomy.model_dump(), overlap)
 
     def tasks() -> Iterator[MergeTask]:
-        for image, rows in _rows_by_image(images, annotations):
+        rows_of = RowsOfKeys(annotations)
+        for image in _rows_by_key(images):
             key = image["key"]
-            stuff, stem = stuff_reader(key), stems[key]
+            rows, stuff, stem = rows_of.of(key), stuff_reader(key), stems[key]
             digest = digest_of(common, image, rows, stem, stuff or b"")
             yield MergeTask(image, rows, stuff, stem, digest, finished(key, digest))
 
@@ -76,12 +66,8 @@ def merge_images(
         yield from pool.map(partial(merge_task, taxonomy, overlap), tasks())
 
 
-def _rows_by_image(images: pd.DataFrame, annotations: Table) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
-    """Give each image's row and those of its annotations, in the order of the keys."""
-    rows = RowsOfKeys(annotations)
+def _rows_by_key(images: pd.DataFrame) -> Iterator[dict[Any, Any]]:
     order = images["key"].argsort().to_numpy()
     # Many rows at once: taking them one by one would cost more than drawing them.
     for start in range(0, len(order), _ROWS_AT_ONCE):
-        chosen = cast("list[dict[str, Any]]", images.iloc[order[start : start + _ROWS_AT_ONCE]].to_dict("records"))
-        for image in chosen:
-            yield image, rows.of(image["key"])
+        yield from images.iloc[order[start : start + _ROWS_AT_ONCE]].to_dict("records")

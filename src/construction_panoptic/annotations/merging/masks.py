@@ -30,19 +30,11 @@ class MaskError(UnusableError):
 
 
 def segmentation_rle(segmentation: Any, height: int, width: int) -> dict[str, Any]:
-    """Return the compressed run-length code of a COCO segmentation, clipped to the image.
+    """Return the compressed run-length code of a COCO segmentation, clipped to an image of this size in pixels.
 
-    Args:
-        segmentation: a list of polygons (their union), or ``{"size": [height, width], "counts": …}`` with a
-            list of run lengths or COCO's compressed text.
-        height: of the image, in pixels.
-        width: of the image, in pixels.
-
-    Returns:
-        ``{"size": [height, width], "counts": bytes}`` with at least one set pixel.
-
-    Raises:
-        MaskError: it cannot be drawn, or has no pixel in the image.
+    The segmentation is a list of polygons (their union), or ``{"size": [height, width], "counts": …}`` with a list of
+    run lengths or COCO's compressed text; the code is ``{"size": [height, width], "counts": bytes}``. Raises
+    `MaskError`: it cannot be drawn, or has no pixel in the image.
     """
     if not segmentation:
         raise MaskError("no_segmentation", "it has no outline; draw one, or set boxes_without_polygon to 'keep'")
@@ -77,11 +69,7 @@ def pixel_runs(counts: bytes) -> list[slice]:
 
 
 def run_lengths(encoded: bytes) -> list[int]:
-    """Return the run lengths of COCO's compressed text, as an uncompressed run-length code has them.
-
-    Raises:
-        MaskError: the text is damaged (``bad_rle``).
-    """
+    """Return the run lengths of COCO's compressed text, as an uncompressed code has them; `MaskError` where damaged."""
     lengths: list[int] = _decode_counts(encoded).tolist()
     return lengths
 
@@ -89,6 +77,12 @@ def run_lengths(encoded: bytes) -> list[int]:
 def following_points(ring: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return, for each point of a ring [n, 2], the next; ``np.roll`` would take several times as long."""
     return np.concatenate([ring[1:], ring[:1]])
+
+
+def polygon_area(points: NDArray[np.float64]) -> float:
+    """Return the area of a closed polygon [n, 2], by the shoelace formula, without its sign."""
+    (x, y), (next_x, next_y) = points.T, following_points(points).T
+    return abs(float(x @ next_y - next_x @ y)) / 2
 
 
 def _checked_ring(ring: Any, height: int, width: int) -> NDArray[np.float64]:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import PurePosixPath
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, get_args
 from unicodedata import normalize
 
 import numpy as np
@@ -22,7 +22,7 @@ from construction_panoptic.annotations.taxonomy import Taxonomy
 from construction_panoptic.errors import InputDataError
 
 Overlap = Literal["last_on_top", "smallest_on_top", "fail"]
-OVERLAPS = ("last_on_top", "smallest_on_top", "fail")
+OVERLAPS = get_args(Overlap)
 _LONGEST_STEM = 150
 METHOD = 3  # raised when the same input is to give another result, so that nothing finished before is kept
 
@@ -51,29 +51,24 @@ def merge_image(
 ) -> ConvertedImage:
     """Lay an image's annotated things over its annotated stuff, and that over its labelled stuff.
 
-    Each stuff class is one segment, and each thing is one; a pixel that nothing covers is void. Segment ids
-    count from 1: stuff by class id, then things from the lowest layer up. Area and box are those of the
-    visible pixels.
+    Each stuff class is one segment, and each thing is one; a pixel that nothing covers is void. Segment ids count from
+    1: stuff by class id, then things from the lowest layer up. Area and box are those of the visible pixels.
 
     Args:
         image: a row of the table of images.
         annotations: its rows of the table of annotations.
         stuff_labels: uint8 [H, W] of the project's stuff ids, 0 = none; None for an image without labelled stuff.
-        taxonomy: the project's classes.
-        stem: file name stem of the converted image.
+        taxonomy, stem, digest: classes, file name stem of the converted image, and what it is made from.
         overlap: which of two things is on top. ``last_on_top``: the later annotation in the export covers the
             earlier, as CVAT draws it; ``smallest_on_top``: the smaller mask covers the larger (of equal ones, the
             later); ``fail``: no two may share a pixel. Of annotated stuff the later is always on top.
-        digest: of all that the image is made from.
 
-    Returns:
-        The converted image; an annotation that others cover completely is in ``rejected`` as
-        ``fully_hidden``, a crowd that became part of another of its class as ``joined_crowd``.
+    An annotation that others cover completely is in ``rejected`` as ``fully_hidden``, a crowd that became part of
+    another of its class as ``joined_crowd``.
 
     Raises:
         InputDataError: stuff labels of another size or of unknown classes, an annotation of an unknown class, two
-            things that overlap where ``overlap`` is ``fail``, an image file that cannot be read; names the
-            image.
+            things that overlap where ``overlap`` is ``fail``, an image file that cannot be read; names the image.
     """
     key, source = str(image["key"]), str(image["source"])
     height, width = int(image["height"]), int(image["width"])
@@ -89,20 +84,22 @@ def merge_image(
     shown = _join(layers, regions, classes, first_region)
     layers = np.ascontiguousarray(layers.reshape(width, height).T)
 
-    count = len(classes) + len(regions)
-    ids, areas, boxes, id_map = _number_segments(layers, count, key)
+    extents = segment_extents(layers)
+    ids = {layer: number for number, layer in enumerate(extents, start=1)}  # of the visible layers
+    if len(ids) > MAX_SEGMENT_ID:
+        raise InputDataError(f"image {key!r}: {len(ids)} segments; a panoptic PNG holds {MAX_SEGMENT_ID}.")
     segments, rejected = [], []
     for layer, class_id in enumerate(classes, start=1):
-        if ids[layer]:
+        if layer in ids:
             parts = [region.annotation_id for region, at in zip(stuff, shown, strict=False) if at == layer]
-            segments.append(Segment(ids[layer], class_id, areas[layer], boxes[layer], 0, None, tuple(parts)))
+            segments.append(Segment(ids[layer], class_id, *extents[layer], 0, None, tuple(parts)))
     for layer, (region, at) in enumerate(zip(regions, shown, strict=True), start=first_region):
         number = region.annotation_id
-        if at is None or not ids[at]:
+        if at is None or at not in ids:
             detail = "annotations above it cover all of its pixels"
             rejected.append(Rejected(source, key, number, "fully_hidden", detail))
         elif at == layer:
-            segments.append(Segment(ids[at], region.category_id, areas[at], boxes[at], region.iscrowd, number))
+            segments.append(Segment(ids[at], region.category_id, *extents[at], region.iscrowd, number))
         elif region.is_thing:
             crowd = regions[at - first_region].annotation_id
             detail = f"its pixels are in the crowd of annotation {crowd}; an image has one crowd of a class"
@@ -118,15 +115,19 @@ def merge_image(
         width=width,
         height=height,
         segments=segments,
-        void_pixels=areas[0],
+        void_pixels=layers.size - sum(area for area, _ in extents.values()),
         rejected=rejected,
         phash=str(image["phash"]),
     )
+    id_map = layers
+    if len(ids) < len(classes) + len(regions):
+        number_of = np.zeros(len(classes) + len(regions) + 1, dtype=layers.dtype)
+        number_of[list(ids)] = list(ids.values())
+        id_map = number_of[layers]
     return ConvertedImage(record, png=encode_id_map(id_map), image=normalised.content, digest=digest)
 
 
-@dataclass(frozen=True)
-class MergeTask:
+class MergeTask(NamedTuple):
     """An image to convert: its rows of the tables, its stuff, and where the result belongs."""
 
     image: dict[str, Any]
@@ -139,18 +140,11 @@ class MergeTask:
 
 def merge_task(taxonomy: Taxonomy, overlap: Overlap, task: MergeTask) -> ConvertedImage | ConvertedRecord:
     """Convert one image, unless it is finished. Runs in other processes."""
-    if task.finished is not None:
-        return task.finished
-    stuff = None if task.stuff is None else decode_labels(task.stuff)
-    return merge_image(
-        task.image,
-        task.annotations,
-        stuff,
-        taxonomy=taxonomy,
-        stem=task.stem,
-        overlap=overlap,
-        digest=task.digest,
-    )
+    image, annotations, stuff, stem, digest, finished = task
+    if finished is not None:
+        return finished
+    labels = None if stuff is None else decode_labels(stuff)
+    return merge_image(image, annotations, labels, taxonomy=taxonomy, stem=stem, overlap=overlap, digest=digest)
 
 
 def _region(row: Mapping[str, Any], key: str, size: tuple[int, int], taxonomy: Taxonomy) -> _Region:
@@ -218,10 +212,8 @@ def _join(
 ) -> list[int | None]:
     """Join annotated stuff to the segment of its class, and the crowds of a class to one, as COCO has it.
 
-    (panopticapi counts all but one of the crowds of a class as wrong.)
-
-    Returns:
-        The layer that has the pixels of each region now; None for stuff that has none.
+    (panopticapi counts all but one of the crowds of a class as wrong.) Gives the layer that has the pixels of each
+    region now; None for stuff that has none.
     """
     crowds: dict[int, int] = {}
     joined: list[int | None] = []
@@ -237,33 +229,11 @@ def _join(
     return [at if region.is_thing or seen else None for at, region, seen in zip(joined, regions, visible, strict=True)]
 
 
-def _number_segments(
-    layers: NDArray[np.unsignedinteger], count: int, key: str
-) -> tuple[list[int], list[int], list[tuple[int, int, int, int]], NDArray[np.integer]]:
-    """Turn layers [H, W] into segment ids, which count the layers that are visible.
-
-    Returns:
-        Three lists by layer (0 is void): segment id (0: not visible), area and box; and the id map.
-    """
-    extents = segment_extents(layers)
-    areas = [0, *(extents[layer][0] if layer in extents else 0 for layer in range(1, count + 1))]
-    areas[0] = layers.size - sum(areas)
-    visible = np.array(areas) > 0
-    visible[0] = False
-    ids = np.where(visible, visible.cumsum(), 0)
-    if ids.max() > MAX_SEGMENT_ID:
-        raise InputDataError(f"image {key!r}: {ids.max()} segments; a panoptic PNG holds {MAX_SEGMENT_ID}.")
-    boxes = [extents[layer][1] if layer in extents else (0, 0, 0, 0) for layer in range(count + 1)]
-    id_map = layers if visible[1:].all() else ids.astype(layers.dtype)[layers]
-    return ids.tolist(), areas, boxes, id_map
-
-
 def unique_stems(keys: Sequence[str]) -> dict[str, str]:
     """Return a file name stem for each image key: the key without suffix, ``/`` as ``__``.
 
-    Keys whose stems would be the same, on file systems that ignore case or how accented letters are written too, or
-    too long get a part of the key's SHA-256 appended. A stem depends on such clashes alone, not on the order of the
-    keys.
+    Keys whose stems would be the same, on file systems that ignore case or how accented letters are written too, or too
+    long get a part of the key's SHA-256 appended. A stem depends on such clashes alone, not on the order of the keys.
     """
     plain = {key: key.removesuffix(PurePosixPath(key).suffix).replace("/", "__") for key in keys}
     alike = {stem: normalize("NFC", stem).casefold() for stem in plain.values()}

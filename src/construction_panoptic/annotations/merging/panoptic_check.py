@@ -25,12 +25,10 @@ def detections_of_image(
 
     ``entries`` are the image's panoptic annotation and its own entry. For each segment there are ``image_id``,
     ``category_id``, ``bbox`` and ``area`` of the visible mask, ``iscrowd``, and the mask as ``segmentation``, a
-    compressed run-length code.
-
-    Raises:
-        InputDataError: the PNG is missing or damaged, or the annotation is not what it holds: another size, an id
-            that only one of them has, that comes twice or is not in 1…2^24-1, ``area`` or ``bbox`` that are not
-            integers or not those of the pixels, an unknown category, ``iscrowd`` other than 0 or 1, or 1 for stuff.
+    compressed run-length code. Raises `InputDataError`: the PNG is missing or damaged, or the annotation is not what it
+    holds: another size, an id that only one of them has, that comes twice or is not in 1…2^24-1, ``area`` or ``bbox``
+    that are not integers or not those of the pixels, an unknown category, ``iscrowd`` other than 0 or 1, or 1 for
+    stuff.
     """
     annotation, image = entries
     id_map = decode_id_map(png_folder / annotation["file_name"])

@@ -24,17 +24,10 @@ Pairs = tuple[NDArray[np.int64], NDArray[np.int64]]
 def near_duplicate_groups(phashes: Sequence[str], keys: Sequence[str], max_distance: int) -> list[int]:
     """Group images whose perceptual hashes are close, directly or through other images.
 
-    Two images are neighbours if their hashes differ in at most ``max_distance`` bits; a group is a connected
-    component of neighbours. The answer is exact, see `near_pairs`.
-
-    Args:
-        phashes: one hexadecimal hash an image, all of the same length (such as 64 digits = 256 bits).
-        keys: one unique key an image, in the order of ``phashes``.
-        max_distance: largest Hamming distance of neighbours, in bits; 0 groups equal hashes only.
-
-    Returns:
-        One group number an image, in the order of ``keys``. Groups are numbered from 0 in the order of their
-        smallest key, so the same images have the same numbers whatever order they come in.
+    Each image has a unique key and a hexadecimal hash, all of the same length (such as 64 digits = 256 bits). Two
+    images are neighbours if their hashes differ in at most ``max_distance`` bits; a group is a connected component of
+    neighbours. The answer is exact, see `near_pairs`: one group number an image, from 0 in the order of the groups'
+    smallest keys, so that the same images have the same numbers whatever order they come in.
 
     Raises:
         InputDataError: a key comes twice, or a hash is not hexadecimal or has another length than the first.
@@ -55,16 +48,9 @@ def near_duplicate_groups(phashes: Sequence[str], keys: Sequence[str], max_dista
 def video_names(keys: Sequence[str], pattern: str) -> list[str | None]:
     """Name the video that each image is a frame of, or whatever else images have in common by their names.
 
-    Args:
-        keys: image keys.
-        pattern: regular expression that the whole file name without suffix must match; its first group, if it
-            has one, names the video within the image's folder.
-
-    Returns:
-        A name for each image, unique over folders; None for an image that does not match.
-
-    Raises:
-        ParameterError: the pattern is no regular expression.
+    The whole file name without suffix must match the pattern, whose first group, if it has one, names the video within
+    the image's folder. Names are unique over folders; None for an image that does not match. Raises `ParameterError`:
+    the pattern is no regular expression.
     """
     try:
         compiled = re.compile(pattern)
@@ -79,16 +65,7 @@ def video_names(keys: Sequence[str], pattern: str) -> list[str | None]:
 
 
 def join_groups(keys: Sequence[str], groups: Sequence[int], names: Sequence[str | None]) -> list[int]:
-    """Put groups together that share a name.
-
-    Args:
-        keys: unique image keys.
-        groups: one group number an image.
-        names: one name an image, None where it has none.
-
-    Returns:
-        One group number an image, numbered from 0 in the order of the groups' smallest keys.
-    """
+    """Put groups together that share a name (None: no name); numbers are as those of `near_duplicate_groups`."""
     if not keys:
         return []
     first: dict[str, int] = {}
@@ -111,8 +88,7 @@ def _numbered(keys: Sequence[str], component: NDArray[np.int64]) -> list[int]:
 def hash_bytes(phashes: Sequence[str], keys: Sequence[str]) -> NDArray[np.uint8]:
     """Parse hexadecimal hashes of one length to uint8 [N, bytes a hash]; the images' keys are for messages.
 
-    Raises:
-        InputDataError: a hash is not hexadecimal or has another length than the first one.
+    Raises `InputDataError`: a hash is not hexadecimal or has another length than the first one.
     """
     rows: list[bytes] = []
     for phash, key in zip(phashes, keys, strict=True):

@@ -24,10 +24,8 @@ def fold_split(
 ) -> pd.DataFrame:
     """Divide images into k folds of whole groups, and give the split whose val side is one of them.
 
-    Folds are taken one after the other, each by `splitting.split` from what is left, so that rare classes
-    are spread and the same data and seed give the same folds whichever is asked for.
-
-    Arguments and result are those of `splitting.split`; ``fold``, counted from 1, is val.
+    Folds are taken one after the other, each by `splitting.split` from what is left, so that rare classes are spread
+    and the same data and seed give the same folds whichever is asked for. ``fold``, counted from 1, is val.
 
     Raises:
         InputDataError: fewer groups than folds.
@@ -65,20 +63,11 @@ def fold_split(
 
 
 def listed_split(path: Path | str, keys: Sequence[str], groups: Sequence[int]) -> pd.DataFrame:
-    """Read a split of the user's.
+    """Read a split of the user's, a CSV file with the columns ``key`` and ``split`` (train or val).
 
-    Args:
-        path: CSV file with the columns ``key`` and ``split`` (train or val), and a row for each image; rows
-            of other images are not used.
-        keys: unique image keys.
-        groups: one group number an image, for the audit.
-
-    Returns:
-        As `splitting.split`.
-
-    Raises:
-        InputDataError: the file is missing or no such table, lists an image twice or not at all, names
-            another side, or leaves a side empty.
+    It has a row for each image; rows of other images are not used. Groups are for the audit. Gives what
+    `splitting.split` does. Raises `InputDataError`: the file is missing or no such table, lists an image twice or not
+    at all, names another side, or leaves a side empty.
     """
     try:
         table = pd.read_csv(path, dtype="string", keep_default_na=False)

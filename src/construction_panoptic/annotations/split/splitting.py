@@ -51,22 +51,18 @@ def split(
 ) -> pd.DataFrame:
     """Divide images into train and val, whole groups at a time, stratified by class.
 
-    Iterative stratification (Sechidis, Tsoumakas, Vlahavas: On the Stratification of Multi-Label Data, ECML
-    PKDD 2011) over groups: the class with the fewest groups left is placed first. Where that leaves a class
-    with two or more groups on one side only, an integer program moves as few images as it can, so that as
-    many classes as possible are on both. A group with a class of its own goes to train unless another class
-    needs it in val, since it makes no sense to evaluate what was never trained on.
+    Iterative stratification (Sechidis, Tsoumakas, Vlahavas: On the Stratification of Multi-Label Data, ECML PKDD 2011)
+    over groups: the class with the fewest groups left is placed first. Where that leaves a class with two or more
+    groups on one side only, an integer program moves as few images as it can, so that as many classes as possible are
+    on both. A group with a class of its own goes to train unless another class needs it in val, since it makes no sense
+    to evaluate what was never trained on.
 
-    Args:
-        keys: unique image keys.
-        groups: one group number an image; images of a group stay together.
-        classes: the category ids in each image, things and stuff.
-        val_fraction: wanted fraction of images in val, in (0, 1).
-        seed: decides among equally good places.
+    Each image has a unique key, a group number and category ids, of things and stuff; ``val_fraction`` is the wanted
+    fraction of images in val, and ``seed`` decides among equally good places.
 
     Returns:
-        Table sorted by key with the columns key, group and split ("train" or "val"). It depends on the
-        images and the seed, not on their order.
+        Table sorted by key with the columns key, group and split ("train" or "val"). It depends on the images and the
+        seed, not on their order.
 
     Raises:
         InputDataError: fewer than two groups, or a key comes twice.
@@ -84,9 +80,8 @@ def split(
     members = _collect_groups(table, dict(zip(keys, classes, strict=True)))
     if len(members) < 2:
         raise InputDataError(
-            f"a train and a val side need at least two groups of images that do not look alike, but the "
-            f"{len(keys)} accepted image(s) form {len(members)}; add images, "
-            "or lower the near-duplicate distance."
+            f"a train and a val side need at least two groups of images that do not look alike, but the {len(keys)} "
+            f"accepted image(s) form {len(members)}; add images, or lower the near-duplicate distance."
         )
     generator = np.random.default_rng(seed)
     members = [members[position] for position in generator.permutation(len(members))]
@@ -108,22 +103,11 @@ def split_digest(table: pd.DataFrame) -> str:
 
 
 def audit_split(records: Iterable[ConvertedRecord], table: pd.DataFrame, *, max_distance: int) -> SplitAudit:
-    """Check a split against the images themselves.
+    """Check a split, as `split` gives it, against the images themselves; these are iterated over once.
 
-    The distances across the split are computed anew from the perceptual hashes of all pairs, not taken from
-    the grouping.
-
-    Args:
-        records: the converted images; iterated over once.
-        table: the split, as `split` gives it.
-        max_distance: images that differ in this many bits or fewer are near-duplicates.
-
-    Returns:
-        Counts per class and facts about the whole split.
-
-    Raises:
-        SplitError: the table and the records name different images, a side is empty, or a group or
-            near-duplicates are on both sides.
+    The distances across the split are computed anew from the perceptual hashes of all pairs, not taken from the
+    grouping; images that differ in ``max_distance`` bits or fewer are near-duplicates. Raises `SplitError`: the table
+    and the records name different images, a side is empty, or a group or near-duplicates are on both sides.
     """
     images = [
         (record.key, record.phash, tuple(segment.category_id for segment in record.segments)) for record in records
@@ -137,9 +121,8 @@ def audit_split(records: Iterable[ConvertedRecord], table: pd.DataFrame, *, max_
     smallest, pair, across = _distance_across({key: phash for key, phash, _ in images}, side, max_distance)
     if across:
         raise SplitError(
-            f"{across} pair(s) of near-duplicate images are in train and val, such as {pair[0]!r} and "
-            f"{pair[1]!r}, which differ in {smallest} bits (limit {max_distance}); group with the same "
-            "distance, then split again."
+            f"{across} pair(s) of near-duplicate images are in train and val, such as {pair[0]!r} and {pair[1]!r}, "
+            f"which differ in {smallest} bits (limit {max_distance}); group with the same distance, then split again."
         )
     classes = _class_table(
         {key: classes for key, _, classes in images}, side, dict(zip(table["key"], table["group"], strict=True))

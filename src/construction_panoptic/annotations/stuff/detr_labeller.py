@@ -50,20 +50,14 @@ class _Resized:
 class DetrLabeller(StuffLabeller):
     """DETR's panoptic segmentation as the project's stuff ids.
 
-    Images are resized as in DETR's recipe for evaluation. The model's labels are COCO category ids; each
-    pixel gets the stuff class that the taxonomy's ``coco_to_stuff`` gives for its segment's category, COCO's
-    things included, and 0 where there is none. The pixels of a COCO thing that annotated things explain go to the next
-    best segment. Beside the model, memory holds a few images at the network's size, one image's upsampled masks, and a
-    batch's label maps.
+    Images are resized as in DETR's recipe for evaluation. The model's labels are COCO category ids; each pixel gets the
+    stuff class that the taxonomy's ``coco_to_stuff`` gives for its segment's category, COCO's things included, and 0
+    where there is none. The pixels of a COCO thing that annotated things explain go to the next best segment. Beside
+    the model, memory holds a few images at the network's size, one image's upsampled masks, and a batch's label maps.
 
-    Args:
-        settings: checkpoint, sizes, threshold, device. Whether the backbone is dilated (DC5) is the one thing that
-            weights do not tell: it is if the checkpoint's name has ``dc5`` in it, as the published ones do.
-        taxonomy: the project's classes.
-        model: to be used in place of the checkpoint's.
-
-    Raises:
-        InputDataError: the taxonomy maps no COCO category.
+    ``model`` is used in place of the checkpoint's. Whether the backbone is dilated (DC5) is the one thing that weights
+    do not tell: it is if the checkpoint's name has ``dc5`` in it, as the published ones do. Raises `InputDataError`:
+    the taxonomy maps no COCO category.
     """
 
     def __init__(self, settings: StuffSettings, taxonomy: Taxonomy, model: DetrPanoptic | None = None) -> None:
@@ -178,12 +172,8 @@ def stuff_of_queries(
 def load_detr(weights: str) -> DetrPanoptic:
     """Build the model of a checkpoint, whose architecture is read from the checkpoint itself.
 
-    Args:
-        weights: the name of a published panoptic checkpoint (``detr-r101-panoptic``, …; downloaded once), or
-            the path of one of that layout.
-
-    Raises:
-        CheckpointError: no such checkpoint, or it is none of a DETR panoptic.
+    ``weights`` is a published panoptic checkpoint's name (``detr-r101-panoptic``, …; downloaded once), or a path.
+    Raises `CheckpointError`: no such checkpoint, or it is none of a DETR panoptic.
     """
     if weights in PUBLISHED_WEIGHTS and not weights.endswith("-panoptic"):
         panoptic = ", ".join(name for name in PUBLISHED_WEIGHTS if name.endswith("-panoptic"))

@@ -41,12 +41,9 @@ def leftover_classes(taxonomy: Taxonomy) -> list[int]:
 
 
 def explained_masks(masks: Mask, things: Mask, fraction: float) -> NDArray[np.bool_]:
-    """Tell which masks annotated things explain, bool [K]: those of which more than a fraction lies on things.
+    """Tell which masks annotated things explain, bool [K]: those of which more than a fraction (0…1) lies on things.
 
-    Args:
-        masks: bool [K, h, w], at any resolution.
-        things: bool [H, W], True on annotated things.
-        fraction: 0…1.
+    ``masks`` are bool [K, h, w], at any resolution, ``things`` bool [H, W].
     """
     count, height, width = masks.shape
     if not things.any():

@@ -59,11 +59,7 @@ def encode_labels(labels: LabelMap) -> bytes:
 
 
 def decode_labels(png: bytes) -> LabelMap:
-    """Decode what `encode_labels` gave.
-
-    Raises:
-        InputDataError: not an 8-bit greyscale PNG.
-    """
+    """Decode what `encode_labels` gave; `InputDataError` where it is not an 8-bit greyscale PNG."""
     try:
         with Image.open(BytesIO(png), formats=["PNG"]) as image:
             if image.mode != "L":

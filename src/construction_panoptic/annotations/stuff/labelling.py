@@ -43,13 +43,7 @@ def label_all(
     Images of one batch are padded alike, which a network notices in the last bits. A batch is therefore labelled as
     a whole or not at all, and the outcome is that of a run without interruption, with any number of processes.
 
-    Args:
-        images: the accepted images, see `reading.Exports`.
-        annotations: the accepted annotations.
-        labeller: the labeller.
-        fringe: what is counted as the fringe of things.
-        folder: where the labels go, and those of an earlier run are.
-        execution: the processes.
+    Takes the tables of `reading.Exports`; ``folder`` is where the labels go, and those of an earlier run are.
     """
     finished = FinishedLabels(folder)
     order: deque[StuffOfImage | None] = deque()  # None: the labeller gives it

@@ -57,12 +57,10 @@ class _Prediction(NamedTuple):
 class ReadyStuff(StuffLabeller):
     """Ready stuff predictions in a folder: ``panoptic.json`` in the COCO panoptic format, ``panoptic/*.png``.
 
-    ``images[].file_name`` is the image key, ``<export>/<image name>``. Categories go by their names, which
-    are the project's own stuff names or COCO's 133. Of the JSON only ids and names are held, each PNG is read when
-    it is asked for. What annotated things explain of a leftover class becomes void, see `without_explained_parts`.
-
-    Raises:
-        InputDataError: the JSON is missing, damaged, names an unknown category, or contradicts itself.
+    ``images[].file_name`` is the image key, ``<export>/<image name>``. Categories go by their names, which are the
+    project's own stuff names or COCO's 133. Of the JSON only ids and names are held, each PNG is read when it is asked
+    for. What annotated things explain of a leftover class becomes void, see `without_explained_parts`. Raises
+    `InputDataError`: the JSON is missing, damaged, names an unknown category, or contradicts itself.
     """
 
     def __init__(self, folder: Path | str, taxonomy: Taxonomy, explained_fraction: float = 0.5) -> None:
@@ -87,9 +85,8 @@ class ReadyStuff(StuffLabeller):
     def read(self, image: ImageToLabel) -> LabelMap | None:
         """Read the label map of an image.
 
-        Raises:
-            InputDataError: the PNG is missing or damaged, has another size than the image, or its ids are not
-                those of ``segments_info``.
+        Raises `InputDataError`: the PNG is missing or damaged, has another size than the image, or its ids are not
+        those of ``segments_info``.
         """
         if image.found is None:
             return None

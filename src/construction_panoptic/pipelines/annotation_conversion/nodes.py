@@ -17,10 +17,7 @@ from construction_panoptic.annotations.formats.sources import NoExportError
 from construction_panoptic.annotations.merging.converting import merge_images
 from construction_panoptic.annotations.records import ConvertedImage, ConvertedImages, ConvertedRecord
 from construction_panoptic.annotations.rejected import all_rejected, check_conservation, repaired_and_kept
-from construction_panoptic.annotations.split.grouping import join_groups, near_duplicate_groups, video_names
-from construction_panoptic.annotations.split.options import fold_split, listed_split
-from construction_panoptic.annotations.split.splitting import audit_split, split_digest
-from construction_panoptic.annotations.split.splitting import split as divide
+from construction_panoptic.annotations.split import grouping, options, splitting
 from construction_panoptic.annotations.stuff.fringe import Fringe, leftover_classes
 from construction_panoptic.annotations.stuff.label_maps import StuffOfImage
 from construction_panoptic.annotations.stuff.labelling import label_all
@@ -125,14 +122,14 @@ def split_images(converted: ConvertedImages, parameters: ConversionSettings) -> 
     settings = parameters.split
     facts = ((record.key, record.phash, {segment.category_id for segment in record.segments}) for record in converted)
     keys, hashes, classes = zip(*facts, strict=True)
-    groups = near_duplicate_groups(hashes, keys, settings.near_duplicate_distance)
+    groups = grouping.near_duplicate_groups(hashes, keys, settings.near_duplicate_distance)
     if settings.video_pattern is not None:
-        groups = join_groups(keys, groups, video_names(keys, settings.video_pattern))
+        groups = grouping.join_groups(keys, groups, grouping.video_names(keys, settings.video_pattern))
     if settings.list is not None:
-        return listed_split(settings.list, keys, groups)
+        return options.listed_split(settings.list, keys, groups)
     if settings.folds is not None:
-        return fold_split(keys, groups, classes, folds=settings.folds, fold=settings.fold, seed=settings.seed)
-    return divide(keys, groups, classes, val_fraction=settings.validation_fraction, seed=settings.seed)
+        return options.fold_split(keys, groups, classes, folds=settings.folds, fold=settings.fold, seed=settings.seed)
+    return splitting.split(keys, groups, classes, val_fraction=settings.validation_fraction, seed=settings.seed)
 
 
 def write_coco(
@@ -157,12 +154,12 @@ def audit_and_count(
     """Check the split for leaks, count each class on both sides, and sum the data set up."""
     settings = parameters.split
     classes = Taxonomy.from_dict(taxonomy)
-    audit = audit_split(converted, split, max_distance=settings.near_duplicate_distance)
+    audit = splitting.audit_split(converted, split, max_distance=settings.near_duplicate_distance)
     counts, summary = class_counts_and_summary(converted, split, classes, annotations, rejected, repaired)
     audited = audit.classes.assign(name=audit.classes["class_id"].map(classes.names))
     summary["fringe"] = {"within_pixels": parameters.stuff.fringe_distance, **stuff_labels.fringe()}
     summary["stuff"] = origin_of(parameters.stuff)
-    return audited, counts, {**summary, "split": {**audit.facts, "sha256": split_digest(split)}}
+    return audited, counts, {**summary, "split": {**audit.facts, "sha256": splitting.split_digest(split)}}
 
 
 def draw_class_balance(counts: pd.DataFrame) -> tuple[go.Figure, Figure]:
