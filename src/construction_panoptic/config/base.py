@@ -53,12 +53,10 @@ class Settings(BaseModel):
 class Execution(Settings):
     """The processes that do the work; the result is the same with any."""
 
-    engine: Literal["local", "ray"] = Field(
-        default="local", description="Processes of this machine, or tasks of a Ray cluster (RAY_ADDRESS, else local)."
-    )
-    workers: PositiveInt | Literal["auto"] = Field(
-        default="auto", description="Processes or tasks at a time; 'auto': one a GPU for networks, else one a CPU core."
-    )
+    engine: Literal["local", "ray"] = "local"
+    """Processes of this machine, or tasks of a Ray cluster (RAY_ADDRESS, else local)."""
+    workers: PositiveInt | Literal["auto"] = "auto"
+    """Processes or tasks at a time; 'auto': one a GPU for networks, else one a CPU core."""
 
 
 ONE_PROCESS = Execution(workers=1)

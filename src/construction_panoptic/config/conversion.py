@@ -22,10 +22,14 @@ class StuffSettings(Settings):
     folder of a model."""
     revision: str | None = None
     """universal: commit, tag or branch of the repository; null: its main branch."""
-    threshold: Threshold = Field(default=0.85, description="Networks: least class probability of a query.")
-    side: PositiveInt = Field(default=800, description="Networks: shorter side of the input, pixels; EoMT has its own.")
-    max_side: PositiveInt = Field(default=1333, description="Networks: longest side of the input, pixels.")
-    batch_size: PositiveInt = Field(default=1, description="Networks: images a forward pass.")
+    threshold: Threshold = 0.85
+    """Networks: least class probability of a query."""
+    side: PositiveInt = 800
+    """Networks: shorter side of the input, pixels; EoMT has its own."""
+    max_side: PositiveInt = 1333
+    """Networks: longest side of the input, pixels."""
+    batch_size: PositiveInt = 1
+    """Networks: images a forward pass."""
     explained_fraction: Fraction = 0.5
     """A COCO thing of which annotated things cover more than this fraction is not used as stuff."""
     fringe_distance: PositiveInt = 10
@@ -55,7 +59,8 @@ class SplitSettings(Settings):
 
     validation_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
     """Fraction of the images."""
-    seed: Seed = Field(default=42, description="Seed of the division.")
+    seed: Seed = 42
+    """Seed of the division."""
     near_duplicate_distance: Annotated[int, Field(ge=0, le=256)] = 24
     """Images whose 256-bit perceptual hashes differ in at most so many bits stay together."""
     video_pattern: str | None = r"(.*?)frame_\d{6,}"
@@ -63,7 +68,8 @@ class SplitSettings(Settings):
     stay together. null: no videos."""
     folds: Annotated[int, Field(ge=2)] | None = None
     """Number of folds; validation_fraction is not used then. null: one split."""
-    fold: PositiveInt = Field(default=1, description="folds: the one to validate on, from 1.")
+    fold: PositiveInt = 1
+    """folds: the one to validate on, from 1."""
     list: str | None = None
     """CSV file with columns key and split (train or val) to use instead. null: divide."""
 

@@ -2,8 +2,6 @@
 
 from typing import Any, Literal
 
-from pydantic import Field
-
 from construction_panoptic.config.base import (
     Device,
     Execution,
@@ -23,13 +21,17 @@ class EvaluationSettings(Settings):
     """hotcoco, or panopticapi and pycocotools: the same numbers, slower."""
     threshold: Threshold | None = None
     """Least score of a predicted segment; null takes the one that the checkpoint holds."""
-    merging: Merging | None = Field(default=None, description="pixels or masks; null takes what the checkpoint says.")
-    batch_size: PositiveInt = Field(default=1, description="Images a forward pass.")
-    workers: NotNegativeInt = Field(default=2, description="Loading processes; 0 loads in the main one.")
+    merging: Merging | None = None
+    """pixels or masks; null takes what the checkpoint says."""
+    batch_size: PositiveInt = 1
+    """Images a forward pass."""
+    workers: NotNegativeInt = 2
+    """Loading processes; 0 loads in the main one."""
     device: Device = "auto"
     execution: Execution = Execution()
     precision: Precision = "auto"
-    examples: PositiveInt = Field(default=8, description="Images on the sheet of examples, and on that of the worst.")
+    examples: PositiveInt = 8
+    """Images on the sheet of examples, and on that of the worst."""
     threshold_images: PositiveInt = 64
     """Training images on which score thresholds are tried; each is predicted once."""
 

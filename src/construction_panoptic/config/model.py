@@ -24,19 +24,28 @@ class DetrSettings(Settings):
 
     backbone: Literal["tiny", "resnet18", "resnet34", "resnet50", "resnet101"] = "resnet50"
     """Feature extractor; 'tiny' is a small network for trials on a CPU."""
-    dilation: bool = Field(default=False, description="Dilated last stage (DETR's DC5): stride 16 instead of 32.")
+    dilation: bool = False
+    """Dilated last stage (DETR's DC5): stride 16 instead of 32."""
     norm: Literal["frozen", "batch"] = "frozen"
     """Batch normalisation: 'frozen' statistics as in DETR, or trained ('batch')."""
-    num_queries: PositiveInt = Field(default=100, description="Object queries, the most segments found in an image.")
-    hidden_dim: PositiveInt = Field(default=256, description="Width of the transformer, channels.")
-    num_heads: PositiveInt = Field(default=8, description="Attention heads; must divide hidden_dim.")
-    encoder_layers: Annotated[int, Field(ge=0)] = Field(default=6, description="Transformer encoder layers.")
-    decoder_layers: PositiveInt = Field(default=6, description="Transformer decoder layers.")
-    feedforward_dim: PositiveInt = Field(default=2048, description="Width of the feed-forward blocks, channels.")
+    num_queries: PositiveInt = 100
+    """Object queries, the most segments found in an image."""
+    hidden_dim: PositiveInt = 256
+    """Width of the transformer, channels."""
+    num_heads: PositiveInt = 8
+    """Attention heads; must divide hidden_dim."""
+    encoder_layers: Annotated[int, Field(ge=0)] = 6
+    """Transformer encoder layers."""
+    decoder_layers: PositiveInt = 6
+    """Transformer decoder layers."""
+    feedforward_dim: PositiveInt = 2048
+    """Width of the feed-forward blocks, channels."""
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
     """Dropout in the transformer, fraction."""
-    pre_norm: bool = Field(default=False, description="Layer normalisation before each block instead of after it.")
-    auxiliary_outputs: bool = Field(default=True, description="Predict, and take a loss, after every decoder layer.")
+    pre_norm: bool = False
+    """Layer normalisation before each block instead of after it."""
+    auxiliary_outputs: bool = True
+    """Predict, and take a loss, after every decoder layer."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -50,10 +59,12 @@ class DetrSettings(Settings):
 class GroupingSettings(Settings):
     """From maps to segments."""
 
-    center_threshold: Threshold = Field(default=0.15, description="Least heat of a centre, exclusive.")
+    center_threshold: Threshold = 0.15
+    """Least heat of a centre, exclusive."""
     center_window: Annotated[int, Field(ge=1)] = 5
     """Side of the window in which a centre must be the hottest cell, odd, cells."""
-    min_thing_area: Fraction = Field(default=0.001, description="Smaller things are dropped, fraction of the image.")
+    min_thing_area: Fraction = 0.001
+    """Smaller things are dropped, fraction of the image."""
     min_stuff_area: Fraction = 0.01
     """Smaller stuff is dropped, fraction of the image (published: 4096 of 641 x 641 pixels)."""
 
@@ -71,7 +82,11 @@ class PanopticDeeplabSettings(Settings):
     """Feature extractor: tiny, resnet18 … resnet101, or timm/<name>."""
     norm: Literal["frozen", "batch"] = "frozen"
     """The backbone's batch normalisation: 'frozen' statistics, or trained ('batch')."""
-    channels: PositiveInt = Field(default=128, description="Width of the decoder, channels.")
-    semantic_channels: PositiveInt = Field(default=48, description="Width of the semantic branch, channels.")
-    instance_channels: PositiveInt = Field(default=64, description="Width of the instance branch, channels.")
-    grouping: GroupingSettings = Field(default=GroupingSettings(), description="From maps to segments.")
+    channels: PositiveInt = 128
+    """Width of the decoder, channels."""
+    semantic_channels: PositiveInt = 48
+    """Width of the semantic branch, channels."""
+    instance_channels: PositiveInt = 64
+    """Width of the instance branch, channels."""
+    grouping: GroupingSettings = GroupingSettings()
+    """From maps to segments."""

@@ -19,15 +19,19 @@ class PredictionSettings(Settings):
     """Least score of a segment and of a drawn box; null takes the one the model was validated with."""
     classes: tuple[str, ...] | None = Field(default=None, min_length=1)
     """Names of the classes that are kept; null keeps all."""
-    things_only: bool = Field(default=False, description="Leave stuff out.")
+    things_only: bool = False
+    """Leave stuff out."""
     cvat: Literal["masks", "polygons"] | None = None
     """Write cvat.zip, which CVAT imports, with segments of this shape; null: none."""
-    merging: Merging | None = Field(default=None, description="pixels or masks; null takes what the model says.")
-    batch_size: PositiveInt = Field(default=1, description="Images or frames a forward pass.")
+    merging: Merging | None = None
+    """pixels or masks; null takes what the model says."""
+    batch_size: PositiveInt = 1
+    """Images or frames a forward pass."""
     device: Device = "auto"
     execution: Execution = Execution()
     precision: Precision = "auto"
-    every_nth_frame: PositiveInt = Field(default=1, description="Of a video, predict the frames 0, n, 2n, ….")
+    every_nth_frame: PositiveInt = 1
+    """Of a video, predict the frames 0, n, 2n, …."""
 
     @property
     def overrides(self) -> dict[str, Any]:

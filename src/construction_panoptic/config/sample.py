@@ -36,17 +36,20 @@ class SampleSettings(Settings):
         "leak_share": "leak_fraction",
     }
 
-    images: int = Field(default=1000, ge=20, description="Number of images, near-duplicate frames included.")
+    images: int = Field(default=1000, ge=20)
+    """Number of images, near-duplicate frames included."""
     seed: int = Field(default=7, ge=0)
     """The same seed and settings give the same bytes, with the same release of Pillow and numpy."""
-    height: int = Field(default=96, ge=48, le=1024, description="Image height in pixels.")
+    height: int = Field(default=96, ge=48, le=1024)
+    """Image height in pixels."""
     widths: tuple[int, ...] = Field(default=(96, 104, 112, 128), min_length=1)
     """Image widths in pixels, drawn with equal chance."""
     classes: tuple[str, ...] = Field(default=tuple(name for name in DRAWN if name != RARE), min_length=1)
     """Thing classes with a folder each; they share the images evenly and take part in the mixed export."""
     rare_class: str | None = RARE
     """A class with few images, to show what happens to the long tail; None for no such class."""
-    rare_images: int = Field(default=12, ge=1, description="Number of images of the rare class.")
+    rare_images: int = Field(default=12, ge=1)
+    """Number of images of the rare class."""
     mixed_fraction: Fraction = 0.2
     """Fraction of the images that go to the export with several classes together."""
     things: tuple[int, int] = (1, 4)
@@ -69,7 +72,8 @@ class SampleSettings(Settings):
     """Fraction of the things around which the stuff prediction leaves one pixel of void."""
     leak_fraction: Fraction = 0.03
     """Fraction of the vehicles whose COCO mask (truck) reaches beyond the vehicle."""
-    jpeg_quality: int = Field(default=92, ge=30, le=95, description="JPEG quality of the images, as in Pillow.")
+    jpeg_quality: int = Field(default=92, ge=30, le=95)
+    """JPEG quality of the images, as in Pillow."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -29,9 +29,12 @@ Rgb = tuple[float, float, float]
 class OptimizerSettings(Settings):
     """AdamW."""
 
-    lr: Positive = Field(default=1e-4, description="Learning rate of everything but the backbone, per step.")
-    lr_backbone: NotNegative = Field(default=1e-5, description="Learning rate of the backbone; 0 freezes it.")
-    weight_decay: NotNegative = Field(default=1e-4, description="Decoupled weight decay.")
+    lr: Positive = 1e-4
+    """Learning rate of everything but the backbone, per step."""
+    lr_backbone: NotNegative = 1e-5
+    """Learning rate of the backbone; 0 freezes it."""
+    weight_decay: NotNegative = 1e-4
+    """Decoupled weight decay."""
     clip_max_norm: NotNegative = 0.1
     """Largest L2 norm of the gradient; 0 leaves it unclipped."""
 
@@ -43,14 +46,18 @@ class ScheduleSettings(Settings):
 
     kind: Literal["step", "cosine", "one_cycle"] = "step"
     """'step' as in DETR; 'cosine' (SGDR without restarts); 'one_cycle' (Smith 2018)."""
-    drop_epoch: PositiveInt = Field(default=150, description="step: epochs between two drops.")
-    drop_factor: Annotated[float, Field(gt=0.0, le=1.0)] = Field(default=0.1, description="step: factor of each drop.")
-    warmup_epochs: NotNegative = Field(default=0.0, description="step and cosine: epochs of linear rise from 0.")
+    drop_epoch: PositiveInt = 150
+    """step: epochs between two drops."""
+    drop_factor: Annotated[float, Field(gt=0.0, le=1.0)] = 0.1
+    """step: factor of each drop."""
+    warmup_epochs: NotNegative = 0.0
+    """step and cosine: epochs of linear rise from 0."""
     warmup_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.3
     """one_cycle: fraction of the training in which the rate rises (torch's OneCycleLR)."""
     start_factor: Annotated[float, Field(gt=0.0, le=1.0)] = 0.04
     """one_cycle: factor at the first step (torch's OneCycleLR: 1/25)."""
-    final_factor: Fraction = Field(default=0.0, description="cosine and one_cycle: factor that the rate ends at.")
+    final_factor: Fraction = 0.0
+    """cosine and one_cycle: factor that the rate ends at."""
 
 
 class AugmentationSettings(Settings):
@@ -58,19 +65,26 @@ class AugmentationSettings(Settings):
 
     sides: tuple[PositiveInt, ...] = Field(default=tuple(range(480, 801, 32)), min_length=1)
     """Shorter side in training, one drawn for each image."""
-    max_side: PositiveInt = Field(default=1333, description="Longest side, in training and evaluation.")
-    flip: Fraction = Field(default=0.5, description="Probability of a horizontal flip.")
-    crop: Fraction = Field(default=0.5, description="Probability of a resize to one of first_sides and a random crop.")
+    max_side: PositiveInt = 1333
+    """Longest side, in training and evaluation."""
+    flip: Fraction = 0.5
+    """Probability of a horizontal flip."""
+    crop: Fraction = 0.5
+    """Probability of a resize to one of first_sides and a random crop."""
     first_sides: tuple[PositiveInt, ...] = Field(default=(400, 500, 600), min_length=1)
     """Shorter side before the crop."""
-    crop_min: PositiveInt = Field(default=384, description="Smallest side of a crop.")
-    crop_max: PositiveInt = Field(default=600, description="Largest side of a crop.")
+    crop_min: PositiveInt = 384
+    """Smallest side of a crop."""
+    crop_max: PositiveInt = 600
+    """Largest side of a crop."""
     copy_paste: Fraction = 0.0
     """Probability that things of another image are pasted in (arXiv 2012.07177)."""
     color_jitter: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     """Most that brightness, contrast and saturation are changed by, as a fraction."""
-    evaluation_side: PositiveInt = Field(default=800, description="Shorter side in evaluation and prediction.")
-    mean: Rgb = Field(default=(0.485, 0.456, 0.406), description="Mean of ImageNet's red, green, blue in 0…1.")
+    evaluation_side: PositiveInt = 800
+    """Shorter side in evaluation and prediction."""
+    mean: Rgb = (0.485, 0.456, 0.406)
+    """Mean of ImageNet's red, green, blue in 0…1."""
     std: tuple[Positive, Positive, Positive] = (0.229, 0.224, 0.225)
     """Standard deviation of ImageNet's red, green, blue in 0…1."""
 
@@ -86,20 +100,29 @@ class AugmentationSettings(Settings):
 class LossSettings(Settings):
     """Weights of the loss terms."""
 
-    ce: NotNegative = Field(default=1.0, description="Classification, cross-entropy.")
-    bbox: NotNegative = Field(default=5.0, description="Boxes, L1 distance.")
-    giou: NotNegative = Field(default=2.0, description="Boxes, generalised IoU.")
-    mask: NotNegative = Field(default=1.0, description="Masks, sigmoid focal loss.")
-    dice: NotNegative = Field(default=1.0, description="Masks, Dice loss.")
-    no_object: Positive = Field(default=0.1, description="Weight of the no-object class within the cross-entropy.")
+    ce: NotNegative = 1.0
+    """Classification, cross-entropy."""
+    bbox: NotNegative = 5.0
+    """Boxes, L1 distance."""
+    giou: NotNegative = 2.0
+    """Boxes, generalised IoU."""
+    mask: NotNegative = 1.0
+    """Masks, sigmoid focal loss."""
+    dice: NotNegative = 1.0
+    """Masks, Dice loss."""
+    no_object: Positive = 0.1
+    """Weight of the no-object class within the cross-entropy."""
 
 
 class MatchSettings(Settings):
     """Costs by which predictions are assigned to segments (Hungarian matching)."""
 
-    category: NotNegative = Field(default=1.0, description="Cost of the class: minus its probability.")
-    bbox: NotNegative = Field(default=5.0, description="Cost of the box's L1 distance.")
-    giou: NotNegative = Field(default=2.0, description="Cost of the box: minus the generalised IoU.")
+    category: NotNegative = 1.0
+    """Cost of the class: minus its probability."""
+    bbox: NotNegative = 5.0
+    """Cost of the box's L1 distance."""
+    giou: NotNegative = 2.0
+    """Cost of the box: minus the generalised IoU."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -122,20 +145,25 @@ class TrainingSettings(Settings):
     dropped: ClassVar[frozenset[str]] = frozenset({"failed_batch"})
     learns_masks: ClassVar[bool] = True
 
-    epochs: PositiveInt = Field(default=200, description="Passes over the training images.")
-    batch_size: PositiveInt = Field(default=4, description="Images a step, on each device.")
+    epochs: PositiveInt = 200
+    """Passes over the training images."""
+    batch_size: PositiveInt = 4
+    """Images a step, on each device."""
     micro_batches: PositiveInt = 1
     """Parts that a batch is computed in, one after the other: the same step in less memory. A training can go on with
     another number."""
-    validation_batch_size: PositiveInt = Field(default=4, description="Images a forward pass in validation.")
+    validation_batch_size: PositiveInt = 4
+    """Images a forward pass in validation."""
     validate_every: PositiveInt = 1
     """Epochs between two validations; the last one always has one."""
     checkpoint_every_minutes: NotNegative | None = 10.0
     """Time between two checkpoints within an epoch; null or 0 saves after epochs alone."""
     progress_images: Annotated[int, Field(ge=0, le=16)] = 4
     """Validation images drawn at each validation, to watch the training; 0 draws none."""
-    seed: Seed = Field(default=42, description="Seed of order, augmentation and dropout.")
-    workers: NotNegativeInt = Field(default=2, description="Loading processes; 0 loads in the main one.")
+    seed: Seed = 42
+    """Seed of order, augmentation and dropout."""
+    workers: NotNegativeInt = 2
+    """Loading processes; 0 loads in the main one."""
     aspect_ratio_batches: bool = False
     """Portrait and landscape images in batches of their own, which need less padding."""
     repeat_threshold: Fraction = 0.0
@@ -210,9 +238,12 @@ class MaskHeadSettings(DetectionSettings):
 
     learns_masks: ClassVar[bool] = True
 
-    epochs: PositiveInt = Field(default=50, description="Passes over the training images.")
-    batch_size: PositiveInt = Field(default=1, description="Images a step, on each device.")
-    validation_batch_size: PositiveInt = Field(default=1, description="Images a forward pass in validation.")
+    epochs: PositiveInt = 50
+    """Passes over the training images."""
+    batch_size: PositiveInt = 1
+    """Images a step, on each device."""
+    validation_batch_size: PositiveInt = 1
+    """Images a forward pass in validation."""
     schedule: ScheduleSettings = ScheduleSettings(drop_epoch=30)
     threshold: Threshold = 0.85
     """Least class probability of a predicted segment (DETR, section 4.4), in validation and in all that uses the model
@@ -252,7 +283,8 @@ class MaskHeadSettings(DetectionSettings):
 class TargetSettings(Settings):
     """What Panoptic-DeepLab learns of an image."""
 
-    sigma: Positive = Field(default=1.5, description="Standard deviation of a centre's Gaussian, cells.")
+    sigma: Positive = 1.5
+    """Standard deviation of a centre's Gaussian, cells."""
     small_area: Fraction = 0.01
     """Things of less than this fraction of the image count as small (published: 64 x 64 of 641 x 641)."""
     small_weight: Positive = 3.0
@@ -262,9 +294,12 @@ class TargetSettings(Settings):
 class DeeplabLossSettings(Settings):
     """Weights of Panoptic-DeepLab's loss terms."""
 
-    semantic: NotNegative = Field(default=1.0, description="Classes of pixels, cross-entropy.")
-    center: NotNegative = Field(default=50.0, description="Heat of centres, squared error.")
-    offset: NotNegative = Field(default=0.3, description="Offsets to centres, L1 distance in cells.")
+    semantic: NotNegative = 1.0
+    """Classes of pixels, cross-entropy."""
+    center: NotNegative = 50.0
+    """Heat of centres, squared error."""
+    offset: NotNegative = 0.3
+    """Offsets to centres, L1 distance in cells."""
     hardest_fraction: Annotated[float, Field(gt=0.0, le=1.0)] = 0.25
     """Fraction of an image's pixels, those of highest cross-entropy, that count."""
 
@@ -272,8 +307,10 @@ class DeeplabLossSettings(Settings):
 class PanopticDeeplabTrainingSettings(TrainingSettings):
     """The recipe `panoptic_deeplab`: network and training, in one stage."""
 
-    epochs: PositiveInt = Field(default=100, description="Passes over the training images.")
-    batch_size: PositiveInt = Field(default=8, description="Images a step, on each device.")
+    epochs: PositiveInt = 100
+    """Passes over the training images."""
+    batch_size: PositiveInt = 8
+    """Images a step, on each device."""
     optimizer: OptimizerSettings = OptimizerSettings(lr=1e-3, lr_backbone=1e-4, weight_decay=0.05, clip_max_norm=1.0)
     schedule: ScheduleSettings = ScheduleSettings(kind="one_cycle", warmup_fraction=0.1)
     weights: str | None = Field(default=None, min_length=1)
