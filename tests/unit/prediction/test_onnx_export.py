@@ -62,7 +62,7 @@ def the_example_sees_what_the_model_does(trained: PanopticModel, site: Path, fol
         command = [sys.executable, "-I", str(EXAMPLE), str(folder), str(site / name), str(out)]
         done = subprocess.run(command, check=True, cwd=folder, capture_output=True, text=True, timeout=120)
         found = [json.loads(line) for line in done.stdout.splitlines()]
-        (expected,) = answer(trained, [str(site / name)])
+        (expected,) = answer(trained, [str(site / name)], folder=site)
         assert len(found) >= 1
         assert [segment["class"] for segment in found] == [segment["class"] for segment in expected["segments"]]
         for one, other in zip(found, expected["segments"], strict=True):
