@@ -60,9 +60,9 @@ def rank_images(
         settings: weights, count and the distance of near-duplicates.
 
     Returns:
-        A row for each image: ``rank``, from 1; ``image``; ``score``; ``uncertainty``, ``rarity``, ``novelty``;
-        ``near_duplicate_of``, an image of a better rank or the key of an annotated one, else missing; ``segments``, their
-        number; ``least_certain``, the classes of the lowest scores; ``rarest``, the class that makes the rarity.
+        A row for each image: ``rank``, from 1; ``image``; ``score``, ``uncertainty``, ``rarity``, ``novelty``, 0…1;
+        ``near_duplicate_of``, an image of a better rank or the key of an annotated one, else missing; ``segments``,
+        their number; ``least_certain``, the classes of the lowest scores; ``rarest``, the class that makes the rarity.
 
     Raises:
         InputDataError: see `near_duplicate_groups`.

@@ -89,10 +89,10 @@ def test_rarity_is_the_log_of_repeat_factors() -> None:
 
 def test_an_image_like_those_chosen_waits() -> None:
     images = {
-        "a.jpg": [(CRANE, 100, 0.5)],
-        "b.jpg": [(CRANE, 90, 0.51), (SKY, 10, 0.51)],
-        "c.jpg": [(SKY, 100, 0.6)],
         "d.jpg": [(PUMP, 30, 0.9), (CRANE, 70, 0.9)],
+        "c.jpg": [(SKY, 100, 0.6)],
+        "b.jpg": [(CRANE, 90, 0.51), (SKY, 10, 0.51)],
+        "a.jpg": [(CRANE, 100, 0.5)],
     }
     assert ranked(images, weights=(1, 0, 0)).index.tolist() == ["a.jpg", "b.jpg", "c.jpg", "d.jpg"]
     found = ranked(images, weights=(1, 0, 1))
