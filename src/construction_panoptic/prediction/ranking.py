@@ -22,9 +22,8 @@ from numpy.typing import NDArray
 from construction_panoptic.annotations.split.grouping import near_duplicate_groups
 from construction_panoptic.config.prediction import AnnotateNextSettings
 
-COLUMNS = ["image", "score", "uncertainty", "rarity", "novelty", "near_duplicate_of", "segments"]
-LEAST_CERTAIN = 3
-"""Classes that are named as the least certain of an image."""
+PARTS = ["score", "uncertainty", "rarity", "novelty"]
+LEAST_CERTAIN = 3  # classes that are named
 
 
 def class_rarity(panoptic: Mapping[str, Any]) -> dict[str, float]:
@@ -77,9 +76,9 @@ def rank_images(
     copies = table["near_duplicate_of"].notna()
     chosen = _choose(table[~copies], contents, weights.novelty / total, settings.count)
     ranked = pd.concat([chosen, table[copies].assign(novelty=0.0)], ignore_index=True)
-    ranked = ranked[[*COLUMNS, "least_certain", "rarest"]]
-    ranked.insert(0, "rank", range(1, len(ranked) + 1))
-    return ranked.round(4)
+    ranked["rank"] = range(1, len(ranked) + 1)
+    columns = ["rank", "image", *PARTS, "near_duplicate_of", "segments", "least_certain", "rarest"]
+    return ranked[columns].round(4)
 
 
 def _describe(results: Mapping[str, Any], rarity: Mapping[str, float]) -> tuple[pd.DataFrame, NDArray[np.float32]]:

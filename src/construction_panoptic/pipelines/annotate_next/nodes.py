@@ -37,8 +37,6 @@ def predict(
 ) -> Iterator[ImagePrediction]:
     """Predict all classes in the photographs, one at a time; those that cannot be read are logged."""
     files = [file for file in find_files(_folder(parameters)) if not file.is_video]
-    if not files:
-        raise InputDataError(f"annotate_next.images: {parameters.images} has videos alone, no photographs.")
     settings = prediction.model_copy(update={"classes": None, "things_only": False})
     found = predict_source(model_of(checkpoint, "the best checkpoint"), files, settings)
     return _readable(found)
@@ -54,7 +52,7 @@ def rank(
     """Rank the photographs; see `rank_images`."""
     results, folder = read_results(predictions), _folder(parameters)
     if not results["images"]:
-        raise InputDataError(f"annotate_next.images: no photograph in {folder} can be read; see the warnings.")
+        raise InputDataError(f"annotate_next.images: there is no photograph in {folder} that can be read.")
     annotated = {record.key: record.phash for record in converted}
     with Workers(prediction.execution.workers, prediction.execution.engine) as workers:
         hashes = list(workers.map(perceptual_hash, [folder / image["file_name"] for image in results["images"]]))
