@@ -92,19 +92,20 @@ def run_variant(options: argparse.Namespace, name: str, seed: int) -> dict[str, 
         copy_project(options.project, folder)
     evaluation = "panoptic_evaluation" if variant.recipe == "detr" else f"{variant.recipe}_panoptic_evaluation"
     params = dict(variant.changed) | {f"{stage}.seed": seed for stage in stages}
-    text = ",".join([*(f"{key}={value}" for key, value in params.items()), *filter(None, [options.params])])
-    command = [
-        "kedro",
-        "run",
-        "--env",
-        options.env,
-        "--pipelines",
-        ",".join([*trainings, evaluation]),
-        "--params",
-        text,
-    ]
+    kedro_run(folder, options.env, [*trainings, evaluation], params, options.params)
+    return measured(folder, stages)
+
+
+def kedro_run(folder: Path, env: str, pipelines: Sequence[str], params: Mapping[str, Any], more: str = "") -> None:
+    """Run pipelines in a project's folder; ``more`` is a text of further ``--params``."""
+    text = ",".join([*(f"{key}={value}" for key, value in params.items()), *filter(None, [more])])
+    command = ["kedro", "run", "--env", env, "--pipelines", ",".join(pipelines), "--params", text]
     environment = os.environ | {"PYTHONPATH": str((folder / "src").resolve())}
     subprocess.run([sys.executable, "-m", *command], cwd=folder, env=environment, check=True)
+
+
+def measured(folder: Path, stages: Sequence[str]) -> dict[str, float]:
+    """Take PQ and seconds of training from a project's folder."""
     quality = json.loads((folder / "data/08_reporting/panoptic_quality.json").read_text())
     timings = pd.concat([pd.read_csv(folder / f"data/06_models/{stage}/timings.csv") for stage in stages])
     validation = timings.get("time/validation_seconds", pd.Series(dtype=float)).sum()

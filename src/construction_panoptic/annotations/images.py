@@ -177,6 +177,16 @@ def _scans(jpeg: bytes) -> int:
     return found
 
 
+def perceptual_hash(location: str | Path) -> str:
+    """Return the hash of `ImageFacts` alone; a JPEG is decoded at a reduced size.
+
+    Raises:
+        ImageError: see `open_location`.
+    """
+    with _opened(location) as image:
+        return _phash(image)
+
+
 def _phash(image: Image.Image) -> str:
     # The hash is one of brightness, which a JPEG has as a channel of its own; 64 pixels a side go into it.
     image.draft("L", (_PHASH_SIDE, _PHASH_SIDE))

@@ -7,7 +7,7 @@ from construction_panoptic.config.base import Settings, nearest, parse
 from construction_panoptic.config.conversion import ConversionSettings, CvatExportSettings
 from construction_panoptic.config.evaluation import EvaluationSettings
 from construction_panoptic.config.model import DetrSettings
-from construction_panoptic.config.prediction import ExportSettings, PredictionSettings
+from construction_panoptic.config.prediction import AnnotateNextSettings, ExportSettings, PredictionSettings
 from construction_panoptic.config.sample import SampleSettings
 from construction_panoptic.config.training import DetectionSettings, MaskHeadSettings, PanopticDeeplabTrainingSettings
 from construction_panoptic.errors import ParameterError
@@ -21,6 +21,7 @@ GROUPS: Mapping[str, type[Settings]] = {
     "panoptic_deeplab": PanopticDeeplabTrainingSettings,
     "panoptic_evaluation": EvaluationSettings,
     "prediction": PredictionSettings,
+    "annotate_next": AnnotateNextSettings,
     "model_export": ExportSettings,
     "cvat_export": CvatExportSettings,
 }

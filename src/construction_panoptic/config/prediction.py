@@ -1,10 +1,18 @@
 """The parameters of prediction: what each means, its unit and its default."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 
-from construction_panoptic.config.base import Device, Execution, PositiveInt, Precision, Settings, Threshold
+from construction_panoptic.config.base import (
+    Device,
+    Execution,
+    NotNegative,
+    PositiveInt,
+    Precision,
+    Settings,
+    Threshold,
+)
 from construction_panoptic.config.model import Merging
 
 
@@ -37,6 +45,33 @@ class PredictionSettings(Settings):
     def overrides(self) -> dict[str, Any]:
         """What replaces values of the model's spec; None does not."""
         return {"threshold": self.threshold, "merging": self.merging}
+
+
+class RankingWeights(Settings):
+    """Weights of the parts of an image's score; `prediction.ranking` has their formulas."""
+
+    uncertainty: NotNegative = Field(default=1.0, description="Of unsure segments and void.")
+    rarity: NotNegative = Field(default=0.5, description="Of classes that few training images have.")
+    novelty: NotNegative = Field(default=0.5, description="Of the distance to the images that are chosen before.")
+
+    @model_validator(mode="after")
+    def _check_sum(self) -> Self:
+        if not self.uncertainty + self.rarity + self.novelty:
+            raise ValueError("all three are 0; one of them must not be")
+        return self
+
+
+class AnnotateNextSettings(Settings):
+    """Which photographs are proposed for annotation; they are predicted as `PredictionSettings` say."""
+
+    model_config = ConfigDict(coerce_numbers_to_str=True)
+
+    images: str | None = Field(default=None, min_length=1, description="A folder of photographs, with its subfolders.")
+    count: PositiveInt = Field(default=50, description="Images that are chosen, drawn and written for CVAT.")
+    near_duplicate_distance: Annotated[int, Field(ge=0, le=256)] = Field(
+        default=24, description="Images whose 256-bit perceptual hashes differ in at most so many bits count once."
+    )
+    weights: RankingWeights = RankingWeights()
 
 
 class ExportSettings(Settings):

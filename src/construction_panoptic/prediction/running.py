@@ -83,11 +83,15 @@ def predict_source(
     Raises:
         ParameterError: a class of the settings is none of the model's.
     """
-    return _predicted(model, files, settings, _chosen(model.spec.categories, settings))
+    return _predicted(model, files, settings, kept_classes(model.spec.categories, settings))
 
 
-def _chosen(categories: Iterable[Mapping[str, Any]], settings: PredictionSettings) -> frozenset[int] | None:
-    """Ids of the classes that the settings keep; None: all."""
+def kept_classes(categories: Iterable[Mapping[str, Any]], settings: PredictionSettings) -> frozenset[int] | None:
+    """Give the ids of the classes that the settings keep; None: all.
+
+    Raises:
+        ParameterError: a class of the settings is none of the categories, or none would be left.
+    """
     if settings.classes is None and not settings.things_only:
         return None
     known = {category["name"]: category for category in categories}
@@ -146,11 +150,11 @@ def _predict_group(
 ) -> list[ImagePrediction]:
     batches = [collate([image_sample(*picture, model.prepare) for picture in pictures])] if pictures else []
     found = predict_images(model, batches, overrides=overrides, precision=precision)
-    return [(prediction if chosen is None else _only(prediction, chosen)).packed() for prediction in found]
+    return [(prediction if chosen is None else with_classes(prediction, chosen)).packed() for prediction in found]
 
 
-def _only(prediction: ImagePrediction, classes: frozenset[int]) -> ImagePrediction:
-    """The prediction with the other classes left out; their pixels become void."""
+def with_classes(prediction: ImagePrediction, classes: frozenset[int]) -> ImagePrediction:
+    """Give a prediction with the other classes left out; their pixels become void."""
     segments = [segment for segment in prediction.segments_info if segment["category_id"] in classes]
     boxes = [box for box in prediction.boxes if box["category_id"] in classes]
     id_map = prediction.id_map

@@ -79,12 +79,20 @@ def example_sheet(examples: Sequence[Example], *, width: int = 2400) -> Image.Im
     return _stacked(parts, width)
 
 
-def mosaic(pictures: Sequence[Picture], titles: Sequence[str], *, columns: int = 3, width: int = 2400) -> Image.Image:
-    """Set pictures in a grid, each under its title.
+def mosaic(
+    pictures: Sequence[Picture],
+    titles: Sequence[str],
+    captions: Sequence[str] = (),
+    *,
+    columns: int = 3,
+    width: int = 2400,
+) -> Image.Image:
+    """Set pictures in a grid, each under its title and above its caption.
 
     Args:
         pictures: uint8 [h, w, 3] each, of any sizes.
         titles: one a picture; a title that is too long loses its middle.
+        captions: one a picture, cut like titles, or none at all.
         columns: pictures a row.
         width: width of the mosaic in pixels.
 
@@ -103,6 +111,7 @@ def mosaic(pictures: Sequence[Picture], titles: Sequence[str], *, columns: int =
     for start in range(0, len(pictures), columns):
         row = slice(start, start + columns)
         parts += [_titles(titles[row], cell, font), _row(pictures[row], cell)]
+        parts += [_titles(captions[row], cell, font)] if captions else []
     return _stacked(parts, width)
 
 

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from zipfile import ZipFile
 
 import numpy as np
 import pandas as pd
@@ -12,8 +13,10 @@ import torch
 from kedro.framework.project import configure_project
 from PIL import Image
 
+from construction_panoptic.annotations.images import perceptual_hash
 from construction_panoptic.config.model import DetrSettings
 from construction_panoptic.config.training import AugmentationSettings
+from construction_panoptic.files import write_json
 from construction_panoptic.models.detr import build_detr_panoptic
 from construction_panoptic.pipeline_registry import register_pipelines
 from tests.integration.pipelines.project import Project
@@ -81,6 +84,38 @@ def test_no_source_says_how_to_give_one(trained_project: Project) -> None:
     assert done.returncode != 0
     assert "Error: prediction.source: say what to predict" in done.stderr
     assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_the_images_to_annotate_next_are_ranked_drawn_and_written_for_cvat(
+    trained_project: Project, images: Path
+) -> None:
+    data = trained_project.folder / "data"
+    categories = [{"id": 1, "name": "class 1"}, {"id": 2, "name": "class 2"}]
+    Image.open(images / "b.png").transpose(Image.Transpose.ROTATE_180).save(images / "new.png")
+    Image.open(images / "b.png").save(images / "b_again.bmp")
+    annotated = {"key": "export/a.png", "stem": "a", "image_file": "a.png", "width": 64, "height": 48, "void_pixels": 0}
+    annotated |= {"segments": [], "rejected": [], "phash": perceptual_hash(images / "a.png")}
+    truth = {"images": [], "annotations": [{"segments_info": [{"category_id": 1}]}], "categories": categories}
+    write_json(data / "03_primary" / "converted_images.jsonl", annotated)
+    write_json(data / "05_model_input" / "panoptic_train.json", truth)
+    params = f"annotate_next.images={images},annotate_next.count=2,prediction.execution.workers=1"
+    done = trained_project.kedro("run", "--env", "sample", "--pipelines", "annotate_next", "--params", params)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "c.png is left out" in done.stdout + done.stderr
+
+    out = data / "07_model_output" / "annotate_next"
+    ranking = pd.read_csv(out / "ranking.csv")
+    assert ranking["rank"].tolist() == [1, 2, 3, 4]
+    originals = dict(zip(ranking["image"], ranking["near_duplicate_of"].fillna(""), strict=True))
+    assert originals == {"a.png": "export/a.png", "b.png": "", "b_again.bmp": "b.png", "new.png": ""}
+    assert set(ranking["image"][:2]) == {"b.png", "new.png"}
+    with ZipFile(out / "chosen" / "cvat.zip") as archive:
+        found = json.loads(archive.read("annotations/instances_default.json"))
+        assert archive.read("images/new.png") == (images / "new.png").read_bytes()
+    assert [image["file_name"] for image in found["images"]] == ranking["image"][:2].tolist()
+    assert len(found["annotations"]) == ranking["segments"][:2].sum() > 0
+    assert Image.open(out / "sheet.png").width == 2400
+    assert not (trained_project.folder / "mlruns").exists()
 
 
 @pytest.mark.slow

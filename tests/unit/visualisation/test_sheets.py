@@ -92,6 +92,14 @@ def test_a_mosaic_is_a_grid() -> None:
     assert boxes[4][3] + MARGIN == sheet.shape[0]
 
 
+def test_a_caption_stands_under_its_picture() -> None:
+    sheet = np.asarray(mosaic([solid(RED), solid(GREEN)], ["a", "b"], ["why a", ""], columns=2, width=640))
+    left, _, right, bottom = box_of(sheet, RED)
+    ink = sheet[bottom:].max(axis=2) < 128
+    assert ink[:, left:right].any()
+    assert not ink[:, right:].any()
+
+
 def test_a_mosaic_of_one_takes_the_whole_width_and_shortens_its_title() -> None:
     sheet = np.asarray(mosaic([solid(RED)], ["folder/" * 60], columns=4, width=500))
     left, top, right, _ = box_of(sheet, RED)
