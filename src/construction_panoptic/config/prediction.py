@@ -50,9 +50,12 @@ class PredictionSettings(Settings):
 class RankingWeights(Settings):
     """Weights of the parts of an image's score; `prediction.ranking` has their formulas."""
 
-    uncertainty: NotNegative = Field(default=1.0, description="Of unsure segments and void.")
-    rarity: NotNegative = Field(default=0.5, description="Of classes that few training images have.")
-    novelty: NotNegative = Field(default=0.5, description="Of the distance to the images that are chosen before.")
+    uncertainty: NotNegative = 1.0
+    """Of unsure segments and void."""
+    rarity: NotNegative = 0.5
+    """Of classes that few training images have."""
+    novelty: NotNegative = 0.5
+    """Of the distance to the images that are chosen before."""
 
     @model_validator(mode="after")
     def _check_sum(self) -> Self:
@@ -66,11 +69,12 @@ class AnnotateNextSettings(Settings):
 
     model_config = ConfigDict(coerce_numbers_to_str=True)
 
-    images: str | None = Field(default=None, min_length=1, description="A folder of photographs, with its subfolders.")
-    count: PositiveInt = Field(default=50, description="Images that are chosen, drawn and written for CVAT.")
-    near_duplicate_distance: Annotated[int, Field(ge=0, le=256)] = Field(
-        default=24, description="Images whose 256-bit perceptual hashes differ in at most so many bits count once."
-    )
+    images: str | None = Field(default=None, min_length=1)
+    """A folder of photographs, with its subfolders."""
+    count: PositiveInt = 50
+    """Images that are chosen, drawn and written for CVAT."""
+    near_duplicate_distance: Annotated[int, Field(ge=0, le=256)] = 24
+    """Images whose 256-bit perceptual hashes differ in at most so many bits count once."""
     weights: RankingWeights = RankingWeights()
 
 
