@@ -44,7 +44,7 @@ test: lint  ## lint, types, layers, all unit tests, and those of whole pipelines
 	$(BIN)/pytest tests/integration
 
 test-slow: install  ## the tests that take minutes: kill and resume, Ray, several processes
-	$(BIN)/pytest -m slow
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -m slow
 
 torture: install  ## kill the sample's job at KILLS random moments (default 20), compare the results; minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.torture --kills $(KILLS) --seed $(SEED)

@@ -1,6 +1,5 @@
 import os
 import signal
-import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -21,13 +20,13 @@ def test_a_cluster_of_this_machine_is_private_and_leaves_nothing(
 ) -> None:
     home = tmp_path_factory.mktemp("home")
     others = set(psutil.Process().children(recursive=True))
-    before = set(Path(tempfile.gettempdir()).glob("ray*"))
     monkeypatch.setenv("HOME", str(home))
     handler = signal.getsignal(signal.SIGTERM)
     with joined_ray(2) as ray:
         with joined_ray(7) as same:
             assert same.cluster_resources()["CPU"] == 2  # it is one and the same, until all have left
         assert ray.get(ray.remote(process).remote()) != process()
+        folder = Path(ray._private.worker._global_node.get_session_dir_path())
         processes = set(psutil.Process().children(recursive=True)) - others
         ours = {process(), *(child.pid for child in processes)}
         connections = [connection for connection in psutil.net_connections("inet") if connection.pid in ours]
@@ -39,4 +38,5 @@ def test_a_cluster_of_this_machine_is_private_and_leaves_nothing(
     assert signal.getsignal(signal.SIGTERM) is handler
     assert not psutil.wait_procs(processes, timeout=10)[1]
     assert not list(home.iterdir())
-    assert set(Path(tempfile.gettempdir()).glob("ray*")) == before
+    assert folder.parent.name.startswith("ray_")  # made for this cluster
+    assert not folder.parent.exists()
