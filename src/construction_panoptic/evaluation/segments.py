@@ -71,19 +71,18 @@ def match_segments(
         InputDataError: an image has no prediction, or the sizes of its two PNGs differ.
     """
     predicted = {annotation["image_id"]: annotation for annotation in predictions["annotations"]}
-    for true in truth["annotations"]:
-        if true["image_id"] not in predicted:
-            raise InputDataError(f"image {true['image_id']} ({true['file_name']}) has no prediction; predict again.")
-    pairs = [(true, predicted[true["image_id"]]) for true in truth["annotations"]]
+    pairs = [(true, predicted.get(true["image_id"])) for true in truth["annotations"]]
     with Workers(**(execution if len(pairs) > _FEW else ONE_PROCESS).model_dump()) as workers:
         matched = workers.map(partial(_match_files, truth_folder, prediction_folder), pairs)
         return segment_table(list(chain.from_iterable(matched)))
 
 
 def _match_files(
-    truth_folder: Path, prediction_folder: Path, pair: tuple[Annotation, Annotation]
+    truth_folder: Path, prediction_folder: Path, pair: tuple[Annotation, Annotation | None]
 ) -> list[tuple[Any, ...]]:
     true, predicted = pair
+    if predicted is None:
+        raise InputDataError(f"image {true['image_id']} ({true['file_name']}) has no prediction; predict again.")
     true_ids = decode_id_map(truth_folder / true["file_name"])
     predicted_ids = decode_id_map(prediction_folder / predicted["file_name"])
     if true_ids.shape != predicted_ids.shape:
