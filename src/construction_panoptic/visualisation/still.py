@@ -24,9 +24,10 @@ def draw(chart: BarChart | CurveChart) -> Figure:
 
 def svg(chart: CurveChart) -> str:
     """Draw a chart for a page: an ``<svg>`` element without title, in the page's text colour and font."""
-    colors = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color", "legend.labelcolor")
-    style: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "chart", "font.family": "sans-serif"}
-    with mpl.rc_context({**style, **dict.fromkeys(colors, _INK), "legend.framealpha": 0}):
+    inked = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color", "legend.labelcolor")
+    style: dict[Any, Any] = dict.fromkeys(inked, _INK)
+    style |= {"svg.fonttype": "none", "svg.hashsalt": "chart", "font.family": "sans-serif", "legend.framealpha": 0}
+    with mpl.rc_context(style):
         figure = Figure(figsize=(5.4, 3.4), layout="constrained")
         ax = figure.subplots()
         _draw_panel(ax, chart.panels[0], chart)
