@@ -27,11 +27,7 @@ class CheckpointDataset(LocalDataset):
         self._complete_when_finished = complete_when_finished
 
     def load(self) -> dict[str, Any]:
-        """Read the checkpoint onto the CPU; nothing but plain data is unpickled.
-
-        Raises:
-            CheckpointError: the file is damaged, or not a checkpoint of this project.
-        """
+        """Read the checkpoint onto the CPU; `CheckpointError`: it is damaged, or none of this project."""
         return read_checkpoint(self._filepath, checked=True)
 
     def save(self, data: dict[str, Any]) -> None:
@@ -45,9 +41,9 @@ class CheckpointDataset(LocalDataset):
         return JSONPreview(json.dumps(_described(read_checkpoint(self._filepath))))
 
     def _exists(self) -> bool:
-        if not self._filepath.is_file() or not self._complete_when_finished:
-            return self._filepath.is_file()
-        return bool(read_checkpoint(self._filepath).get("finished", False))
+        if not self._filepath.is_file():
+            return False
+        return not self._complete_when_finished or bool(read_checkpoint(self._filepath).get("finished"))
 
 
 class ResumeDataset(LocalDataset):
@@ -84,7 +80,6 @@ class ExportedModelDataset(LocalDataset):
 
 
 def _described(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """Say what a checkpoint is: epoch, best value, settings, size of the model; no weights."""
     shown = ("stage", "epoch", "finished", "best", "settings")
     told: dict[str, Any] = {key: checkpoint[key] for key in shown if key in checkpoint}
     return {**told, "numbers_in_model": sum(tensor.numel() for tensor in checkpoint.get("model", {}).values())}

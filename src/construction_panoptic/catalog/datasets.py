@@ -56,11 +56,7 @@ class GeneratedFilesDataset(LocalDataset):
         self._journal = self._filepath / ".generated.jsonl"
 
     def save(self, data: Iterable[tuple[str, bytes]]) -> None:
-        """Write every file; the journal's last line says that all are there.
-
-        Raises:
-            InputDataError: a guarded subfolder holds files that were not generated.
-        """
+        """Write every file; `InputDataError`: a guarded subfolder holds files that were not generated."""
         self._clear()
         self._journal.parent.mkdir(parents=True, exist_ok=True)
         with self._journal.open("w", encoding="utf-8") as journal:
@@ -69,7 +65,7 @@ class GeneratedFilesDataset(LocalDataset):
                 journal.write(json.dumps(name) + "\n")
                 journal.flush()
                 write_bytes(self._filepath / name, content)
-            journal.write(COMPLETE + "\n")
+            journal.write(COMPLETE + "\n")  # all are there
 
     def _clear(self) -> None:
         generated = set(self._generated())
@@ -87,9 +83,7 @@ class GeneratedFilesDataset(LocalDataset):
             shutil.rmtree(self._filepath / folder, ignore_errors=True)
 
     def _generated(self) -> list[str]:
-        if not self._journal.is_file():
-            return []
-        lines = self._journal.read_text(encoding="utf-8").splitlines()
+        lines = self._journal.read_text(encoding="utf-8").splitlines() if self._journal.is_file() else []
         return [json.loads(line) for line in lines if line.startswith('"') and line.endswith('"')]
 
     def _exists(self) -> bool:
@@ -119,7 +113,17 @@ class StuffLabelFolder:
         return {"pixels_before": before, "pixels_after": after}
 
 
-class StuffLabelsDataset(LocalDataset):
+class PictureFolder(LocalDataset):
+    """A folder of which the preview shows a grid of pictures: of label maps, in a colour for each id."""
+
+    PICTURES, LABELS = "*.png", True
+
+    def preview(self) -> ImagePreview:
+        """Show a grid of pictures."""
+        return image_grid(sorted(self._filepath.glob(self.PICTURES)), labels=self.LABELS)
+
+
+class StuffLabelsDataset(PictureFolder):
     """A folder of stuff label maps with ``fringe.json`` and, written last, ``index.json``.
 
     Names of files tell what they were made from, see `StuffOfImage.file_name`; those of earlier runs go at the end.
@@ -145,10 +149,6 @@ class StuffLabelsDataset(LocalDataset):
         write_json(self._filepath / "fringe.json", fringe)
         write_json(self._filepath / self.INDEX, files)
 
-    def preview(self) -> ImagePreview:
-        """Show a grid of label maps, a colour for each class."""
-        return image_grid(sorted(self._filepath.glob("*.png")), labels=True)
-
 
 class ConvertedImagesDataset(LocalDataset):
     """Images, panoptic PNGs and their index, a JSON line an image (``filepath``), which is renamed last.
@@ -171,9 +171,7 @@ class ConvertedImagesDataset(LocalDataset):
     def save(self, data: Iterable[ConvertedImage | ConvertedRecord]) -> None:
         """Write image, PNG and record of each item as it comes; of a mere record the files are there already."""
         self._filepath.unlink(missing_ok=True)
-        keys: list[str] = []
-        images: set[str] = set()
-        pngs: set[str] = set()
+        names: list[tuple[str, str, str]] = []
         journal = Journal(self._filepath)
         with atomic_path(self._filepath) as temporary, temporary.open("w", encoding="utf-8") as index:
             for item in data:
@@ -188,12 +186,10 @@ class ConvertedImagesDataset(LocalDataset):
                     write_bytes(files[1], item.png)
                     journal.add(record.key, item.digest, files, content)
                 index.write(json.dumps(content, ensure_ascii=False) + "\n")
-                keys.append(record.key)
-                images.add(record.image_file)
-                pngs.add(record.png_file)
-            _remove_others(self._image_folder, images)
-            _remove_others(self._png_folder, pngs)
-        Journal(self._filepath).keep(keys)
+                names.append((record.key, record.image_file, record.png_file))
+            _remove_others(self._image_folder, {image for _, image, _ in names})
+            _remove_others(self._png_folder, {png for _, _, png in names})
+        Journal(self._filepath).keep([key for key, _, _ in names])
 
     def preview(self) -> ImagePreview:
         """Show a grid of panoptic PNGs, a colour for each id."""
@@ -206,7 +202,7 @@ def finished_record(journal: Journal, key: str, digest: str) -> ConvertedRecord 
     return None if found is None else ConvertedRecord.from_dict(found)
 
 
-class PredictionsDataset(LocalDataset):
+class PredictionsDataset(PictureFolder):
     """Predictions as COCO panoptic results: ``predictions.json`` and a PNG an image, and ``boxes.jsonl``."""
 
     INDEX = PREDICTIONS_FILE
@@ -222,13 +218,11 @@ class PredictionsDataset(LocalDataset):
         for name in [*(names - {self.INDEX}), self.INDEX]:
             link(data / name, self._filepath / name)
 
-    def preview(self) -> ImagePreview:
-        """Show a grid of predicted panoptic PNGs, a colour for each id."""
-        return image_grid(sorted(self._filepath.glob("*.png")), labels=True)
 
-
-class PredictionResultsDataset(LocalDataset):
+class PredictionResultsDataset(PictureFolder):
     """Predictions of images and videos: COCO panoptic files, both views of each image, and videos with them."""
+
+    PICTURES, LABELS = "masks/*.jpg", False
 
     def save(self, data: Iterable[PredictedPicture | RejectedFile]) -> None:
         """Write each prediction as it comes, ``index.json`` last; see `write_results`."""
@@ -236,10 +230,6 @@ class PredictionResultsDataset(LocalDataset):
 
     def _exists(self) -> bool:
         return is_complete(self._filepath)
-
-    def preview(self) -> ImagePreview:
-        """Show a grid of masks views."""
-        return image_grid(sorted((self._filepath / "masks").glob("*.jpg")))
 
 
 class LongJSONDataset(JSONDataset):

@@ -44,11 +44,7 @@ class ProjectCatalog(DataCatalog, CatalogCommandsMixin):
     """
 
     def save(self, ds_name: str, data: Any) -> None:
-        """Save an entry; ``UNCHANGED`` leaves it as it is.
-
-        Raises:
-            StorageError: there is no room, or no permission; the entry is as it was.
-        """
+        """Save an entry, or leave it as it is if the data are ``UNCHANGED`` or a `StorageError` is raised."""
         if isinstance(data, str) and data == UNCHANGED:
             return
         dataset = self[ds_name]
@@ -64,12 +60,7 @@ class ProjectCatalog(DataCatalog, CatalogCommandsMixin):
                 dataset._filepath = target
 
     def load(self, ds_name: str, version: str | None = None) -> Any:
-        """Load an entry.
-
-        Raises:
-            InputDataError: its file is not there.
-            DamagedFileError: what is in the file cannot be read.
-        """
+        """Load an entry; `InputDataError`: its file is not there, `DamagedFileError`: it cannot be read."""
         path = local_path(self, ds_name)
         if path is not None and outdated_mark(path).exists():
             logger.warning("%s is outdated: what it was made from has been made anew since", ds_name)
@@ -111,6 +102,4 @@ def local_path(catalog: CatalogProtocol, name: str) -> Path | None:
 
 def shown_path(path: Path | None, project: Path) -> str:
     """Give a path as people read it: relative to the project if it is in there; "" for None."""
-    if path is None:
-        return ""
-    return str(path.relative_to(project) if path.is_relative_to(project) else path)
+    return "" if path is None else str(path.relative_to(project) if path.is_relative_to(project) else path)

@@ -47,16 +47,11 @@ class ExclusiveHook:
 
     @hook_impl(tryfirst=True)
     def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: CatalogProtocol) -> None:
-        """Lock the outputs.
-
-        Raises:
-            RunningElsewhereError: another run has one of them.
-        """
+        """Lock the outputs; `RunningElsewhereError`: another run has one of them."""
         project = Path(run_params["project_path"])
         (project / LOCKS).mkdir(parents=True, exist_ok=True)
         for name in sorted(pipeline.all_outputs()):
-            path = local_path(catalog, name) if name in catalog else None
-            if path is None:
+            if (path := local_path(catalog, name)) is None:
                 continue
             lock = project / LOCKS / f"{quote(shown_path(path, project), safe='')}.lock"
             try:
@@ -131,8 +126,7 @@ class FreshnessHook:
 
     def _paths(self, node: Node) -> dict[str, Path]:
         """Give the node's outputs that have a local file or folder."""
-        paths = {name: local_path(self._catalog, name) for name in node.outputs if name in self._catalog}
-        return {name: path for name, path in paths.items() if path is not None}
+        return {name: path for name in node.outputs if (path := local_path(self._catalog, name)) is not None}
 
     def _lasting(self, node: Node) -> list[str]:
         """Give the node's outputs without which it is not finished."""

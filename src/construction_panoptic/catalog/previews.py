@@ -53,9 +53,7 @@ def picture_preview(picture: Image.Image) -> ImagePreview:
 def image_grid(paths: Sequence[Path], *, labels: bool = False) -> ImagePreview:
     """Set up to twelve pictures, evenly chosen among ``paths``, four in a row.
 
-    Args:
-        paths: image files.
-        labels: the pixels are ids (8-bit, or 24-bit as in COCO panoptic): each id is shown in a colour of its own.
+    With ``labels`` pixels are ids (8-bit, or 24-bit as in COCO panoptic), each shown in a colour of its own.
     """
     chosen = paths[:: max(1, len(paths) // PREVIEW_PICTURES)][:PREVIEW_PICTURES]
     rows = max(1, -(-len(chosen) // 4))

@@ -45,11 +45,7 @@ class ServedModelDataset(LocalDataset):
         return load_model(str(self._filepath))
 
     def save(self, data: ModelToServe) -> None:
-        """Write the folder under a temporary name, rename it, and register the model.
-
-        Raises:
-            UserError: the registry cannot be reached or refuses the model; the folder is there all the same.
-        """
+        """Write the folder and register the model; if the registry raises a `UserError`, the folder is there."""
         (self._filepath / REGISTRATION).unlink(missing_ok=True)
         self._filepath.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=self._filepath.parent, prefix=".served_") as temporary:

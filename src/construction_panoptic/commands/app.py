@@ -5,11 +5,14 @@ import base64
 import io
 import shutil
 import tempfile
+from contextlib import ExitStack
 from importlib.resources import files
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from construction_panoptic.errors import InputDataError, UserError
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -32,7 +35,6 @@ def app(model: str, host: str, port: int, device: str) -> None:
     # Here, since they take seconds to import, too many for --help.
     import uvicorn
 
-    from construction_panoptic.errors import UserError
     from construction_panoptic.evaluation.inference import on_device
     from construction_panoptic.models.files import load_model
 
@@ -55,8 +57,6 @@ def build(model: "PanopticModel", hosts: list[str]) -> "FastAPI":
     from fastapi.responses import FileResponse, HTMLResponse
     from starlette.background import BackgroundTask
     from starlette.middleware.trustedhost import TrustedHostMiddleware
-
-    from construction_panoptic.errors import UserError
 
     application = FastAPI(openapi_url=None)
     application.add_middleware(TrustedHostMiddleware, allowed_hosts=["*"] if "0.0.0.0" in hosts else hosts)
@@ -93,19 +93,15 @@ def build(model: "PanopticModel", hosts: list[str]) -> "FastAPI":
     async def find(request: Request, name: str) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as folder:
             path = await received(request, Path(folder), name)
-            found: dict[str, Any] = await answered(segments_of, model, path)
-            return found
+            return await answered(segments_of, model, path)
 
     @application.post("/results")
     async def give(request: Request, name: str, threshold: float) -> FileResponse:
-        folder = Path(tempfile.mkdtemp())
-        forget = BackgroundTask(shutil.rmtree, folder, ignore_errors=True)
-        try:
-            path = await received(request, folder, name)
+        with ExitStack() as stack:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))
+            path = await received(request, Path(folder), name)
             archive = await answered(results_of, model, path, threshold)
-        except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
+            forget = BackgroundTask(stack.pop_all().close)
         return FileResponse(archive, filename=f"{path.stem}.zip", background=forget)
 
     return application
@@ -118,22 +114,17 @@ def least_score(model: "PanopticModel") -> float:
 
 
 def segments_of(model: "PanopticModel", path: Path) -> dict[str, Any]:
-    """Segment an image, for the page.
+    """Segment an image, for the page; `UserError`: it is not readable.
 
-    Returns:
-        ``segments`` (COCO's ``segments_info`` with ``score``, at the size of the file), ``width``, ``height`` of the
-        file, and as data URLs at most `SHOWN_SIDE` wide or high: ``image`` (JPEG, upright) and ``ids`` (PNG, a pixel's
-        id is R + 256 G + 65536 B).
-
-    Raises:
-        UserError: it is no readable image.
+    Gives ``segments`` (COCO's ``segments_info`` with ``score``, at the size of the file), ``width``, ``height`` of the
+    file, and as data URLs at most `SHOWN_SIDE` wide or high: ``image`` (JPEG, upright) and ``ids`` (PNG, a pixel's id
+    is R + 256 G + 65536 B).
     """
     import numpy as np
     from PIL import Image
 
     from construction_panoptic.annotations.images import ImageError, read_rgb
     from construction_panoptic.annotations.panoptic_png import encode_id_map
-    from construction_panoptic.errors import InputDataError
     from construction_panoptic.prediction.running import predict_pixels
 
     try:
@@ -157,14 +148,9 @@ def segments_of(model: "PanopticModel", path: Path) -> dict[str, Any]:
 
 
 def results_of(model: "PanopticModel", path: Path, threshold: float) -> Path:
-    """Predict an image or a video, and pack what `predict` writes: views, COCO files, an import for CVAT, tables.
-
-    Raises:
-        UserError: it cannot be read.
-    """
+    """Predict an image or a video, and pack what `predict` writes; `UserError`: it cannot be read."""
     from construction_panoptic.config.base import parse
     from construction_panoptic.config.prediction import PredictionSettings
-    from construction_panoptic.errors import InputDataError
     from construction_panoptic.prediction.results import write_results
     from construction_panoptic.prediction.running import predict_source
     from construction_panoptic.prediction.sources import find_files

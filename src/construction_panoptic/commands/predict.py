@@ -51,12 +51,9 @@ def _part(text: str) -> tuple[int, int]:
 def predict_to_folder(
     settings: PredictionSettings, model: Path | str, folder: Path, part: tuple[int, int] = (1, 1)
 ) -> str:
-    """Predict a source, or the k-th of its n parts, into a folder, with the tables ``seen.csv`` and ``rejected.csv``.
+    """Predict a source, or the k-th of its n parts, into a folder; gives a summary of what was seen.
 
-    The model is a checkpoint, or an exported model's folder. Returns a summary: what was seen, and where results are.
-
-    Raises:
-        UserError: the source or the model cannot be used.
+    The model is a checkpoint, or an exported model's folder. Raises a `UserError` if it or the source cannot be used.
     """
     # Here, since they take seconds to import, too many for --help.
     from construction_panoptic.evaluation.predictions import read_results

@@ -1,4 +1,4 @@
-"""Error analysis: which classes are confused, and what costs panoptic quality.
+"""Error analysis of what `segments.match_segments` says: which classes are confused, and what costs panoptic quality.
 
 The loss budget. With TP, FP, FN and IoU of a class as in PQ, and D = TP + FP/2 + FN/2,
 
@@ -32,15 +32,10 @@ Categories = Sequence[Mapping[str, Any]]
 
 
 def class_counts(segments: pd.DataFrame, by: Sequence[str] = ("category_id",)) -> pd.DataFrame:
-    """Count by class what PQ and its loss budget are made of.
+    """Count by class what PQ and its loss budget are made of; with ``image_id`` in ``by``, in each image.
 
-    Args:
-        segments: see :func:`~construction_panoptic.evaluation.segments.match_segments`.
-        by: the columns whose values are counted apart; with ``image_id``, by class in each image.
-
-    Returns:
-        Index ``by``; columns ``tp``, ``fp``, ``fn`` (segments), ``iou`` (sum over true positives), and
-        ``badly_outlined``, ``mislabelled``, ``missed``, ``spurious`` (false ones, of both sides, with this outcome).
+    Gives the index ``by``, and columns ``tp``, ``fp``, ``fn`` (segments), ``iou`` (sum over true positives), and
+    :data:`LOSSES` (false ones, of both sides, with this outcome).
     """
     counted = segments[segments["outcome"] != "ignored"]
     matched = counted["outcome"] == "matched"
@@ -58,29 +53,23 @@ def class_counts(segments: pd.DataFrame, by: Sequence[str] = ("category_id",)) -
 def loss_budget(segments: pd.DataFrame, categories: Categories) -> pd.DataFrame:
     """Say what costs PQ: for All, Things, Stuff and each class, the parts of 100 - PQ.
 
-    Args:
-        segments: see :func:`~construction_panoptic.evaluation.segments.match_segments`.
-        categories: COCO categories with ``isthing``.
-
-    Returns:
-        A row each for All, Things, Stuff (means over the classes) and then each class that PQ counts, in the order of
-        ids. Columns ``name``, ``kind`` (all, thing, stuff), ``pq`` and :data:`LOSSES` (points, 0…100; NaN where there
-        is no class), which sum to 100, and ``tp``, ``fp``, ``fn``.
+    Gives a row each for All, Things, Stuff (means over the classes) and then each class that PQ counts, in the order of
+    ids: ``name``, ``kind`` (all, thing, stuff), ``pq`` and :data:`LOSSES` (points, 0…100; NaN where there is no class),
+    which sum to 100, and ``tp``, ``fp``, ``fn``.
     """
     counts = class_counts(segments)
     size = counts["tp"] + counts["fp"] / 2 + counts["fn"] / 2
-    outline = counts["tp"] - counts["iou"]
     parts = counts[list(LOSSES)] / 2
-    parts["badly_outlined"] += outline
+    parts["badly_outlined"] += counts["tp"] - counts["iou"]
     points = 100 * pd.concat([counts["iou"].rename("pq"), parts], axis=1).div(size, axis=0)
-    classes = _named(pd.concat([points, counts[["tp", "fp", "fn"]]], axis=1), categories)
+    classes = pd.concat([points, counts[["tp", "fp", "fn"]]], axis=1)
+    by_id = {category["id"]: category for category in categories}
+    classes.insert(0, "kind", ["thing" if by_id[identity]["isthing"] else "stuff" for identity in classes.index])
+    classes.insert(0, "name", [by_id[identity]["name"] for identity in classes.index])
     means = [
         {"name": name, "kind": kind, **group[["pq", *LOSSES]].mean(), **group[["tp", "fp", "fn"]].sum()}
-        for name, kind, group in (
-            ("All", "all", classes),
-            ("Things", "thing", classes[classes["kind"] == "thing"]),
-            ("Stuff", "stuff", classes[classes["kind"] == "stuff"]),
-        )
+        for name, kind in (("All", "all"), ("Things", "thing"), ("Stuff", "stuff"))
+        for group in [classes if kind == "all" else classes[classes["kind"] == kind]]
     ]
     return pd.concat([pd.DataFrame(means), classes], ignore_index=True)
 
@@ -91,9 +80,8 @@ def confusion_matrix(segments: pd.DataFrame, categories: Categories) -> pd.DataF
     A pair has IoU > 0.5. A row sums to the true segments of its class, and the diagonal holds PQ's true positives. What
     is badly outlined has no pair: it is missed on one side and spurious on the other.
 
-    Returns:
-        Column ``true``: the names of the classes that occur, in the order of ids, and ``spurious``; then an int column
-        each for these classes, and ``missed``.
+    The column ``true`` has the names of the classes that occur, in the order of ids, and ``spurious``; then follows an
+    int column each for these classes, and ``missed``.
     """
     from hotcoco import metrics
 
@@ -120,31 +108,21 @@ def size_quality(
     """PQ of small, medium and large segments, by COCO's limits of 32² and 96² pixels, and box AP beside it.
 
     A pair has the size of its true segment, a false positive its own. The means are over the classes of that size.
-
-    Args:
-        segments: see :func:`~construction_panoptic.evaluation.segments.match_segments`.
-        categories: COCO categories with ``isthing``.
-        precision: COCO's 12 numbers, see :func:`~construction_panoptic.evaluation.precision.average_precision`.
-
-    Returns:
-        Columns ``size``, ``true_segments``, ``pq``, ``sq``, ``rq``, ``pq_things``, ``pq_stuff``, ``ap``, ``ar``
-        (fractions, NaN where there is none).
+    ``precision`` has COCO's 12 numbers. Columns are ``size``, ``true_segments``, ``pq``, ``sq``, ``rq``, ``pq_things``,
+    ``pq_stuff``, ``ap``, ``ar`` (fractions, NaN where there is none).
     """
-    things = {category["id"] for category in categories if category["isthing"]}
     # A matched prediction stands for the pair; its row is not counted by area.
     rows = segments[(segments["side"] == "true") | ~segments["outcome"].isin(["matched", "ignored"])]
     table = []
     for size, (least, limit) in SIZES.items():
         scores = class_scores(rows[(rows["area"] >= least) & (rows["area"] < limit)])
-        is_thing = scores.index.isin(things)
         box = {key: (precision or {}).get(f"{key.upper()}{size[0]}", -1) for key in ("ap", "ar")}
         table.append(
             {
                 "size": size,
                 "true_segments": int((scores["tp"] + scores["fn"]).sum()),
                 **scores[["pq", "sq", "rq"]].mean(),
-                "pq_things": scores["pq"][is_thing].mean(),
-                "pq_stuff": scores["pq"][~is_thing].mean(),
+                **kind_means(scores["pq"], categories),
                 **{key: float("nan") if value == -1 else value for key, value in box.items()},
             }
         )
@@ -159,6 +137,12 @@ def class_scores(segments: pd.DataFrame, by: Sequence[str] = ("category_id",)) -
     return table.join(counts[["tp", "fp", "fn"]]).dropna()
 
 
+def kind_means(pq: pd.Series, categories: Categories) -> dict[str, float]:
+    """Mean PQ of all classes, which index it, of things and of stuff; NaN where there is none."""
+    is_thing = pq.index.isin([category["id"] for category in categories if category["isthing"]])
+    return {"pq": pq.mean(), "pq_things": pq[is_thing].mean(), "pq_stuff": pq[~is_thing].mean()}
+
+
 def image_scores(segments: pd.DataFrame) -> pd.Series:
     """PQ of each image (fraction): the mean over the classes that occur in it; index ``image_id``, worst first.
 
@@ -171,11 +155,3 @@ def image_scores(segments: pd.DataFrame) -> pd.Series:
 def best_threshold(curve: pd.DataFrame) -> float:
     """Give the threshold with the highest PQ in a `thresholds.threshold_curve`; of equals, the highest."""
     return float(curve.sort_values(["pq", "threshold"])["threshold"].iloc[-1])
-
-
-def _named(classes: pd.DataFrame, categories: Categories) -> pd.DataFrame:
-    """Put name and kind of the categories that index the table before its columns."""
-    by_id = {category["id"]: category for category in categories}
-    classes.insert(0, "kind", ["thing" if by_id[identity]["isthing"] else "stuff" for identity in classes.index])
-    classes.insert(0, "name", [by_id[identity]["name"] for identity in classes.index])
-    return classes

@@ -23,9 +23,7 @@ _KINDS = {
 def box_analysis(truth: Mapping[str, Any], boxes: Sequence[Mapping[str, Any]]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Compare the scores of all predicted boxes with how many are right, and split the errors of box AP.
 
-    Args:
-        truth: COCO detection JSON, loaded.
-        boxes: COCO box results.
+    ``truth`` is COCO detection JSON, loaded; ``boxes`` are COCO box results.
 
     Returns:
         The calibration, see :func:`calibration_table`, a box being right if it is matched at IoU 0.5 to a true one of
@@ -47,14 +45,10 @@ def box_analysis(truth: Mapping[str, Any], boxes: Sequence[Mapping[str, Any]]) -
 
 
 def calibration_table(segments: pd.DataFrame) -> pd.DataFrame:
-    """Compare the scores of predicted segments with how many are right, that is true positives of PQ.
+    """Compare the scores of predicted `match_segments` with how many are right, that is true positives of PQ.
 
-    Args:
-        segments: see :func:`~construction_panoptic.evaluation.segments.match_segments`.
-
-    Returns:
-        A row a bin of scores: columns ``of`` (segments), ``lower``, ``upper``, ``score`` (mean of the bin), ``right``
-        (share, 0…1), ``count``; empty bins have none.
+    Gives a row a bin of scores that is not empty: ``of`` (segments), ``lower``, ``upper``, ``score`` (mean of the bin),
+    ``right`` (share, 0…1), ``count``.
     """
     from hotcoco import metrics
 

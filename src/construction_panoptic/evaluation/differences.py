@@ -24,11 +24,9 @@ Numbers = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class ImageCounts:
-    """What PQ is made of, image by image.
+    """What PQ is made of, image by image; ids of images ascend.
 
-    Attributes:
-        images: ids, ascending.
-        counts: float64 [4, images, classes]: sum of matched IoU, TP, FP, FN.
+    ``counts`` is float64 [4, images, classes]: sum of matched IoU, TP, FP, FN.
     """
 
     images: NDArray[np.int64]
@@ -49,11 +47,7 @@ def image_counts(segments: pd.DataFrame, categories: Sequence[int]) -> ImageCoun
 def quality_differences(one: ImageCounts, other: ImageCounts, classes: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
     """Compare the PQ of two models on the same images.
 
-    Args:
-        one: counts of the first.
-        other: counts of the second, of the same images.
-        classes: columns ``name`` and ``kind`` (thing, stuff), a row a class in the order of the counts.
-        seed: of the bootstrap.
+    ``classes`` has ``name`` and ``kind`` (thing, stuff), a row a class in the order of the counts.
 
     Returns:
         Rows All, Things, Stuff, then the classes; columns ``name``, ``kind``, ``images`` (that truly have the class),

@@ -30,11 +30,8 @@ Prepare = Callable[[Tensor], Tensor]
 class ImageFiles(Dataset[tuple[Tensor, Target]]):
     """Image files without annotations, as samples for `build_loader`; a sample is what `image_sample` gives.
 
-    Args:
-        paths: the files; in any format that the conversion reads.
-        prepare: the model's, see `PanopticModel`.
-        images: of each file its ``id``, ``file_name`` and, if it is to be checked, ``width`` and ``height``; by
-            default 1, 2, … and the path's last part.
+    ``images`` has of each file its ``id``, ``file_name`` and, if it is to be checked, ``width`` and ``height``; by
+    default 1, 2, … and the path's last part. ``prepare`` is the model's.
     """
 
     def __init__(
@@ -54,11 +51,7 @@ class ImageFiles(Dataset[tuple[Tensor, Target]]):
         return len(self.paths)
 
     def __getitem__(self, key: SampleKey) -> tuple[Tensor, Target]:
-        """Read the image of an index, or of an (epoch, index).
-
-        Raises:
-            InputDataError: the file is missing, is not an image, or not of the size that it should have.
-        """
+        """Read an image; `InputDataError`: it is missing, no image, or not of the size that it should have."""
         index = key[1] if isinstance(key, tuple) else key
         image, pixels = self.images[index], read_rgb(self.paths[index])
         stated = image.get("height", pixels.shape[0]), image.get("width", pixels.shape[1])
@@ -73,9 +66,8 @@ class ImageFiles(Dataset[tuple[Tensor, Target]]):
 def image_sample(pixels: NDArray[np.uint8], name: str, image_id: int, prepare: Prepare) -> tuple[Tensor, Target]:
     """Prepare an image, uint8 [H, W, 3], RGB, upright, for `collate`.
 
-    Returns:
-        The input, float32 [3, h, w], and ``image_id``, ``file_name``, ``orig_size`` and ``size`` (int64 [2], height
-        and width in pixels before and after).
+    Gives the input, float32 [3, h, w], and ``image_id``, ``file_name``, ``orig_size`` and ``size`` (int64 [2], height
+    and width in pixels before and after).
     """
     image = torch.from_numpy(pixels.copy()).permute(2, 0, 1)
     prepared = prepare(image)
@@ -88,16 +80,9 @@ def image_sample(pixels: NDArray[np.uint8], name: str, image_id: int, prepare: P
 
 
 def predict_files(model: PanopticModel, files: ImageFiles, settings: EvaluationSettings) -> Iterator[ImagePrediction]:
-    """Predict image files.
+    """Predict image files with a model on the CPU, of which copies go to the processes.
 
-    Args:
-        model: on the CPU; copies of it go to the processes.
-        files: the images.
-        settings: batches, device, overrides of the model's spec, processes.
-
-    Returns:
-        A prediction for each image, in order, computed as it is asked for: those of one process, which has the same
-        batches.
+    Gives a prediction for each image, in order, computed as it is asked for; the same with any number of processes.
     """
     predict = partial(predict_images, overrides=settings.overrides, precision=settings.precision)
     if in_this_process(settings.execution, settings.device):

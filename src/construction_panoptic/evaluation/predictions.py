@@ -29,10 +29,7 @@ class ImagePrediction:
     """What the model sees in one image.
 
     Attributes:
-        image_id: id of the image.
-        file_name: its file name.
-        width: in pixels, of the image file.
-        height: in pixels, of the image file.
+        width, height: of the image file, in pixels.
         segments_info: a dict for each segment: ``id``, ``category_id``, ``isthing``, ``area`` (pixels), ``score``
             (0…1), ``bbox`` (x, y, width, height in pixels, of the segment's pixels).
         boxes: COCO box results: ``image_id``, ``category_id``, ``bbox`` (x, y, width, height in pixels, fractional,
@@ -97,14 +94,8 @@ def predict_images(
 ) -> Iterator[ImagePrediction]:
     """Predict boxes and the panoptic segmentation of images, batch by batch, where the network is.
 
-    Args:
-        model: the model; its network is in eval mode while this runs, and has its modes back afterwards.
-        batches: what a loader of `ImageFiles`, `PanopticSamples` or `DetectionSamples` (not in training) gives.
-        overrides: other values for the model's spec; see `ModelSpec.overridden`.
-        precision: ``auto``, ``float32`` or ``bfloat16``; see `autocast`.
-
-    Yields:
-        A prediction for each image, in order, at the size of its file.
+    Batches are those of a loader; see `ModelSpec.overridden` for ``overrides`` and `autocast` for ``precision``. Yields
+    a prediction for each image, in order, at the size of its file. The network is in eval mode while this runs.
     """
     with evaluating(model.network):
         for batch in batches:
@@ -121,9 +112,8 @@ def _prediction(
     regions = find_objects(found.id_map)
     segments = []
     for segment in found.segments:
-        rows, columns = regions[segment["id"] - 1]
-        bbox = [columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start]
-        segments.append({**segment, "bbox": bbox})
+        y, x = regions[segment["id"] - 1]
+        segments.append({**segment, "bbox": [x.start, y.start, x.stop - x.start, y.stop - y.start]})
     height, width = found.id_map.shape
     boxes = [{"image_id": image_id, **box} for box in found.boxes]
     return ImagePrediction(image_id, name, width, height, segments, boxes, categories, found.id_map)
@@ -134,12 +124,7 @@ def write_predictions(predictions: Iterable[ImagePrediction], folder: Path | str
 
     The folder gets a PNG an image, ``boxes.jsonl`` (a line an image: ``image_id``, ``file_name`` of the PNG,
     ``boxes``) and, last, ``predictions.json`` with ``images``, ``categories`` and ``annotations``
-    (``image_id``, ``file_name`` of the PNG, ``segments_info``). PNGs that an earlier call wrote there and
-    this one did not are removed.
-
-    Args:
-        predictions: the predictions.
-        folder: made if it is missing.
+    (``image_id``, ``file_name`` of the PNG, ``segments_info``). PNGs that an earlier call alone wrote are removed.
     """
     folder = Path(folder)
     target = folder / PREDICTIONS_FILE
@@ -173,21 +158,13 @@ def png_name(prediction: ImagePrediction, taken: Collection[str]) -> str:
 
 
 def read_results(folder: Path | str) -> dict[str, Any]:
-    """Read the COCO panoptic results of a folder of predictions.
-
-    Raises:
-        InputDataError: the file is missing or malformed.
-    """
+    """Read the COCO panoptic results of a folder of predictions; `InputDataError`: they are missing or malformed."""
     results: dict[str, Any] = load_json(Path(folder) / PREDICTIONS_FILE)
     return results
 
 
 def read_predictions(folder: Path | str) -> Iterator[ImagePrediction]:
-    """Read what `write_predictions` wrote, one image at a time.
-
-    Raises:
-        InputDataError: a file is missing or malformed.
-    """
+    """Read what `write_predictions` wrote, one image at a time; `InputDataError`: a file is missing or malformed."""
     folder = Path(folder)
     data = read_results(folder)
     images = {image["id"]: image for image in data["images"]}
@@ -201,24 +178,12 @@ def read_predictions(folder: Path | str) -> Iterator[ImagePrediction]:
             raise InputDataError(f"{folder / BOXES_FILE} and {PREDICTIONS_FILE} are not of one run; predict again.")
         if not path.is_file():
             raise InputDataError(f"{path} does not exist, but {PREDICTIONS_FILE} names it; predict again.")
-        yield ImagePrediction(
-            image_id=image["id"],
-            file_name=image["file_name"],
-            width=image["width"],
-            height=image["height"],
-            segments_info=annotation["segments_info"],
-            boxes=line["boxes"],
-            categories=categories,
-            segmentation=path.read_bytes(),
-        )
+        about = image["id"], image["file_name"], image["width"], image["height"]
+        yield ImagePrediction(*about, annotation["segments_info"], line["boxes"], categories, path.read_bytes())
 
 
 def read_boxes(folder: Path | str) -> list[dict[str, Any]]:
-    """Read the COCO box results of all images from what `write_predictions` wrote.
-
-    Raises:
-        InputDataError: ``boxes.jsonl`` is missing or malformed.
-    """
+    """Read the COCO box results that `write_predictions` wrote; `InputDataError`: they are missing or malformed."""
     return [box for line in _box_lines(Path(folder)) for box in line["boxes"]]
 
 

@@ -55,34 +55,25 @@ def panoptic_quality(
     engine: QualityEngine = "hotcoco",
     execution: Execution = ONE_PROCESS,
 ) -> dict[str, Any]:
-    """Evaluate panoptic predictions; the numbers are those of panopticapi on the same files.
+    """Evaluate panoptic predictions; gives what `quality_of_counts` does, with panopticapi's numbers.
 
-    Every image of the ground truth needs a prediction (one without segments is a prediction); predictions of other
-    images take no part. A class with neither a ground-truth segment, nor a predicted one that counts, takes no part
-    in a mean. As in panopticapi, a class that is predicted but absent from the ground truth has false positives, so
-    its PQ of 0 does count. Void pixels, and crowd segments, are not held against a prediction.
+    ``truth`` and ``predictions`` are COCO panoptic JSON, as a path or loaded, with their folders of PNGs. Every image
+    of the truth needs a prediction, if one without segments; predictions of other images take no part. Nor does a class
+    without a segment that counts in a mean; the PQ of 0 of one that is predicted but absent from the truth does, as in
+    panopticapi. Void pixels, and crowd segments, are not held against a prediction.
 
-    Args:
-        truth: COCO panoptic JSON, as a path or loaded. Each category needs ``isthing``.
-        truth_folder: folder of its PNGs.
-        predictions: COCO panoptic results: ``{"annotations": [{image_id, file_name, segments_info}]}``.
-        prediction_folder: folder of their PNGs.
-        engine: ``hotcoco``, or ``panopticapi`` (the reference, slower; needs the extra ``reference``).
-        execution: the processes that count segments; the numbers are the same to the last bit with any.
-
-    Returns:
-        See `quality_of_counts`.
+    The engine ``panopticapi`` is the reference, slower; it needs the extra ``reference``. The numbers are the same to
+    the last bit with any number of processes.
 
     Raises:
         InputDataError: a file is missing or malformed, an image has no prediction, a PNG and its
             ``segments_info`` differ, a predicted category is unknown, or the sizes of two PNGs differ.
-        ParameterError: an unknown engine, or Ray is asked for and not installed.
-        UserError: ``panopticapi`` is asked for and not installed.
+        UserError: the engine is unknown or not installed.
     """
     if engine not in get_args(QualityEngine):
         raise ParameterError(f"engine must be one of {', '.join(get_args(QualityEngine))}; it is {engine!r}.")
     data = load_json(truth)
-    names = _name(truth, "the ground truth"), _name(predictions, "the predictions")
+    names = name_of(truth, "the ground truth"), name_of(predictions, "the predictions")
     pairs = _pairs(data, load_json(predictions), *names)
     count = partial(_count, engine, data["categories"], (Path(truth_folder), Path(prediction_folder)), names)
     with Workers(**(execution if len(pairs) > 4 * _BLOCK else ONE_PROCESS).model_dump()) as workers:
@@ -103,12 +94,10 @@ def merge_counts(parts: Iterable[Mapping[int, SegmentCounts]]) -> dict[int, Segm
 def quality_of_counts(counts: Mapping[int, SegmentCounts], categories: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """Turn counts into PQ, SQ and RQ of all classes, things, stuff, and each class.
 
-    Returns:
-        panopticapi's layout, fractions in 0…1: ``{"All": {"pq", "sq", "rq", "n"}, "Things": …, "Stuff": …,
-        "per_class": {"<category id>": {"pq", "sq", "rq", …}}}``. ``n`` is the number of classes in the mean;
-        with ``n`` = 0 there is no mean and pq, sq, rq are None. ``per_class`` has all categories, with panopticapi's
-        zeros for one that takes no part, and these additions: ``tp``, ``fp``, ``fn``, ``isthing``, and ``present``
-        (whether the class takes part in the means).
+    Gives panopticapi's layout, fractions in 0…1: ``{"All": {"pq", "sq", "rq", "n"}, "Things": …, "Stuff": …,
+    "per_class": {"<category id>": {"pq", "sq", "rq", …}}}``. ``n`` is the number of classes in the mean; where it is 0,
+    pq, sq and rq are None. ``per_class`` has all categories, zeros for one that takes no part, and further ``tp``,
+    ``fp``, ``fn``, ``isthing``, and ``present`` (whether the class takes part in the means).
     """
     per_class: dict[str, dict[str, Any]] = {}
     for category in categories:
@@ -126,11 +115,7 @@ def quality_of_counts(counts: Mapping[int, SegmentCounts], categories: Iterable[
 
 
 def load_json(source: Path | str | Any) -> Any:
-    """Give the content of a JSON file; anything that is not a path is given back as it is.
-
-    Raises:
-        InputDataError: the file is missing or is not JSON.
-    """
+    """Give the content of a JSON file (`InputDataError`: it is missing or no JSON); what is no path, as it is."""
     if not isinstance(source, Path | str):
         return source
     try:
@@ -141,7 +126,8 @@ def load_json(source: Path | str | Any) -> Any:
         raise InputDataError(f"{source} cannot be read as JSON: {error}") from error
 
 
-def _name(source: Path | str | dict[str, Any], otherwise: str) -> str:
+def name_of(source: Path | str | Any, otherwise: str) -> str:
+    """Name what `load_json` reads in a message."""
     return str(source) if isinstance(source, Path | str) else otherwise
 
 
@@ -151,7 +137,6 @@ def _mean(rows: list[dict[str, Any]]) -> dict[str, float | int | None]:
 
 
 def _pairs(truth: Any, predictions: Any, truth_name: str, name: str) -> list[tuple[Annotation, Annotation]]:
-    """Check what the evaluation reads, and put each image's two annotations together."""
     for key in ("annotations", "categories"):
         if not isinstance(truth, dict) or not isinstance(truth.get(key), list) or not truth[key]:
             raise InputDataError(
@@ -186,7 +171,6 @@ def _count(
     names: tuple[str, str],
     pairs: list[tuple[Annotation, Annotation]],
 ) -> dict[int, SegmentCounts]:
-    """Count the segments of some images."""
     known = {category["id"] for category in categories}
     try:
         true, predicted = ([_checked(annotation, known) for annotation in side] for side in zip(*pairs, strict=True))
@@ -227,11 +211,7 @@ def _count_with_hotcoco(
 def _count_with_panopticapi(
     categories: list[dict[str, Any]], true: list[Any], predicted: list[Any], folders: tuple[Path, Path]
 ) -> dict[int, SegmentCounts]:
-    """Count as panopticapi does in each of its processes.
-
-    Its ``pq_compute`` starts a pool of processes, prints, and divides by zero where a data set has no thing or no
-    stuff class at all.
-    """
+    # Not its pq_compute, which starts processes, prints, and divides by zero where there is no thing or stuff class.
     try:
         from panopticapi.evaluation import pq_compute_single_core
     except ModuleNotFoundError as error:

@@ -30,10 +30,7 @@ _PRECISION_ROWS = {
 def quality_text(quality: Mapping[str, Any]) -> str:
     """panopticapi's PQ table: a row each for all classes, things, stuff, in percent; "n/a" where n is 0."""
     lines = [f"{'':10s}| {'PQ':>5s}  {'SQ':>5s}  {'RQ':>5s} {'N':>5s}", "-" * 38]
-    for split in SPLITS:
-        row = quality[split]
-        pq, sq, rq = (_percent(row[key]) for key in ("pq", "sq", "rq"))
-        lines.append(f"{split:10s}| {pq}  {sq}  {rq} {row['n']:5d}")
+    lines += [f"{split:10s}| {_scores(quality[split])} {quality[split]['n']:5d}" for split in SPLITS]
     return "\n".join(lines)
 
 
@@ -46,9 +43,8 @@ def class_quality_text(quality: Mapping[str, Any], names: Mapping[int, str]) -> 
     header = f"{'class':{width}s} | {'kind':5s} | {titles}"
     lines = [header, "-" * len(header)]
     for row in table.to_dict("records"):
-        pq, sq, rq = (_percent(row[key]) for key in ("pq", "sq", "rq"))
         counts = " ".join(f"{row[key]:6d}" for key in ("tp", "fp", "fn"))
-        lines.append(f"{row['name']:{width}s} | {row['kind']:5s} | {pq}  {sq}  {rq} {counts}")
+        lines.append(f"{row['name']:{width}s} | {row['kind']:5s} | {_scores(row)} {counts}")
     return "\n".join(lines)
 
 
@@ -69,54 +65,32 @@ def summary_table(quality: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def quality_table(quality: Mapping[str, Any], names: Mapping[int, str]) -> pd.DataFrame:
-    """Give one row a class, in the order of category ids.
+    """Give one row a class, in the order of category ids; a class that is not in ``names`` is named by its id.
 
-    Args:
-        quality: what :func:`~construction_panoptic.evaluation.quality.panoptic_quality` gives, or its JSON.
-        names: category id → name; a class without one is named by its id.
-
-    Returns:
-        Columns category_id, name, kind ("thing" or "stuff"), pq, sq, rq (fractions; NaN for a class that
-        takes no part in the means), tp, fp, fn (segments), present.
+    Columns category_id, name, kind ("thing" or "stuff"), pq, sq, rq (fractions; NaN for a class that takes no part in
+    the means), tp, fp, fn (segments), present.
     """
-    rows = []
-    for key, row in sorted(quality["per_class"].items(), key=lambda item: int(item[0])):
-        scores = {score: row[score] if row["present"] else float("nan") for score in ("pq", "sq", "rq")}
-        counts = {count: row[count] for count in ("tp", "fp", "fn")}
-        kind = "thing" if row["isthing"] else "stuff"
-        name = names.get(int(key), key)
-        rows.append(
-            {
-                "category_id": int(key),
-                "name": name,
-                "kind": kind,
-                **scores,
-                **counts,
-                "present": row["present"],
-            }
-        )
+    rows = [
+        {
+            "category_id": int(key),
+            "name": names.get(int(key), key),
+            "kind": "thing" if row["isthing"] else "stuff",
+            **{score: row[score] if row["present"] else float("nan") for score in ("pq", "sq", "rq")},
+            **{name: row[name] for name in ("tp", "fp", "fn", "present")},
+        }
+        for key, row in sorted(quality["per_class"].items(), key=lambda item: int(item[0]))
+    ]
     columns = ["category_id", "name", "kind", "pq", "sq", "rq", "tp", "fp", "fn", "present"]
     return pd.DataFrame(rows, columns=columns).astype({"present": bool})
 
 
 def precision_table(precision: Mapping[str, Any]) -> pd.DataFrame:
     """Give the 12 COCO numbers: columns metric, iou, area, detections, value (NaN for COCO's -1)."""
-    rows = [(name, *_PRECISION_ROWS[name][1:], _number(precision[name])) for name in PRECISION_NAMES]
-    return pd.DataFrame(rows, columns=["metric", "iou", "area", "detections", "value"])
+    rows = [(name, *_PRECISION_ROWS[name][1:], float(precision[name])) for name in PRECISION_NAMES]
+    table = pd.DataFrame(rows, columns=["metric", "iou", "area", "detections", "value"])
+    return table.replace({"value": {-1: float("nan")}})
 
 
-def class_precision_table(precision: Mapping[str, Any], names: Mapping[int, str]) -> pd.DataFrame:
-    """Give AP by class: columns category_id, name, ap (fraction; NaN for a class absent from the truth)."""
-    rows = [
-        (int(key), names.get(int(key), key), _number(value))
-        for key, value in sorted(precision["per_class"].items(), key=lambda item: int(item[0]))
-    ]
-    return pd.DataFrame(rows, columns=["category_id", "name", "ap"])
-
-
-def _percent(value: float | None) -> str:
-    return f"{'n/a':>5s}" if value is None else f"{100 * value:5.1f}"
-
-
-def _number(value: float) -> float:
-    return float("nan") if value == -1 else float(value)
+def _scores(row: Mapping[Any, Any]) -> str:
+    values = (row[key] for key in ("pq", "sq", "rq"))
+    return "  ".join(f"{'n/a':>5s}" if value is None else f"{100 * value:5.1f}" for value in values)

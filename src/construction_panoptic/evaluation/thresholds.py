@@ -4,11 +4,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from construction_panoptic.annotations.panoptic_png import decode_id_map
-from construction_panoptic.evaluation.analysis import class_scores
+from construction_panoptic.evaluation.analysis import class_scores, kind_means
 from construction_panoptic.evaluation.predictions import evaluating, images_of
 from construction_panoptic.evaluation.segments import match_image, segment_table
 from construction_panoptic.models.protocol import PanopticModel
@@ -31,22 +30,14 @@ def threshold_curve(
 ) -> pd.DataFrame:
     """Measure PQ at several thresholds and at the one in use; the network runs once an image.
 
-    Args:
-        model: the model; its network is in eval mode while this runs.
-        batches: what a loader of `ImageFiles` gives.
-        truth: COCO panoptic JSON, loaded, with an annotation for each image.
-        truth_folder: folder of its PNGs.
-        thresholds: least scores of a segment.
-        overrides: other values for the model's spec; see `ModelSpec.overridden`.
-        precision: ``auto``, ``float32`` or ``bfloat16``; see `autocast`.
+    ``truth`` is COCO panoptic JSON, loaded, with an annotation for each image; see `predict_images` for the rest.
 
     Returns:
         A row a threshold, ascending: ``threshold``, ``pq``, ``pq_things``, ``pq_stuff`` (fractions, NaN where there is
         no class), ``segments`` (mean number predicted an image), ``images``, ``in_use`` (True for one).
     """
-    in_use = model.spec.overridden(overrides).least_score
-    thresholds = sorted({*thresholds, in_use})
-    is_thing = {int(category["id"]): bool(category["isthing"]) for category in truth["categories"]}
+    used = model.spec.overridden(overrides).least_score
+    thresholds = sorted({*thresholds, used})
     annotations = {annotation["image_id"]: annotation for annotation in truth["annotations"]}
     rows: dict[float, list[tuple[Any, ...]]] = {threshold: [] for threshold in thresholds}
     count = 0
@@ -57,26 +48,15 @@ def threshold_curve(
                 found = model.segment_at(images, thresholds, overrides)
             for target, segmentations in zip(batch.targets, found, strict=True):
                 count += 1
-                annotation = annotations[int(target["image_id"])]
-                image_id, true_segments = annotation["image_id"], annotation["segments_info"]
-                true_ids = decode_id_map(truth_folder / annotation["file_name"])
+                true = annotations[int(target["image_id"])]
+                given = true["image_id"], decode_id_map(truth_folder / true["file_name"]), true["segments_info"]
                 for threshold, each in zip(thresholds, segmentations, strict=True):
-                    rows[threshold] += match_image(image_id, true_ids, true_segments, each.id_map, each.segments)
-    measured = [_measured(threshold, rows[threshold], is_thing, count) for threshold in thresholds]
-    return pd.DataFrame(measured).assign(in_use=[threshold == in_use for threshold in thresholds])
-
-
-def _measured(
-    threshold: float, rows: list[tuple[Any, ...]], is_thing: Mapping[int, bool], images: int
-) -> dict[str, float]:
-    segments = segment_table(rows)
-    pq = class_scores(segments)["pq"]
-    things = np.array([is_thing[category] for category in pq.index], dtype=bool)
-    return {
-        "threshold": threshold,
-        "pq": pq.mean(),
-        "pq_things": pq[things].mean(),
-        "pq_stuff": pq[~things].mean(),
-        "segments": (segments["side"] == "predicted").sum() / images,
-        "images": images,
-    }
+                    rows[threshold] += match_image(*given, each.id_map, each.segments)
+    table = []
+    for threshold in thresholds:
+        segments = segment_table(rows[threshold])
+        pq = kind_means(class_scores(segments)["pq"], truth["categories"])
+        predicted = (segments["side"] == "predicted").sum() / count
+        in_use = threshold == used
+        table.append({"threshold": threshold, **pq, "segments": predicted, "images": count, "in_use": in_use})
+    return pd.DataFrame(table)

@@ -5,13 +5,15 @@ from the global random generators, so that training is the same with and without
 """
 
 from collections.abc import Iterable, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from construction_panoptic.annotations.panoptic_png import decode_id_map
 from construction_panoptic.errors import InputDataError
 from construction_panoptic.evaluation.precision import average_precision
-from construction_panoptic.evaluation.segments import QualityCounter
+from construction_panoptic.evaluation.quality import SegmentCounts, merge_counts, quality_of_counts
+from construction_panoptic.evaluation.segments import counts_of, match_image
 from construction_panoptic.models.protocol import Segmentation
 from construction_panoptic.parallel import collectives
 from construction_panoptic.training.tasks.protocol import Measure
@@ -29,30 +31,19 @@ _PRECISION_METRICS = {
 
 
 def box_metrics(truth: dict[str, Any]) -> Measure:
-    """Measure boxes.
+    """Measure boxes against a COCO detection file, loaded.
 
-    Args:
-        truth: COCO detection file of the validation set, loaded.
-
-    Returns:
-        A function of (image id, boxes as dicts with ``category_id``, ``bbox``, ``score``) that gives ``ap``, ``ap50``,
-        ``ap75``, ``ap_small``, ``ap_medium``, ``ap_large``, ``ar`` (at most 100 boxes), except for sizes that the set
-        has no object of.
-
-    Raises:
-        InputDataError: the truth is malformed, or has no object.
+    Takes (image id, boxes as dicts with ``category_id``, ``bbox``, ``score``); gives ``ap``, ``ap50``, ``ap75``,
+    ``ap_small``, ``ap_medium``, ``ap_large``, ``ar`` (at most 100 boxes), but no size that the set has no object of.
+    Raises an `InputDataError` if the truth is malformed, or has no object.
     """
     _check(truth, truth.get("annotations", ()), "object")
 
     def measure(predictions: Iterable[tuple[int, list[dict[str, Any]]]]) -> dict[str, float]:
         own = [{"image_id": image_id, **box} for image_id, boxes in predictions for box in boxes]
-        gathered = collectives.gather(own)
-
-        def scores() -> dict[str, float]:
-            boxes = sorted((box for part in gathered for box in part), key=lambda box: box["image_id"])
-            return average_precision(truth, boxes)
-
-        found = collectives.on_rank_zero(scores)
+        gathered = chain.from_iterable(collectives.gather(own))
+        boxes = sorted(gathered, key=lambda box: box["image_id"])
+        found = collectives.on_rank_zero(lambda: average_precision(truth, boxes))
         metrics = {name: found[number] for name, number in _PRECISION_METRICS.items()}
         return {name: value for name, value in metrics.items() if value != -1}
 
@@ -60,32 +51,22 @@ def box_metrics(truth: dict[str, Any]) -> Measure:
 
 
 def panoptic_metrics(truth: dict[str, Any], truth_folder: Path) -> Measure:
-    """Measure panoptic quality.
+    """Measure panoptic quality against a COCO panoptic file, loaded, with its folder of PNGs.
 
-    Args:
-        truth: COCO panoptic file of the validation set, loaded.
-        truth_folder: folder of its PNGs.
-
-    Returns:
-        A function of (image id, `Segmentation`) that gives ``pq``, ``sq``, ``rq``, and the same ending in ``_things``
-        and ``_stuff`` where there are such classes.
-
-    Raises:
-        InputDataError: the truth is malformed, or has no segment.
+    Takes (image id, `Segmentation`); gives ``pq``, ``sq``, ``rq``, and the same ending in ``_things`` and ``_stuff``
+    where there are such classes. Raises an `InputDataError` if the truth is malformed, or has no segment.
     """
     annotations = {annotation["image_id"]: annotation for annotation in truth.get("annotations", ())}
     _check(truth, (s for a in annotations.values() for s in a.get("segments_info", [])), "segment")
 
     def measure(predictions: Iterable[tuple[int, Segmentation]]) -> dict[str, float]:
-        counter = QualityCounter()
+        counts: dict[int, SegmentCounts] = {}
         for image_id, prediction in predictions:
             true = annotations[image_id]
             ids = decode_id_map(truth_folder / true["file_name"])
-            counter.add(ids, true["segments_info"], prediction.id_map, prediction.segments)
-        counters = collectives.all_gather(counter)
-        for other in counters[1:]:
-            counters[0].merge(other)
-        quality = counters[0].result(truth["categories"])
+            rows = match_image(image_id, ids, true["segments_info"], prediction.id_map, prediction.segments)
+            counts = merge_counts([counts, *map(counts_of, rows)])
+        quality = quality_of_counts(merge_counts(collectives.all_gather(counts)), truth["categories"])
         metrics = {
             f"{score}{suffix}": quality[split][score]
             for split, suffix in (("All", ""), ("Things", "_things"), ("Stuff", "_stuff"))

@@ -1,7 +1,6 @@
 """What a served model answers: images as they come over the wire in, segments as JSON out."""
 
 import base64
-import binascii
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -45,14 +44,11 @@ class ModelToServe:
 def answer(
     model: PanopticModel, images: Sequence[Any], threshold: float | None = None, folder: Path | None = None
 ) -> list[dict[str, Any]]:
-    """Predict images.
+    """Predict images with a model that is on its device.
 
-    Args:
-        model: the model, on its device.
-        images: each the bytes of an image file, or these bytes as base64 (with or without ``data:image/…;base64,``
-            before it), or a path below ``folder``.
-        threshold: least score of a segment, 0…1; by default the model's own.
-        folder: the only place from which paths are taken, links resolved; None: from nowhere.
+    An image is given as the bytes of its file, or these as base64 (with or without ``data:image/…;base64,`` before it),
+    or a path below ``folder``, links resolved. ``threshold`` is the least score of a segment, by default the model's
+    own.
 
     Returns:
         For each image ``width`` and ``height`` (pixels); ``segments``, each with ``id``, ``category_id``, ``class``,
@@ -69,8 +65,7 @@ def answer(
     if len(images) > MAX_IMAGES:
         raise InputDataError(f"The request has {len(images)} images; send at most {MAX_IMAGES} at a time.")
     contents = _contents(images, folder)
-    names = {category["id"]: category["name"] for category in model.spec.categories}
-    return [_as_json(prediction, names) for prediction in predict_pixels(model, _decoded(contents), threshold)]
+    return [_as_json(prediction) for prediction in predict_pixels(model, _decoded(contents), threshold)]
 
 
 def _contents(images: Sequence[Any], folder: Path | None) -> list[bytes]:
@@ -102,7 +97,11 @@ def _content(image: Any, folder: Path | None, room: int) -> bytes:
     elif len(image) * 3 // 4 > room * 1.1:  # line breaks are 1/77 of base64
         raise too_large
     else:
-        content = _from_base64(image)
+        code = image.partition(",")[2] if image.startswith("data:") else image
+        try:
+            content = base64.b64decode("".join(code.split()), validate=True)
+        except ValueError:
+            raise ImageError("unreadable_image", "it is no base64.") from None
     if len(content) > room:
         raise too_large
     return content
@@ -125,14 +124,6 @@ def _read_below(folder: Path, text: str, limit: int) -> bytes | None:
         return None
 
 
-def _from_base64(text: str) -> bytes:
-    code = text.partition(",")[2] if text.startswith("data:") else text
-    try:
-        return base64.b64decode("".join(code.split()), validate=True)
-    except (binascii.Error, ValueError):
-        raise ImageError("unreadable_image", "it is no base64.") from None
-
-
 def _decoded(contents: Sequence[bytes]) -> Iterator[NDArray[np.uint8]]:
     for number, content in enumerate(contents, 1):
         try:
@@ -141,17 +132,15 @@ def _decoded(contents: Sequence[bytes]) -> Iterator[NDArray[np.uint8]]:
             raise InputDataError(f"Image {number}: {error}") from error
 
 
-def _as_json(prediction: ImagePrediction, names: dict[int, str]) -> dict[str, Any]:
+def _as_json(prediction: ImagePrediction) -> dict[str, Any]:
+    names = {category["id"]: category["name"] for category in prediction.categories}
     rles = segment_rles(prediction.id_map)
     segments = [
         {
-            "id": segment["id"],
-            "category_id": segment["category_id"],
+            **{key: segment[key] for key in ("id", "category_id")},
             "class": names[segment["category_id"]],
             "isthing": bool(segment["isthing"]),
-            "score": segment["score"],
-            "area": segment["area"],
-            "bbox": segment["bbox"],
+            **{key: segment[key] for key in ("score", "area", "bbox")},
             "rle": rles[segment["id"]],
         }
         for segment in prediction.segments_info

@@ -37,16 +37,10 @@ class _Outputs(nn.Module):
 
 
 def onnx_model(model: PanopticModel) -> tuple[bytes, dict[str, Any]]:
-    """Convert a model to ONNX, for any batch and image size, and check that it computes the same.
+    """Convert a model to ONNX, for any batch and image size, and check that it computes the same in other sizes.
 
-    The check compares onnxruntime and torch on batches of other sizes than the traced one.
-
-    Args:
-        model: the model; its network is moved to the CPU.
-
-    Returns:
-        The content of the file, and a report: ``opset``, ``inputs``, ``outputs``, ``largest_difference`` of each
-        output relative to its largest value.
+    Gives the content of the file, and a report: ``opset``, ``inputs``, ``outputs``, ``largest_difference`` of each
+    output relative to its largest value. The network is moved to the CPU.
 
     Raises:
         OnnxError: onnx, onnxscript or onnxruntime is not installed, or the outputs differ.
@@ -78,15 +72,9 @@ def onnx_model(model: PanopticModel) -> tuple[bytes, dict[str, Any]]:
 
 
 def run_onnx(model: bytes | Path | str, images: np.ndarray, padding_mask: np.ndarray) -> dict[str, np.ndarray]:
-    """Run an ONNX model on the CPU.
+    """Run an ONNX model, a file or its content, on the CPU; gives the outputs by their names.
 
-    Args:
-        model: the file or its content.
-        images: float32 [B, 3, H, W], normalised, 0 on padding.
-        padding_mask: bool [B, H, W], True on padding.
-
-    Returns:
-        The outputs by their names.
+    ``images`` are float32 [B, 3, H, W], normalised, 0 on padding; ``padding_mask`` is bool [B, H, W], True on padding.
     """
     import onnxruntime
 
@@ -106,8 +94,7 @@ def _differences(network: _Outputs, content: bytes, side: int) -> dict[str, floa
         for name, value in zip(network.names, expected, strict=True):
             difference = np.abs(found[name] - value.numpy()).max() / max(1.0, float(value.abs().max()))
             differences[name] = max(differences[name], float(difference))
-    wrong = {name: value for name, value in differences.items() if not value <= TOLERANCE}
-    if wrong:
+    if wrong := {name: value for name, value in differences.items() if not value <= TOLERANCE}:
         raise OnnxError(f"The ONNX file does not compute what the model does; relative differences: {wrong}.")
     return differences
 
@@ -132,8 +119,7 @@ def _quiet() -> Iterator[None]:
     for logger in loggers:
         logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"):
             yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):

@@ -12,16 +12,10 @@ from tempfile import TemporaryFile
 from typing import Any
 from zipfile import ZipFile
 
-import numpy as np
 from PIL import Image
 
 from construction_panoptic.annotations.formats.cvat_export import ANNOTATIONS_FILE, cvat_annotations, cvat_document
-from construction_panoptic.evaluation.predictions import (
-    ImagePrediction,
-    png_name,
-    read_predictions,
-    write_predictions,
-)
+from construction_panoptic.evaluation.predictions import ImagePrediction, png_name, read_predictions, write_predictions
 from construction_panoptic.files import atomic_path, write_bytes, write_json
 from construction_panoptic.prediction.running import PredictedPicture, RejectedFile
 from construction_panoptic.prediction.videos import VideoWriter
@@ -36,69 +30,53 @@ JPEG_QUALITY = 92
 
 
 def write_results(items: Iterable[PredictedPicture | RejectedFile], folder: Path | str) -> None:
-    """Write predictions as they come.
+    """Write what `predict_source` yields as it comes.
 
     The folder gets ``panoptic/`` (`write_predictions`); in ``masks/`` and ``boxes/`` the views, a JPEG of each image
     and an MP4 of each video; and ``cvat.zip`` where the predictions ask for it. ``index.json`` is written last; it
-    lists what this call wrote and the files that could not be read. What an earlier call wrote and this one did not
-    is removed.
-
-    Args:
-        items: what `predict_source` yields.
-        folder: made if it is missing.
+    lists what this call wrote and the files that could not be read. What an earlier call alone wrote is removed.
     """
     folder = Path(folder)
     index = folder / INDEX
     earlier = set(json.loads(index.read_text())["files"]) if index.is_file() else set()
     write_json(index, {"complete": False, "files": sorted(earlier), "rejected": []})
     rejected: list[RejectedFile] = []
-    with _Views(folder) as views, ExitStack() as stack:
+    with ExitStack() as stack:
+        views = _Views(folder, stack.enter_context(ExitStack()))
         write_predictions(_shown(items, views, rejected, stack), folder / PANOPTIC)
     for name in earlier - views.written:
         (folder / name).unlink(missing_ok=True)
-    entries = [vars(record) for record in rejected]
-    write_json(index, {"complete": True, "files": sorted(views.written), "rejected": entries}, indent=2)
+    content = {"complete": True, "files": sorted(views.written), "rejected": list(map(vars, rejected))}
+    write_json(index, content, indent=2)
 
 
 def merge_panoptic(folders: Iterable[Path | str], folder: Path | str) -> None:
-    """Merge the ``panoptic/`` of the parts of a source, given in order, into what the whole gives, byte for byte.
+    """Merge the ``panoptic/`` of a source's parts, in order, into what the whole gives, byte for byte.
 
-    Args:
-        folders: results of the parts, as `write_results` wrote them.
-        folder: gets the PNGs, ``boxes.jsonl`` and ``predictions.json``; made if it is missing.
-
-    Raises:
-        InputDataError: a part lacks a file, or is damaged.
+    Raises an `InputDataError` if a part lacks a file, or is damaged.
     """
     predictions = (prediction for part in folders for prediction in read_predictions(Path(part) / PANOPTIC))
-    write_predictions((_numbered(prediction, k) for k, prediction in enumerate(predictions, 1)), folder)
-
-
-def _numbered(prediction: ImagePrediction, image_id: int) -> ImagePrediction:
-    boxes = [{**box, "image_id": image_id} for box in prediction.boxes]
-    return replace(prediction, image_id=image_id, boxes=boxes)
+    numbered = (
+        replace(prediction, image_id=k, boxes=[{**box, "image_id": k} for box in prediction.boxes])
+        for k, prediction in enumerate(predictions, 1)
+    )
+    write_predictions(numbered, folder)
 
 
 def is_complete(folder: Path) -> bool:
-    """Tell whether a folder has results that were written to their end."""
+    """Whether a folder has results that were written to their end."""
     index = folder / INDEX
     return index.is_file() and bool(json.loads(index.read_text())["complete"])
 
 
 def views(picture: PredictedPicture, *, max_side: int = 1600) -> dict[str, Pixels]:
-    """Draw the masks view and the boxes view of a prediction, uint8 [h, w, 3] each.
-
-    The boxes view has the boxes of things and stuff whose score is above the threshold.
-    """
+    """Draw the masks, and the boxes of things and stuff that score above the threshold, uint8 [h, w, 3] each."""
     prediction, pixels = picture.prediction, picture.picture.pixels
     classes = ClassTable.from_categories(prediction.categories)
     boxes = [box for box in prediction.boxes if box["score"] > picture.threshold]
-    corners = np.array([box["bbox"] for box in boxes], dtype=np.float64).reshape(-1, 4)
-    corners[:, 2:] += corners[:, :2]
-    labels, scores = [box["category_id"] for box in boxes], [box["score"] for box in boxes]
     return {
         "masks": panoptic_overlay(pixels, prediction.id_map, prediction.segments_info, classes, max_side=max_side),
-        "boxes": boxes_overlay(pixels, corners, labels, classes, scores=scores, max_side=max_side),
+        "boxes": boxes_overlay(pixels, boxes, classes, max_side=max_side),
     }
 
 
@@ -155,12 +133,12 @@ def _jpeg(pixels: Pixels) -> bytes:
 class _Views:
     """Writes the views; the video that is being written is renamed to its name when the next file begins."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, open_files: ExitStack) -> None:
         self._folder = folder
+        self._open = open_files
         self._names: set[str] = set()
         self._video: str | None = None
         self._writers: dict[str, VideoWriter] = {}
-        self._open = ExitStack()
         self.written: set[str] = set()
 
     def add(self, item: PredictedPicture) -> None:
@@ -194,9 +172,3 @@ class _Views:
         """Give the path of a file that is about to be written."""
         self.written.add(name)
         return self._folder / name
-
-    def __enter__(self) -> "_Views":
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self._open.__exit__(*error)

@@ -28,15 +28,9 @@ from construction_panoptic.training.loading import collate
 
 @dataclass(frozen=True)
 class Picture:
-    """An image, or a frame of a video.
+    """An image, or a frame of a video with its number, its time in seconds, and the video's frames a second.
 
-    Attributes:
-        name: the file's name; of a frame, ``<file>/frame_<number>``.
-        file: the file it is from.
-        pixels: uint8 [H, W, 3], RGB, upright.
-        frame: number of the frame, from 0; None for an image.
-        time: of the frame, seconds since the video's first one.
-        rate: of the video, frames a second.
+    ``pixels`` are uint8 [H, W, 3], RGB, upright; a frame's ``name`` is ``<file>/frame_<number>``.
     """
 
     name: str
@@ -71,14 +65,9 @@ def predict_source(
 ) -> Iterator[PredictedPicture | RejectedFile]:
     """Predict images and videos one after the other; memory does not grow with their number or length.
 
-    Args:
-        model: the model; it is moved to the device of the settings.
-        files: what to predict.
-        settings: how; its ``source`` is not read.
-
-    Returns:
-        A prediction for each image and chosen frame, in order, and a record for each file that cannot be used, computed
-        as they are asked for. The things of a video have a ``track_id``; see `Tracker`.
+    Gives a prediction for each image and chosen frame, in order, and a record for each file that cannot be used,
+    computed as they are asked for. The things of a video have a ``track_id``; see `Tracker`. The model is moved to the
+    device of the settings, whose ``source`` is not read.
 
     Raises:
         ParameterError: a class of the settings is none of the model's.
@@ -165,12 +154,9 @@ def with_classes(prediction: ImagePrediction, classes: frozenset[int]) -> ImageP
 def predict_pixels(
     model: PanopticModel, images: Iterable[NDArray[np.uint8]], threshold: float | None = None
 ) -> Iterator[ImagePrediction]:
-    """Predict images that are in memory, one at a time, where the model is.
+    """Predict images, uint8 [H, W, 3] each, RGB, upright, one at a time, where the model is.
 
-    Args:
-        model: the model.
-        images: uint8 [H, W, 3] each, RGB, upright.
-        threshold: least score of a segment, 0…1; by default the model's own.
+    ``threshold`` is the least score of a segment, 0…1, by default the model's own.
     """
     batches = (collate([image_sample(pixels, str(k), k, model.prepare)]) for k, pixels in enumerate(images, 1))
     yield from predict_images(model, batches, overrides={"threshold": threshold})

@@ -36,9 +36,7 @@ class ServedModel(PythonModel):
     ) -> list[dict[str, Any]]:
         """Predict the images in the column ``image``; ``params`` can give a ``threshold``.
 
-        Raises:
-            MlflowException: an image cannot be read, or there is too much; a server answers with the status 400 and
-                the message.
+        A server answers with the status 400 and the message of an `MlflowException` to what cannot be read.
         """
         # MLflow makes one row of {"image": [several]}.
         images = model_input["image"].explode().tolist()

@@ -17,12 +17,7 @@ IMAGE_SUFFIXES = frozenset(
 
 @dataclass(frozen=True)
 class SourceFile:
-    """A file to predict.
-
-    Attributes:
-        path: where it is.
-        name: how results call it: its path within the folder, or its file name; unique in a source.
-    """
+    """A file to predict; ``name``, unique in a source, is its path within the folder, or its file name."""
 
     path: Path
     name: str
@@ -38,10 +33,7 @@ def find_files(source: str | Path) -> list[SourceFile]:
 
     A folder gives its images and videos, told by their suffixes, and those of its subfolders; hidden ones are left
     out. A file that is named, or matches a pattern, is taken whatever its suffix, so that it is either predicted or
-    listed as rejected.
-
-    Raises:
-        InputDataError: there is no such file or folder, or nothing to predict in it.
+    listed as rejected. Raises an `InputDataError` if there is nothing to predict.
     """
     path = Path(source).expanduser()
     if path.is_file():
@@ -51,7 +43,8 @@ def find_files(source: str | Path) -> list[SourceFile]:
         problem = f"{path} has no image or video in it ({', '.join(sorted(IMAGE_SUFFIXES | VIDEO_SUFFIXES))})."
     else:
         matches = [Path(match) for match in glob.glob(str(path), recursive=True)]  # noqa: PTH207 - of any folder
-        files = _named([match for match in matches if match.is_file()], _common_folder(matches))
+        common = Path(os.path.commonpath([match.parent for match in matches])) if matches else path
+        files = _named([match for match in matches if match.is_file()], common)
         problem = f"{source}: there is no such file or folder, and as a pattern it matches no file."
     if not files:
         raise InputDataError(f"{problem} Name an image, a video, a folder or a pattern such as 'site/*.jpg'.")
@@ -75,14 +68,9 @@ def shard(files: Sequence[SourceFile], number: int, of: int) -> Sequence[SourceF
 
 
 def _is_wanted(file: Path, folder: Path) -> bool:
-    if file.suffix.lower() not in IMAGE_SUFFIXES | VIDEO_SUFFIXES or not file.is_file():
-        return False
-    return not any(part.startswith(".") for part in file.relative_to(folder).parts)
+    hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
+    return not hidden and file.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES and file.is_file()
 
 
 def _named(files: list[Path], folder: Path) -> list[SourceFile]:
     return [SourceFile(file, file.relative_to(folder).as_posix()) for file in sorted(files)]
-
-
-def _common_folder(files: list[Path]) -> Path:
-    return Path(os.path.commonpath([file.parent for file in files])) if files else Path()

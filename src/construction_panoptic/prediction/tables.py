@@ -29,11 +29,10 @@ def write_tables(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
 def seen_table(folder: Path) -> pd.DataFrame:
     """Count what was seen in the images and videos of a results folder.
 
-    Returns:
-        A row for each image or video and class: ``image``, ``class``, ``kind`` (thing or stuff), ``count`` (segments of
-        an image; of a video, things by their identity, and 1 for stuff), ``area_share`` (of the pixels of the image or
-        of all predicted frames, 0…1), ``best_score`` (0…1). Where nothing was seen there is one row with no class and
-        the count 0.
+    Gives a row for each image or video and class: ``image``, ``class``, ``kind`` (thing or stuff), ``count`` (segments
+    of an image; of a video, things by their identity, and 1 for stuff), ``area_share`` (of the pixels of the image or
+    of all predicted frames, 0…1), ``best_score`` (0…1). Where nothing was seen there is one row with no class and the
+    count 0.
     """
     data = read_results(folder / PANOPTIC)
     categories = {category["id"]: category for category in data["categories"]}
@@ -51,26 +50,22 @@ def seen_table(folder: Path) -> pd.DataFrame:
     for source, by_class in seen.items():
         if not by_class:
             rows.append({"image": source, "count": 0, "area_share": 0.0})
-        for category_id, segments in sorted(by_class.items()):
-            rows.append(
-                {
-                    "image": source,
-                    "class": categories[category_id]["name"],
-                    "kind": "thing" if categories[category_id]["isthing"] else "stuff",
-                    "count": len({identity for identity, _ in segments}),
-                    "area_share": round(sum(segment["area"] for _, segment in segments) / pixels[source], 6),
-                    "best_score": round(max(segment["score"] for _, segment in segments), 4),
-                }
-            )
+        rows += [
+            {
+                "image": source,
+                "class": categories[category_id]["name"],
+                "kind": "thing" if categories[category_id]["isthing"] else "stuff",
+                "count": len({identity for identity, _ in segments}),
+                "area_share": round(sum(segment["area"] for _, segment in segments) / pixels[source], 6),
+                "best_score": round(max(segment["score"] for _, segment in segments), 4),
+            }
+            for category_id, segments in sorted(by_class.items())
+        ]
     return pd.DataFrame(rows, columns=SEEN_COLUMNS)
 
 
 def rejected_table(folder: Path) -> pd.DataFrame:
-    """List the files that could not be read: ``file``, ``reason``, ``detail``.
-
-    Raises:
-        InputDataError: the folder has no results.
-    """
+    """List the files that could not be read: ``file``, ``reason``, ``detail``; `InputDataError`: no results there."""
     index = folder / INDEX
     if not index.is_file():
         raise InputDataError(f"{index} does not exist; predict first.")

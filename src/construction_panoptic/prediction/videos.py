@@ -1,10 +1,10 @@
 """Videos with PyAV, which brings its own codecs: frames in, MP4 out, one frame at a time."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
 from typing import Self, cast
 
 import av
@@ -25,41 +25,27 @@ class VideoError(InputDataError):
 
 @dataclass(frozen=True)
 class VideoFrame:
-    """A frame of a video.
+    """A frame of a video, uint8 [H, W, 3], RGB, upright."""
 
-    Attributes:
-        number: from 0, counted over all frames of the video.
-        time: seconds since the first frame.
-        rate: mean frame rate of the video, frames a second.
-        pixels: uint8 [H, W, 3], RGB, upright.
-    """
-
-    number: int
-    time: Fraction
-    rate: Fraction
+    number: int  # from 0, counted over all frames of the video
+    time: Fraction  # seconds since the first frame
+    rate: Fraction  # of the video, frames a second
     pixels: NDArray[np.uint8]
 
 
 def frame_count(path: Path) -> int | None:
     """Estimate the number of frames from the file's header; None where it does not say or cannot be read."""
-    try:
-        with av.open(str(path)) as container:
-            stream = container.streams.video[0]
-            if stream.frames:
-                return int(stream.frames)
-            if container.duration and stream.average_rate:
-                return round(container.duration / av.time_base * stream.average_rate)
-    except (FFmpegError, OSError, IndexError, ValueError):
-        pass
+    with suppress(FFmpegError, OSError, IndexError, ValueError), av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        if stream.frames:
+            return int(stream.frames)
+        if container.duration and stream.average_rate:
+            return round(container.duration / av.time_base * stream.average_rate)
     return None
 
 
 def read_frames(path: Path, every: int = 1) -> Iterator[VideoFrame]:
-    """Decode the frames 0, ``every``, 2 ``every``, … of a video, one at a time.
-
-    Raises:
-        VideoError: the file is no video or is damaged; frames before the damage have been given by then.
-    """
+    """Decode the frames 0, ``every``, … of a video one by one; `VideoError`: no video, or damaged after them."""
     count = 0
     try:
         with av.open(str(path)) as container:
@@ -89,12 +75,7 @@ def read_frames(path: Path, every: int = 1) -> Iterator[VideoFrame]:
 
 
 class VideoWriter:
-    """Writes an MP4 (H.264 where the codec is there) frame by frame; each is shown from its time to the next one's.
-
-    Args:
-        path: the file to write.
-        rate: frame rate to state, frames a second.
-    """
+    """Writes an MP4 (H.264 where the codec is there) frame by frame; each is shown from its time to the next one's."""
 
     def __init__(self, path: Path, rate: Fraction) -> None:
         self._container = av.open(str(path), "w", format="mp4")
@@ -109,12 +90,8 @@ class VideoWriter:
         self._last = -1
 
     def write(self, picture: NDArray[np.uint8], time: Fraction) -> None:
-        """Add a frame, uint8 [H, W, 3] RGB, at ``time`` seconds.
-
-        The first frame's size, cut to even numbers as the codec needs them, is that of the video; a later frame of
-        another size is scaled to it.
-        """
-        if self._size is None:
+        """Add a frame, uint8 [H, W, 3] RGB, at ``time`` seconds, scaled to the size of the first."""
+        if self._size is None:  # even numbers, as the codec needs them
             self._size = (max(2, picture.shape[0] // 2 * 2), max(2, picture.shape[1] // 2 * 2))
             self._stream.height, self._stream.width = self._size
         height, width = self._size
@@ -129,9 +106,7 @@ class VideoWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
             if kind is None and self._size is not None:
                 self._container.mux(self._stream.encode(None))

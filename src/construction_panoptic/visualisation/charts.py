@@ -26,7 +26,7 @@ MOST_COLUMNS = 4
 
 @dataclass(frozen=True)
 class Bars:
-    """Bars of one kind: a value and a hover text for each row, and the thickness of a bar (1 = up to the next row)."""
+    """Bars of one kind: a value and a hover text for each row; at a thickness of 1 a bar reaches the next row."""
 
     name: str
     color: str
@@ -100,8 +100,6 @@ class CurveChart:
 
 
 class _Row(NamedTuple):
-    """A class of a bar chart and its numbers."""
-
     name: str
     is_thing: bool
     numbers: tuple[float, ...]
@@ -110,22 +108,20 @@ class _Row(NamedTuple):
 def pq_chart(panoptic_quality: Mapping[str, Any], classes: Classes) -> BarChart:
     """Chart the PQ of every class that occurs, best first, things and stuff apart; SQ and RQ show on hover.
 
-    Args:
-        panoptic_quality: the content of ``panoptic_quality.json``: panopticapi's result layout (fractions), where
-            ``present`` says of each class whether it occurs.
-        classes: names and kinds of the categories.
+    ``panoptic_quality`` is what `quality.panoptic_quality` gives.
     """
     rows = [
-        _Row(display_name(classes.names[int(key)]), classes.is_thing[int(key)], numbers)
+        _Row(
+            display_name(classes.names[int(key)]),
+            classes.is_thing[int(key)],
+            tuple(100 * float(score[name]) for name in ("pq", "sq", "rq")),
+        )
         for key, score in panoptic_quality["per_class"].items()
         if score.get("present", True)
-        for numbers in [tuple(100 * float(score[name]) for name in ("pq", "sq", "rq"))]
     ]
     columns = []
     for title, group in _columns(sorted(rows, key=lambda row: (-row.numbers[0], row.name))):
-        hover = [
-            f"{row.name}<br>PQ {pq:.1f}<br>SQ {sq:.1f}<br>RQ {rq:.1f}" for row in group for pq, sq, rq in [row.numbers]
-        ]
+        hover = ["{}<br>PQ {:.1f}<br>SQ {:.1f}<br>RQ {:.1f}".format(row.name, *row.numbers) for row in group]
         values = [row.numbers[0] for row in group]
         bars = Bars("PQ", BLUE if group[0].is_thing else GREEN, values, hover)
         columns.append(BarColumn(title, [row.name for row in group], [bars], [f"{value:.1f}" for value in values]))
@@ -134,11 +130,11 @@ def pq_chart(panoptic_quality: Mapping[str, Any], classes: Classes) -> BarChart:
 
 def quality_title(panoptic_quality: Mapping[str, Any]) -> str:
     """Give the means in percent on one line, with the number of classes in each."""
-    parts = []
-    for key in ("All", "Things", "Stuff"):
-        mean = panoptic_quality[key]
-        parts.append(f"{key} {percent_text(mean['pq'])} ({mean['n']} class{'' if mean['n'] == 1 else 'es'})")
-    return "PQ: " + ", ".join(parts)
+    means = {split: panoptic_quality[split] for split in ("All", "Things", "Stuff")}
+    return "PQ: " + ", ".join(
+        f"{split} {percent_text(mean['pq'])} ({mean['n']} class{'' if mean['n'] == 1 else 'es'})"
+        for split, mean in means.items()
+    )
 
 
 def percent_text(fraction: float | None) -> str:
@@ -149,10 +145,8 @@ def percent_text(fraction: float | None) -> str:
 def class_balance_chart(counts: pd.DataFrame) -> BarChart:
     """Chart how many segments of each class the training and the validation set have, most frequent first.
 
-    The axis is logarithmic if the most frequent class has 20 times the median or more, which would hide the rare ones.
-
-    Args:
-        counts: a row a class: ``class``, ``kind`` (thing, stuff), ``segments_train``, ``segments_val``.
+    ``counts`` has a row a class: ``class``, ``kind`` (thing, stuff), ``segments_train``, ``segments_val``. The axis is
+    logarithmic if the most frequent class has 20 times the median or more, which would hide the rare ones.
     """
     names = ["class", "kind", "segments_train", "segments_val"]
     rows = [
@@ -178,15 +172,15 @@ def class_balance_chart(counts: pd.DataFrame) -> BarChart:
 
 def _columns(rows: Sequence[_Row]) -> list[tuple[str, Sequence[_Row]]]:
     """Set rows in titled columns, things before stuff, each short enough for a screen."""
-    kinds = [("Things", [row for row in rows if row.is_thing]), ("Stuff", [row for row in rows if not row.is_thing])]
+    kinds = {"Things": [row for row in rows if row.is_thing], "Stuff": [row for row in rows if not row.is_thing]}
     limit = ROWS_PER_COLUMN
-    while sum(-(-len(group) // limit) for _, group in kinds) > MOST_COLUMNS:
+    while sum(-(-len(group) // limit) for group in kinds.values()) > MOST_COLUMNS:
         limit += 1
     columns: list[tuple[str, Sequence[_Row]]] = []
-    for title, group in kinds:
+    for title, group in kinds.items():
         length = -(-len(group) // max(1, -(-len(group) // limit)))
         columns += [
-            (title if start == 0 else f"{title}, continued", group[start : start + length])
+            (f"{title}, continued" if start else title, group[start : start + length])
             for start in range(0, len(group), max(1, length))
         ]
     return columns
@@ -204,33 +198,31 @@ _LOSSES = {
 }
 # The first metric of each panel selects the best checkpoint.
 _METRICS = {
-    "Validation box AP (%)": {"val/ap": "AP", "val/ap50": "AP50", "val/ap75": "AP75"},
-    "Validation PQ (%)": {"val/pq": "PQ", "val/pq_things": "PQ things", "val/pq_stuff": "PQ stuff"},
+    "Validation box AP (%)": {"val/ap": ("AP", GREEN), "val/ap50": ("AP50", PURPLE), "val/ap75": ("AP75", SKY)},
+    "Validation PQ (%)": {
+        "val/pq": ("PQ", GREEN),
+        "val/pq_things": ("PQ things", PURPLE),
+        "val/pq_stuff": ("PQ stuff", SKY),
+    },
 }
 
 
 def training_chart(history: pd.DataFrame, title: str) -> CurveChart:
     """Chart losses, errors, validation metrics and learning rates against the epoch, a panel each.
 
-    Args:
-        history: a row an epoch: ``epoch``, ``train/<loss>``, ``val/<loss>``, as fractions ``val/ap`` … or ``val/pq`` …,
-            ``train/lr``, ``train/lr_backbone``. What was not logged is left out; of an epoch that was logged twice,
-            after a resume, the last row counts.
-        title: title of the chart.
+    ``history`` has a row an epoch: ``epoch``, ``train/<loss>``, ``val/<loss>``, as fractions ``val/ap`` … or ``val/pq``
+    …, ``train/lr``, ``train/lr_backbone``. What was not logged is left out; of an epoch that was logged twice, after a
+    resume, the last row counts.
     """
     history = history.drop_duplicates("epoch", keep="last").sort_values("epoch")
     further = [name.removeprefix("train/") for name in history.columns if name.startswith("train/loss")]
-    panels = [
-        Panel(
-            _LOSSES.get(loss, display_name(loss)),
-            _curves(history, {f"train/{loss}": ("train", BLUE), f"val/{loss}": ("validation", ORANGE)}),
-        )
-        for loss in dict.fromkeys([*_LOSSES, *further])
-    ]
+    panels = []
+    for loss in dict.fromkeys([*_LOSSES, *further]):
+        curves = _curves(history, {f"train/{loss}": ("train", BLUE), f"val/{loss}": ("validation", ORANGE)})
+        panels.append(Panel(_LOSSES.get(loss, display_name(loss)), curves))
     for name, metrics in _METRICS.items():
-        shown = zip(metrics.items(), (GREEN, PURPLE, SKY), strict=True)
-        curves = _curves(history, {column: (metric, color) for (column, metric), color in shown}, 100)
-        if curves and curves[0].name == next(iter(metrics.values())):
+        curves = _curves(history, metrics, 100)
+        if curves and curves[0].name == next(iter(metrics.values()))[0]:
             place = int(np.argmax(curves[0].y))
             epoch, value = curves[0].x[place], curves[0].y[place]
             curves.append(Curve(f"best: {value:.1f} in epoch {epoch:g}", RED, [epoch], [value], "star"))
@@ -239,27 +231,22 @@ def training_chart(history: pd.DataFrame, title: str) -> CurveChart:
     panels.append(Panel("Learning rate", _curves(history, rates), log=True))
     first, last = (float(history["epoch"].min()), float(history["epoch"].max())) if len(history) else (1.0, 1.0)
     room = max(0.5, 0.03 * (last - first))
-    shown_panels = [panel for panel in panels if panel.curves]
-    return CurveChart(title, "epoch", shown_panels, (first - room, last + room), integers=True)
+    panels = [panel for panel in panels if panel.curves]
+    return CurveChart(title, "epoch", panels, (first - room, last + room), integers=True)
 
 
 def _curves(history: pd.DataFrame, wanted: Mapping[str, tuple[str, str]], scale: float = 1) -> list[Curve]:
     """Give a curve for each of the wanted columns (with its name and colour) that has finite values."""
     curves = []
-    for column, (name, color) in wanted.items():
-        if column in history.columns:
-            points = history[["epoch", column]].replace([np.inf, -np.inf], np.nan).dropna()
-            if len(points):
-                curves.append(Curve(name, color, points["epoch"].tolist(), (points[column] * scale).tolist()))
+    for column in [column for column in wanted if column in history.columns]:
+        points = history[["epoch", column]].replace([np.inf, -np.inf], np.nan).dropna()
+        if len(points):
+            curves.append(Curve(*wanted[column], points["epoch"].tolist(), (points[column] * scale).tolist()))
     return curves
 
 
 def loss_budget_chart(budget: pd.DataFrame) -> BarChart:
-    """Chart PQ and what is missing to 100 as one bar for All, Things, Stuff and each class, best class first.
-
-    Args:
-        budget: see `analysis.loss_budget`.
-    """
+    """Chart a `loss_budget` as one bar for All, Things, Stuff and each class, best class first."""
     rows = sorted_budget(budget)
     labels = [display_name(name) for name in rows["name"]]
     bars = []
@@ -271,12 +258,7 @@ def loss_budget_chart(budget: pd.DataFrame) -> BarChart:
 
 
 def threshold_chart(thresholds: pd.DataFrame, threshold: float) -> CurveChart:
-    """Chart PQ against the score threshold, and mark the one in use.
-
-    Args:
-        thresholds: see `thresholds.threshold_curve`.
-        threshold: the one in use.
-    """
+    """Chart the PQ of a `threshold_curve` against the score threshold, and mark the one in use."""
     curves = [
         Curve(name, color, thresholds["threshold"].tolist(), (100 * thresholds[column]).tolist())
         for name, column, color in (("PQ", "pq", GREEN), ("things", "pq_things", BLUE), ("stuff", "pq_stuff", ORANGE))
@@ -288,11 +270,7 @@ def threshold_chart(thresholds: pd.DataFrame, threshold: float) -> CurveChart:
 
 
 def calibration_chart(calibration: pd.DataFrame) -> CurveChart:
-    """Chart the fraction of boxes and segments that are right against their score; on the diagonal, scores are right.
-
-    Args:
-        calibration: see `calibration.calibration_table`.
-    """
+    """Chart the fraction of boxes and segments that are right against their score; see `calibration_table`."""
     curves = [Curve("ideal", GREY, [0, 1], [0, 1], "dashed")]
     for of, color in (("boxes", BLUE), ("segments", ORANGE)):
         rows = calibration[calibration["of"] == of]
@@ -304,7 +282,7 @@ def calibration_chart(calibration: pd.DataFrame) -> CurveChart:
 
 
 def sorted_budget(budget: pd.DataFrame) -> pd.DataFrame:
-    """The rows of All, Things and Stuff, where there are such classes, then the classes, best first."""
+    """The rows of All, Things and Stuff that are not empty, then the classes, best first."""
     classes = budget.iloc[3:].sort_values("pq", ascending=False, kind="stable")
     return pd.concat([budget.iloc[:3].dropna(subset="pq"), classes])
 

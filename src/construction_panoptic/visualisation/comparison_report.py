@@ -1,14 +1,13 @@
 """The comparison as an HTML page, and pictures of the images in which runs differ most."""
 
-import io
 import json
 import math
-import zipfile
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import numpy as np
 import pandas as pd
@@ -19,7 +18,7 @@ from construction_panoptic.annotations.panoptic_png import decode_id_map
 from construction_panoptic.evaluation.differences import SPLITS
 from construction_panoptic.evaluation.predictions import PREDICTIONS_FILE
 from construction_panoptic.visualisation.overlays import ClassTable, Picture, display_name, panoptic_overlay
-from construction_panoptic.visualisation.page import PICTURE_SIDE, Markup, ReportPicture, about, html_page, sheet, table
+from construction_panoptic.visualisation.page import PICTURE_SIDE, Markup, ReportPicture, about, render
 
 NUMBERS = ("pq/All", "pq/Things", "pq/Stuff", "sq/All", "rq/All", "box/AP", "box/AP50")
 BETTER, WORSE, UNSURE = "#2a8a4a", "#c23b3b", "#888"
@@ -30,11 +29,8 @@ class ComparedRun:
     """A run, as far as it is compared.
 
     Attributes:
-        run_id: its id.
-        name: its name; with its id where others of those compared have the same.
+        name: with its id where others of those compared have the same.
         parameters: by dotted path, of the run and of the trainings whose model it evaluates.
-        metrics: its final numbers.
-        tags: its tags.
         date: when it began.
         validation: digest of the validation set.
         classes: columns ``category_id``, ``name``, ``kind``.
@@ -60,97 +56,71 @@ def comparison_page(
     parameters: pd.DataFrame,
     pictures: Mapping[str, Sequence[ReportPicture]],
 ) -> str:
-    """Set the page.
+    """Set the page that compares runs with the first of them.
 
-    Args:
-        runs: the runs; the first is what the others are compared with.
-        differences: by name of each other run, what `differences.quality_differences` gives.
-        parameters: the parameters that differ, a column a run.
-        pictures: by file name, truth and predictions of an image.
+    ``differences`` is what `quality_differences` gives, by name of each other run; ``parameters`` those that differ, a
+    column a run; ``pictures`` truth and predictions of an image, by file name.
     """
-    first = runs[0].name
-    parts = ["<h2>Runs</h2>", _runs(runs)]
-    for name, rows in differences.items():
-        parts += [f"<h2>{escape(name)} against {escape(first)}</h2>", _verdict(rows), _differences(rows, first, name)]
-    parts.append("<h2>Parameters that differ</h2>")
-    listed = table([str(name) for name in parameters.columns], parameters.astype(str).to_numpy().tolist())
-    parts.append(listed if len(parameters) else "<p>None.</p>")
-    parts.append("<h2>Images that differ most</h2>")
-    parts += [f"<h3>{escape(name)}</h3>{sheet(row)}" for name, row in pictures.items()]
-    if not pictures:
-        parts.append(
-            "<p>No pictures: they take the validation set of the runs in this project, and the predictions of all runs "
-            "in MLflow; or no image differs.</p>"
-        )
-    compared = pd.concat([run.segments["image_id"] for run in runs]).nunique()
-    said = about(
-        run=", ".join(run.name for run in runs), images=f"{compared:,} validation images", digest=runs[0].validation
-    )
-    return html_page("Comparison of runs", said, parts)
-
-
-def _runs(runs: Sequence[ComparedRun]) -> str:
+    images = pd.concat([run.segments["image_id"] for run in runs]).nunique()
+    names = ", ".join(run.name for run in runs)
     numbers = [name for name in NUMBERS if any(name in run.metrics for run in runs)]
-    head = ["run", "model", *numbers, "date", "commit", "device", "id"]
-    rows = [
-        [
-            run.name,
-            _model(run),
-            *(_percent(run.metrics.get(name, math.nan)) for name in numbers),
-            run.date,
-            run.tags.get("git_commit", "")[:8] + (" +" if run.tags.get("git_dirty") == "true" else ""),
-            run.tags.get("device", ""),
-            run.run_id,
-        ]
-        for run in runs
-    ]
-    note = "<p>In percent. A + after the commit: with changes that are not committed.</p>"
-    return table(head, rows) + note
+    return render(
+        "comparison.html.j2",
+        title="Comparison of runs",
+        about=about(run=names, images=f"{images:,} validation images", digest=runs[0].validation),
+        run_head=["run", "model", *numbers, "date", "commit", "device", "id"],
+        runs=[_described(run, numbers) for run in runs],
+        first=runs[0].name,
+        others={name: _compared(rows) for name, rows in differences.items()},
+        parameters=parameters,
+        pictures=pictures,
+    )
 
 
-def _model(run: ComparedRun) -> str:
-    """Name the trainings that the model comes from, with their best epochs if the run has trained."""
+def _described(run: ComparedRun, numbers: Sequence[str]) -> list[str]:
+    # The trainings that the model comes from, with their best epochs if the run has trained.
     best = {name.partition("/")[0]: epoch for name, epoch in run.metrics.items() if name.endswith("/best/epoch")}
     stages = {name.removesuffix("_run"): "" for name in run.tags if name.endswith("_run")}
     trained = stages | {stage: f", epoch {epoch:g}" for stage, epoch in best.items()}
-    return "; ".join(stage + epoch for stage, epoch in sorted(trained.items()))
+    return [
+        run.name,
+        "; ".join(stage + epoch for stage, epoch in sorted(trained.items())),
+        *(_percent(run.metrics.get(name, math.nan)) for name in numbers),
+        run.date,
+        run.tags.get("git_commit", "")[:8] + (" +" if run.tags.get("git_dirty") == "true" else ""),
+        run.tags.get("device", ""),
+        run.run_id,
+    ]
 
 
-def _verdict(rows: pd.DataFrame) -> str:
-    total = rows[rows["name"] == "All"].iloc[0]
-    text = (
-        f"PQ {_signed(total['difference'])} points, 95 % interval {_signed(total['low'])} to {_signed(total['high'])}"
-    )
-    if total["low"] > 0:
-        return f"<p><b>Better</b>: {text}.</p>"
-    if total["high"] < 0:
-        return f"<p><b>Worse</b>: {text}.</p>"
-    return f"<p><b>Not told apart</b> by these images: {text}.</p>"
-
-
-def _differences(rows: pd.DataFrame, first: str, other: str) -> str:
+def _compared(rows: pd.DataFrame) -> dict[str, Any]:
+    """Say whether a run is better, and list All, Things, Stuff, then the classes that differ most."""
     known = rows.dropna(subset=["difference"])
     order = known["difference"].abs().where(known.index >= len(SPLITS), 2).sort_values(ascending=False, kind="stable")
     known = known.loc[order.index]
     limit = max(0.01, known[["low", "high", "difference"]].abs().to_numpy().max(initial=0.0))
-    cells = [
-        [
-            Markup(f"<b>{row['name']}</b>") if place < len(SPLITS) else display_name(row["name"]),
-            str(row["images"]),
-            _percent(row["one"]),
-            _percent(row["other"]),
-            _signed(row["difference"]),
-            f"{_signed(row['low'])} … {_signed(row['high'])}",
-            _interval(row["difference"], row["low"], row["high"], limit),
-        ]
-        for place, row in zip(known.index.tolist(), known.to_dict("records"), strict=True)
-    ]
     only = rows[rows["difference"].isna() & (rows["one"].notna() | rows["other"].notna())]["name"]
-    note = "<p>PQ in percent; the interval says where the difference would lie on other images like these.</p>"
-    if len(only):
-        names = ", ".join(display_name(name) for name in only)
-        note += f"<p>Predicted by one of the two only, and not in the truth: {escape(names)}.</p>"
-    return table(["class", "images", first, other, "difference", "95 % interval", ""], cells) + note
+    total = rows[rows["name"] == "All"].iloc[0]
+    verdict = "Better" if total["low"] > 0 else "Worse" if total["high"] < 0 else "Not told apart"
+    return {
+        "verdict": verdict,
+        "doubt": " by these images" if verdict == "Not told apart" else "",
+        "points": f"PQ {_signed(total['difference'])} points, 95 % interval "
+        f"{_signed(total['low'])} to {_signed(total['high'])}",
+        "only": [display_name(name) for name in only],
+        "rows": [
+            [
+                Markup(f"<b>{row['name']}</b>") if place < len(SPLITS) else display_name(row["name"]),
+                str(row["images"]),
+                _percent(row["one"]),
+                _percent(row["other"]),
+                _signed(row["difference"]),
+                f"{_signed(row['low'])} … {_signed(row['high'])}",
+                _interval(row["difference"], row["low"], row["high"], limit),
+            ]
+            for place, row in zip(known.index.tolist(), known.to_dict("records"), strict=True)
+        ],
+    }
 
 
 def _interval(difference: float, low: float, high: float, limit: float) -> Markup:
@@ -188,17 +158,10 @@ def pictures_of_differences(
     local: LocalData | None,
     count: int,
 ) -> dict[str, list[ReportPicture]]:
-    """Draw truth and predictions of the images whose PQ differs most between the runs, most first.
+    """Draw truth and predictions of the ``count`` images whose PQ differs most between the runs, by file name.
 
-    Args:
-        runs: the runs.
-        images: ids of the images.
-        qualities: for each run, PQ of each image, 0…1 or NaN.
-        local: images and truth.
-        count: how many.
-
-    Returns:
-        By file name; empty without local data, or where a run has no predictions.
+    ``images`` are ids, ``qualities`` for each run PQ of each image, 0…1 or NaN. Gives none without local data, or where
+    a run has no predictions.
     """
     if local is None or any(run.predictions is None for run in runs):
         return {}
@@ -208,8 +171,8 @@ def pictures_of_differences(
     files = {image["id"]: image["file_name"] for image in local.truth["images"]}
     truth = {annotation["image_id"]: annotation for annotation in local.truth["annotations"]}
     drawn: dict[str, list[ReportPicture]] = {}
-    archives = [zipfile.ZipFile(run.predictions) for run in runs if run.predictions is not None]
-    try:
+    with ExitStack() as stack:
+        archives = [stack.enter_context(ZipFile(run.predictions)) for run in runs if run.predictions is not None]
         predicted = [_annotations(archive) for archive in archives]
         for place in chosen:
             image_id = int(images[place])
@@ -221,15 +184,12 @@ def pictures_of_differences(
                 overlay = _overlay(photograph, archive.read(annotation["file_name"]), annotation, classes)
                 row.append(ReportPicture(overlay, f"{run.name}, PQ {100 * quality[place]:.1f}"))
             drawn[files[image_id]] = row
-    finally:
-        for archive in archives:
-            archive.close()
     return drawn
 
 
-def _annotations(archive: zipfile.ZipFile) -> dict[int, dict[str, Any]]:
-    with archive.open(PREDICTIONS_FILE) as file:
-        return {annotation["image_id"]: annotation for annotation in json.load(io.TextIOWrapper(file))["annotations"]}
+def _annotations(archive: ZipFile) -> dict[int, dict[str, Any]]:
+    results = json.loads(archive.read(PREDICTIONS_FILE))
+    return {annotation["image_id"]: annotation for annotation in results["annotations"]}
 
 
 def _overlay(photograph: Picture, png: bytes, annotation: Mapping[str, Any], classes: ClassTable) -> Picture:

@@ -12,16 +12,9 @@ from PIL import ImageColor
 from construction_panoptic.annotations.images import read_rgb
 from construction_panoptic.annotations.panoptic_png import decode_id_map
 from construction_panoptic.evaluation.predictions import read_results
+from construction_panoptic.visualisation import overlays
 from construction_panoptic.visualisation.charts import LOSS_COLORS
-from construction_panoptic.visualisation.overlays import (
-    Classes,
-    ClassTable,
-    Color,
-    Picture,
-    display_name,
-    legend_entries,
-    panoptic_overlay,
-)
+from construction_panoptic.visualisation.overlays import Classes, ClassTable, Color, Picture, display_name
 from construction_panoptic.visualisation.sheets import CELL_SIDE, Example
 
 ERROR_COLORS: dict[str, Color] = {name: ImageColor.getrgb(color)[:3] for name, color in LOSS_COLORS.items()}
@@ -40,7 +33,7 @@ def overlay_of(
     """Draw one annotation of a COCO panoptic file over its image: uint8 [h, w, 3], which suits a cell of a sheet."""
     photograph = read_rgb(image_folder / image["file_name"])
     id_map = decode_id_map(png_folder / annotation["file_name"])
-    return panoptic_overlay(photograph, id_map, annotation["segments_info"], classes, max_side=CELL_SIDE)
+    return overlays.panoptic_overlay(photograph, id_map, annotation["segments_info"], classes, max_side=CELL_SIDE)
 
 
 def examples_of(
@@ -55,7 +48,7 @@ def examples_of(
     """Draw images, their ground truth and their predictions, one after the other.
 
     Args:
-        qualities: PQ (0…1) of each image that is wanted, by its id, in the order that is wanted; None: it has none.
+        qualities: PQ (0…1, or None) of each image that is wanted, by its id, in the order that is wanted.
         truth: COCO panoptic file.
         folders: of its images and of its PNGs.
         predictions: the folder of predictions.
@@ -64,25 +57,22 @@ def examples_of(
     """
     classes = ClassTable.from_categories(truth["categories"])
     names = {image["id"]: image["file_name"] for image in truth["images"]}
-    true, predicted = (
-        {annotation["image_id"]: annotation for annotation in side["annotations"]}
-        for side in (truth, read_results(predictions))
-    )
+    sides = [
+        {a["image_id"]: (folder / a["file_name"], a["segments_info"]) for a in data["annotations"]}
+        for folder, data in ((folders[1], truth), (predictions, read_results(predictions)))
+    ]
     for image_id, quality in qualities.items():
         photograph = read_rgb(folders[0] / names[image_id])
-        infos = true[image_id]["segments_info"], predicted[image_id]["segments_info"]
-        true_ids = decode_id_map(folders[1] / true[image_id]["file_name"])
-        predicted_ids = decode_id_map(predictions / predicted[image_id]["file_name"])
-        drawn, predicted_drawn = (
-            panoptic_overlay(photograph, ids, info, classes, max_side=max_side)
-            for ids, info in zip((true_ids, predicted_ids), infos, strict=True)
-        )
-        legend, errors = legend_entries([*infos[0], *infos[1]], classes), None
+        (true_png, true_info), (png, info) = (side[image_id] for side in sides)
+        true_ids, ids = decode_id_map(true_png), decode_id_map(png)
+        true_drawn = overlays.panoptic_overlay(photograph, true_ids, true_info, classes, max_side=max_side)
+        drawn = overlays.panoptic_overlay(photograph, ids, info, classes, max_side=max_side)
+        legend, errors = overlays.legend_entries([*true_info, *info], classes), None
         if segments is not None:
             matches = segments[segments["image_id"] == image_id]
-            errors = errors_overlay(photograph, true_ids, predicted_ids, matches, classes, max_side=max_side)
+            errors = errors_overlay(photograph, true_ids, ids, matches, classes, max_side=max_side)
             legend += [(display_name(outcome), color) for outcome, color in ERROR_COLORS.items()]
-        yield Example(photograph, names[image_id], drawn, predicted_drawn, quality, legend, errors)
+        yield Example(photograph, names[image_id], true_drawn, drawn, quality, legend, errors)
 
 
 def errors_overlay(
@@ -94,10 +84,9 @@ def errors_overlay(
     *,
     max_side: int = 1600,
 ) -> Picture:
-    """Draw the segments that are wrong in the colours of `charts.LOSS_COLORS`, and all else in grey.
+    """Draw the segments that are wrong in `ERROR_COLORS`, and all else in grey.
 
-    ``image`` is uint8 [H, W, 3], the id maps are [H, W] with 0 = void, and ``matches`` are the image's rows of
-    `segments.match_segments`.
+    Id maps are [H, W], 0 = void, and ``matches`` are the image's rows of `segments.match_segments`.
     """
     id_map = np.zeros(true_ids.shape, np.int32)
     names: dict[int, str] = {}
@@ -107,10 +96,10 @@ def errors_overlay(
         for row in rows.to_dict("records"):
             number = len(names) + 1
             id_map[(true_ids if side == "true" else predicted_ids) == row["segment_id"]] = number
-            names[number] = display_name(classes.names[row["category_id"]])
+            names[number] = classes.names[row["category_id"]]
             if outcome == "mislabelled":
-                names[number] += f", is {display_name(classes.names[row['other_category_id']])}"
+                names[number] += f", is {classes.names[row['other_category_id']]}"
             colors[number] = ERROR_COLORS[outcome]
     errors = ClassTable(names, colors, dict.fromkeys(names, False))
     segments = [{"id": number, "category_id": number} for number in names]
-    return panoptic_overlay(image, id_map, segments, errors, alpha=0.6, max_side=max_side, hatch_void=False)
+    return overlays.panoptic_overlay(image, id_map, segments, errors, alpha=0.6, max_side=max_side, hatch_void=False)

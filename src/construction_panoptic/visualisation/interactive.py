@@ -28,11 +28,7 @@ def draw(chart: BarChart | CurveChart) -> go.Figure:
 
 
 def confusion_chart(confusions: pd.DataFrame) -> go.Figure:
-    """Draw the confusion matrix, each row as fractions of its ground-truth segments; counts show on hover.
-
-    Args:
-        confusions: see `analysis.confusion_matrix`.
-    """
+    """Draw a `confusion_matrix`, each row as fractions of its ground-truth segments; counts show on hover."""
     confusions = confusions.set_index("true")
     fractions = confusions.div(confusions.sum(axis=1).clip(lower=1), axis=0)
     figure = go.Figure(

@@ -1,9 +1,10 @@
 """Text on pictures: a bundled font, names broken into lines, and the best place for a name in a segment."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -30,34 +31,19 @@ def label_size(width: int, height: int) -> int:
 def text_size(text: str, font: ImageFont.FreeTypeFont) -> tuple[int, int]:
     """Width and height in pixels of ``text``, which may have several lines, with its outline."""
     draw = ImageDraw.Draw(Image.new("L", (1, 1)))
-    left, top, right, bottom = draw.multiline_textbbox(
-        (0, 0), text, font, align="center", spacing=_spacing(font), stroke_width=outline_width(font)
-    )
+    left, top, right, bottom = draw.multiline_textbbox((0, 0), text, font, **_style(font))
     return int(np.ceil(right - left)), int(np.ceil(bottom - top))
 
 
-def outline_width(font: ImageFont.FreeTypeFont) -> int:
-    """Width in pixels of the outline around a letter."""
-    return max(1, round(font.size / 9))
-
-
-def _spacing(font: ImageFont.FreeTypeFont) -> int:
-    return max(1, round(font.size / 8))
+def _style(font: ImageFont.FreeTypeFont) -> dict[str, Any]:
+    """How several lines stand, and the width of the outline around a letter."""
+    outline, spacing = (max(1, round(font.size / part)) for part in (9, 8))
+    return {"align": "center", "spacing": spacing, "stroke_width": outline}
 
 
 def draw_text(draw: ImageDraw.ImageDraw, center: tuple[float, float], text: str, font: ImageFont.FreeTypeFont) -> None:
     """Write white, dark-outlined text around ``center`` (x, y): legible on every colour."""
-    draw.multiline_text(
-        center,
-        text,
-        (255, 255, 255),
-        font,
-        anchor="mm",
-        align="center",
-        spacing=_spacing(font),
-        stroke_width=outline_width(font),
-        stroke_fill=(20, 20, 20),
-    )
+    draw.multiline_text(center, text, "white", font, anchor="mm", stroke_fill=(20, 20, 20), **_style(font))
 
 
 def line_breaks(text: str, lines: int = 3) -> list[str]:
@@ -75,10 +61,7 @@ def _balanced(words: list[str], count: int) -> str:
 
 
 def shorten_text(text: str, measure: Callable[[str], float], width: float) -> str:
-    """Cut the middle out of ``text`` until ``measure``, e.g. ``font.getlength``, gives ``width`` at most.
-
-    What cannot be printed, such as the line break that a file name may have, becomes a space.
-    """
+    """Cut the middle out of ``text`` until ``measure`` gives ``width`` at most; what cannot be printed is a space."""
     text = "".join(character if character.isprintable() else " " for character in text)
     if measure(text) <= width:
         return text
@@ -106,35 +89,21 @@ class Label:
 
 @dataclass
 class LabelPlacer:
-    """Finds places for names on one picture, each clear of the names placed before.
+    """Finds places for names on one picture, clear of what is ``taken``, bool [H, W], and takes them.
 
-    Attributes:
-        width, height: the picture in pixels.
-        size: the font size wished for; names shrink down to ``smallest`` to stay inside their segment.
+    ``size`` is the font size wished for; names shrink down to ``smallest`` to stay inside their segment.
     """
 
-    width: int
-    height: int
+    taken: NDArray[np.bool_]
     size: int
     smallest: int
-    taken: NDArray[np.bool_] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.taken = np.zeros((self.height, self.width), dtype=bool)
 
     def place(self, mask: NDArray[np.bool_], offset: tuple[int, int], text: str) -> Label | None:
-        """Find a place for ``text`` in a segment and keep it from later names.
+        """Find a place for ``text`` in a segment, bool [h, w] at the ``offset`` x, y, and keep it from later names.
 
         The name goes where the largest free ellipse of its shape fits into the segment. If that is too small
-        for legible letters, it is centred on the segment's thickest part and may reach over the border.
-
-        Args:
-            mask: bool [h, w], the segment in its bounding box.
-            offset: x, y of that box in the picture.
-            text: the name.
-
-        Returns:
-            The label, or None if the segment is a speck or other names are in the way.
+        for legible letters, it is centred on the segment's thickest part and may reach over the border. Gives None if
+        the segment is a speck or other names are in the way.
         """
         label = self._inside(mask, offset, text) or self._across(mask, offset, text)
         if label is not None:
@@ -153,11 +122,8 @@ class LabelPlacer:
             # No box is wider than the ellipse whose shape it shares; one of 1/√2 its axes always fits.
             widest = min(self.size, int(self.size * 2 * reach / text_width))
             smallest = self.smallest if best is None else best.size + 1
-            for size in range(widest, smallest - 1, -1):
-                label = Label(lines, (x0 + x, y0 + y), size)
-                if _covers(free, offset, label.box()):
-                    best = label
-                    break
+            labels = (Label(lines, (x0 + x, y0 + y), size) for size in range(widest, smallest - 1, -1))
+            best = next((label for label in labels if _covers(free, offset, label.box())), best)
         return best
 
     def _across(self, mask: NDArray[np.bool_], offset: tuple[int, int], text: str) -> Label | None:
@@ -166,11 +132,12 @@ class LabelPlacer:
             return None
         best = min(line_breaks(text), key=lambda lines: max(text_size(lines, load_font(self.smallest))))
         width, height = text_size(best, load_font(self.smallest))
-        if width > self.width or height > self.height:
+        whole_height, whole_width = self.taken.shape
+        if width > whole_width or height > whole_height:
             return None
+        center_x = float(np.clip(offset[0] + x, width / 2, whole_width - width / 2))
         for shift in (0.0, -0.5, 0.5, -1.0, 1.0):
-            center_x = float(np.clip(offset[0] + x, width / 2, self.width - width / 2))
-            center_y = float(np.clip(offset[1] + y + shift * height, height / 2, self.height - height / 2))
+            center_y = float(np.clip(offset[1] + y + shift * height, height / 2, whole_height - height / 2))
             label = Label(best, (center_x, center_y), self.smallest)
             left, top, right, bottom = label.box()
             if not self.taken[max(top, 0) : bottom, max(left, 0) : right].any():
@@ -179,14 +146,9 @@ class LabelPlacer:
 
 
 def thickest_point(mask: NDArray[np.bool_], aspect: float) -> tuple[float, tuple[float, float]]:
-    """Find the centre of the largest ellipse inside a mask.
+    """Find the largest ellipse of an aspect, width / height, inside a mask, bool [h, w], within its edges.
 
-    Args:
-        mask: bool [h, w]; what lies beyond its edges counts as outside.
-        aspect: width / height of the ellipse.
-
-    Returns:
-        The ellipse's horizontal half axis in pixels (0 for an empty mask), and its centre (x, y).
+    Gives its horizontal half axis in pixels (0 for an empty mask), and its centre (x, y).
     """
     step = max(1, -(-max(mask.shape) // SEARCH_SIDE))
     padded = np.pad(mask[::step, ::step], 1)

@@ -28,15 +28,10 @@ class ClassTable:
 
     @classmethod
     def from_categories(cls, categories: Iterable[Mapping[str, Any]]) -> "ClassTable":
-        """Read the ``categories`` of a COCO panoptic JSON (``id``, ``name``, ``isthing``, ``color``).
-
-        Raises:
-            InputDataError: a category lacks one of the four.
-        """
+        """Read COCO's ``categories``; `InputDataError`: one lacks ``id``, ``name``, ``isthing`` or ``color``."""
         names, colors, is_thing = {}, {}, {}
         for category in categories:
-            missing = {"id", "name", "isthing", "color"} - category.keys()
-            if missing:
+            if missing := {"id", "name", "isthing", "color"} - category.keys():
                 raise InputDataError(f"category {dict(category)} lacks {', '.join(sorted(missing))}")
             category_id = int(category["id"])
             names[category_id] = str(category["name"])
@@ -82,7 +77,7 @@ def panoptic_overlay(
     border: int | None = None,
     hatch_void: bool = True,
 ) -> Picture:
-    """Draw a panoptic segmentation over its image.
+    """Draw a panoptic segmentation over its image; gives uint8 [h, w, 3].
 
     Each segment has its class's colour; further instances of a thing class are lighter or darker, borders are
     white, and void is grey with diagonal lines. Names stand inside their segments, with the score in percent
@@ -94,14 +89,9 @@ def panoptic_overlay(
         segments: ``id`` and ``category_id`` of every segment, optionally ``score`` (0 to 1), ``iscrowd``.
         classes: names, colours and kinds of the categories.
         alpha: weight of the colour against the image, 0 to 1.
-        draw_labels: write the names.
-        min_side: a shorter side below this is enlarged to it, so that names are readable.
-        max_side: a longer side above this is reduced to it; it has precedence.
-        border: width of the border between segments in pixels, None = 1 or 2 by the picture's size, 0 = none.
-        hatch_void: draw the diagonal lines.
-
-    Returns:
-        uint8 [h, w, 3]; h, w differ from H, W only where ``min_side`` or ``max_side`` ask for it.
+        draw_labels, hatch_void: write the names, draw the diagonal lines.
+        min_side, max_side: a shorter side is enlarged, a longer one reduced to it; ``max_side`` has precedence.
+        border: width of the border between segments in pixels, None = 1 or 2 by the picture's size.
 
     Raises:
         InputDataError: image and id map differ in size, an id of the map has no segment or a segment's
@@ -116,7 +106,8 @@ def panoptic_overlay(
     _check_categories((int(segment["category_id"]) for segment in segments), classes)
     height, width = display_size(image.shape[0], image.shape[1], min_side, max_side)
     base = resize_picture(image, height, width)
-    index = _resize_nearest(_segment_index(id_map, segments), height, width)
+    positions = Image.fromarray(_segment_index(id_map, segments))
+    index = np.asarray(positions.resize((width, height), Image.Resampling.NEAREST))
 
     colors = np.array([(0, 0, 0), *segment_colors(segments, classes)], dtype=np.float32)
     blended = base * np.float32(1 - alpha) + colors[index] * np.float32(alpha)
@@ -129,59 +120,38 @@ def panoptic_overlay(
 
 def boxes_overlay(
     image: Picture,
-    boxes: NDArray[np.floating[Any]],
-    labels: Sequence[int],
+    boxes: Iterable[Mapping[str, Any]],
     classes: Classes,
     *,
-    scores: Sequence[float] | None = None,
     min_side: int = 384,
     max_side: int = 1600,
 ) -> Picture:
-    """Draw boxes with their class names over an image.
-
-    Args:
-        image: uint8 [H, W, 3] RGB.
-        boxes: [N, 4] x1, y1, x2, y2 in pixels of ``image``.
-        labels: N category ids.
-        classes: names, colours and kinds of the categories.
-        scores: N scores, 0 to 1, shown in percent.
-        min_side: as in ``panoptic_overlay``.
-        max_side: as in ``panoptic_overlay``.
-
-    Returns:
-        uint8 [h, w, 3].
-
-    Raises:
-        InputDataError: the lengths differ or a category is not in ``classes``.
-    """
+    """Draw COCO boxes (``bbox``, ``category_id``, optionally ``score``) with names; else as `panoptic_overlay`."""
     _check_image(image)
-    boxes = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
-    if len(labels) != len(boxes) or (scores is not None and len(scores) != len(boxes)):
-        raise InputDataError(f"{len(boxes)} boxes need as many labels ({len(labels)}) and scores")
-    _check_categories(map(int, labels), classes)
+    # Weak boxes first, so that the strongest lie on top.
+    boxes = sorted(boxes, key=lambda box: box.get("score", 0))
+    _check_categories((box["category_id"] for box in boxes), classes)
     height, width = display_size(image.shape[0], image.shape[1], min_side, max_side)
     scale = np.array([width / image.shape[1], height / image.shape[0]] * 2)
     picture = Image.fromarray(resize_picture(image, height, width))
     draw = ImageDraw.Draw(picture)
     size = max(11, round(label_size(width, height) * 0.75))
     line = max(2, size // 7)
-    # Weak boxes first, so that the strongest lie on top; then all names, so that no box crosses one.
-    order = range(len(boxes)) if scores is None else sorted(range(len(boxes)), key=lambda i: scores[i])
-    for i in order:
-        x1, y1, x2, y2 = boxes[i] * scale
-        if x2 >= x1 and y2 >= y1:
-            draw.rectangle((x1, y1, x2, y2), outline=classes.colors[int(labels[i])], width=line)
-    for i in order:
-        label = int(labels[i])
-        text = display_name(classes.names[label]) + ("" if scores is None else f" {scores[i]:.0%}")
-        _draw_tag(draw, tuple(boxes[i] * scale), text, classes.colors[label], size)
+    corners = []
+    for box in boxes:
+        x, y, box_width, box_height = box["bbox"]
+        corners.append(tuple(scale * (x, y, x + box_width, y + box_height)))
+        if box_width >= 0 and box_height >= 0:
+            draw.rectangle(corners[-1], outline=classes.colors[box["category_id"]], width=line)
+    for box, place in zip(boxes, corners, strict=True):  # after all boxes, so that none crosses a name
+        text = _with_score(display_name(classes.names[box["category_id"]]), box.get("score"))
+        _draw_tag(draw, place, text, classes.colors[box["category_id"]], size)
     return np.asarray(picture)
 
 
 def display_size(height: int, width: int, min_side: int, max_side: int) -> tuple[int, int]:
     """Height and width at which an image is shown: its own, unless it is too small or too large to read."""
-    scale = max(1.0, min_side / min(height, width))
-    scale = min(scale, max_side / max(height, width))
+    scale = min(max(1.0, min_side / min(height, width)), max_side / max(height, width))
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
@@ -189,8 +159,7 @@ def resize_picture(image: Picture, height: int, width: int) -> Picture:
     """Resize uint8 [H, W, 3] smoothly."""
     if image.shape[:2] == (height, width):
         return image
-    resized = Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3.0)
-    return np.asarray(resized)
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3.0))
 
 
 def segment_colors(segments: Sequence[Mapping[str, Any]], classes: Classes) -> list[Color]:
@@ -225,22 +194,16 @@ def _check_image(image: Picture) -> None:
         raise InputDataError(f"an image must be uint8 [H, W, 3], not {image.dtype} {list(image.shape)}")
 
 
-def _check_categories(categories: Any, classes: Classes) -> None:
-    unknown = sorted(set(categories) - classes.names.keys())
-    if unknown:
+def _check_categories(categories: Iterable[int], classes: Classes) -> None:
+    if unknown := sorted(set(categories) - classes.names.keys()):
         raise InputDataError(f"category ids {unknown} are not in the taxonomy, so they have no name or colour")
-
-
-def _resize_nearest(index: NDArray[np.int32], height: int, width: int) -> NDArray[np.int32]:
-    return np.asarray(Image.fromarray(index).resize((width, height), Image.Resampling.NEAREST))
 
 
 def _segment_index(id_map: NDArray[np.integer[Any]], segments: Sequence[Mapping[str, Any]]) -> NDArray[np.int32]:
     """Replace ids by positions: 0 for void, k for the k-th segment."""
     position = {0: 0} | {int(segment["id"]): k for k, segment in enumerate(segments, start=1)}
     ids, inverse = np.unique(id_map, return_inverse=True)
-    unknown = [int(i) for i in ids if int(i) not in position]
-    if unknown:
+    if unknown := [int(i) for i in ids if int(i) not in position]:
         raise InputDataError(f"the id map has ids {unknown[:5]} that no segment describes")
     lookup = np.array([position[int(i)] for i in ids], dtype=np.int32)
     return lookup[inverse].reshape(id_map.shape)
@@ -267,33 +230,25 @@ def _borders(index: NDArray[np.int32], width: int) -> NDArray[np.bool_]:
 def _with_names(
     picture: Picture, index: NDArray[np.int32], segments: Sequence[Mapping[str, Any]], classes: Classes
 ) -> Picture:
-    height, width = index.shape
-    size = label_size(width, height)
-    placer = LabelPlacer(width, height, size, smallest=max(10, round(0.55 * size)))
+    size = label_size(*index.shape)
+    placer = LabelPlacer(np.zeros(index.shape, dtype=bool), size, smallest=max(10, round(0.55 * size)))
     places = find_objects(index, max_label=len(segments))
     areas = np.bincount(index.ravel(), minlength=len(segments) + 1)[1:]
-    labels = []
-    # Small segments have little choice, so they come first; large ones keep clear of them.
-    for k in np.argsort(areas, kind="stable"):
-        box = places[k]
-        if box is None:
-            continue
-        offset = (box[1].start, box[0].start)
-        label = placer.place(index[box] == k + 1, offset, _segment_text(segments[k], classes))
-        if label is not None:
-            labels.append(label)
     result = Image.fromarray(picture)
     draw = ImageDraw.Draw(result)
-    for label in labels:
-        draw_text(draw, label.center, label.text, load_font(label.size))
+    # Small segments have little choice, so they come first; large ones keep clear of them.
+    for k in np.argsort(areas, kind="stable"):
+        if (box := places[k]) is None:
+            continue
+        segment, offset = segments[k], (box[1].start, box[0].start)
+        text = display_name(classes.names[int(segment["category_id"])]) + " (crowd)" * bool(segment.get("iscrowd"))
+        label = placer.place(index[box] == k + 1, offset, _with_score(text, segment.get("score")))
+        if label is not None:
+            draw_text(draw, label.center, label.text, load_font(label.size))
     return np.asarray(result)
 
 
-def _segment_text(segment: Mapping[str, Any], classes: Classes) -> str:
-    text = display_name(classes.names[int(segment["category_id"])])
-    if segment.get("iscrowd"):
-        text += " (crowd)"
-    score = segment.get("score")
+def _with_score(text: str, score: float | None) -> str:
     return text if score is None else f"{text} {score:.0%}"
 
 
@@ -306,6 +261,5 @@ def _draw_tag(draw: ImageDraw.ImageDraw, box: tuple[float, ...], text: str, colo
     top = box[1] - height if box[1] >= height else max(box[1], 0)
     top = min(top, limits[1] - height)
     draw.rectangle((left, top, left + width, top + height), fill=color)
-    dark_ground = 0.299 * color[0] + 0.587 * color[1] + 0.114 * color[2] < 140
-    ink = (255, 255, 255) if dark_ground else (0, 0, 0)
+    ink = "white" if 0.299 * color[0] + 0.587 * color[1] + 0.114 * color[2] < 140 else "black"
     draw.text((left + width / 2, top + height / 2), text, ink, font, anchor="mm")

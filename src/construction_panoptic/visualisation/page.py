@@ -2,7 +2,6 @@
 
 import base64
 import io
-from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -16,7 +15,7 @@ from construction_panoptic.files import git_state
 from construction_panoptic.visualisation.charts import percent_text
 from construction_panoptic.visualisation.overlays import Picture, display_name
 
-__all__ = ["PICTURE_SIDE", "Markup", "ReportPicture", "about", "html_page", "picture_row", "render", "sheet", "table"]
+__all__ = ["PICTURE_SIDE", "Markup", "ReportPicture", "about", "render"]
 
 PICTURE_SIDE = 420  # px, the longest side of a picture in a page
 
@@ -47,30 +46,6 @@ def about(*, run: str = "", model: str = "", images: str, digest: str) -> dict[s
         "date": f"{datetime.now().astimezone():%Y-%m-%d %H:%M %Z}",
     }
     return {name: value for name, value in said.items() if value}
-
-
-def html_page(title: str, about: Mapping[str, str], parts: Iterable[str]) -> str:
-    """Set a page of parts that are HTML already."""
-    return render("page.html.j2", title=title, about=about, content=Markup("".join(parts)))
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Markup:
-    """Set a table that scrolls by itself where it is too wide; a cell is escaped unless it is `Markup`."""
-    return _part("table", head, rows)
-
-
-def sheet(pictures: Sequence[ReportPicture]) -> Markup:
-    """Set pictures side by side, as many as there is room for."""
-    return _part("sheet", pictures)
-
-
-def picture_row(pictures: Sequence[ReportPicture]) -> Markup:
-    """Set pictures in one row, which scrolls where it is too wide."""
-    return _part("picture_row", pictures)
-
-
-def _part(macro: str, *values: Any) -> Markup:
-    return Markup(getattr(_ENVIRONMENT.get_template("parts.html.j2").module, macro)(*values))
 
 
 def _jpeg(picture: Picture) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Pictures by which to watch a training."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,10 +22,7 @@ LEAST_SCORE = 0.5  # of the boxes that are drawn, as in DETR's demonstrations
 class ProgressSheet:
     """The same few validation images, as the model sees them from validation to validation, below their truth.
 
-    Args:
-        truth: the validation set, as a COCO panoptic or a COCO detection file, loaded.
-        converted: where images and PNGs lie.
-        count: how many images, spread evenly over the set; 0 draws nothing.
+    ``truth`` is a COCO panoptic or a COCO detection file, loaded, over whose images ``count`` are spread.
     """
 
     def __init__(self, truth: Mapping[str, Any], converted: ConvertedImages, count: int) -> None:
@@ -36,16 +33,11 @@ class ProgressSheet:
         self._seen: dict[int, Picture] = {}
 
     def see(self, image_id: int, prediction: Any) -> None:
-        """Draw a prediction, a `Segmentation` or boxes as dicts, if it is for one of the images.
-
-        Of boxes those with a score of at least 0.5 are drawn.
-        """
+        """Draw a prediction, a `Segmentation` or boxes as dicts, of a score of 0.5 or more, if its image is shown."""
         if image_id not in self._images:
             return
         if isinstance(prediction, Segmentation):
-            self._seen[image_id] = self._segments(
-                image_id, prediction.id_map, [dict(segment) for segment in prediction.segments]
-            )
+            self._seen[image_id] = self._segments(image_id, prediction.id_map, prediction.segments)
         else:
             self._seen[image_id] = self._boxes(image_id, [box for box in prediction if box["score"] >= LEAST_SCORE])
 
@@ -67,8 +59,6 @@ class ProgressSheet:
         return mosaic(pictures, titles, columns=columns, width=columns * PROGRESS_CELL)
 
     def _true_pictures(self, truth: Mapping[str, Any]) -> dict[int, Picture]:
-        if not self._images:
-            return {}
         annotations = [a for a in truth["annotations"] if a["image_id"] in self._images]
         if any("segments_info" in annotation for annotation in annotations):
             return {
@@ -79,21 +69,11 @@ class ProgressSheet:
             }
         return {i: self._boxes(i, [a for a in annotations if a["image_id"] == i]) for i in self._images}
 
-    def _segments(self, image_id: int, id_map: Any, segments: list[dict[str, Any]]) -> Picture:
+    def _segments(self, image_id: int, id_map: Any, segments: Sequence[Mapping[str, Any]]) -> Picture:
         return panoptic_overlay(self._photograph(image_id), id_map, segments, self._classes, max_side=PROGRESS_CELL)
 
     def _boxes(self, image_id: int, boxes: list[dict[str, Any]]) -> Picture:
-        corners = np.array([box["bbox"] for box in boxes], dtype=np.float64).reshape(-1, 4)
-        corners[:, 2:] += corners[:, :2]
-        scores = [box["score"] for box in boxes if "score" in box]
-        return boxes_overlay(
-            self._photograph(image_id),
-            corners,
-            [box["category_id"] for box in boxes],
-            self._classes,
-            scores=scores or None,
-            max_side=PROGRESS_CELL,
-        )
+        return boxes_overlay(self._photograph(image_id), boxes, self._classes, max_side=PROGRESS_CELL)
 
     def _photograph(self, image_id: int) -> Picture:
         return read_rgb(self._converted.image_folder / self._images[image_id]["file_name"])

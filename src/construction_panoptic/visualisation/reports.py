@@ -7,22 +7,14 @@ import pandas as pd
 
 from construction_panoptic.evaluation.analysis import LOSSES, best_threshold
 from construction_panoptic.evaluation.calibration import calibration_error
-from construction_panoptic.visualisation import still
-from construction_panoptic.visualisation.charts import (
-    GREEN,
-    LOSS_COLORS,
-    calibration_chart,
-    percent_text,
-    shown_confusions,
-    sorted_budget,
-    threshold_chart,
-)
+from construction_panoptic.visualisation import charts, still
 from construction_panoptic.visualisation.examples import DRAWN_ERRORS
 from construction_panoptic.visualisation.overlays import ClassTable, display_name
 from construction_panoptic.visualisation.page import Markup, ReportPicture, render
 from construction_panoptic.visualisation.sheets import Example
 
 _COUNTS = ["images_train", "images_val", "segments_train", "segments_val", "rejected"]
+_SIZE_SCORES = ["pq", "sq", "rq", "pq_things", "pq_stuff", "ap", "ar"]
 
 
 def data_report(
@@ -33,28 +25,23 @@ def data_report(
     suspicious: Sequence[ReportPicture],
     examples: Mapping[str, Sequence[ReportPicture]],
 ) -> str:
-    """Set the report as an HTML page in ASCII with its pictures inside.
+    """Set the report as an HTML page; see `page.about` and `annotations.summary` for what it is made of.
 
-    Args:
-        about: see `page.about`.
-        summary: the content of ``dataset_summary.json``.
-        counts: a row a class, see `annotations.summary.class_counts`.
-        distributions: by title, how many fall under each label, such as images by their number of segments.
-        suspicious: images worth a look.
-        examples: by class name, ground truth of some of its images.
+    ``distributions`` say by title how many fall under each label, such as images by their number of segments;
+    ``suspicious`` are images worth a look, ``examples`` ground truth of some images by class name.
     """
     present = counts[(counts["images_total"] > 0) | (counts["rejected"] > 0)]
-    rows = [
-        [display_name(row["class"]), row["kind"], *(f"{row[name]:,}" for name in _COUNTS)]
-        for row in present.sort_values("segments_total", ascending=False, kind="stable").to_dict("records")
-    ]
+    present = present.sort_values("segments_total", ascending=False, kind="stable")
     return render(
         "data_report.html.j2",
         title="Data report",
         about=about,
         facts=_data_facts(summary),
         class_head=["class", "kind", *map(display_name, _COUNTS)],
-        class_rows=rows,
+        class_rows=[
+            [display_name(row["class"]), row["kind"], *(f"{row[name]:,}" for name in _COUNTS)]
+            for row in present.to_dict("records")
+        ],
         rejected=summary["rejected"]["by_reason"],
         repaired=summary["repaired"]["by_reason"],
         distributions=distributions,
@@ -73,7 +60,7 @@ def _data_facts(summary: Mapping[str, Any]) -> dict[str, Any]:
         "segments": f"{whole['segments']:,}",
         "things": f"{whole['thing_segments']:,}",
         "segments an image": whole["segments_per_image"],
-        "void": "–" if void is None else f"{percent_text(void)} %",
+        "void": "–" if void is None else f"{charts.percent_text(void)} %",
         "images without stuff": f"{whole['images_without_stuff']:,}",
         "images without things": f"{whole['images_without_things']:,}",
         "rejected": f"{summary['rejected']['total']:,}",
@@ -101,90 +88,70 @@ def evaluation_report(
     threshold: float,
     worst: Sequence[Example],
 ) -> str:
-    """Set the report as an HTML page in ASCII with its pictures and charts inside.
+    """Set the report as an HTML page, of what `quality`, `precision`, `analysis`, `calibration` and `thresholds` give.
 
-    Args:
-        about: see `page.about`.
-        quality: the content of ``panoptic_quality.json``.
-        precision: the content of ``average_precision.json``.
-        budget: see `analysis.loss_budget`.
-        confusions: see `analysis.confusion_matrix`.
-        sizes: see `analysis.size_quality`.
-        calibration: see `calibration.calibration_table`, of boxes and segments.
-        box_errors: see `calibration.box_analysis`.
-        thresholds: see `thresholds.threshold_curve`.
-        threshold: the one that the predictions were made with.
-        worst: the images with the lowest PQ.
+    ``threshold`` is the one that the predictions were made with; ``worst`` are the images with the lowest PQ.
     """
-    colors = {display_name(name): color for name, color in LOSS_COLORS.items()}
+    colors = {display_name(name): color for name, color in charts.LOSS_COLORS.items()}
     best, tried = best_threshold(thresholds), thresholds.set_index("threshold")["pq"]
     rows = {of: calibration[calibration["of"] == of] for of in ("boxes", "segments")}
-    confused = [
-        (display_name(true), display_name(predicted), f"{count:,}")
-        for true, predicted, count in shown_confusions(confusions)[:MOST_CONFUSIONS]
-    ]
     return render(
         "evaluation_report.html.j2",
         title="Evaluation report",
         about=about,
-        facts=_facts(quality, precision, threshold),
-        loss_colors={"PQ": GREEN, **colors},
+        facts=_facts(quality, precision) | {"score threshold": f"{threshold:g}"},
+        loss_colors={"PQ": charts.GREEN, **colors},
         error_colors=colors,
-        budget=[_budget_row(row) for row in sorted_budget(budget).to_dict("records")],
-        confused=confused,
+        budget=[
+            {
+                "name": row["name"],
+                "points": {"PQ": row["pq"], **{display_name(name): row[name] for name in LOSSES}},
+                "counts": [int(row[name]) for name in ("tp", "fp", "fn")],
+            }
+            for row in charts.sorted_budget(budget).to_dict("records")
+        ],
+        confused=[
+            (display_name(true), display_name(predicted), f"{count:,}")
+            for true, predicted, count in charts.shown_confusions(confusions)[:MOST_CONFUSIONS]
+        ],
         confusions=confusions.set_index("true"),
-        sizes=[_size_row(row) for row in sizes.to_dict("records")],
+        sizes=[
+            [row["size"], f"{row['true_segments']:,}", *(charts.percent_text(row[name]) for name in _SIZE_SCORES)]
+            for row in sizes.to_dict("records")
+        ],
         calibration_errors={of: calibration_error(found) for of, found in rows.items() if len(found)},
-        calibration_chart=Markup(still.svg(calibration_chart(calibration))),
+        calibration_chart=Markup(still.svg(charts.calibration_chart(calibration))),
         threshold=threshold,
         threshold_images=int(thresholds["images"].iloc[0]),
         best=best,
         gain=tried[best] - tried[threshold],
-        threshold_chart=Markup(still.svg(threshold_chart(thresholds, threshold))),
+        threshold_chart=Markup(still.svg(charts.threshold_chart(thresholds, threshold))),
         thresholds=[
-            [f"{row['threshold']:g}", *map(percent_text, (row["pq"], row["pq_things"], row["pq_stuff"])),
+            [f"{row['threshold']:g}", *map(charts.percent_text, (row["pq"], row["pq_things"], row["pq_stuff"])),
              f"{row['segments']:.1f}"]
             for row in thresholds.to_dict("records")
         ],
         box_errors=[
-            [row["error"], row["meaning"], f"{row['count']:,}", percent_text(row["delta_ap"])]
+            [row["error"], row["meaning"], f"{row['count']:,}", charts.percent_text(row["delta_ap"])]
             for row in box_errors.to_dict("records")
         ],
-        worst={f"{example.title}: PQ {percent_text(example.quality)}": example_pictures(example) for example in worst},
+        worst={f"{each.title}: PQ {charts.percent_text(each.quality)}": example_pictures(each) for each in worst},
     )  # fmt: skip
 
 
-def _facts(quality: Mapping[str, Any], precision: Mapping[str, Any], threshold: float) -> dict[str, str]:
-    values = {
-        f"PQ {name} ({quality[name]['n']})": percent_text(quality[name]["pq"]) for name in ("All", "Things", "Stuff")
-    }
-    values |= {score.upper(): percent_text(quality["All"][score]) for score in ("sq", "rq")}
+def _facts(quality: Mapping[str, Any], precision: Mapping[str, Any]) -> dict[str, str]:
+    means = {f"PQ {name} ({quality[name]['n']})": quality[name]["pq"] for name in ("All", "Things", "Stuff")}
+    means |= {score.upper(): quality["All"][score] for score in ("sq", "rq")}
     # COCO's -1: there is no such box.
-    values |= {
-        f"box {name}": percent_text(None if precision[name] == -1 else precision[name]) for name in ("AP", "AP50")
-    }
-    return {**values, "score threshold": f"{threshold:g}"}
-
-
-def _budget_row(row: Mapping[Any, Any]) -> dict[str, Any]:
-    points = {"PQ": row["pq"], **{display_name(name): row[name] for name in LOSSES}}
-    return {"name": row["name"], "points": points, "counts": [int(row[name]) for name in ("tp", "fp", "fn")]}
-
-
-def _size_row(row: Mapping[Any, Any]) -> list[str]:
-    scores = (row[name] for name in ("pq", "sq", "rq", "pq_things", "pq_stuff", "ap", "ar"))
-    return [row["size"], f"{row['true_segments']:,}", *map(percent_text, scores)]
+    means |= {f"box {name}": None if precision[name] == -1 else precision[name] for name in ("AP", "AP50")}
+    return {name: charts.percent_text(mean) for name, mean in means.items()}
 
 
 def example_pictures(example: Example) -> list[ReportPicture]:
     """Give the pictures of an example, the image first, with what they are."""
-    pictures = {
-        "image": example.image,
-        "ground truth": example.truth,
-        "prediction": example.prediction,
-        "errors": example.errors,
-    }
-    return [ReportPicture(picture, caption) for caption, picture in pictures.items() if picture is not None]
+    captions = ("image", "ground truth", "prediction", "errors")
+    pictures = zip((example.image, example.truth, example.prediction, example.errors), captions, strict=True)
+    return [ReportPicture(picture, caption) for picture, caption in pictures if picture is not None]
 
 
 MOST_IMAGES = 200  # about 50 kB each
@@ -198,14 +165,10 @@ def validation_page(
     examples: Mapping[int, float | None],
     drawn: Iterable[Example],
 ) -> str:
-    """Set the page, in ASCII with its pictures inside.
+    """Set the page of ``examples``: PQ (0…1 or None) of the images that are shown, by their ids.
 
-    Args:
-        about: see `page.about`.
-        truth: COCO panoptic file.
-        segments: see `segments.match_segments`.
-        examples: PQ (0…1 or None) of the images that are shown, by their ids.
-        drawn: the same images, in the same order, with what is wrong; each is drawn when its turn has come.
+    ``drawn`` are these in the same order, each drawn when its turn has come; ``truth`` is COCO panoptic, ``segments``
+    are of `match_segments`.
     """
     shown = segments[segments["image_id"].isin(list(examples))]
     names = ClassTable.from_categories(truth["categories"]).names
@@ -214,19 +177,19 @@ def validation_page(
         "validation_images.html.j2",
         title="Validation images",
         about=about,
-        colors={display_name(name): color for name, color in LOSS_COLORS.items()},
+        colors={display_name(name): color for name, color in charts.LOSS_COLORS.items()},
         classes=sorted(occurring.items(), key=lambda item: item[1]),
         kinds=list(DRAWN_ERRORS),
         left_out=len(truth["images"]) - len(examples),
-        cards=_cards(dict(iter(shown.groupby("image_id"))), examples, drawn),
+        cards=_cards(shown, examples, drawn),
     )
 
 
 def _cards(
-    matches: Mapping[Any, pd.DataFrame], examples: Mapping[int, float | None], drawn: Iterable[Example]
+    segments: pd.DataFrame, examples: Mapping[int, float | None], drawn: Iterable[Example]
 ) -> Iterator[dict[str, Any]]:
     for (image_id, quality), example in zip(examples.items(), drawn, strict=True):
-        rows = matches.get(image_id, pd.DataFrame(columns=["category_id", "outcome", "side"]))
+        rows = segments[segments["image_id"] == image_id]
         counts = {
             display_name(kind): int(((rows["outcome"] == kind) & (rows["side"] == side)).sum())
             for kind, side in DRAWN_ERRORS.items()
@@ -234,7 +197,7 @@ def _cards(
         yield {
             "name": example.title,
             "sorted_by": -1 if quality is None else quality,
-            "quality": percent_text(quality),
+            "quality": charts.percent_text(quality),
             "errors": ", ".join(f"{count} {kind}" for kind, count in counts.items() if count) or "no error",
             # A class and what became of it, such as 3:missed; the filters look for parts of this text.
             "found": " ".join(sorted(set(rows["category_id"].astype(str) + ":" + rows["outcome"]))),

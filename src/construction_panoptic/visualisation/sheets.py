@@ -3,15 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from construction_panoptic.errors import InputDataError
 from construction_panoptic.visualisation.labels import load_font, shorten_text
-from construction_panoptic.visualisation.overlays import Color
-
-Picture = NDArray[np.uint8]
+from construction_panoptic.visualisation.overlays import Color, Picture
 
 MARGIN = 16
 PAPER: Color = (255, 255, 255)
@@ -25,16 +21,9 @@ TALLEST = 1.25
 
 @dataclass(frozen=True)
 class Example:
-    """One row of a sheet.
+    """One row of a sheet: an image, uint8 [H, W, 3], its overlays, uint8 [h, w, 3], and its PQ, 0 to 1.
 
-    Attributes:
-        image: uint8 [H, W, 3].
-        title: the file name.
-        truth: the ground-truth overlay, uint8 [h, w, 3], or None where there is none.
-        prediction: the predicted overlay, or None.
-        quality: the PQ of this image, 0 to 1.
-        legend: (class name, colour) of the classes in the row; see ``overlays.legend_entries``.
-        errors: the overlay of what is wrong, or None.
+    ``legend`` has (class name, colour) of the classes in the row; see ``overlays.legend_entries``.
     """
 
     image: Picture
@@ -50,14 +39,7 @@ def example_sheet(examples: Sequence[Example], *, width: int = 2400) -> Image.Im
     """Set images, ground truths and predictions side by side, a row each.
 
     Above each row stand its file name, the PQ of the image if known, and the colours of its classes. A column
-    that no example fills is left out.
-
-    Args:
-        examples: the rows.
-        width: width of the sheet in pixels.
-
-    Returns:
-        An RGB picture; its height follows from the images.
+    that no example fills is left out. ``width`` is that of the sheet in pixels.
 
     Raises:
         InputDataError: there is no example.
@@ -87,24 +69,16 @@ def mosaic(
     columns: int = 3,
     width: int = 2400,
 ) -> Image.Image:
-    """Set pictures in a grid, each under its title and above its caption.
+    """Set pictures, uint8 [h, w, 3] each, in a grid ``width`` pixels wide, each under its title.
 
-    Args:
-        pictures: uint8 [h, w, 3] each, of any sizes.
-        titles: one a picture; a title that is too long loses its middle.
-        captions: one a picture, cut like titles, or none at all.
-        columns: pictures a row.
-        width: width of the mosaic in pixels.
-
-    Returns:
-        An RGB picture.
+    Below it comes its caption, where there are any.
 
     Raises:
         InputDataError: there is no picture, or the numbers of pictures and titles differ.
     """
     if not pictures or len(pictures) != len(titles):
         raise InputDataError(f"a mosaic needs pictures, and as many titles: {len(pictures)} and {len(titles)}")
-    columns = max(1, min(columns, len(pictures)))
+    columns = min(columns, len(pictures))
     cell = (width - MARGIN * (columns + 1)) // columns
     font = load_font(max(12, width // 110), bold=False)
     parts = []
@@ -136,17 +110,17 @@ def _titles(texts: Sequence[str], cell: int, font: ImageFont.FreeTypeFont) -> Im
 
 
 def _row(pictures: Sequence[Picture | None], cell: int) -> Image.Image:
-    fitted = [None if picture is None else _resized(picture, cell) for picture in pictures]
-    height = max(picture.height for picture in fitted if picture is not None)
+    fitted = {k: _resized(picture, cell) for k, picture in enumerate(pictures) if picture is not None}
+    height = max(picture.height for picture in fitted.values())
     row = Image.new("RGB", (len(pictures) * (cell + MARGIN) - MARGIN, height + MARGIN), PAPER)
     draw = ImageDraw.Draw(row)
-    for k, picture in enumerate(fitted):
+    for k in range(len(pictures)):
         left = k * (cell + MARGIN)
-        if picture is None:
+        if k in fitted:
+            row.paste(fitted[k], (left + (cell - fitted[k].width) // 2, 0))
+        else:
             draw.rectangle((left, 0, left + cell - 1, height - 1), outline=PALE)
             draw.text((left + cell / 2, height / 2), "none", PALE, load_font(20, bold=False), anchor="mm")
-        else:
-            row.paste(picture, (left + (cell - picture.width) // 2, 0))
     return row
 
 

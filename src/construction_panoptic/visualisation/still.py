@@ -24,17 +24,10 @@ def draw(chart: BarChart | CurveChart) -> Figure:
 
 def svg(chart: CurveChart) -> str:
     """Draw a chart for a page: an ``<svg>`` element without title, in the page's text colour and font."""
-    ink: dict[Any, Any] = dict.fromkeys(
-        ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), _INK
-    )
-    ink |= {
-        "svg.fonttype": "none",
-        "svg.hashsalt": "chart",
-        "font.family": "sans-serif",
-        "legend.labelcolor": _INK,
-        "legend.framealpha": 0,
-    }
-    with mpl.rc_context(ink):
+    inked = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color", "legend.labelcolor")
+    style: dict[Any, Any] = dict.fromkeys(inked, _INK)
+    style |= {"svg.fonttype": "none", "svg.hashsalt": "chart", "font.family": "sans-serif", "legend.framealpha": 0}
+    with mpl.rc_context(style):
         figure = Figure(figsize=(5.4, 3.4), layout="constrained")
         ax = figure.subplots()
         _draw_panel(ax, chart.panels[0], chart)

@@ -11,8 +11,8 @@ from construction_panoptic.config.base import Execution
 from construction_panoptic.errors import InputDataError
 from construction_panoptic.evaluation import segments
 from construction_panoptic.evaluation.analysis import class_scores
-from construction_panoptic.evaluation.quality import panoptic_quality
-from construction_panoptic.evaluation.segments import QualityCounter, match_image, match_segments, segment_table
+from construction_panoptic.evaluation.quality import merge_counts, panoptic_quality, quality_of_counts
+from construction_panoptic.evaluation.segments import counts_of, match_image, match_segments, segment_table
 from tests.unit.evaluation.pairs import CATEGORIES, PanopticPair, load_ids, save_ids
 
 
@@ -134,15 +134,17 @@ def test_another_size_is_named(random_pair: Callable[..., PanopticPair], tmp_pat
 @pytest.mark.parametrize("seed", range(10))
 def test_quality_in_memory_is_that_of_the_files(seed: int, random_pair: Callable[..., PanopticPair]) -> None:
     pair = random_pair(seed)
-    counter = QualityCounter()
+    rows: list[tuple[Any, ...]] = []
     for true, predicted in zip(pair.truth["annotations"], pair.predictions["annotations"], strict=True):
-        counter.add(
+        rows += match_image(
+            true["image_id"],
             load_ids(pair.truth_folder / true["file_name"]),
             true["segments_info"],
             load_ids(pair.prediction_folder / predicted["file_name"]),
             predicted["segments_info"],
         )
-    found, expected = counter.result(CATEGORIES), panoptic_quality(*pair.arguments)
+    found = quality_of_counts(merge_counts(map(counts_of, rows)), CATEGORIES)
+    expected = panoptic_quality(*pair.arguments)
     assert expected["All"]["n"] > 2
     for split in ("All", "Things", "Stuff"):
         assert found[split] == pytest.approx(expected[split], abs=1e-12)

@@ -13,7 +13,6 @@ from pycocotools.cocoeval import COCOeval
 
 from construction_panoptic.evaluation.precision import average_precision
 from construction_panoptic.evaluation.tables import (
-    class_precision_table,
     class_quality_text,
     precision_table,
     precision_text,
@@ -129,13 +128,10 @@ def test_summary_table() -> None:
     assert table["n"].tolist() == [2, 0, 1]
 
 
-def test_precision_tables() -> None:
+def test_precision_table() -> None:
     precision = average_precision(TRUTH, RESULTS)
     table = precision_table(precision).set_index("metric")
     assert len(table) == 12
     assert table.loc["AP50", "value"] == precision["AP50"] > 0
     assert table["value"].isna()["APs"]
     assert [table[column]["APm"] for column in ("iou", "area", "detections")] == ["0.50:0.95", "medium", 100]
-    by_class = class_precision_table(precision, NAMES).set_index("name")
-    assert by_class.loc["crane", "ap"] == precision["per_class"]["17"]
-    assert by_class["ap"].isna()[NAMES[20]]

@@ -130,7 +130,7 @@ def test_a_request_has_bounds(trained: PanopticModel, site: Path, monkeypatch: p
 
 def test_a_long_text_is_refused_before_it_is_decoded(trained: PanopticModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(answering, "MAX_BYTES", 1000)
-    monkeypatch.setattr(answering, "_from_base64", None)
+    monkeypatch.setattr(answering, "base64", None)
     with pytest.raises(InputDataError, match="1000 bytes in all"):
         answer(trained, ["A" * 2000])
 

@@ -67,7 +67,7 @@ def test_an_empty_mask_has_no_reach() -> None:
 @settings(max_examples=8, deadline=None)
 def test_labels_are_in_the_picture_and_never_overlap(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    placer = LabelPlacer(500, 400, 16, 10)
+    placer = LabelPlacer(np.zeros((400, 500), dtype=bool), 16, 10)
     boxes = []
     for _ in range(40):
         height, width = rng.integers(3, 120, size=2)
@@ -87,7 +87,7 @@ def test_labels_are_in_the_picture_and_never_overlap(seed: int) -> None:
 
 
 def test_a_long_name_is_broken_to_stay_large() -> None:
-    placer = LabelPlacer(400, 400, 20, 10)
+    placer = LabelPlacer(np.zeros((400, 400), dtype=bool), 20, 10)
     label = placer.place(np.ones((150, 130), dtype=bool), (100, 100), "concrete mixer machine")
     assert label is not None
     assert label.text == "concrete\nmixer\nmachine"
@@ -97,7 +97,7 @@ def test_a_long_name_is_broken_to_stay_large() -> None:
 
 
 def test_a_name_larger_than_the_picture_is_left_out() -> None:
-    placer = LabelPlacer(40, 40, 16, 10)
+    placer = LabelPlacer(np.zeros((40, 40), dtype=bool), 16, 10)
     assert placer.place(np.ones((40, 40), dtype=bool), (0, 0), "antidisestablishmentarianism") is None
 
 
