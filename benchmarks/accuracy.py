@@ -60,13 +60,8 @@ VARIANTS = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--project", type=Path, default=Path(), help="a project whose data/ is converted")
-    parser.add_argument("--env", default="sample", help="the environment of its conf/")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser = project_parser(__doc__, "accuracy")
     parser.add_argument("--only", nargs="+", default=[*VARIANTS, PEER], choices=[*VARIANTS, PEER], metavar="NAME")
-    parser.add_argument("--out", type=Path, default=Path("data/08_reporting/accuracy"))
-    parser.add_argument("--params", default="", help="more of `kedro run --params`, for every training")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     table = options.out / "accuracy.csv"
@@ -80,6 +75,17 @@ def main() -> None:
                 pd.DataFrame(rows).to_csv(table, index=False)
     print(summary(pd.DataFrame(rows)))
     draw(pd.DataFrame(rows), options.out / "accuracy.png")
+
+
+def project_parser(description: str | None, out: str) -> argparse.ArgumentParser:
+    """Make the command line of what trains in copies of a project, with several seeds."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--project", type=Path, default=Path(), help="a project whose data/ is converted")
+    parser.add_argument("--env", default="sample", help="the environment of its conf/")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--out", type=Path, default=Path("data/08_reporting") / out)
+    parser.add_argument("--params", default="", help="more of `kedro run --params`, for every run")
+    return parser
 
 
 def run_variant(options: argparse.Namespace, name: str, seed: int) -> dict[str, float]:

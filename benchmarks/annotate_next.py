@@ -18,20 +18,15 @@ from typing import Any
 
 import pandas as pd
 
-from benchmarks.accuracy import copy_project, kedro_run, measured, summary
+from benchmarks.accuracy import copy_project, kedro_run, measured, project_parser, summary
 from construction_panoptic.files import write_bytes, write_json
 
 RECIPE = "panoptic_deeplab"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--project", type=Path, default=Path(), help="a project whose data/ is converted")
-    parser.add_argument("--env", default="sample", help="the environment of its conf/")
+    parser = project_parser(__doc__, "annotate_next")
     parser.add_argument("--count", type=int, default=200, help="training images, both halves together")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--out", type=Path, default=Path("data/08_reporting/annotate_next"))
-    parser.add_argument("--params", default="", help="more of `kedro run --params`, for every run")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     table = options.out / "annotate_next.csv"

@@ -28,7 +28,8 @@ from typing import Any
 import torch
 
 from benchmarks.accuracy import copy_project
-from benchmarks.measuring import SIDES, Options, compare, run, to_array
+from benchmarks.measuring import SIDES, Options, Step, compare, run, to_array
+from construction_panoptic.files import write_bytes, write_json
 from construction_panoptic.models.detr.model import compile_detector
 from construction_panoptic.parallel.device import autocast
 
@@ -81,8 +82,8 @@ def main() -> None:
         for check in part:
             checks.append(check)
             print(f"{check.name}: {check.found}", file=sys.stderr, flush=True)
-    (chosen.out / "gpu_check.json").write_text(json.dumps([vars(check) for check in checks], indent=2) + "\n")
-    (chosen.out / "gpu_check.md").write_text(table(checks))
+    write_json(chosen.out / "gpu_check.json", [vars(check) for check in checks], indent=2)
+    write_bytes(chosen.out / "gpu_check.md", table(checks).encode())
     print(table(checks))
     if any(check.passed is False for check in checks):
         sys.exit("not all checks passed")
@@ -113,12 +114,12 @@ def parity(options: Options) -> Iterator[Check]:
             yield Check(f"parity of {name}, {precision}", found, f"≤ {tolerance:g}", passed)
 
 
-def _outputs(step: Any) -> dict[str, Any]:
-    return {name: to_array(value.float() if _is_real(value) else value) for name, value in step().items()}
-
-
-def _is_real(value: Any) -> bool:
-    return isinstance(value, torch.Tensor) and value.is_floating_point()
+def _outputs(step: Step) -> dict[str, Any]:
+    # NumPy has no bfloat16.
+    return {
+        name: to_array(value.float() if getattr(value, "dtype", None) == torch.bfloat16 else value)
+        for name, value in step().items()
+    }
 
 
 def compiled(options: Options) -> Iterator[Check]:

@@ -5,6 +5,9 @@ from pathlib import Path
 
 import click
 
+from construction_panoptic.errors import UserError
+from construction_panoptic.files import atomic_path
+
 _CONF = Path(__file__).parents[1] / "conf"
 
 
@@ -15,9 +18,13 @@ def init(folder: Path) -> None:
     conf = folder / "conf"
     if conf.exists():
         raise click.ClickException(f"{conf} is there already; name another folder")
+    try:
+        with atomic_path(conf) as temporary:
+            shutil.copytree(_CONF, temporary, ignore=shutil.ignore_patterns("local"))
+            (temporary / "local").mkdir()
+    except UserError as error:
+        raise click.ClickException(str(error)) from error
     (folder / "data/01_raw").mkdir(parents=True, exist_ok=True)
-    shutil.copytree(_CONF, conf, ignore=shutil.ignore_patterns("local"))
-    (conf / "local").mkdir()
     click.echo(
         f"{folder} is ready: put your CVAT exports into {folder / 'data/01_raw'}, say in {conf / 'base'} what differs, "
         f"and run `construction-panoptic` in {folder}. `construction-panoptic --env sample --pipelines sample_data` "
