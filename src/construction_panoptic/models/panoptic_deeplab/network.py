@@ -84,7 +84,10 @@ class PyramidDecoder(nn.Module):
 
     def __init__(self, inputs: tuple[int, ...], channels: int) -> None:
         super().__init__()
-        self.laterals = nn.ModuleList(nn.Conv2d(width, channels, 1) for width in inputs)
+        # Normalised, for a backbone's maps can differ in scale, and the finest would drown the coarsest.
+        self.laterals = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(width, channels, 1, bias=False), nn.BatchNorm2d(channels)) for width in inputs
+        )
         self.context = nn.Conv2d(inputs[-1], channels, 1)
         self.blocks = nn.ModuleList(_convolution(channels, channels) for _ in inputs[1:])
 
