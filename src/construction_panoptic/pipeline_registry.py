@@ -4,7 +4,11 @@ from kedro.framework.project import find_pipelines
 from kedro.framework.project import pipelines as kedro_pipelines
 from kedro.pipeline import Pipeline
 
-RECIPES = {"detr": ("detection_training", "mask_head_training"), "panoptic_deeplab": ("panoptic_deeplab_training",)}
+RECIPES = {
+    "detr": ("detection_training", "mask_head_training"),
+    "panoptic_deeplab": ("panoptic_deeplab_training",),
+    "universal": ("universal_training",),
+}
 """Recipe → the pipelines that train it; a new recipe adds an entry. The last one makes the model."""
 
 _DETR_MODEL = "mask_head.best"

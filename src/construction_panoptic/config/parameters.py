@@ -9,7 +9,12 @@ from construction_panoptic.config.evaluation import EvaluationSettings
 from construction_panoptic.config.model import DetrSettings
 from construction_panoptic.config.prediction import AnnotateNextSettings, ExportSettings, PredictionSettings
 from construction_panoptic.config.sample import SampleSettings
-from construction_panoptic.config.training import DetectionSettings, MaskHeadSettings, PanopticDeeplabTrainingSettings
+from construction_panoptic.config.training import (
+    DetectionSettings,
+    MaskHeadSettings,
+    PanopticDeeplabTrainingSettings,
+    UniversalTrainingSettings,
+)
 from construction_panoptic.errors import ParameterError
 
 GROUPS: Mapping[str, type[Settings]] = {
@@ -19,6 +24,7 @@ GROUPS: Mapping[str, type[Settings]] = {
     "detection": DetectionSettings,
     "mask_head": MaskHeadSettings,
     "panoptic_deeplab": PanopticDeeplabTrainingSettings,
+    "universal": UniversalTrainingSettings,
     "panoptic_evaluation": EvaluationSettings,
     "prediction": PredictionSettings,
     "annotate_next": AnnotateNextSettings,

@@ -5,7 +5,7 @@ Defaults are the recipe of DETR (Carion et al. 2020, "End-to-End Object Detectio
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import Field, model_validator
 
@@ -325,12 +325,68 @@ class PanopticDeeplabTrainingSettings(TrainingSettings):
 
     @model_validator(mode="after")
     def _check_compile(self) -> Self:
-        if self.compile:
-            raise ValueError("compile: this recipe's network is not compiled; set compile: false")
-        return self
+        return _not_compiled(self)
 
     def fingerprint(self, processes: int = 1) -> dict[str, Any]:
         """As for every stage; how segments are made of the maps changes no weight."""
         kept = super().fingerprint(processes)
         del kept["threshold"], kept["model"]["grouping"]
         return kept
+
+
+class UniversalLossSettings(Settings):
+    """Weights of the losses, which are the costs of the matching too (Mask2Former's)."""
+
+    ce: NotNegative = 2.0
+    """Classes of queries, cross-entropy."""
+    mask: NotNegative = 5.0
+    """Masks, binary cross-entropy."""
+    dice: NotNegative = 5.0
+    """Masks, Dice loss."""
+    no_object: Positive = 0.1
+    """Weight of the no-object class within the cross-entropy."""
+
+
+class UniversalTrainingSettings(TrainingSettings):
+    """The recipe `universal`: a panoptic model of `transformers`, fine-tuned in one stage."""
+
+    epochs: PositiveInt = 50
+    """Passes over the training images."""
+    batch_size: PositiveInt = 8
+    """Images a step, on each device."""
+    optimizer: OptimizerSettings = OptimizerSettings(lr=1e-4, lr_backbone=1e-5, weight_decay=0.05, clip_max_norm=0.01)
+    schedule: ScheduleSettings = ScheduleSettings(kind="one_cycle", warmup_fraction=0.1)
+    weights: str = Field(default="tue-mps/coco_panoptic_eomt_large_640", min_length=1)
+    """Model to start from: a repository of the Hugging Face hub, or a folder that ``save_pretrained`` wrote; EoMT,
+    Mask2Former, MaskFormer or OneFormer."""
+    revision: str | None = None
+    """Commit, branch or tag of the repository; null is the newest."""
+    quality_things: Fraction = 0.4
+    """Least quality of a predicted thing, in validation and in all that uses the model later."""
+    quality_stuff: Fraction = 0.3
+    """The same of stuff."""
+    mask_annealing: bool = True
+    """EoMT: attend within the masks at first, and let go of them block by block, as published."""
+    losses: UniversalLossSettings = UniversalLossSettings()
+    augmentation: AugmentationSettings = AugmentationSettings(
+        sides=(480, 512, 544, 576, 608, 640), max_side=640, evaluation_side=640
+    )
+
+    @model_validator(mode="after")
+    def _check_compile(self) -> Self:
+        return _not_compiled(self)
+
+    def fingerprint(self, processes: int = 1) -> dict[str, Any]:
+        """As for every stage; how masks are merged changes no weight."""
+        kept = super().fingerprint(processes)
+        del kept["quality_things"], kept["quality_stuff"]
+        return kept
+
+
+_Stage = TypeVar("_Stage", bound=TrainingSettings)
+
+
+def _not_compiled(settings: _Stage) -> _Stage:
+    if settings.compile:
+        raise ValueError("compile: this recipe's network is not compiled; set compile: false")
+    return settings

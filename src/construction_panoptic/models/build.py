@@ -10,10 +10,12 @@ from construction_panoptic.models.detr.panoptic_model import DetrModel
 from construction_panoptic.models.panoptic_deeplab import PanopticDeeplabModel
 from construction_panoptic.models.protocol import PanopticModel
 from construction_panoptic.models.spec import ModelSpec
+from construction_panoptic.models.universal.model import UniversalModel
 
 MODELS: Mapping[str, Callable[[ModelSpec], PanopticModel]] = {
     "detr": DetrModel.from_spec,
     "panoptic_deeplab": PanopticDeeplabModel.from_spec,
+    "universal": UniversalModel.from_spec,
 }
 """Kind → a function that builds its model with random weights; a new kind of model adds a line."""
 

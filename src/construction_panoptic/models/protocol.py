@@ -1,12 +1,13 @@
 """What everything after training knows of a model: its description, the way from pixels to input, and segments."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.ndimage import find_objects
 from torch import Tensor, nn
 
 from construction_panoptic.models.spec import ModelSpec
@@ -39,6 +40,16 @@ class Segmentation:
     id_map: NDArray[np.int32]
     segments: Sequence[Mapping[str, Any]]
     boxes: list[dict[str, Any]] = field(default_factory=list)
+
+    def with_boxes(self) -> "Segmentation":
+        """The same with the boxes of the things' masks; each segment has a pixel."""
+        boxes = []
+        for segment, (rows, columns) in zip(self.segments, find_objects(self.id_map), strict=True):
+            if segment["isthing"]:
+                box = (columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start)
+                own = {name: segment[name] for name in ("category_id", "score")}
+                boxes.append({"bbox": [float(side) for side in box], **own})
+        return replace(self, boxes=boxes)
 
 
 class PanopticModel(Protocol):

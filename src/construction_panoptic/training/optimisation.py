@@ -11,13 +11,15 @@ from torch.optim.lr_scheduler import LambdaLR
 from construction_panoptic.config.training import OptimizerSettings, ScheduleSettings
 
 
-def backbone_and_rest(model: nn.Module, settings: OptimizerSettings) -> list[dict[str, Any]]:
-    """The parameters that learn in the groups ``main`` and ``backbone``, for those with this word in their name, as in
-    DETR. With ``lr_backbone`` 0 the backbone is frozen.
+def backbone_and_rest(
+    model: nn.Module, settings: OptimizerSettings, parts: tuple[str, ...] = ("backbone",)
+) -> list[dict[str, Any]]:
+    """The parameters that learn in the groups ``main`` and ``backbone``, for those with one of ``parts`` in their name,
+    as in DETR. With ``lr_backbone`` 0 the backbone is frozen.
     """
     named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    backbone = [parameter for name, parameter in named if "backbone" in name]
-    main = [parameter for name, parameter in named if "backbone" not in name]
+    backbone = [parameter for name, parameter in named if any(part in name for part in parts)]
+    main = [parameter for name, parameter in named if not any(part in name for part in parts)]
     if settings.lr_backbone == 0:
         for parameter in backbone:
             parameter.requires_grad_(False)

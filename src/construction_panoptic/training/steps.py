@@ -120,6 +120,8 @@ class EpochSteps:
 
     def _take(self, batch: Batch, progress: Progress) -> None:
         self._rates = _rates(self._training.optimizer)
+        epochs_done = self._training.epoch + self.step / self._count
+        self._training.task.before_step(epochs_done / self._training.settings.epochs)
         # As if all processes' images were one batch.
         batch = batch.padded(*collectives.all_reduce_max(batch.images.shape[-2:]))
         if self._guarded_step(batch):

@@ -6,9 +6,10 @@ from pathlib import Path
 from construction_panoptic.annotations.stuff.detr_labeller import DetrLabeller
 from construction_panoptic.annotations.stuff.labeller import StuffLabeller
 from construction_panoptic.annotations.stuff.ready import ReadyStuff
-from construction_panoptic.annotations.stuff.universal_labeller import UniversalLabeller, licence_of, weights_folder
+from construction_panoptic.annotations.stuff.universal_labeller import UniversalLabeller
 from construction_panoptic.annotations.taxonomy import Taxonomy
 from construction_panoptic.config.conversion import StuffSettings
+from construction_panoptic.models.universal.hub import licence_of, weights_folder
 
 LABELLERS: Mapping[str, Callable[[StuffSettings, Taxonomy, Path], StuffLabeller]] = {
     "detr": lambda settings, taxonomy, _: DetrLabeller(settings, taxonomy),
@@ -24,7 +25,7 @@ def origin_of(settings: StuffSettings) -> dict[str, str]:
     if settings.source in ("detr", "universal"):
         origin["weights"] = settings.weights
     if settings.source == "universal":
-        folder = weights_folder(settings.weights, settings.revision)
+        folder = weights_folder(settings.weights, settings.revision, "stuff")
         origin["licence"] = licence_of(folder)
         if folder != Path(settings.weights):
             origin["revision"] = folder.name

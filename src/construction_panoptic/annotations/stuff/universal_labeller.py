@@ -17,18 +17,15 @@ from construction_panoptic.annotations.stuff.fringe import Mask
 from construction_panoptic.annotations.stuff.labeller import StuffLabeller, StuffMaps
 from construction_panoptic.annotations.taxonomy import LAST_COCO_THING, Taxonomy, normalise_name
 from construction_panoptic.config.conversion import StuffSettings
-from construction_panoptic.errors import CheckpointError, ParameterError
+from construction_panoptic.errors import CheckpointError
 from construction_panoptic.models.detr.mask_merging import merged_masks
 from construction_panoptic.models.detr.panoptic_model import QueryMasks
 from construction_panoptic.models.detr.postprocess import keep_queries
+from construction_panoptic.models.universal.hub import ONE_SIZE, config_of, licence_of, loaded, weights_folder
 from construction_panoptic.parallel.device import resolve_device
 
 logger = logging.getLogger(__name__)
 
-ONE_SIZE = ("eomt", "eomt_dinov3")
-"""Model types that take square images of one size, padded without a mask."""
-ANY_SIZE = ("mask2former", "maskformer", "oneformer")
-FILES = ["*.json", "model*.safetensors", "*.txt", "README.md"]  # of a repository on the hub
 _SHOWN = 10
 _SUFFIXES = re.compile(r"(_(other|merged|stuff))+$")
 
@@ -51,14 +48,11 @@ class UniversalLabeller(StuffLabeller):
 
     def __init__(self, settings: StuffSettings, taxonomy: Taxonomy) -> None:
         self.device, self.batch_size = settings.device, settings.batch_size
-        folder = weights_folder(settings.weights, settings.revision)
+        folder = weights_folder(settings.weights, settings.revision, "stuff")
         # Of the hub, all processes take the commit that this one has found.
         commit = None if folder == Path(settings.weights) else folder.name
         self._settings = settings.model_copy(update={"revision": commit})
-        config = _loaded(folder, "AutoConfig")
-        if config.model_type not in ONE_SIZE + ANY_SIZE:
-            known = ", ".join(sorted(ONE_SIZE + ANY_SIZE))
-            raise CheckpointError(f"{settings.weights} is a {config.model_type}, which is none of {known}.")
+        config = config_of(folder, settings.weights)
         names = {int(label): str(name) for label, name in config.id2label.items()}
         self._stuff_of, self._is_thing = stuff_of_names(names, taxonomy, settings.weights)
         files = [] if commit else sorted(path for path in folder.iterdir() if path.suffix in (".json", ".safetensors"))
@@ -69,8 +63,8 @@ class UniversalLabeller(StuffLabeller):
     @cached_property
     def _model(self) -> tuple[Any, Any, dict[str, Any]]:
         """The network on its device, its image processor, and how that is called; loaded when they are first used."""
-        folder = weights_folder(self._settings.weights, self._settings.revision)
-        model, info = _loaded(
+        folder = weights_folder(self._settings.weights, self._settings.revision, "stuff")
+        model, info = loaded(
             folder,
             "AutoModelForUniversalSegmentation",
             use_safetensors=True,
@@ -90,11 +84,11 @@ class UniversalLabeller(StuffLabeller):
             import transformers
 
             # Without the names of classes, which it would download and needs for training alone.
-            images = _loaded(folder, "AutoImageProcessor", class_info_file=None)
-            tokens = _loaded(folder, "AutoTokenizer")
+            images = loaded(folder, "AutoImageProcessor", class_info_file=None)
+            tokens = loaded(folder, "AutoTokenizer")
             processor = transformers.OneFormerProcessor(images, tokens, task_seq_length=config.task_seq_len)
         else:
-            processor = _loaded(folder, "AutoImageProcessor")
+            processor = loaded(folder, "AutoImageProcessor")
         return model.to(resolve_device(self._settings.device)).eval(), processor, options
 
     @torch.inference_mode()
@@ -158,60 +152,6 @@ def stuff_of_names(names: dict[int, str], taxonomy: Taxonomy, model: str) -> tup
     return stuff_of, {label: bool(of_class and of_class[1]) for label, of_class in found.items()}
 
 
-def weights_folder(weights: str, revision: str | None) -> Path:
-    """Give the folder of a model; one of the hub is downloaded once.
-
-    Raises:
-        ParameterError: `transformers` is not installed, or there is a folder, and it is to have a revision.
-        CheckpointError: it cannot be had.
-    """
-    try:
-        import transformers  # noqa: F401
-        from huggingface_hub import snapshot_download
-    except ImportError as error:
-        raise ParameterError("stuff.source: universal needs transformers: pip install '.[transformers]'.") from error
-    if Path(weights).is_dir():
-        if revision is not None:
-            raise ParameterError(f"stuff.revision: {weights} is a folder, which has none; remove the parameter.")
-        return Path(weights)
-    try:
-        return Path(snapshot_download(weights, revision=revision, allow_patterns=FILES))
-    except Exception as error:  # the hub's client raises many kinds
-        raise CheckpointError(
-            f"stuff.weights: there is no folder {weights}, and the Hugging Face hub does not give it ({_line(error)}). "
-            f"Without network, copy the folder from where `hf download {weights} --local-dir <folder>` works, and give "
-            "its path."
-        ) from error
-
-
-def licence_of(folder: Path) -> str:
-    """Read the licence of weights from the front matter of their model card, README.md."""
-    import yaml
-    from huggingface_hub.repocard import metadata_load
-
-    try:
-        card = metadata_load(folder / "README.md") or {}
-    except (OSError, ValueError, yaml.YAMLError):
-        card = {}
-    licence = card.get("license_name") if card.get("license") == "other" else card.get("license")
-    return str(licence or card.get("license") or "unknown: no model card names it")
-
-
-def _loaded(folder: Path, auto_class: str, **options: Any) -> Any:
-    import transformers
-    from safetensors import SafetensorError
-
-    try:
-        return getattr(transformers, auto_class).from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False, **options
-        )
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-        raise CheckpointError(
-            f"{folder} cannot be loaded as a panoptic model of transformers with weights in safetensors "
-            f"({_line(error)})."
-        ) from error
-
-
 def _processed_size(image: NDArray[np.uint8], batch: Any, number: int, options: dict[str, Any]) -> tuple[int, int]:
     """Size of an image in its batch, without padding."""
     from transformers.image_transforms import get_size_with_aspect_ratio
@@ -231,7 +171,3 @@ def _short(name: str) -> str:
 def _listed(names: Iterable[str]) -> str:
     names = list(names)
     return ", ".join(names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -34,14 +34,17 @@ _DESCRIPTION = {
         "pred_masks": "float32 [B, Q, H / 4, W / 4] (rounded up): mask scores before sigmoid",
     },
 }
-_MERGING = {
-    "pixels": "keep queries whose best class is a category with a score above threshold; each pixel goes to the one "
-    "with the largest mask score; queries of a stuff class are one segment; drop those of tiny_area pixels or fewer",
-    "masks": f"take queries whose best category has a probability above {LEAST_PROBABILITY}; quality is that "
+MASK_MERGING = (
+    f"take queries whose best category has a probability above {LEAST_PROBABILITY}; quality is that "
     "probability times the mean mask probability where it is at least 0.5; from the highest quality down, a query "
     "with at least quality_things or quality_stuff takes those pixels of its mask that are free, if they are at least "
     f"{LEAST_FREE[0]} of it (things) or {LEAST_FREE[1]} (stuff); queries of a stuff class are one segment; drop those "
-    "of tiny_area pixels or fewer",
+    "of tiny_area pixels or fewer"
+)
+_MERGING = {
+    "pixels": "keep queries whose best class is a category with a score above threshold; each pixel goes to the one "
+    "with the largest mask score; queries of a stuff class are one segment; drop those of tiny_area pixels or fewer",
+    "masks": MASK_MERGING,
 }
 
 

@@ -5,13 +5,11 @@ Pixel y of the image is at (y + 0.5) / 4 - 0.5 on the axis of the cells.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from scipy.ndimage import find_objects
 from torch import Tensor
 
 from construction_panoptic.config.model import GroupingSettings
@@ -49,17 +47,17 @@ class Groups:
         ids = np.zeros(len(areas) + 1, dtype=np.int32)
         ids[kept + 1] = np.arange(1, len(kept) + 1)
         id_map = ids[numbers]
-        segments: list[dict[str, Any]] = []
-        boxes: list[dict[str, Any]] = []
-        for group, place in zip(kept.tolist(), find_objects(id_map), strict=True):
-            what = {"category_id": self.categories[group], "score": self.scores[group]}
-            is_thing = self.is_thing[group]
-            segments.append({"id": len(segments) + 1, "isthing": is_thing, "area": int(areas[group]), **what})
-            if is_thing:
-                rows, columns = place
-                box = (columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start)
-                boxes.append({"bbox": [float(side) for side in box], **what})
-        return Segmentation(id_map, segments, boxes)
+        segments = [
+            {
+                "id": number,
+                "isthing": self.is_thing[group],
+                "area": int(areas[group]),
+                "category_id": self.categories[group],
+                "score": self.scores[group],
+            }
+            for number, group in enumerate(kept.tolist(), 1)
+        ]
+        return Segmentation(id_map, segments).with_boxes()
 
 
 @torch.no_grad()

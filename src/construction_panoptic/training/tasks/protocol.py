@@ -72,6 +72,9 @@ class TrainingTask(ABC):
         The node that trains has the `Measure` that understands the predictions.
         """
 
+    def before_step(self, done: float) -> None:  # noqa: B027
+        """Do what depends on the fraction of the training's steps that are done; nothing unless a task says so."""
+
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Give the optimiser's groups, each with ``name``, ``params`` and ``lr``, without empty ones."""
         return backbone_and_rest(self.model, self.settings.optimizer)

@@ -1,0 +1,82 @@
+"""Models of `transformers` from the Hugging Face hub or a folder: safetensors alone, and no code of theirs."""
+
+from pathlib import Path
+from typing import Any
+
+from construction_panoptic.errors import CheckpointError, ParameterError
+
+ONE_SIZE = ("eomt", "eomt_dinov3")
+"""Model types that take square images of one size, padded without a mask."""
+ANY_SIZE = ("mask2former", "maskformer", "oneformer")
+FILES = ["*.json", "model*.safetensors", "*.txt", "README.md"]  # of a repository on the hub
+
+
+def weights_folder(weights: str, revision: str | None, group: str) -> Path:
+    """Give the folder of a model; one of the hub is downloaded once. Messages name the ``group`` of parameters.
+
+    Raises:
+        ParameterError: `transformers` is not installed, or there is a folder, and it is to have a revision.
+        CheckpointError: it cannot be had.
+    """
+    try:
+        import transformers  # noqa: F401
+        from huggingface_hub import snapshot_download
+    except ImportError as error:
+        raise ParameterError(
+            f"{group}.weights: {weights} needs transformers: pip install '.[transformers]'."
+        ) from error
+    if Path(weights).is_dir():
+        if revision is not None:
+            raise ParameterError(f"{group}.revision: {weights} is a folder, which has none; remove the parameter.")
+        return Path(weights)
+    try:
+        return Path(snapshot_download(weights, revision=revision, allow_patterns=FILES))
+    except Exception as error:  # the hub's client raises many kinds
+        raise CheckpointError(
+            f"{group}.weights: there is no folder {weights}, and the Hugging Face hub does not give it ({line_of(error)}). "
+            f"Without network, copy the folder from where `hf download {weights} --local-dir <folder>` works, and give "
+            "its path."
+        ) from error
+
+
+def config_of(folder: Path, weights: str) -> Any:
+    """Read the configuration of a model; `CheckpointError` if it is none, or of a type that is not known here."""
+    config = loaded(folder, "AutoConfig")
+    if config.model_type not in ONE_SIZE + ANY_SIZE:
+        known = ", ".join(sorted(ONE_SIZE + ANY_SIZE))
+        raise CheckpointError(f"{weights} is a {config.model_type}, which is none of {known}.")
+    return config
+
+
+def loaded(folder: Path, auto_class: str, **options: Any) -> Any:
+    """Load a part of a model with a class of `transformers`; `CheckpointError` if it cannot be loaded."""
+    import transformers
+    from safetensors import SafetensorError
+
+    try:
+        return getattr(transformers, auto_class).from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False, **options
+        )
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{folder} cannot be loaded as a panoptic model of transformers with weights in safetensors "
+            f"({line_of(error)})."
+        ) from error
+
+
+def licence_of(folder: Path) -> str:
+    """Read the licence of weights from the front matter of their model card, README.md."""
+    import yaml
+    from huggingface_hub.repocard import metadata_load
+
+    try:
+        card = metadata_load(folder / "README.md") or {}
+    except (OSError, ValueError, yaml.YAMLError):
+        card = {}
+    licence = card.get("license_name") if card.get("license") == "other" else card.get("license")
+    return str(licence or card.get("license") or "unknown: no model card names it")
+
+
+def line_of(error: Exception) -> str:
+    """The first line of an error, or its kind."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
