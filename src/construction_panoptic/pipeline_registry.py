@@ -11,6 +11,7 @@ RECIPES = {
 }
 """Recipe → the pipelines that train it; a new recipe adds an entry. The last one makes the model."""
 
+_WITHOUT_ONNX = ("universal",)  # torch does not export them
 _DETR_MODEL = "mask_head.best"
 _FOLLOWING = ("panoptic_evaluation", "error_analysis")
 _JOBS = {
@@ -46,6 +47,8 @@ def _of_recipe(recipe: str, pipeline: Pipeline) -> Pipeline:
     """Give a pipeline the model of a recipe, and results that are kept apart the recipe's name."""
     if recipe == "detr":
         return pipeline
+    if recipe in _WITHOUT_ONNX and "exported_onnx" in pipeline.all_outputs():
+        pipeline -= pipeline.only_nodes_with_outputs("exported_onnx")
     inputs = {_DETR_MODEL: f"{recipe}.best"} if _DETR_MODEL in pipeline.inputs() else {}
     kept = [name for name in pipeline.outputs() if name.startswith("detr.")]
     return Pipeline(pipeline, inputs=inputs, outputs={name: f"{recipe}{name.removeprefix('detr')}" for name in kept})

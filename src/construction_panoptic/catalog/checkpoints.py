@@ -75,7 +75,8 @@ class ExportedModelDataset(LocalDataset):
         return load_exported(self._filepath)
 
     def save(self, data: PanopticModel) -> None:
-        """Write both files; see `export_model`."""
+        """Write both files; see `export_model`. An ONNX file beside them is of another model, and goes."""
+        (self._filepath / "model.onnx").unlink(missing_ok=True)
         export_model(data, self._filepath)
 
 

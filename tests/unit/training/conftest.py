@@ -12,8 +12,13 @@ from PIL import Image
 
 from construction_panoptic.annotations.panoptic_png import encode_id_map
 from construction_panoptic.config.base import parse
-from construction_panoptic.config.training import DetectionSettings, PanopticDeeplabTrainingSettings
+from construction_panoptic.config.training import (
+    DetectionSettings,
+    PanopticDeeplabTrainingSettings,
+    UniversalTrainingSettings,
+)
 from construction_panoptic.models.spec import ModelSpec
+from tests.unit.universal_models import EOMT_SIDE
 
 NUM_CLASSES = 5  # ids 1 (stuff), 2, 3, 4 (things)
 SPEC = ModelSpec(
@@ -21,6 +26,7 @@ SPEC = ModelSpec(
     threshold=0.01,
 )
 DEEPLAB_SPEC = SPEC.model_copy(update={"kind": "panoptic_deeplab"})
+UNIVERSAL_SPEC = SPEC.model_copy(update={"kind": "universal", "merging": "masks"})
 
 
 @dataclass(frozen=True)
@@ -129,6 +135,14 @@ def deeplab_settings(like: DetectionSettings, **changes: Any) -> PanopticDeeplab
     common = like.model_dump(exclude={"losses", "matching"})
     model = {"backbone": "tiny", "norm": "batch", "channels": 16, "semantic_channels": 8, "instance_channels": 8}
     return parse(PanopticDeeplabTrainingSettings, {**common, "model": model, **changes}, "panoptic_deeplab")
+
+
+def universal_settings(like: DetectionSettings, **changes: Any) -> UniversalTrainingSettings:
+    """Settings of a small EoMT, in all that trainings have in common like those of another stage."""
+    common = like.model_dump(exclude={"losses", "matching"})
+    common["weights"] = "eomt"
+    common["augmentation"] |= {"max_side": EOMT_SIDE}
+    return parse(UniversalTrainingSettings, {**common, **changes}, "universal")
 
 
 @pytest.fixture(autouse=True)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from construction_panoptic.errors import CheckpointError, ParameterError, UserError
 from construction_panoptic.models.detr.model import DetrPanoptic, build_detr, build_detr_panoptic
+from construction_panoptic.models.universal.network import pretrained
 from construction_panoptic.parallel import collectives
 from construction_panoptic.signals import Interrupted, StopRequest
 from construction_panoptic.training.loading import Batch, BatchLoader, build_loader
@@ -28,8 +29,17 @@ from construction_panoptic.training.tasks.detection import DetectionTask
 from construction_panoptic.training.tasks.mask_head import MaskHeadTask
 from construction_panoptic.training.tasks.panoptic_deeplab import PanopticDeeplabTask, build_network
 from construction_panoptic.training.tasks.protocol import Loss, TrainingTask
+from construction_panoptic.training.tasks.universal import UniversalTask
 from construction_panoptic.training.watch import NonFiniteLossError
-from tests.unit.training.conftest import DEEPLAB_SPEC, NUM_CLASSES, SPEC, deeplab_settings
+from tests.unit.training.conftest import (
+    DEEPLAB_SPEC,
+    NUM_CLASSES,
+    SPEC,
+    UNIVERSAL_SPEC,
+    deeplab_settings,
+    universal_settings,
+)
+from tests.unit.universal_models import write_model
 
 pytestmark = pytest.mark.medium
 
@@ -68,6 +78,10 @@ class Kit:
             if kind == "panoptic_deeplab":
                 own = deeplab_settings(settings)
                 return PanopticDeeplabTask(build_network(NUM_CLASSES, own), own, DEEPLAB_SPEC)
+            if kind == "universal":
+                folder = self.scene.images.parent / "eomt"
+                network = pretrained(folder if folder.exists() else write_model(folder, "eomt"), NUM_CLASSES)[0]
+                return UniversalTask(network, universal_settings(settings), UNIVERSAL_SPEC)
             return MaskHeadTask(build_detr_panoptic(**self.small_model), settings, SPEC)
 
     def train(
@@ -113,7 +127,7 @@ def assert_equal(left: Any, right: Any, where: str = "checkpoint") -> None:
         assert left == right, where
 
 
-@pytest.mark.parametrize("kind", ["detection", "mask_head", "panoptic_deeplab"])
+@pytest.mark.parametrize("kind", ["detection", "mask_head", "panoptic_deeplab", "universal"])
 def test_resumed_training_equals_an_uninterrupted_one_bit_for_bit(kit: Kit, kind: str) -> None:
     changes = {"schedule": {"kind": "cosine", "warmup_epochs": 1}}
     whole = [result.checkpoint for result in kit.train(kind, changes=changes)]
