@@ -33,9 +33,9 @@ def weights_folder(weights: str, revision: str | None, group: str) -> Path:
         return Path(snapshot_download(weights, revision=revision, allow_patterns=FILES))
     except Exception as error:  # the hub's client raises many kinds
         raise CheckpointError(
-            f"{group}.weights: there is no folder {weights}, and the Hugging Face hub does not give it ({line_of(error)}). "
-            f"Without network, copy the folder from where `hf download {weights} --local-dir <folder>` works, and give "
-            "its path."
+            f"{group}.weights: there is no folder {weights}, and the Hugging Face hub does not give it "
+            f"({line_of(error)}). Without network, copy the folder from where `hf download {weights} --local-dir "
+            "<folder>` works, and give its path."
         ) from error
 
 
