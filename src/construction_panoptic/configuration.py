@@ -16,8 +16,8 @@ from construction_panoptic.config.parameters import check_parameters
 
 
 def project_folder() -> str:
-    """Find the project: the first folder with ``conf/base``, upwards from here, else from this file."""
-    for start in (Path.cwd(), Path(__file__).resolve()):
+    """Find the project: the first folder with ``conf/base``, upwards from here, else from the package's folder."""
+    for start in (Path.cwd(), Path(__file__).resolve().parents[1]):  # the package has a conf/ of its own, for init
         for folder in (start, *start.parents):
             if (folder / "conf" / "base").is_dir():
                 return folder.as_posix()
