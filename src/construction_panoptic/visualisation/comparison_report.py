@@ -158,7 +158,7 @@ def pictures_of_differences(
     local: LocalData | None,
     count: int,
 ) -> dict[str, list[ReportPicture]]:
-    """Draw truth and predictions of the ``count`` images whose PQ differs most between the runs, by file name.
+    """Draw photograph, truth and predictions of the ``count`` images whose PQ differs most between the runs, by file name.
 
     ``images`` are ids, ``qualities`` for each run PQ of each image, 0…1 or NaN. Gives none without local data, or where
     a run has no predictions.
@@ -178,7 +178,8 @@ def pictures_of_differences(
             image_id = int(images[place])
             photograph = read_rgb(local.image_folder / files[image_id])
             png = (local.png_folder / truth[image_id]["file_name"]).read_bytes()
-            row = [ReportPicture(_overlay(photograph, png, truth[image_id], classes), "ground truth")]
+            row = [ReportPicture(photograph, "image")]
+            row.append(ReportPicture(_overlay(photograph, png, truth[image_id], classes), "ground truth"))
             for run, quality, archive, annotations in zip(runs, qualities, archives, predicted, strict=True):
                 annotation = annotations[image_id]
                 overlay = _overlay(photograph, archive.read(annotation["file_name"]), annotation, classes)
