@@ -41,7 +41,7 @@ def test_no_file_is_unpickled(name: str) -> None:
 def test_only_weights_and_tracking_use_the_network() -> None:
     clients = {"urllib.request", "requests", "httpx", "aiohttp", "http.client", "huggingface_hub"}
     others = [path for path in SOURCES if path.parent.name != "tracking"]
-    assert [path.name for path in others if clients & imported(path)] == ["universal_labeller.py"]
+    assert [path.name for path in others if clients & imported(path)] == ["hub.py"]
     downloads = ("torch.hub.download_url_to_file", "torch.hub.load_state_dict_from_url", "torch.hub.load")
     found = [(path.name, name) for path in SOURCES for name in downloads for _ in calls(path, name)]
     assert found == [("checkpoint.py", "torch.hub.download_url_to_file")]
