@@ -63,10 +63,10 @@ class Delivery:
         send_all("params", lambda values: log_batch(run_id, params=[Param(*item) for item in values.items()]))
         send_all("metrics", lambda values: self._send_numbers(run_id, values))
         send_all("datasets", lambda values: self._client.log_inputs(run_id, [*map(_dataset_input, values.items())]))
+        with self._records.lock:  # before the histories, for a checkpoint is linked with the numbers of its epoch
+            files = {name: dict(file) for name, file in record.files.items() if file["ready"]}
         for entry in list(record.histories):
             self._unless_refused(f"{entry} of {record.name}", self._send_history, run_id, record, entry)
-        with self._records.lock:
-            files = {name: dict(file) for name, file in record.files.items() if file["ready"]}
         for name, file in files.items():
             self._unless_refused(f"{name} of {record.name}", self._send_file, run_id, record, file)
             self._take_out(record.files, {name: file})
