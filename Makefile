@@ -41,7 +41,7 @@ check: lint  ## lint, types, layers and the fast unit tests: a few minutes
 
 test: lint  ## lint, types, layers, all unit tests, and those of whole pipelines: several minutes
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 tests/unit
-	$(BIN)/pytest tests/integration
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile tests/integration
 
 test-slow: install  ## the tests that take minutes: kill and resume, Ray, several processes
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -m slow
