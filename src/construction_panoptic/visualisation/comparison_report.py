@@ -158,7 +158,7 @@ def pictures_of_differences(
     local: LocalData | None,
     count: int,
 ) -> dict[str, list[ReportPicture]]:
-    """Draw photograph, truth and predictions of the ``count`` images whose PQ differs most between the runs, by file name.
+    """Draw photograph, truth and predictions of the ``count`` images whose PQ differs most, by file name.
 
     ``images`` are ids, ``qualities`` for each run PQ of each image, 0…1 or NaN. Gives none without local data, or where
     a run has no predictions.
