@@ -119,8 +119,8 @@ def test_a_comparison_says_what_differs_and_by_how_much(site: Site) -> None:
     digest = file_digest(site.file)[:8]
     assert f"<b>run</b>: old, new; <b>data set</b>: 10 validation images; <b>digest</b>: {digest}; <b>" in page
     assert "tower crane" in page
-    # The five images in which they differ, with the truth and both predictions.
-    assert page.count("<figure>") == 15
+    # The five images in which they differ: photograph, truth and both predictions.
+    assert page.count("<figure>") == 20
     assert [name in page for name in ("0.jpg", "1.jpg", "5.jpg", "6.jpg")] == [False, True, True, False]
 
 
