@@ -5,7 +5,7 @@ Defaults are the recipe of DETR (Carion et al. 2020, "End-to-End Object Detectio
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -144,6 +144,7 @@ class TrainingSettings(Settings):
     renamed: ClassVar[Mapping[str, str]] = {"accumulate": "micro_batches", "skip_at_most": "max_skipped"}
     dropped: ClassVar[frozenset[str]] = frozenset({"failed_batch"})
     learns_masks: ClassVar[bool] = True
+    compiles: ClassVar[bool] = True
 
     epochs: PositiveInt = 200
     """Passes over the training images."""
@@ -199,6 +200,8 @@ class TrainingSettings(Settings):
             raise ValueError("on_non_finite: skip needs devices: 1")
         if self.augmentation.copy_paste and not self.learns_masks:
             raise ValueError("augmentation.copy_paste needs masks, and this stage learns from boxes alone; set it to 0")
+        if self.compile and not self.compiles:
+            raise ValueError("compile: this recipe's network is not compiled; set compile: false")
         if self.micro_batches > self.batch_size:
             raise ValueError(f"micro_batches ({self.micro_batches}) is above batch_size ({self.batch_size})")
         return self
@@ -307,6 +310,8 @@ class DeeplabLossSettings(Settings):
 class PanopticDeeplabTrainingSettings(TrainingSettings):
     """The recipe `panoptic_deeplab`: network and training, in one stage."""
 
+    compiles: ClassVar[bool] = False
+
     epochs: PositiveInt = 100
     """Passes over the training images."""
     batch_size: PositiveInt = 8
@@ -322,10 +327,6 @@ class PanopticDeeplabTrainingSettings(TrainingSettings):
     model: PanopticDeeplabSettings = PanopticDeeplabSettings()
     targets: TargetSettings = TargetSettings()
     losses: DeeplabLossSettings = DeeplabLossSettings()
-
-    @model_validator(mode="after")
-    def _check_compile(self) -> Self:
-        return _not_compiled(self)
 
     def fingerprint(self, processes: int = 1) -> dict[str, Any]:
         """As for every stage; how segments are made of the maps changes no weight."""
@@ -350,6 +351,8 @@ class UniversalLossSettings(Settings):
 class UniversalTrainingSettings(TrainingSettings):
     """The recipe `universal`: a panoptic model of `transformers`, fine-tuned in one stage."""
 
+    compiles: ClassVar[bool] = False
+
     epochs: PositiveInt = 50
     """Passes over the training images."""
     batch_size: PositiveInt = 8
@@ -372,21 +375,8 @@ class UniversalTrainingSettings(TrainingSettings):
         sides=(480, 512, 544, 576, 608, 640), max_side=640, evaluation_side=640
     )
 
-    @model_validator(mode="after")
-    def _check_compile(self) -> Self:
-        return _not_compiled(self)
-
     def fingerprint(self, processes: int = 1) -> dict[str, Any]:
         """As for every stage; how masks are merged changes no weight."""
         kept = super().fingerprint(processes)
         del kept["quality_things"], kept["quality_stuff"]
         return kept
-
-
-_Stage = TypeVar("_Stage", bound=TrainingSettings)
-
-
-def _not_compiled(settings: _Stage) -> _Stage:
-    if settings.compile:
-        raise ValueError("compile: this recipe's network is not compiled; set compile: false")
-    return settings

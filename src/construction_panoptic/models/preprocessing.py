@@ -8,6 +8,13 @@ from torchvision.transforms.v2 import functional as transforms
 from construction_panoptic.config.training import AugmentationSettings
 from construction_panoptic.models.spec import Preprocessing
 
+INPUTS = {
+    "images": "float32 [B, 3, H, W]: RGB in 0…1, shorter side evaluation_side unless the longer one would pass "
+    "max_side, minus mean, divided by std, 0 on padding at the right and the bottom",
+    "padding_mask": "bool [B, H, W]: true on padding",
+}
+"""What goes into a network of any kind, for `PanopticModel.describe`."""
+
 Sizes = Preprocessing | AugmentationSettings
 
 

@@ -9,7 +9,7 @@ from construction_panoptic.annotations.stuff.ready import ReadyStuff
 from construction_panoptic.annotations.stuff.universal_labeller import UniversalLabeller
 from construction_panoptic.annotations.taxonomy import Taxonomy
 from construction_panoptic.config.conversion import StuffSettings
-from construction_panoptic.models.universal.hub import licence_of, weights_folder
+from construction_panoptic.models.universal.hub import terms_of
 
 LABELLERS: Mapping[str, Callable[[StuffSettings, Taxonomy, Path], StuffLabeller]] = {
     "detr": lambda settings, taxonomy, _: DetrLabeller(settings, taxonomy),
@@ -25,8 +25,5 @@ def origin_of(settings: StuffSettings) -> dict[str, str]:
     if settings.source in ("detr", "universal"):
         origin["weights"] = settings.weights
     if settings.source == "universal":
-        folder = weights_folder(settings.weights, settings.revision, "stuff")
-        origin["licence"] = licence_of(folder)
-        if folder != Path(settings.weights):
-            origin["revision"] = folder.name
+        origin |= terms_of(settings.weights, settings.revision, "stuff")
     return origin

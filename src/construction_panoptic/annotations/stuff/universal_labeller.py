@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,19 @@ from construction_panoptic.errors import CheckpointError
 from construction_panoptic.models.detr.mask_merging import merged_masks
 from construction_panoptic.models.detr.panoptic_model import QueryMasks
 from construction_panoptic.models.detr.postprocess import keep_queries
-from construction_panoptic.models.universal.hub import ONE_SIZE, config_of, licence_of, loaded, weights_folder
+from construction_panoptic.models.universal.hub import (
+    ONE_SIZE,
+    config_of,
+    licence_of,
+    listed,
+    loaded,
+    loaded_model,
+    weights_folder,
+)
 from construction_panoptic.parallel.device import resolve_device
 
 logger = logging.getLogger(__name__)
 
-_SHOWN = 10
 _SUFFIXES = re.compile(r"(_(other|merged|stuff))+$")
 
 
@@ -64,16 +71,7 @@ class UniversalLabeller(StuffLabeller):
     def _model(self) -> tuple[Any, Any, dict[str, Any]]:
         """The network on its device, its image processor, and how that is called; loaded when they are first used."""
         folder = weights_folder(self._settings.weights, self._settings.revision, "stuff")
-        model, info = loaded(
-            folder,
-            "AutoModelForUniversalSegmentation",
-            use_safetensors=True,
-            dtype=torch.float32,
-            output_loading_info=True,
-        )
-        missing = sorted(key for key in info["missing_keys"] if not key.startswith("criterion."))
-        if missing:
-            raise CheckpointError(f"{folder}: the weights lack {_listed(missing)}.")
+        model, _ = loaded_model(folder)
         config, side, longest = model.config, self._settings.side, self._settings.max_side
         options: dict[str, Any] = {"return_tensors": "pt", "input_data_format": "channels_last"}
         if config.model_type in ONE_SIZE:
@@ -143,12 +141,12 @@ def stuff_of_names(names: dict[int, str], taxonomy: Taxonomy, model: str) -> tup
     unknown = [name for label, name in names.items() if label not in stuff_of]
     if not stuff_of:
         raise CheckpointError(
-            f"{model}: the taxonomy knows none of its classes ({_listed(unknown)}); add their names to coco_to_stuff, "
+            f"{model}: the taxonomy knows none of its classes ({listed(unknown)}); add their names to coco_to_stuff, "
             "or use a model of COCO panoptic."
         )
     if unknown:
         text = "The taxonomy does not know %d of the %d classes of %s; what they cover is void: %s"
-        logger.warning(text, len(unknown), len(names), model, _listed(unknown))
+        logger.warning(text, len(unknown), len(names), model, listed(unknown))
     return stuff_of, {label: bool(of_class and of_class[1]) for label, of_class in found.items()}
 
 
@@ -166,8 +164,3 @@ def _processed_size(image: NDArray[np.uint8], batch: Any, number: int, options: 
 
 def _short(name: str) -> str:
     return _SUFFIXES.sub("", normalise_name(name))
-
-
-def _listed(names: Iterable[str]) -> str:
-    names = list(names)
-    return ", ".join(names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")

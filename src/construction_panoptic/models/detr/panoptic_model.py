@@ -17,17 +17,13 @@ from construction_panoptic.models.detr.postprocess import (
     likely_queries,
     panoptic_result,
 )
-from construction_panoptic.models.preprocessing import prepare
+from construction_panoptic.models.preprocessing import INPUTS, prepare
 from construction_panoptic.models.protocol import Images, Segmentation
 from construction_panoptic.models.spec import ModelSpec
 
 _DESCRIPTION = {
     "tiny_area": TINY_AREA,
-    "inputs": {
-        "images": "float32 [B, 3, H, W]: RGB in 0…1, shorter side evaluation_side unless the longer one would pass "
-        "max_side, minus mean, divided by std, 0 on padding at the right and the bottom",
-        "padding_mask": "bool [B, H, W]: true on padding",
-    },
+    "inputs": INPUTS,
     "outputs": {
         "pred_logits": "float32 [B, Q, C + 1]: class scores before softmax; index = category id, last: no object",
         "pred_boxes": "float32 [B, Q, 4]: centre x, centre y, width, height as fractions of H and W without padding",

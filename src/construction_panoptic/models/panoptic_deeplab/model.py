@@ -11,7 +11,7 @@ from construction_panoptic.config.base import parse
 from construction_panoptic.config.model import PanopticDeeplabSettings
 from construction_panoptic.models.panoptic_deeplab.grouping import Groups, group
 from construction_panoptic.models.panoptic_deeplab.network import PanopticDeeplab, build_panoptic_deeplab
-from construction_panoptic.models.preprocessing import prepare
+from construction_panoptic.models.preprocessing import INPUTS, prepare
 from construction_panoptic.models.protocol import Images, Segmentation
 from construction_panoptic.models.spec import ModelSpec
 
@@ -70,11 +70,7 @@ class PanopticDeeplabModel:
         """See `PanopticModel`."""
         grouping = self.settings.grouping
         return {
-            "inputs": {
-                "images": "float32 [B, 3, H, W]: RGB in 0…1, shorter side evaluation_side unless the longer one would "
-                "pass max_side, minus mean, divided by std, 0 on padding at the right and the bottom",
-                "padding_mask": "bool [B, H, W]: true on padding",
-            },
+            "inputs": INPUTS,
             "outputs": {
                 "semantic": "float32 [B, C, H / 2, W / 2] (rounded up): class scores before softmax, by category id",
                 "center": "float32 [B, H / 4, W / 4] (rounded up): heat of centres before sigmoid",

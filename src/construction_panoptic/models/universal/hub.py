@@ -1,7 +1,10 @@
 """Models of `transformers` from the Hugging Face hub or a folder: safetensors alone, and no code of theirs."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from construction_panoptic.errors import CheckpointError, ParameterError
 
@@ -9,6 +12,7 @@ ONE_SIZE = ("eomt", "eomt_dinov3")
 """Model types that take square images of one size, padded without a mask."""
 ANY_SIZE = ("mask2former", "maskformer", "oneformer")
 FILES = ["*.json", "model*.safetensors", "*.txt", "README.md"]  # of a repository on the hub
+_SHOWN = 10
 
 
 def weights_folder(weights: str, revision: str | None, group: str) -> Path:
@@ -64,6 +68,32 @@ def loaded(folder: Path, auto_class: str, **options: Any) -> Any:
         ) from error
 
 
+def loaded_model(folder: Path, **options: Any) -> tuple[Any, list[str]]:
+    """Load a model in float32; gives it, and the keys whose weights have another shape, if ``options`` allow them.
+
+    `CheckpointError` if it cannot be loaded, or weights are missing.
+    """
+    model, info = loaded(
+        folder,
+        "AutoModelForUniversalSegmentation",
+        use_safetensors=True,
+        dtype=torch.float32,
+        output_loading_info=True,
+        **options,
+    )
+    missing = sorted(key for key in info["missing_keys"] if not key.startswith("criterion."))
+    if missing:
+        raise CheckpointError(f"{folder}: the weights lack {listed(missing)}.")
+    return model, sorted({str(key[0] if isinstance(key, tuple) else key) for key in info["mismatched_keys"]})
+
+
+def terms_of(weights: str, revision: str | None, group: str) -> dict[str, str]:
+    """Give the ``licence`` of a model and, of one of the hub, its ``revision``; see `weights_folder`."""
+    folder = weights_folder(weights, revision, group)
+    terms = {"licence": licence_of(folder)}
+    return terms if folder == Path(weights) else {**terms, "revision": folder.name}
+
+
 def licence_of(folder: Path) -> str:
     """Read the licence of weights from the front matter of their model card, README.md."""
     import yaml
@@ -75,6 +105,12 @@ def licence_of(folder: Path) -> str:
         card = {}
     licence = card.get("license_name") if card.get("license") == "other" else card.get("license")
     return str(licence or card.get("license") or "unknown: no model card names it")
+
+
+def listed(names: Iterable[str]) -> str:
+    """The first ten names."""
+    names = list(names)
+    return ", ".join(names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")
 
 
 def line_of(error: Exception) -> str:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from construction_panoptic.models.detr.mask_merging import LEAST_PROBABILITY, merged_masks
 from construction_panoptic.models.detr.panoptic_model import MASK_MERGING, QueryMasks
 from construction_panoptic.models.detr.postprocess import likely_queries
-from construction_panoptic.models.preprocessing import prepare
+from construction_panoptic.models.preprocessing import INPUTS, prepare
 from construction_panoptic.models.protocol import Images, Segmentation
 from construction_panoptic.models.spec import ModelSpec
 from construction_panoptic.models.universal.network import STRIDE, Universal, of_architecture
@@ -65,11 +65,7 @@ class UniversalModel:
     def describe(self) -> dict[str, Any]:
         """See `PanopticModel`."""
         return {
-            "inputs": {
-                "images": "float32 [B, 3, H, W]: RGB in 0…1, shorter side evaluation_side unless the longer one would "
-                "pass max_side, minus mean, divided by std, 0 on padding at the right and the bottom",
-                "padding_mask": "bool [B, H, W]: true on padding",
-            },
+            "inputs": INPUTS,
             "outputs": {
                 "pred_logits": "float32 [B, Q, C + 1]: class scores before softmax; index = category id, last: no "
                 "object",

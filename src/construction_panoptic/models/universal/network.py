@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from construction_panoptic.errors import CheckpointError, ParameterError
-from construction_panoptic.models.universal.hub import ONE_SIZE, config_of, loaded
+from construction_panoptic.errors import ParameterError
+from construction_panoptic.models.universal.hub import ONE_SIZE, config_of, loaded, loaded_model
 
 logger = logging.getLogger(__name__)
 
@@ -124,23 +124,11 @@ def pretrained(folder: Path, num_classes: int) -> tuple[Universal, dict[str, Any
     config = config_of(folder, str(folder))
     names = {number: str(number) for number in range(num_classes)}
     changed: dict[str, Any] = {"id2label": names, "label2id": {name: number for number, name in names.items()}}
-    if config.model_type != "eomt":
+    if config.model_type not in ONE_SIZE:
         changed["use_auxiliary_loss"] = True  # layers' predictions are given
     if config.model_type == "oneformer":
         changed["is_training"] = False  # or it wants a text for each image
-    body, info = loaded(
-        folder,
-        "AutoModelForUniversalSegmentation",
-        use_safetensors=True,
-        dtype=torch.float32,
-        output_loading_info=True,
-        ignore_mismatched_sizes=True,
-        **changed,
-    )
-    missing = sorted(key for key in info["missing_keys"] if not key.startswith("criterion."))
-    reset = sorted({str(key[0] if isinstance(key, tuple) else key) for key in info["mismatched_keys"]})
-    if missing:
-        raise CheckpointError(f"{folder}: the weights lack {', '.join(missing[:10])}.")
+    body, reset = loaded_model(folder, ignore_mismatched_sizes=True, **changed)
     logger.info("Fine-tuning %s from %s; reset: %s.", config.model_type, folder, ", ".join(reset) or "nothing")
     task: list[int] = []
     if config.model_type == "oneformer":

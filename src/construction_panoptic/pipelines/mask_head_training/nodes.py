@@ -1,7 +1,6 @@
 """Nodes that train the panoptic mask head."""
 
 from collections.abc import Iterator, Mapping
-from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -13,23 +12,20 @@ from construction_panoptic.annotations.records import ConvertedImages
 from construction_panoptic.config.evaluation import EvaluationSettings
 from construction_panoptic.config.model import DetrSettings
 from construction_panoptic.config.training import MaskHeadSettings
-from construction_panoptic.evaluation.validation import panoptic_metrics
 from construction_panoptic.models.detr import fetch_weights
 from construction_panoptic.models.spec import ModelSpec, Preprocessing
+from construction_panoptic.pipelines.panoptic_stage import panoptic_stage
 from construction_panoptic.training.running import (
     Stage,
     TrainingOutputs,
     fingerprint_of,
     run_training,
-    stage_of,
     weights_digest,
 )
-from construction_panoptic.training.samples import PanopticSamples
 from construction_panoptic.training.tasks.feature_cache import open_cache
 from construction_panoptic.training.tasks.mask_head import MaskHeadTask, build_panoptic
 from construction_panoptic.visualisation import interactive, still
 from construction_panoptic.visualisation.charts import training_chart
-from construction_panoptic.visualisation.progress import ProgressSheet
 
 
 def train_mask_head(
@@ -69,16 +65,8 @@ def _stage(
     )
     fingerprint = fingerprint_of(train, settings, model=spec.architecture, detector=weights_digest(detector))
     model = build_panoptic(spec.num_classes, architecture, settings, detector)
-    return stage_of(
-        MaskHeadTask(model, settings, spec, open_cache(settings, fingerprint)),
-        spec,
-        partial(PanopticSamples, image_folder=converted.image_folder, png_folder=converted.png_folder),
-        train,
-        val,
-        measure=panoptic_metrics(val, converted.png_folder),
-        watch=ProgressSheet(val, converted, settings.progress_images),
-        fingerprint=fingerprint,
-    )
+    task = MaskHeadTask(model, settings, spec, open_cache(settings, fingerprint))
+    return panoptic_stage(task, spec, train, val, converted, fingerprint)
 
 
 def draw_curves(history: pd.DataFrame) -> tuple[go.Figure, Figure]:

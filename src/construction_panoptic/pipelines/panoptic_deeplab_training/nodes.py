@@ -1,7 +1,6 @@
 """Nodes that train Panoptic-DeepLab."""
 
 from collections.abc import Iterator, Mapping
-from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -11,15 +10,13 @@ from plotly import graph_objects as go
 from construction_panoptic.annotations.records import ConvertedImages
 from construction_panoptic.config.evaluation import EvaluationSettings
 from construction_panoptic.config.training import PanopticDeeplabTrainingSettings
-from construction_panoptic.evaluation.validation import panoptic_metrics
 from construction_panoptic.models.spec import ModelSpec, Preprocessing
 from construction_panoptic.models.timm_backbones import TimmBackbone
-from construction_panoptic.training.running import Stage, TrainingOutputs, fingerprint_of, run_training, stage_of
-from construction_panoptic.training.samples import PanopticSamples
+from construction_panoptic.pipelines.panoptic_stage import panoptic_stage
+from construction_panoptic.training.running import Stage, TrainingOutputs, fingerprint_of, run_training
 from construction_panoptic.training.tasks.panoptic_deeplab import PanopticDeeplabTask, build_network
 from construction_panoptic.visualisation import interactive, still
 from construction_panoptic.visualisation.charts import training_chart
-from construction_panoptic.visualisation.progress import ProgressSheet
 
 
 def train_panoptic_deeplab(
@@ -55,16 +52,8 @@ def _stage(
     if isinstance(network.backbone, TimmBackbone):  # its weights were trained with a normalisation of their own
         own = {"mean": network.backbone.mean, "std": network.backbone.std}
         spec = spec.model_copy(update={"preprocessing": spec.preprocessing.model_copy(update=own)})
-    return stage_of(
-        PanopticDeeplabTask(network, settings, spec),
-        spec,
-        partial(PanopticSamples, image_folder=converted.image_folder, png_folder=converted.png_folder),
-        train,
-        val,
-        measure=panoptic_metrics(val, converted.png_folder),
-        watch=ProgressSheet(val, converted, settings.progress_images),
-        fingerprint=fingerprint_of(train, settings),
-    )
+    task = PanopticDeeplabTask(network, settings, spec)
+    return panoptic_stage(task, spec, train, val, converted, fingerprint_of(train, settings))
 
 
 def draw_curves(history: pd.DataFrame) -> tuple[go.Figure, Figure]:
