@@ -55,7 +55,8 @@ def test_the_recipe_trains_evaluates_and_is_used(project: Project) -> None:
 @pytest.mark.slow
 def test_images_larger_than_the_models_are_refused(project: Project) -> None:
     write_model(project.folder / "eomt", "eomt")
-    project.run("--pipelines", "sample_data,annotation_conversion")
+    project.run("--pipelines", "sample_data")
+    project.run("--pipelines", "annotation_conversion")
     params = PARAMS | {"universal.augmentation.max_side": "96"}
     done = project.kedro(
         "run", "--env", "sample", "--pipelines", "universal_training", "--params",
