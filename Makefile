@@ -27,7 +27,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: install  ## make the sample data set, train and evaluate both recipes on it, and compare them
 	$(BIN)/kedro run --env sample --pipelines sample_data
 	$(BIN)/kedro run --env sample --params run_name=detr
-	$(BIN)/kedro run --env sample --pipelines panoptic_deeplab --params run_name=panoptic_deeplab
+	$(BIN)/kedro run --env sample --params run_name=panoptic_deeplab \
+		--pipelines panoptic_deeplab_training,panoptic_deeplab_panoptic_evaluation,panoptic_deeplab_error_analysis
 	$(BIN)/kedro compare --env sample detr panoptic_deeplab
 
 lint: install
@@ -63,6 +64,7 @@ viz: install  ## open the pipelines in the browser
 	$(BIN)/kedro viz run --env $(ENV)
 
 ui: install  ## open the runs in the browser
+	@echo "The runs: http://127.0.0.1:5000/#/experiments/1?workflowType=machine_learning"
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///mlflow.db
 
 constraints: install  ## renew constraints.txt from pyproject.toml

@@ -3,14 +3,20 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import pandas as pd
 from kedro.pipeline import Node, Pipeline
+from matplotlib.figure import Figure
+from plotly import graph_objects as go
+
+from construction_panoptic.visualisation import interactive, still
+from construction_panoptic.visualisation.charts import training_chart
 
 
 def stage_pipeline(
     stage: str,
     model: str,
+    learner: str,
     train: Callable[..., Any],
-    draw_curves: Callable[..., Any],
     inputs: list[str],
     made: Mapping[str, str] | None = None,
 ) -> Pipeline:
@@ -19,11 +25,17 @@ def stage_pipeline(
     Args:
         stage: namespace of its entries.
         model: what learns, for the names of the nodes.
+        learner: the same in words, for the title of the curves.
         train: gives the outputs of each epoch, see `training.running.TrainingOutputs`.
-        draw_curves: draws the history.
         inputs: arguments of ``train``, before the last one, the checkpoint to go on from.
         made: of these, which are entries of other stages.
     """
+
+    def draw_curves(history: pd.DataFrame) -> tuple[go.Figure, Figure]:
+        """Draw losses, validation and learning rates against the epoch."""
+        chart = training_chart(history, f"Training of {learner}")
+        return interactive.draw(chart), still.draw(chart)
+
     nodes = [
         Node(
             train,

@@ -4,10 +4,6 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
-import pandas as pd
-from matplotlib.figure import Figure
-from plotly import graph_objects as go
-
 from construction_panoptic.annotations.records import ConvertedImages
 from construction_panoptic.config.model import DetrSettings
 from construction_panoptic.config.training import DetectionSettings
@@ -17,8 +13,6 @@ from construction_panoptic.models.spec import ModelSpec, Preprocessing
 from construction_panoptic.training.running import Stage, TrainingOutputs, fingerprint_of, run_training, stage_of
 from construction_panoptic.training.samples import DetectionSamples
 from construction_panoptic.training.tasks.detection import DetectionTask, build_detector
-from construction_panoptic.visualisation import interactive, still
-from construction_panoptic.visualisation.charts import training_chart
 from construction_panoptic.visualisation.progress import ProgressSheet
 
 
@@ -60,9 +54,3 @@ def _stage(
         watch=ProgressSheet(val, converted, settings.progress_images),
         fingerprint=fingerprint_of(train, settings, model=spec.architecture),
     )
-
-
-def draw_curves(history: pd.DataFrame) -> tuple[go.Figure, Figure]:
-    """Draw losses, errors, validation AP and learning rates against the epoch."""
-    chart = training_chart(history, "Training of the detector")
-    return interactive.draw(chart), still.draw(chart)

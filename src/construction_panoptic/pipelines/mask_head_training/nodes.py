@@ -3,9 +3,6 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import pandas as pd
-from matplotlib.figure import Figure
-from plotly import graph_objects as go
 from torch import Tensor
 
 from construction_panoptic.annotations.records import ConvertedImages
@@ -24,8 +21,6 @@ from construction_panoptic.training.running import (
 )
 from construction_panoptic.training.tasks.feature_cache import open_cache
 from construction_panoptic.training.tasks.mask_head import MaskHeadTask, build_panoptic
-from construction_panoptic.visualisation import interactive, still
-from construction_panoptic.visualisation.charts import training_chart
 
 
 def train_mask_head(
@@ -67,9 +62,3 @@ def _stage(
     model = build_panoptic(spec.num_classes, architecture, settings, detector)
     task = MaskHeadTask(model, settings, spec, open_cache(settings, fingerprint))
     return panoptic_stage(task, spec, train, val, converted, fingerprint)
-
-
-def draw_curves(history: pd.DataFrame) -> tuple[go.Figure, Figure]:
-    """Draw focal and Dice loss, validation PQ and the learning rate against the epoch."""
-    chart = training_chart(history, "Training of the mask head")
-    return interactive.draw(chart), still.draw(chart)

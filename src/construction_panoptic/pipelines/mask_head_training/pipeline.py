@@ -13,4 +13,4 @@ def create_pipeline(**_: Any) -> Pipeline:
     data = ["panoptic_train", "panoptic_val", "converted_images", "detector"]
     parameters = ["params:model", "params:mask_head", "params:panoptic_evaluation"]
     name, made = "mask_head", {"detector": "detection.best"}
-    return stage_pipeline(name, name, nodes.train_mask_head, nodes.draw_curves, [*data, *parameters], made)
+    return stage_pipeline(name, name, "the mask head", nodes.train_mask_head, [*data, *parameters], made)

@@ -3,10 +3,6 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import pandas as pd
-from matplotlib.figure import Figure
-from plotly import graph_objects as go
-
 from construction_panoptic.annotations.records import ConvertedImages
 from construction_panoptic.config.evaluation import EvaluationSettings
 from construction_panoptic.config.training import PanopticDeeplabTrainingSettings
@@ -15,8 +11,6 @@ from construction_panoptic.models.timm_backbones import TimmBackbone
 from construction_panoptic.pipelines.panoptic_stage import panoptic_stage
 from construction_panoptic.training.running import Stage, TrainingOutputs, fingerprint_of, run_training
 from construction_panoptic.training.tasks.panoptic_deeplab import PanopticDeeplabTask, build_network
-from construction_panoptic.visualisation import interactive, still
-from construction_panoptic.visualisation.charts import training_chart
 
 
 def train_panoptic_deeplab(
@@ -54,9 +48,3 @@ def _stage(
         spec = spec.model_copy(update={"preprocessing": spec.preprocessing.model_copy(update=own)})
     task = PanopticDeeplabTask(network, settings, spec)
     return panoptic_stage(task, spec, train, val, converted, fingerprint_of(train, settings))
-
-
-def draw_curves(history: pd.DataFrame) -> tuple[go.Figure, Figure]:
-    """Draw the losses, validation PQ and the learning rates against the epoch."""
-    chart = training_chart(history, "Training of Panoptic-DeepLab")
-    return interactive.draw(chart), still.draw(chart)

@@ -12,6 +12,5 @@ def create_pipeline(**_: Any) -> Pipeline:
     """Train Panoptic-DeepLab and draw its curves."""
     data = ["panoptic_train", "panoptic_val", "converted_images"]
     parameters = ["params:panoptic_deeplab", "params:panoptic_evaluation"]
-    return stage_pipeline(
-        "panoptic_deeplab", "panoptic_deeplab", nodes.train_panoptic_deeplab, nodes.draw_curves, [*data, *parameters]
-    )
+    name = "panoptic_deeplab"
+    return stage_pipeline(name, name, "Panoptic-DeepLab", nodes.train_panoptic_deeplab, [*data, *parameters])

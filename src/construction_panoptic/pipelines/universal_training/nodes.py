@@ -5,10 +5,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-from matplotlib.figure import Figure
-from plotly import graph_objects as go
-
 from construction_panoptic.annotations.records import ConvertedImages
 from construction_panoptic.config.training import UniversalTrainingSettings
 from construction_panoptic.errors import ParameterError
@@ -19,8 +15,6 @@ from construction_panoptic.pipelines.panoptic_stage import panoptic_stage
 from construction_panoptic.training.running import Stage, TrainingOutputs, fingerprint_of, run_training
 from construction_panoptic.training.state import own_randomness
 from construction_panoptic.training.tasks.universal import UniversalTask
-from construction_panoptic.visualisation import interactive, still
-from construction_panoptic.visualisation.charts import training_chart
 
 logger = logging.getLogger(__name__)
 
@@ -71,9 +65,3 @@ def _stage(
         )
     task = UniversalTask(network, settings, spec)
     return panoptic_stage(task, spec, train, val, converted, fingerprint_of(train, settings, revision=folder.name))
-
-
-def draw_curves(history: pd.DataFrame) -> tuple[go.Figure, Figure]:
-    """Draw the losses, validation PQ and the learning rates against the epoch."""
-    chart = training_chart(history, "Training of the universal model")
-    return interactive.draw(chart), still.draw(chart)

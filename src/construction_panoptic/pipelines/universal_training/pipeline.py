@@ -13,4 +13,4 @@ def create_pipeline(**_: Any) -> Pipeline:
     data = ["panoptic_train", "panoptic_val", "converted_images", "params:universal", "universal.weights"]
     find = Node(nodes.find_weights, inputs="params:universal", outputs="weights", name="find_weights")
     finding = Pipeline([find], namespace="universal", parameters={"params:universal"})
-    return finding + stage_pipeline("universal", "universal", nodes.train_universal, nodes.draw_curves, data)
+    return finding + stage_pipeline("universal", "universal", "the universal model", nodes.train_universal, data)
