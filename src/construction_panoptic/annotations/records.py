@@ -1,10 +1,11 @@
 """What the conversion hands on: segments, records of converted images, and what was rejected."""
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Self
+
+from pydantic import TypeAdapter
 
 from construction_panoptic.errors import InputDataError, damaged
 
@@ -59,13 +60,6 @@ class Segment(NamedTuple):
         fields = self._asdict() | {"bbox": list(self.bbox), "stuff_annotation_ids": list(self.stuff_annotation_ids)}
         return fields if self.stuff_annotation_ids else {name: fields[name] for name in self._fields[:-1]}
 
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> Self:
-        """Build from what `to_dict` gave."""
-        x, y, width, height = data["bbox"]
-        stuff = tuple(data.get("stuff_annotation_ids", ()))
-        return cls(**(data | {"bbox": (x, y, width, height), "stuff_annotation_ids": stuff}))
-
 
 class ConvertedRecord(NamedTuple):
     """What is kept of a converted image beside its two files."""
@@ -96,10 +90,12 @@ class ConvertedRecord(NamedTuple):
         return self._asdict() | {"segments": segments, "rejected": [rejected._asdict() for rejected in self.rejected]}
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> Self:
-        """Build from what `to_dict` gave."""
-        segments = [Segment.from_dict(segment) for segment in data["segments"]]
-        return cls(**(data | {"segments": segments, "rejected": [Rejected(**row) for row in data["rejected"]]}))
+    def from_dict(cls, data: dict[str, Any]) -> "ConvertedRecord":
+        """Build from what `to_dict` gave; raises `ValueError` where it is something else."""
+        return _RECORD.validate_python(data)
+
+
+_RECORD = TypeAdapter(ConvertedRecord)
 
 
 @dataclass(frozen=True)
@@ -128,7 +124,7 @@ class ConvertedImages:
         with self.index.open(encoding="utf-8") as lines:
             for number, line in enumerate(lines, 1):
                 try:
-                    record = ConvertedRecord.from_dict(json.loads(line))
-                except (ValueError, KeyError, TypeError) as error:
+                    record = _RECORD.validate_json(line)
+                except ValueError as error:
                     raise damaged(self.index, error, f", line {number},") from error
                 yield record

@@ -12,7 +12,6 @@ from construction_panoptic.annotations.tables import Table, blocks
 from construction_panoptic.annotations.taxonomy import Taxonomy
 
 _SIDES = ("train", "val")
-_COUNTED = ("images", "segments", "pixels")
 
 
 def class_counts_and_summary(
@@ -25,17 +24,13 @@ def class_counts_and_summary(
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Count images, segments and pixels of every class, and describe the converted data in numbers.
 
-    Records come in the order of their keys and are iterated over once; ``split_table`` has a row (key, group, split)
-    for each; ``rejected`` and ``repaired`` are of `REJECTED_COLUMNS`, and the accepted ``annotations`` know the class
-    of what the merging rejected.
+    Records are iterated over once; ``split_table`` has a row (key, group, split) for each; ``rejected`` and
+    ``repaired`` are of `REJECTED_COLUMNS`, and the accepted ``annotations`` know the class of what merging rejected.
 
-    Returns:
-        A table with a row for each class, in id order, also for classes that do not occur: class_id, class, kind
-        ("thing" or "stuff"), then images, segments and pixels, each for _train, _val and _total, and rejected (of
-        which those whose class is unknown go by the name of their export). And a summary that is ready for JSON.
-
-    Raises:
-        InputDataError: a record is not in the split, comes twice or out of order.
+    Gives a table with a row for each class, in id order, also for classes that do not occur: class_id, class, kind
+    ("thing" or "stuff"), then images, segments and pixels, each for _train, _val and _total, and rejected (of which
+    those whose class is unknown go by the name of their export). And a summary that is ready for JSON. Raises
+    `InputDataError`, see `with_side`.
     """
     counts: Counter[tuple[str, str, int]] = Counter()
     sums: dict[str, Counter[str]] = {side: Counter() for side in ("all", *_SIDES)}
@@ -66,7 +61,7 @@ def class_counts_and_summary(
     for class_id, name in taxonomy.names.items():
         kind = "thing" if taxonomy.is_thing[class_id] else "stuff"
         row: dict[str, Any] = {"class_id": class_id, "class": name, "kind": kind}
-        for what in _COUNTED:
+        for what in ("images", "segments", "pixels"):
             train, val = (counts[what, side, class_id] for side in _SIDES)
             row |= {f"{what}_train": train, f"{what}_val": val, f"{what}_total": train + val}
         rows.append(row | {"rejected": rejected_of[class_id]})
@@ -88,7 +83,6 @@ def _sums_of(record: ConvertedRecord, taxonomy: Taxonomy) -> dict[str, int]:
 
 
 def _facts(sums: Counter[str]) -> dict[str, Any]:
-    """Return sums and ratios, ready for JSON."""
     images, pixels = sums["images"], sums["pixels"]
     return {
         "images": images,
@@ -116,8 +110,8 @@ def _rejected_of_class(rejected: pd.DataFrame, annotations: Table, taxonomy: Tax
     wanted = set(names)
     class_of: dict[tuple[str, str], int] = {}
     for block in blocks(annotations, ["source", "annotation_id", "category_id"]) if names else ():
-        rows = zip(block["source"].tolist(), map(str, block["annotation_id"].tolist()), strict=True)
-        classes = zip(rows, block["category_id"].tolist(), strict=True)
-        class_of |= {name: class_id for name, class_id in classes if name in wanted}
-    found = (class_of.get(name, taxonomy.thing_id(name[0])) for name in names)
-    return Counter(class_id for class_id in found if class_id is not None)
+        rows = zip(*(block[column].tolist() for column in block), strict=True)
+        found = {(source, str(number)): class_id for source, number, class_id in rows}
+        class_of |= {name: found[name] for name in found.keys() & wanted}
+    classes = (class_of.get(name, taxonomy.thing_id(name[0])) for name in names)
+    return Counter(class_id for class_id in classes if class_id is not None)

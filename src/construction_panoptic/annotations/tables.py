@@ -144,11 +144,11 @@ class RowsOfKeys:
         self._columns = None if columns is None else ["key", *columns]
         self._groups: Iterator[tuple[str, list[dict[str, Any]]]] = iter(())
         self._found: tuple[str, list[dict[str, Any]]] | None = None
-        self._asked: str | None = None
+        self._asked = ""
 
     def of(self, key: str) -> list[dict[str, Any]]:
         """Return the rows of a key in the order of the table. It is quick when keys are asked for in rising order."""
-        if self._asked is None or key < self._asked:
+        if not self._asked or key < self._asked:
             self._groups = self._read()
             self._found = next(self._groups, None)
         self._asked = key

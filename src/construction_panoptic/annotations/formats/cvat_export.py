@@ -80,7 +80,7 @@ def cvat_annotations(
         if segment["id"] not in codes:
             raise InputDataError(f"{where}: segment {segment['id']} has no pixels.")
         code = codes[segment["id"]]
-        outline: Any = {"counts": run_lengths(code["counts"].encode()), "size": code["size"]}
+        outline: Any = {"counts": run_lengths(code["counts"].encode()).tolist(), "size": code["size"]}
         if shapes == "polygons" and not segment.get("iscrowd", 0):
             outline = pixel_outlines(id_map == segment["id"]) or outline
         yield {
