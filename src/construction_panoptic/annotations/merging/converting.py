@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import chain
+from typing import Any, cast
 
 import pandas as pd
 
@@ -40,7 +42,7 @@ def merge_images(
 
     def tasks() -> Iterator[MergeTask]:
         rows_of = RowsOfKeys(annotations)
-        for image in (row for block in blocks(images) for row in block.to_dict("records")):
+        for image in chain.from_iterable(cast("Any", block).to_dict("records") for block in blocks(images)):
             key = image["key"]
             rows, stuff, stem = rows_of.of(key), stuff_reader(key), stems[key]
             digest = digest_of(common, image, rows, stem, stuff or b"")

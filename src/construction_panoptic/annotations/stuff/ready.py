@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from construction_panoptic.annotations.digests import digest_of
 from construction_panoptic.annotations.json_stream import json_members
+from construction_panoptic.annotations.merging.segment_shapes import run_starts
 from construction_panoptic.annotations.panoptic_png import MAX_SEGMENT_ID, decode_id_map
 from construction_panoptic.annotations.stuff.fringe import Mask, leftover_classes, without_explained_parts
 from construction_panoptic.annotations.stuff.label_maps import LabelMap
@@ -57,10 +58,10 @@ class _Prediction(NamedTuple):
 class ReadyStuff(StuffLabeller):
     """Ready stuff predictions in a folder: ``panoptic.json`` in the COCO panoptic format, ``panoptic/*.png``.
 
-    ``images[].file_name`` is the image key, ``<export>/<image name>``. Categories go by their names, which are the
-    project's own stuff names or COCO's 133. Of the JSON only ids and names are held, each PNG is read when it is asked
-    for. What annotated things explain of a leftover class becomes void, see `without_explained_parts`. Raises
-    `InputDataError`: the JSON is missing, damaged, names an unknown category, or contradicts itself.
+    ``images[].file_name`` is the image key. Categories go by their names, the project's own of stuff or COCO's. Of the
+    JSON only ids and names are held. What annotated things explain of a leftover class becomes void, see
+    `without_explained_parts`. Raises `InputDataError`: the JSON is missing, damaged, names an unknown category, or
+    contradicts itself.
     """
 
     def __init__(self, folder: Path | str, taxonomy: Taxonomy, explained_fraction: float = 0.5) -> None:
@@ -83,11 +84,7 @@ class ReadyStuff(StuffLabeller):
         return prediction, state
 
     def read(self, image: ImageToLabel) -> LabelMap | None:
-        """Read the label map of an image.
-
-        Raises `InputDataError`: the PNG is missing or damaged, has another size than the image, or its ids are not
-        those of ``segments_info``.
-        """
+        """Read the label map of an image; `InputDataError`: its PNG cannot be read, or is not what the JSON says."""
         if image.found is None:
             return None
         prediction, size = image.found[0], image.size
@@ -99,7 +96,7 @@ class ReadyStuff(StuffLabeller):
             )
         # Ids come in long runs, so that few lookups are enough.
         flat = id_map.ravel()
-        starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
+        starts = run_starts(flat)
         found, of_run = np.unique(flat[starts], return_inverse=True)
         stuff_of = dict(zip(prediction.ids, prediction.stuff_ids, strict=True)) | {0: 0}
         present = found.tolist()
