@@ -25,16 +25,11 @@ class UnusableError(InputDataError):
 
 
 class Rejected(NamedTuple):
-    """Something that the conversion did not use, and why.
-
-    The image is its key, or the file name in the export where there is no key, or "" if neither is known. The
-    annotation's id is that in the export, ``"#<position>"`` where it has no usable one, None where the row is about an
-    image or the export as a whole.
-    """
+    """Something that the conversion did not use, and why."""
 
     source: str  # the export: folder name or zip stem
-    image: str
-    annotation_id: int | str | None
+    image: str  # its key, or the file name in the export where there is no key, or "" if neither is known
+    annotation_id: int | str | None  # "#<position>" where it has no usable one; None: it is about an image or export
     reason: str  # a code in snake_case, such as size_mismatch
     detail: str  # one sentence for the reader
 
@@ -100,16 +95,12 @@ _RECORD = TypeAdapter(ConvertedRecord)
 
 @dataclass(frozen=True)
 class ConvertedImage:
-    """A converted image with the contents of its two files.
-
-    The image is a path if the source file can be used unchanged (link or copy it). ``digest`` is that of all that it
-    was made from; "" where that is not known.
-    """
+    """A converted image with the contents of its two files."""
 
     record: ConvertedRecord
     png: bytes = field(repr=False)
-    image: Path | bytes = field(repr=False)
-    digest: str = ""
+    image: Path | bytes = field(repr=False)  # a path if the source file can be used unchanged (link or copy it)
+    digest: str = ""  # of all that it was made from; "" where that is not known
 
 
 @dataclass(frozen=True)

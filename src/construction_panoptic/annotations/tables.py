@@ -94,14 +94,14 @@ class TableWriter:
 
 
 class WaitingItems:
-    """Items of any kind in a temporary file, to be iterated over as often as one likes when all are there."""
+    """Plain data in a temporary file, to be iterated over as often as one likes when all is there; tuples are lists."""
 
     def __init__(self) -> None:
         self._file = tempfile.TemporaryFile()  # noqa: SIM115  # as long as the items
         self._length = 0
 
     def add(self, item: Any) -> None:
-        """Add an item, plain data; its tuples come back as lists."""
+        """Add an item."""
         with _closed_if_full(self._file):
             self._file.write(json.dumps(item).encode() + b"\n")
         self._length += 1
