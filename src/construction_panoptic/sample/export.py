@@ -3,8 +3,7 @@
 import io
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import contourpy
 import numpy as np
@@ -26,12 +25,11 @@ TOLERANCE = 0.3  # pixels, the largest distance between an outline and its simpl
 SMALLEST_PART = 6  # square pixels
 
 
-@dataclass(frozen=True)
-class Frame:
-    """One image to make: ``scene`` numbers the scene, and frames that share it are near-duplicates."""
+class Frame(NamedTuple):
+    """One image to make; frames that share a scene are near-duplicates."""
 
     folder: str
-    scene: int
+    scene: int  # its number
     alteration: Alteration | None = None
 
 
@@ -62,11 +60,7 @@ def plan_frames(settings: SampleSettings) -> dict[str, list[Frame]]:
 
 
 def generate(settings: SampleSettings) -> Iterator[tuple[str, bytes]]:
-    """Make the dataset file by file: (path relative to the raw data folder, content).
-
-    Images come one by one; the annotation file of an export follows its images, and the stuff predictions'
-    JSON is last.
-    """
+    """Make the dataset file by file: (path relative to the raw data folder, content), annotations after images."""
     noise = noise_bank(settings)
     stuff_images: list[dict[str, Any]] = []
     stuff_annotations: list[dict[str, Any]] = []

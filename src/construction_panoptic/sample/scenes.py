@@ -22,16 +22,12 @@ _ATTEMPTS = 14
 
 @dataclass(frozen=True)
 class Instance:
-    """A thing in a scene.
-
-    ``coverage`` [H, W] float32 is the fraction of each pixel inside its full shape, ``visible`` the same for the
-    part that no later thing hides. ``outlined_as_seen``: the annotator followed the visible part.
-    """
+    """A thing in a scene."""
 
     name: str
-    coverage: FloatArray
-    visible: FloatArray
-    outlined_as_seen: bool
+    coverage: FloatArray  # [H, W], fraction of each pixel inside its full shape
+    visible: FloatArray  # the same for the part that no later thing hides
+    outlined_as_seen: bool  # the annotator followed the visible part
 
     @property
     def hidden(self) -> float:
@@ -41,15 +37,11 @@ class Instance:
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture and what it shows.
+    """A picture and what it shows."""
 
-    ``rgb`` [H, W, 3] uint8, ``labels`` [H, W] uint8 index into LABELS (stuff behind the things, and site
-    workers), and the things in painting order: a later one lies on top.
-    """
-
-    rgb: NDArray[np.uint8]
-    labels: NDArray[np.uint8]
-    instances: tuple[Instance, ...]
+    rgb: NDArray[np.uint8]  # [H, W, 3]
+    labels: NDArray[np.uint8]  # [H, W], index into LABELS: stuff behind the things, and site workers
+    instances: tuple[Instance, ...]  # in painting order: a later one lies on top
 
 
 def _fits(drawing: Drawing, layout: Layout) -> bool:
@@ -192,10 +184,7 @@ def _develop(rgb: FloatArray, rng: np.random.Generator, noise: NoiseBank) -> NDA
 
 
 def altered(scene: Scene, alteration: Alteration) -> Scene:
-    """The same scene in a later frame: ``brighter``, or ``shifted`` by half a pixel to the right.
-
-    ``recompressed`` frames are the same scene; the difference comes when the image is encoded.
-    """
+    """The same scene in a later frame: ``brighter``, or ``shifted`` by half a pixel to the right; else as it is."""
     if alteration == "brighter":
         return replace(scene, rgb=np.clip(scene.rgb.astype(np.float32) * 1.06 + 3, 0, 255).astype(np.uint8))
     if alteration == "shifted":
