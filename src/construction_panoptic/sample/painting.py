@@ -14,7 +14,7 @@ Point = tuple[float, float]
 
 
 def shade(colour: Colour, factor: float) -> Colour:
-    """Multiply a colour by ``factor`` (1 leaves it, above 1 lightens) and clip to 0…255."""
+    """Multiply a colour by a factor and clip to 0…255."""
     r, g, b = (int(min(255, max(0, round(c * factor)))) for c in colour)
     return r, g, b
 

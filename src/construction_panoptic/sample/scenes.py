@@ -11,7 +11,7 @@ from construction_panoptic.config.sample import SampleSettings
 from construction_panoptic.errors import ParameterError
 from construction_panoptic.sample.backdrops import LABELS, LAYOUTS, Backdrop, Layout, draw_backdrop
 from construction_panoptic.sample.painting import FloatArray, NoiseBank
-from construction_panoptic.sample.shapes import DRAWINGS, WORKER, Drawing, Sprite, draw_sprite
+from construction_panoptic.sample.shapes import DRAWINGS, WORKER, Sprite, draw_sprite
 
 Alteration = Literal["brighter", "shifted", "recompressed"]
 ALTERATIONS: tuple[Alteration, ...] = get_args(Alteration)
@@ -44,10 +44,6 @@ class Scene:
     instances: tuple[Instance, ...]  # in painting order: a later one lies on top
 
 
-def _fits(drawing: Drawing, layout: Layout) -> bool:
-    return (drawing.indoors and layout.indoors) or (drawing.outdoors and layout.outdoors)
-
-
 def draw_scene(
     names: Sequence[str], settings: SampleSettings, rng: np.random.Generator, noise: NoiseBank, *, fewest: int = 1
 ) -> Scene:
@@ -55,14 +51,19 @@ def draw_scene(
 
     Raises `ParameterError`: if not even one thing finds room.
     """
+
+    def fit(layout: Layout) -> list[str]:
+        drawings = ((name, DRAWINGS[name]) for name in names)
+        return [name for name, d in drawings if (d.indoors and layout.indoors) or (d.outdoors and layout.outdoors)]
+
     height, width = settings.height, int(rng.choice(settings.widths))
-    fitting = [layout for layout in LAYOUTS.values() if any(_fits(DRAWINGS[name], layout) for name in names)]
+    fitting = [layout for layout in LAYOUTS.values() if fit(layout)]
     weights = np.array([layout.weight for layout in fitting])
     layout = fitting[int(rng.choice(len(fitting), p=weights / weights.sum()))]
     stage = _Stage(draw_backdrop(layout, rng, noise, height, width), settings, rng, noise)
     if layout.outdoors and rng.random() < settings.worker_fraction:
         stage.add_workers(int(rng.integers(1, 3)))
-    stage.add_things([name for name in names if _fits(DRAWINGS[name], layout)], fewest)
+    stage.add_things(fit(layout), fewest)
     return Scene(_develop(stage.rgb, rng, noise), stage.labels, tuple(stage.instances))
 
 
@@ -118,9 +119,7 @@ class _Stage:
                     self.instances.append(Instance(name, coverage, coverage, as_seen))
                     break
         if not self.instances:
-            raise ParameterError(
-                "no thing found room in a sample image; make sample spans smaller or hidden_limit larger"
-            )
+            raise ParameterError("no thing found room in a sample image; make spans smaller or hidden_limit larger")
         visible = self._visible[-len(self.instances) :]
         self.instances = [replace(one, visible=left) for one, left in zip(self.instances, visible, strict=True)]
 
