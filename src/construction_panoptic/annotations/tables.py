@@ -61,7 +61,7 @@ class TableWriter:
         """Add a row: a value for each column."""
         self._rows.append(row)
         if len(self._rows) == _ROWS_AT_ONCE:
-            self._pack()
+            self._write()
 
     def append(self, part: pd.DataFrame) -> None:
         """Add rows with the columns in their order and types."""
@@ -71,26 +71,22 @@ class TableWriter:
 
     def table(self) -> StoredTable:
         """Return all rows in the order in which they were added; nothing can be added then."""
-        self._pack()
         self._write()
         with _closed_if_full(self._file):
             self._writer.close()
             self._file.flush()
         return StoredTable(self._file)
 
-    def _pack(self) -> None:
-        if self._rows:
-            rows, self._rows = self._rows, []
-            self.append(self._typed(rows))
-
     def _typed(self, rows: list[dict[str, Any]]) -> pd.DataFrame:
         return pd.DataFrame(rows, columns=list(self._columns)).astype(self._columns)
 
     def _write(self) -> None:
+        if self._rows:
+            self._waiting.append(self._typed(self._rows))
         if self._waiting:
             with _closed_if_full(self._file):
                 self._writer.write_table(_arrow(pd.concat(self._waiting)), row_group_size=_ROWS_AT_ONCE)
-        self._waiting = []
+        self._rows, self._waiting = [], []
 
 
 class WaitingItems:

@@ -88,9 +88,7 @@ def audit_split(records: Iterable[ConvertedRecord], table: pd.DataFrame, *, max_
     grouping; images that differ in ``max_distance`` bits or fewer are near-duplicates. Raises `InputDataError`: the
     table and the records name different images, a side is empty, or a group or near-duplicates are on both sides.
     """
-    images = [
-        (record.key, record.phash, tuple(segment.category_id for segment in record.segments)) for record in records
-    ]
+    images = [(r.key, r.phash, tuple(segment.category_id for segment in r.segments)) for r in records]
     side = _sides([key for key, _, _ in images], table)
     sides = table.groupby("group")["split"].nunique()
     if (sides > 1).any():
@@ -103,9 +101,8 @@ def audit_split(records: Iterable[ConvertedRecord], table: pd.DataFrame, *, max_
             f"{across} pair(s) of near-duplicate images are in train and val, such as {pair[0]!r} and {pair[1]!r}, "
             f"which differ in {smallest} bits (limit {max_distance}); group with the same distance, then split again."
         )
-    classes = _class_table(
-        {key: classes for key, _, classes in images}, side, dict(zip(table["key"], table["group"], strict=True))
-    )
+    group_of = dict(zip(table["key"], table["group"], strict=True))
+    classes = _class_table({key: classes for key, _, classes in images}, side, group_of)
     one_side = classes.loc[(classes["groups"] >= 2) & ~classes["on_both_sides"], "class_id"]
     val_images = sum(value == VAL for value in side.values())
     facts = {
@@ -208,17 +205,15 @@ def _class_table(
     classes_of: Mapping[str, Sequence[int]], side: Mapping[str, str], group_of: Mapping[str, int]
 ) -> pd.DataFrame:
     groups: dict[int, set[int]] = defaultdict(set)
-    images: dict[int, Counter[str]] = defaultdict(Counter)
-    segments: dict[int, Counter[str]] = defaultdict(Counter)
+    counts: Counter[tuple[str, str, int]] = Counter()
     for key, classes in classes_of.items():
-        here = side[key]
         for class_id, number in Counter(classes).items():
             groups[class_id].add(group_of[key])
-            images[class_id][here] += 1
-            segments[class_id][here] += number
+            counts["images", side[key], class_id] += 1
+            counts["segments", side[key], class_id] += number
     table = pd.DataFrame({"class_id": sorted(groups)})
     table["groups"] = [len(groups[class_id]) for class_id in table["class_id"]]
-    for name, counts in (("images", images), ("segments", segments)):
+    for what in ("images", "segments"):
         for here in (TRAIN, VAL):
-            table[f"{name}_{here}"] = [counts[class_id][here] for class_id in table["class_id"]]
+            table[f"{what}_{here}"] = [counts[what, here, class_id] for class_id in table["class_id"]]
     return table.assign(on_both_sides=(table[f"images_{TRAIN}"] > 0) & (table[f"images_{VAL}"] > 0))

@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 
 from construction_panoptic.annotations.records import ConvertedRecord, Segment
-from construction_panoptic.annotations.suspicion import survey
+from construction_panoptic.annotations.summary import survey
 
 NOTHING = pd.DataFrame({"key": [], "area": []})
 NONE_REJECTED = pd.DataFrame({"image": [], "annotation_id": []})
