@@ -47,9 +47,8 @@ class CocoFiles:
     ) -> dict[str, Any]:
         """Give the COCO detection file of a side: every segment, things and stuff, as a visible mask with its box.
 
-        All that the panoptic file says of an image is checked against its PNG on the way, in processes. Raises
-        `InputDataError`: a PNG is missing, damaged, or not what the panoptic file says of it; while the annotations are
-        drawn from.
+        While annotations are drawn from it, all that the panoptic file says of an image is checked against its PNG, in
+        processes. Raises `InputDataError` then: a PNG is missing, damaged, or not what the panoptic file says of it.
         """
         info = {"description": "construction_panoptic: visible masks of things and stuff, COCO format"}
         return self._document(side, info, self._detections(side, Path(png_folder), workers, engine))

@@ -31,10 +31,8 @@ def encode_id_map(id_map: NDArray[np.integer]) -> bytes:
 
 
 def encode_png(planes: Sequence[NDArray[np.uint8]], channels: Literal[1, 3]) -> bytes:
-    """Encode planes, uint8 [H, W] each, as a grey or RGB PNG file; of three channels, those that are left out are 0.
-
-    Pillow would do that at several times the cost by trying every filter on every row.
-    """
+    """Encode planes, uint8 [H, W] each, as a grey or RGB PNG file; of three channels, those that are left out are 0."""
+    # Pillow would take several times as long, since it tries every filter on every row.
     height, width = planes[0].shape
     # On label maps, the difference to the row above is nearly all zeros.
     rows = np.zeros((height, 1 + channels * width), dtype=np.uint8)

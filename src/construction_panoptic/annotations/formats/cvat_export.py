@@ -93,9 +93,9 @@ def cvat_annotations(
 
 
 def pixel_outlines(mask: NDArray[np.bool_]) -> list[list[int]] | None:
-    """Draw a mask, bool [H, W], as polygons along the edges of its pixels, a ring for each part.
+    """Draw a mask, bool [H, W], as polygons x, y, x, y, … along the edges of its pixels, a ring for each part.
 
-    pycocotools draws these rings x, y, x, y, … as the same mask. None if there is a hole, or no pixel.
+    pycocotools draws these as the same mask. None if there is a hole, or no pixel.
     """
     padded = np.pad(mask, 1)
     inside = padded[1:-1, 1:-1]

@@ -53,17 +53,14 @@ def merge_image(taxonomy: Taxonomy, overlap: Overlap, task: MergeTask) -> Conver
 
     Each stuff class is one segment, and each thing is one; a pixel that nothing covers is void. Segment ids count from
     1: stuff by class id, then things from the lowest layer up. Area and box are those of the visible pixels.
-
     ``overlap`` says which of two things is on top. ``last_on_top``: the later annotation in the export covers the
     earlier, as CVAT draws it; ``smallest_on_top``: the smaller mask covers the larger (of equal ones, the later);
     ``fail``: no two may share a pixel. Of annotated stuff the later is always on top.
 
     An annotation that others cover completely is in ``rejected`` as ``fully_hidden``, a crowd that became part of
     another of its class as ``joined_crowd``. Of a finished image the record alone is given. Runs in other processes.
-
-    Raises:
-        InputDataError: stuff labels of another size or of unknown classes, an annotation of an unknown class, two
-            things that overlap where ``overlap`` is ``fail``, an image file that cannot be read; names the image.
+    Raises `InputDataError`, which names the image: stuff labels of another size or of unknown classes, an annotation of
+    an unknown class, things that overlap where they may not, an image file that cannot be read.
     """
     if task.finished is not None:
         return task.finished
@@ -116,12 +113,11 @@ def merge_image(taxonomy: Taxonomy, overlap: Overlap, task: MergeTask) -> Conver
         rejected=rejected,
         phash=str(image["phash"]),
     )
-    id_map = layers
     if len(ids) < len(classes) + len(regions):
         number_of = np.zeros(len(classes) + len(regions) + 1, dtype=layers.dtype)
         number_of[list(ids)] = list(ids.values())
-        id_map = number_of[layers]
-    return ConvertedImage(record, png=encode_id_map(id_map), image=normalised.content, digest=task.digest)
+        layers = number_of[layers]
+    return ConvertedImage(record, png=encode_id_map(layers), image=normalised.content, digest=task.digest)
 
 
 def _region(row: Mapping[str, Any], key: str, size: tuple[int, int], taxonomy: Taxonomy) -> _Region:
@@ -185,10 +181,9 @@ def _paint(
 def _join(
     layers: NDArray[np.unsignedinteger], regions: list[_Region], classes: list[int], first: int
 ) -> list[int | None]:
-    """Join annotated stuff to the segment of its class, and the crowds of a class to one, as COCO has it.
+    """Join annotated stuff to the segment of its class, and the crowds of a class to one: panopticapi knows one alone.
 
-    (panopticapi counts all but one of the crowds of a class as wrong.) Gives the layer that has the pixels of each
-    region now; None for stuff that has none.
+    Gives the layer that has the pixels of each region now; None for stuff that has none.
     """
     crowds: dict[int, int] = {}
     joined: list[int | None] = []
@@ -207,8 +202,8 @@ def _join(
 def unique_stems(keys: Sequence[str]) -> dict[str, str]:
     """Return a file name stem for each image key: the key without suffix, ``/`` as ``__``.
 
-    Keys whose stems would be the same, on file systems that ignore case or how accented letters are written too, or too
-    long get a part of the key's SHA-256 appended. A stem depends on such clashes alone, not on the order of the keys.
+    Where stems would be the same, on file systems that ignore case or how accented letters are written too, or too
+    long, a part of the key's SHA-256 is appended. A stem depends on such clashes alone, not on the order of the keys.
     """
     plain = {key: key.removesuffix(PurePosixPath(key).suffix).replace("/", "__") for key in keys}
     alike = {stem: normalize("NFC", stem).casefold() for stem in plain.values()}

@@ -24,10 +24,7 @@ class Group(NamedTuple):
 
 
 def place_groups(members: Sequence[Group], val_fraction: float) -> list[bool]:
-    """Choose a side for each of two or more groups, True for val; neither side is empty.
-
-    Of two groups that are equally good, the earlier one is placed first.
-    """
+    """Choose a side for each of two or more groups, True for val; of equally good ones, the earlier is placed first."""
     return _repair(members, _stratify(members, val_fraction), val_fraction)
 
 
@@ -37,7 +34,7 @@ def _stratify(members: Sequence[Group], val_fraction: float) -> list[bool]:
     counts: list[Counter[int | None]] = [Counter({None: group.size}) for group in members]
     total: Counter[int | None] = Counter()
     for of_group, group in zip(counts, members, strict=True):
-        of_group.update(dict(group.images_of_class.items()))
+        of_group.update(dict(group.images_of_class))
         total.update(of_group)
     placed: dict[bool, Counter[int | None]] = {True: Counter(), False: Counter()}
 
@@ -49,12 +46,11 @@ def _stratify(members: Sequence[Group], val_fraction: float) -> list[bool]:
 
     in_val = [False] * len(members)
     exclusive = _exclusive_classes(members)
-    unplaced: dict[int, None] = {}
-    for position in sorted(range(len(members)), key=lambda position: -members[position].size):
+    by_size = sorted(range(len(members)), key=lambda position: -members[position].size)
+    for position in by_size:
         if exclusive[position]:
             placed[False].update(counts[position])
-        else:
-            unplaced[position] = None
+    unplaced = dict.fromkeys(position for position in by_size if not exclusive[position])
     left = Counter(class_id for position in unplaced for class_id in members[position].images_of_class)
     while unplaced:
         rarest = min(((count, class_id) for class_id, count in left.items() if count), default=(0, None))[1]

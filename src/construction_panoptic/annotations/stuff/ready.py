@@ -147,8 +147,13 @@ class ReadyStuff(StuffLabeller):
         return entry.image_id, entry.file_name, ids, categories
 
     def _index(self, lists: dict[str, list[Any]], taxonomy: Taxonomy) -> dict[str, _Prediction]:
-        stuff = ((number, self._stuff_id(name, taxonomy)) for number, name in lists["categories"])
-        stuff_of = self._unique("category id", stuff)
+        stuff_of: dict[int, int] = {}
+        for number, name in self._unique("category id", lists["categories"]).items():
+            stuff_id = taxonomy.stuff_id_of_name(name)
+            if stuff_id is None:
+                detail = "is neither a stuff class of the taxonomy nor one of COCO's 133 classes that it maps"
+                raise InputDataError(f"{self._file}: category {name!r} {detail}; rename it or extend the taxonomy.")
+            stuff_of[number] = stuff_id
         key_of = self._unique("image id", lists["images"])
         self._unique("image", ((key, image_id) for image_id, key in lists["images"]))
         predictions: dict[str, _Prediction] = {}
@@ -171,15 +176,7 @@ class ReadyStuff(StuffLabeller):
             raise InputDataError(f"{self._file}: the file name {name!r} does not stay inside {folder}.")
         return str(folder / name)
 
-    def _stuff_id(self, name: str, taxonomy: Taxonomy) -> int:
-        stuff_id = taxonomy.stuff_id_of_name(name)
-        if stuff_id is None:
-            detail = "is neither a stuff class of the taxonomy nor one of COCO's 133 classes that it maps"
-            raise InputDataError(f"{self._file}: category {name!r} {detail}; rename it or extend the taxonomy.")
-        return stuff_id
-
     def _unique(self, what: str, pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
-        """Return pairs as a dictionary, refusing a key that comes again."""
         found: dict[Any, Any] = {}
         for key, value in pairs:
             if key in found:
