@@ -50,12 +50,9 @@ def split(
 
     Each image has a unique key, a group number and category ids, of things and stuff; ``seed`` decides among equally
     good places. Gives a table sorted by key with the columns key, group and split ("train" or "val"), which does not
-    depend on the order of the images. Raises `InputDataError`: fewer than two groups, or a key comes twice.
+    depend on the order of the images. Raises `InputDataError`: fewer than two groups.
     """
     table = groups_of_keys(keys, groups)
-    if table["key"].duplicated().any():
-        twice = table.loc[table["key"].duplicated(), "key"].iloc[0]
-        raise InputDataError(f"image {twice!r} is listed twice; every image needs its own key.")
     members = _collect_groups(table, dict(zip(keys, classes, strict=True)))
     if len(members) < 2:
         raise InputDataError(

@@ -34,7 +34,7 @@ def _stratify(members: Sequence[Group], val_fraction: float) -> list[bool]:
     counts: list[Counter[int | None]] = [Counter({None: group.size}) for group in members]
     total: Counter[int | None] = Counter()
     for of_group, group in zip(counts, members, strict=True):
-        of_group.update(dict(group.images_of_class))
+        of_group.update(dict(group.images_of_class.items()))
         total.update(of_group)
     placed: dict[bool, Counter[int | None]] = {True: Counter(), False: Counter()}
 

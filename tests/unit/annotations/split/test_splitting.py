@@ -169,11 +169,6 @@ def test_fewer_than_two_groups_are_refused(keys: list[str], groups: list[int]) -
         split(keys, groups, [{1}] * len(keys))
 
 
-def test_a_key_that_comes_twice_is_refused() -> None:
-    with pytest.raises(InputDataError, match="'a' is listed twice"):
-        split(["a", "a", "b"], [0, 1, 2], [set()] * 3)
-
-
 def spread_records(count: int, seed: int) -> list[ConvertedRecord]:
     generator = random.Random(seed)
     return [record(f"f/{index:03}", generator.getrandbits(256), 1, 1, 17 + index % 4) for index in range(count)]
