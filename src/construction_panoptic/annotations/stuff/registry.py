@@ -21,7 +21,7 @@ LABELLERS: Mapping[str, Callable[[StuffSettings, Taxonomy, Path], StuffLabeller]
 
 def origin_of(settings: StuffSettings) -> dict[str, str]:
     """Say for the records of a run where its stuff comes from, with weights and, where it is known, their licence."""
-    origin = {"source": settings.source}
+    origin: dict[str, str] = {"source": settings.source}
     if settings.source in ("detr", "universal"):
         origin["weights"] = settings.weights
     if settings.source == "universal":
