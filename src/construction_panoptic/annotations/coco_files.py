@@ -23,10 +23,9 @@ _LAST_KEY = chr(sys.maxunicode)  # after all keys
 class CocoFiles:
     """The COCO files of converted images, by side of the split; their lists are iterators over entries in files.
 
-    Image ids number all images from 1 in the order of their keys, in which they are to come, so that an image has the
-    same id whichever side it is on. The classes of the taxonomy are the categories. Raises `InputDataError`: an image
-    is not in the split table (columns key and split), comes twice or out of order, or has a segment whose class is not
-    in the taxonomy.
+    Image ids number all images from 1 in the order of their keys, so that an image has the same id whichever side it is
+    on. The classes of the taxonomy are the categories. Raises `InputDataError`: see `with_side`; or a segment's class
+    is not in the taxonomy.
     """
 
     def __init__(self, records: Iterable[ConvertedRecord], split_table: pd.DataFrame, taxonomy: Taxonomy) -> None:
@@ -48,9 +47,8 @@ class CocoFiles:
     ) -> dict[str, Any]:
         """Give the COCO detection file of a side: every segment, things and stuff, as a visible mask with its box.
 
-        All that the panoptic file says of an image is checked against its PNG on the way, in processes. Raises
-        `InputDataError`: a PNG is missing, damaged, or not what the panoptic file says of it; while the annotations are
-        drawn from.
+        While annotations are drawn from it, all that the panoptic file says of an image is checked against its PNG, in
+        processes. Raises `InputDataError` then: a PNG is missing, damaged, or not what the panoptic file says of it.
         """
         info = {"description": "construction_panoptic: visible masks of things and stuff, COCO format"}
         return self._document(side, info, self._detections(side, Path(png_folder), workers, engine))
@@ -73,9 +71,9 @@ class CocoFiles:
 
 
 def with_side(records: Iterable[ConvertedRecord], split_table: pd.DataFrame) -> Iterator[tuple[ConvertedRecord, str]]:
-    """Give each of the converted images, in the order of their keys, with its side of the split.
+    """Give each of the converted images, in the order of their keys, with its side of the split table (key, split).
 
-    Raises `InputDataError`: a record is not in the split table, comes twice or out of order.
+    Raises `InputDataError`: a record is not in the table, comes twice or out of order.
     """
     # Both in the order of their keys: to look each key up would need all of them in memory.
     table = split_table.sort_values("key")
@@ -98,5 +96,5 @@ def _segment_info(record: ConvertedRecord, segment: Segment, taxonomy: Taxonomy)
             f"image {record.key!r}, segment {segment.id}: class {segment.category_id} is not in the "
             "taxonomy; convert again with this taxonomy."
         )
-    of_coco = ("id", "category_id", "area", "bbox", "iscrowd")
-    return {name: list(value) if name == "bbox" else value for name in of_coco for value in [getattr(segment, name)]}
+    fields = segment.to_dict()
+    return {name: fields[name] for name in ("id", "category_id", "area", "bbox", "iscrowd")}

@@ -4,8 +4,7 @@ import json
 from hashlib import sha256
 from typing import Any
 
-FORMAT = 1
-"""To be raised when the same input is converted to something else than before."""
+FORMAT = 1  # raised when the same input is converted to something else than before
 
 
 def digest_of(*parts: Any) -> str:

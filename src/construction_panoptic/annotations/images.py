@@ -1,7 +1,4 @@
-"""Reading image files: size, checks, upright RGB pixels, and a form that every COCO tool reads as it is.
-
-A location is a path, or ``<zip file>::<member>`` for an image inside an archive; archives are read in place.
-"""
+"""Reading image files at a location: a path, or ``<zip file>::<member>``, which is read in place."""
 
 import hashlib
 import os
@@ -77,9 +74,9 @@ def _archive(path: Path, _modified: int, _process: int) -> zipfile.ZipFile:
 def open_location(location: str | Path, *, streamed: bool = False) -> BinaryIO:
     """Open a location for reading; the caller closes it. Nothing is unpacked to disk.
 
-    What is ``streamed`` is read once, from beginning to end, and may have any size; what damage there is to a member is
-    found then, with whatever exception that leads to. Raises `ImageError`: the file or member is missing
-    (``missing_file``), cannot be read (``unreadable_image``) or is larger than `MAX_FILE_BYTES` (``too_large``).
+    What is ``streamed`` is read once, from beginning to end, and may have any size; damage to a member is found then,
+    with whatever exception that leads to. Raises `ImageError`: the file or member is missing (``missing_file``), cannot
+    be read (``unreadable_image``) or is larger than `MAX_FILE_BYTES` (``too_large``).
     """
     path, member = _split(location)
     try:
@@ -117,7 +114,6 @@ def _open_member(archive: zipfile.ZipFile, member: str, location: str | Path, st
 
 @contextmanager
 def _opened(location: str | Path, stream: BinaryIO | None = None) -> Iterator[Image.Image]:
-    """Open an image, and give every way in which a damaged file can fail one kind of error."""
     try:
         with stream or open_location(location) as file, Image.open(file, formats=_FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
@@ -141,11 +137,9 @@ def _upright_size(image: Image.Image) -> tuple[int, int]:
 
 
 def check_image(location: str | Path) -> ImageFacts:
-    """Read an image from beginning to end and return its upright size and hashes.
+    """Read an image from beginning to end and return its upright size and hashes; raises `ImageError`.
 
     JPEGs are decoded at a reduced size, which finds truncated files as well and is several times faster.
-
-    Raises `ImageError`, see `open_location`; ``unreadable_image`` also for truncated pixel data.
     """
     with open_location(location) as file:
         content = file.read()
@@ -168,7 +162,7 @@ def _refuse_many_scans(location: str | Path, image: Image.Image, content: bytes)
 
 
 def _scans(jpeg: bytes) -> int:
-    """Count the scans of a JPEG up to its end; what other programs append may look like more of them."""
+    # Up to its end: what other programs append may look like more of them.
     found = place = 0
     while (marker := _JPEG_MARKER.search(jpeg, place)) and marker[1] != b"\xd9":
         found += marker[1] == b"\xda"
@@ -178,11 +172,7 @@ def _scans(jpeg: bytes) -> int:
 
 
 def perceptual_hash(location: str | Path) -> str:
-    """Return the hash of `ImageFacts` alone; a JPEG is decoded at a reduced size.
-
-    Raises:
-        ImageError: see `open_location`.
-    """
+    """Return the hash of `ImageFacts` alone; raises `ImageError`."""
     with _opened(location) as image:
         return _phash(image)
 
@@ -197,20 +187,18 @@ def _phash(image: Image.Image) -> str:
 def read_rgb(location: str | Path, stream: BinaryIO | None = None) -> NDArray[np.uint8]:
     """Return the upright image, uint8 [H, W, 3]; of a given stream the location is only the name.
 
-    Raises `ImageError`, see `check_image`.
+    Raises `ImageError`, also for truncated pixel data.
     """
     with _opened(location, stream) as image:
         return np.asarray(_upright_rgb(image))
 
 
 def normalise_image(location: str | Path) -> NormalisedImage:
-    """Return an image in the form in which every COCO tool reads the same pixels.
+    """Return an image in the form in which every COCO tool reads the same pixels; raises `ImageError`.
 
     An upright 8-bit RGB JPEG or PNG is handed on unchanged (its path, or a zip member's bytes). Any other is
     written anew, upright and as 8-bit RGB: PNG stays PNG, all else becomes JPEG (quality 95, 4:4:4), or PNG if a
     side is too long for a JPEG. An alpha channel is dropped, 16-bit values lose their low byte.
-
-    Raises `ImageError`, see `check_image`.
     """
     path, member = _split(location)
     with open_location(location) as stream, _opened(location, stream) as image:

@@ -39,11 +39,8 @@ def json_members(file: BinaryIO) -> Iterator[tuple[str, Any]]:
     """Give name and value of each member of the JSON object in a file (UTF-8, -16 or -32), as ``json.load`` reads them.
 
     Names come as often as they are there. A value that is a list is an iterator over its items, to be used before the
-    next member is asked for; only an item at a time is in memory. Gives nothing where the document is no object.
-
-    Raises:
-        ValueError: the text is no JSON, or one value is longer than 2^28 characters.
-        RecursionError: a value is too deep.
+    next member is asked for; only an item at a time is in memory. Gives nothing where the document is no object. Raises
+    `ValueError`: it is no JSON, or one value is longer than 2^28 characters. `RecursionError`: a value is too deep.
     """
     text = _Text(file)
     if text.next_character() == "{":
@@ -96,7 +93,7 @@ class _Text:
         self._decoder = JSONDecoder()
 
     def next_character(self) -> str:
-        """Return the next character that is no white space; "" at the end."""
+        """Go to the next character that is no white space, and return it; "" at the end."""
         while True:
             self._place = WHITESPACE.match(self._text, self._place).end()
             if self._place < len(self._text):

@@ -19,10 +19,7 @@ _FILTER_UP = 2
 
 
 def encode_id_map(id_map: NDArray[np.integer]) -> bytes:
-    """Encode an id map, [H, W] of any integer type with values 0 to `MAX_SEGMENT_ID`, as an RGB PNG file.
-
-    Raises `ValueError`: the map is not two-dimensional, is empty, or an id does not fit 24 bits.
-    """
+    """Encode an id map, [H, W] of any integer type, as an RGB PNG file; `ValueError`: it is none, or empty."""
     if id_map.ndim != 2 or id_map.size == 0:
         raise ValueError(f"an id map is [H, W] with at least one pixel, not {id_map.shape}")
     if id_map.min() < 0 or id_map.max() > MAX_SEGMENT_ID:
@@ -34,10 +31,8 @@ def encode_id_map(id_map: NDArray[np.integer]) -> bytes:
 
 
 def encode_png(planes: Sequence[NDArray[np.uint8]], channels: Literal[1, 3]) -> bytes:
-    """Encode planes, uint8 [H, W] each, as a grey or RGB PNG file; of three channels, those that are left out are 0.
-
-    Pillow would do that at several times the cost by trying every filter on every row.
-    """
+    """Encode planes, uint8 [H, W] each, as a grey or RGB PNG file; of three channels, those that are left out are 0."""
+    # Pillow would take several times as long, since it tries every filter on every row.
     height, width = planes[0].shape
     # On label maps, the difference to the row above is nearly all zeros.
     rows = np.zeros((height, 1 + channels * width), dtype=np.uint8)
@@ -58,7 +53,7 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def decode_id_map(png: Path | str | bytes) -> NDArray[np.uint32]:
-    """Decode a panoptic PNG, given as a path or as the file's content, to uint32 [H, W], 0 = void.
+    """Decode a panoptic PNG, a path or the file's content, to uint32 [H, W], 0 = void.
 
     Raises `InputDataError`: the file is missing, damaged, or not an RGB PNG.
     """
@@ -72,9 +67,9 @@ def decode_id_map(png: Path | str | bytes) -> NDArray[np.uint32]:
             width, height = image.size
     except FileNotFoundError:
         raise InputDataError(f"{name}: there is no such file.") from None
+    except InputDataError:
+        raise
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        if isinstance(error, InputDataError):
-            raise
         raise InputDataError(f"{name}: cannot be read as a PNG ({error}).") from None
     ids = np.frombuffer(data, dtype="<u4").reshape(height, width)
     return (ids & MAX_SEGMENT_ID).astype(np.uint32, copy=False)

@@ -1,10 +1,11 @@
 """What the conversion hands on: segments, records of converted images, and what was rejected."""
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Self
+
+from pydantic import TypeAdapter
 
 from construction_panoptic.errors import InputDataError, damaged
 
@@ -24,16 +25,11 @@ class UnusableError(InputDataError):
 
 
 class Rejected(NamedTuple):
-    """Something that the conversion did not use, and why.
-
-    The image is its key, or the file name in the export where there is no key, or "" if neither is known. The
-    annotation's id is that in the export, ``"#<position>"`` where it has no usable one, None where the row is about an
-    image or the export as a whole.
-    """
+    """Something that the conversion did not use, and why."""
 
     source: str  # the export: folder name or zip stem
-    image: str
-    annotation_id: int | str | None
+    image: str  # its key, or the file name in the export where there is no key, or "" if neither is known
+    annotation_id: int | str | None  # "#<position>" where it has no usable one; None: it is about an image or export
     reason: str  # a code in snake_case, such as size_mismatch
     detail: str  # one sentence for the reader
 
@@ -58,13 +54,6 @@ class Segment(NamedTuple):
         """Return the fields as JSON types; ``stuff_annotation_ids`` only where there are some."""
         fields = self._asdict() | {"bbox": list(self.bbox), "stuff_annotation_ids": list(self.stuff_annotation_ids)}
         return fields if self.stuff_annotation_ids else {name: fields[name] for name in self._fields[:-1]}
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> Self:
-        """Build from what `to_dict` gave."""
-        x, y, width, height = data["bbox"]
-        stuff = tuple(data.get("stuff_annotation_ids", ()))
-        return cls(**(data | {"bbox": (x, y, width, height), "stuff_annotation_ids": stuff}))
 
 
 class ConvertedRecord(NamedTuple):
@@ -96,24 +85,22 @@ class ConvertedRecord(NamedTuple):
         return self._asdict() | {"segments": segments, "rejected": [rejected._asdict() for rejected in self.rejected]}
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> Self:
-        """Build from what `to_dict` gave."""
-        segments = [Segment.from_dict(segment) for segment in data["segments"]]
-        return cls(**(data | {"segments": segments, "rejected": [Rejected(**row) for row in data["rejected"]]}))
+    def from_dict(cls, data: dict[str, Any]) -> "ConvertedRecord":
+        """Build from what `to_dict` gave; raises `ValueError` where it is something else."""
+        return _RECORD.validate_python(data)
+
+
+_RECORD = TypeAdapter(ConvertedRecord)
 
 
 @dataclass(frozen=True)
 class ConvertedImage:
-    """A converted image with the contents of its two files.
-
-    The image is a path if the source file can be used unchanged (link or copy it). ``digest`` is that of all that it
-    was made from; "" where that is not known.
-    """
+    """A converted image with the contents of its two files."""
 
     record: ConvertedRecord
     png: bytes = field(repr=False)
-    image: Path | bytes = field(repr=False)
-    digest: str = ""
+    image: Path | bytes = field(repr=False)  # a path if the source file can be used unchanged (link or copy it)
+    digest: str = ""  # of all that it was made from; "" where that is not known
 
 
 @dataclass(frozen=True)
@@ -128,7 +115,7 @@ class ConvertedImages:
         with self.index.open(encoding="utf-8") as lines:
             for number, line in enumerate(lines, 1):
                 try:
-                    record = ConvertedRecord.from_dict(json.loads(line))
-                except (ValueError, KeyError, TypeError) as error:
+                    record = _RECORD.validate_json(line)
+                except ValueError as error:
                     raise damaged(self.index, error, f", line {number},") from error
                 yield record

@@ -10,16 +10,12 @@ from construction_panoptic.annotations.tables import Table, blocks
 from construction_panoptic.errors import InputDataError
 
 
-class RejectionError(InputDataError):
-    """A record was rejected while rejecting is not allowed."""
-
-
 class ConservationError(RuntimeError):
     """An annotation or image was lost or used twice on the way: a defect of the conversion, not of its input."""
 
 
 class RejectedRecords:
-    """The records rejected, or repaired, so far; ``fail``: raise `RejectionError` at the first one."""
+    """The records rejected, or repaired, so far; ``fail``: raise `InputDataError` at the first one."""
 
     def __init__(self, *, fail: bool) -> None:
         self._fail = fail
@@ -32,7 +28,7 @@ class RejectedRecords:
             place = f"export {source!r}" + (f", image {record.image!r}" if record.image else "")
             place += "" if annotation_id is None else f", annotation {annotation_id}"
             advice = "Put it right in CVAT and export again, or set on_error to 'quarantine'."
-            raise RejectionError(f"{place}: {record.detail} ({reason}). {advice}")
+            raise InputDataError(f"{place}: {record.detail} ({reason}). {advice}")
         self._records.append(record)
 
     @property
@@ -71,9 +67,8 @@ def repaired_and_kept(repaired: pd.DataFrame, rejected: pd.DataFrame) -> pd.Data
 def check_conservation(annotations: Table, images: pd.DataFrame, records: Iterable[ConvertedRecord]) -> pd.DataFrame:
     """Check that every accepted annotation and image is in the converted data or rejected, exactly once.
 
-    Sums of hashes are compared, so that no names are held; they are looked for where the sums differ, in the records
-    once more. Returns what merging rejected, as `rejected_table` has it. Raises `ConservationError`: an annotation or
-    image is in neither, in both, or from nowhere; names some.
+    Sums of hashes are compared, so that no names are held; where they differ, names are looked for in the records once
+    more. Returns what merging rejected, see `rejected_table`. Raises `ConservationError`, which names some.
     """
     rejected: list[Rejected] = []
     keys = names = 0

@@ -1,18 +1,25 @@
-"""What the converted data holds: counts per class, and a summary of the whole."""
+"""What the converted data holds: counts per class, a summary, and images for the data report."""
 
-from collections import Counter
-from collections.abc import Iterable
-from typing import Any
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
+from operator import itemgetter
+from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from construction_panoptic.annotations.coco_files import with_side
 from construction_panoptic.annotations.records import ConvertedRecord
-from construction_panoptic.annotations.tables import Table, blocks
+from construction_panoptic.annotations.tables import RowsOfKeys, Table, blocks
 from construction_panoptic.annotations.taxonomy import Taxonomy
 
 _SIDES = ("train", "val")
-_COUNTED = ("images", "segments", "pixels")
+_SUSPICIOUS, _EXAMPLES = 4, 2  # images of each kind, of each class
+
+_SEGMENT_STEPS = {"0": 1, "1 to 2": 3, "3 to 5": 6, "6 to 10": 11, "11 to 20": 21, "21 to 50": 51, "51 or more": np.inf}
+_MEGAPIXEL_STEPS = {"under 0.5 megapixels": 0.5, "0.5 to 2": 2, "2 to 8": 8, "8 or more": np.inf}
+# COCO's borders of small, medium and large, pixels.
+_THING_STEPS = {"small (under 32² px)": 32**2, "medium": 96**2, "large (96² px or more)": np.inf}
 
 
 def class_counts_and_summary(
@@ -25,17 +32,13 @@ def class_counts_and_summary(
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Count images, segments and pixels of every class, and describe the converted data in numbers.
 
-    Records come in the order of their keys and are iterated over once; ``split_table`` has a row (key, group, split)
-    for each; ``rejected`` and ``repaired`` are of `REJECTED_COLUMNS`, and the accepted ``annotations`` know the class
-    of what the merging rejected.
+    Records are iterated over once; ``split_table`` has a row (key, group, split) for each; ``rejected`` and
+    ``repaired`` are of `REJECTED_COLUMNS`, and the accepted ``annotations`` know the class of what merging rejected.
 
-    Returns:
-        A table with a row for each class, in id order, also for classes that do not occur: class_id, class, kind
-        ("thing" or "stuff"), then images, segments and pixels, each for _train, _val and _total, and rejected (of
-        which those whose class is unknown go by the name of their export). And a summary that is ready for JSON.
-
-    Raises:
-        InputDataError: a record is not in the split, comes twice or out of order.
+    Gives a table with a row for each class, in id order, also for classes that do not occur: class_id, class, kind
+    ("thing" or "stuff"), then images, segments and pixels, each for _train, _val and _total, and rejected (of which
+    those whose class is unknown go by the name of their export). And a summary that is ready for JSON. Raises
+    `InputDataError`, see `with_side`.
     """
     counts: Counter[tuple[str, str, int]] = Counter()
     sums: dict[str, Counter[str]] = {side: Counter() for side in ("all", *_SIDES)}
@@ -66,7 +69,7 @@ def class_counts_and_summary(
     for class_id, name in taxonomy.names.items():
         kind = "thing" if taxonomy.is_thing[class_id] else "stuff"
         row: dict[str, Any] = {"class_id": class_id, "class": name, "kind": kind}
-        for what in _COUNTED:
+        for what in ("images", "segments", "pixels"):
             train, val = (counts[what, side, class_id] for side in _SIDES)
             row |= {f"{what}_train": train, f"{what}_val": val, f"{what}_total": train + val}
         rows.append(row | {"rejected": rejected_of[class_id]})
@@ -88,7 +91,6 @@ def _sums_of(record: ConvertedRecord, taxonomy: Taxonomy) -> dict[str, int]:
 
 
 def _facts(sums: Counter[str]) -> dict[str, Any]:
-    """Return sums and ratios, ready for JSON."""
     images, pixels = sums["images"], sums["pixels"]
     return {
         "images": images,
@@ -116,8 +118,85 @@ def _rejected_of_class(rejected: pd.DataFrame, annotations: Table, taxonomy: Tax
     wanted = set(names)
     class_of: dict[tuple[str, str], int] = {}
     for block in blocks(annotations, ["source", "annotation_id", "category_id"]) if names else ():
-        rows = zip(block["source"].tolist(), map(str, block["annotation_id"].tolist()), strict=True)
-        classes = zip(rows, block["category_id"].tolist(), strict=True)
-        class_of |= {name: class_id for name, class_id in classes if name in wanted}
-    found = (class_of.get(name, taxonomy.thing_id(name[0])) for name in names)
-    return Counter(class_id for class_id in found if class_id is not None)
+        rows = zip(*(block[column].tolist() for column in block), strict=True)
+        found = {(source, str(number)): class_id for source, number, class_id in rows}
+        class_of |= {name: found[name] for name in found.keys() & wanted}
+    classes = (class_of.get(name, taxonomy.thing_id(name[0])) for name in names)
+    return Counter(class_id for class_id in classes if class_id is not None)
+
+
+class Survey(NamedTuple):
+    """What `survey` found."""
+
+    suspicious: list[tuple[ConvertedRecord, str]]  # images and what is special about them, no image twice
+    of_class: dict[str, list[ConvertedRecord]]  # by class name, things first, some images that have a segment of it
+    sizes: dict[str, dict[str, int]]  # by title, how many images or things fall under each label, in rising order
+
+
+def survey(
+    records: Iterable[ConvertedRecord], annotations: Table, rejected: pd.DataFrame, class_counts: pd.DataFrame
+) -> Survey:
+    """Choose images that may be annotated wrongly, draw images of every class at random, and count sizes.
+
+    Suspicious are most rejected annotations, largest void, and most overlap (annotated area that other things hide).
+    Records come in the order of their keys and are iterated over once; the tables are those of `reading.Exports` and
+    `class_counts_and_summary`.
+    """
+    lost = Counter(rejected.loc[rejected["annotation_id"].notna(), "image"])
+    areas = RowsOfKeys(annotations, ["area"])
+
+    def overlap(record: ConvertedRecord) -> float:
+        area = float(np.nansum([row["area"] for row in areas.of(record.key)]))
+        visible = sum(segment.area for segment in record.segments if segment.annotation_id is not None)
+        return max(0.0, 1 - visible / area) if area > 0 else 0.0
+
+    # What is measured, from which value on it is suspicious, and how that is said.
+    kinds: list[tuple[Callable[[ConvertedRecord], float], float, Callable[[float], str]]] = [
+        (lambda record: float(lost[record.key]), 0.0, lambda value: f"{value:.0f} rejected"),
+        (lambda r: r.void_pixels / (r.width * r.height), 0.05, lambda value: f"{100 * value:.0f} % void"),
+        (overlap, 0.05, lambda value: f"{100 * value:.0f} % of the things hidden"),
+    ]
+    highest: list[list[tuple[float, ConvertedRecord]]] = [[] for _ in kinds]
+    drawn = _drawn_places(class_counts)
+    seen: Counter[int] = Counter()
+    examples: dict[int, dict[int, ConvertedRecord]] = defaultdict(dict)
+    segments = Counter(dict.fromkeys(list(_SEGMENT_STEPS)[:-1], 0))  # many segments are listed where there are some
+    megapixels, things = dict.fromkeys(_MEGAPIXEL_STEPS, 0), dict.fromkeys(_THING_STEPS, 0)
+    for record in records:
+        for place, (measure, least, _) in enumerate(kinds):
+            if (value := measure(record)) > least:
+                ranked = sorted([*highest[place], (value, record)], key=itemgetter(0), reverse=True)
+                highest[place] = ranked[:_SUSPICIOUS]
+        for class_id in {segment.category_id for segment in record.segments}:
+            if seen[class_id] in drawn[class_id]:
+                examples[class_id][seen[class_id]] = record
+            seen[class_id] += 1
+        segments[_label(_SEGMENT_STEPS, len(record.segments))] += 1
+        megapixels[_label(_MEGAPIXEL_STEPS, record.width * record.height / 1e6)] += 1
+        for segment in record.segments:
+            if segment.annotation_id is not None:
+                things[_label(_THING_STEPS, segment.area)] += 1
+    notes: dict[str, tuple[ConvertedRecord, str]] = {}
+    for found, (_, _, text) in zip(highest, kinds, strict=True):
+        for value, record in found:
+            before = f"{notes[record.key][1]}, " if record.key in notes else ""
+            notes[record.key] = (record, before + text(value))
+    names = dict(zip(class_counts["class_id"], class_counts["class"], strict=True))
+    return Survey(
+        list(notes.values()),
+        {names[class_id]: [examples[class_id][place] for place in places] for class_id, places in drawn.items()},
+        {"Segments an image": dict(segments), "Sizes of images": megapixels, "Sizes of things": things},
+    )
+
+
+def _drawn_places(class_counts: pd.DataFrame) -> dict[int, list[int]]:
+    """Draw which of the images of each class are shown; the classes that occur, things first."""
+    generator = np.random.default_rng(0)
+    occurring = class_counts[class_counts["images_total"] > 0]
+    ordered = occurring.sort_values(["kind", "class_id"], ascending=[False, True])
+    pairs = zip(ordered["class_id"], ordered["images_total"], strict=True)
+    return {class_id: generator.permutation(count)[:_EXAMPLES].tolist() for class_id, count in pairs}
+
+
+def _label(steps: dict[str, float], value: float) -> str:
+    return next(label for label, end in steps.items() if value < end)

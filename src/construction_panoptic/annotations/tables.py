@@ -61,7 +61,7 @@ class TableWriter:
         """Add a row: a value for each column."""
         self._rows.append(row)
         if len(self._rows) == _ROWS_AT_ONCE:
-            self._pack()
+            self._write()
 
     def append(self, part: pd.DataFrame) -> None:
         """Add rows with the columns in their order and types."""
@@ -71,37 +71,33 @@ class TableWriter:
 
     def table(self) -> StoredTable:
         """Return all rows in the order in which they were added; nothing can be added then."""
-        self._pack()
         self._write()
         with _closed_if_full(self._file):
             self._writer.close()
             self._file.flush()
         return StoredTable(self._file)
 
-    def _pack(self) -> None:
-        if self._rows:
-            rows, self._rows = self._rows, []
-            self.append(self._typed(rows))
-
     def _typed(self, rows: list[dict[str, Any]]) -> pd.DataFrame:
         return pd.DataFrame(rows, columns=list(self._columns)).astype(self._columns)
 
     def _write(self) -> None:
+        if self._rows:
+            self._waiting.append(self._typed(self._rows))
         if self._waiting:
             with _closed_if_full(self._file):
                 self._writer.write_table(_arrow(pd.concat(self._waiting)), row_group_size=_ROWS_AT_ONCE)
-        self._waiting = []
+        self._rows, self._waiting = [], []
 
 
 class WaitingItems:
-    """Items of any kind in a temporary file, to be iterated over as often as one likes when all are there."""
+    """Plain data in a temporary file, to be iterated over as often as one likes when all is there; tuples are lists."""
 
     def __init__(self) -> None:
         self._file = tempfile.TemporaryFile()  # noqa: SIM115  # as long as the items
         self._length = 0
 
     def add(self, item: Any) -> None:
-        """Add an item, plain data; its tuples come back as lists."""
+        """Add an item."""
         with _closed_if_full(self._file):
             self._file.write(json.dumps(item).encode() + b"\n")
         self._length += 1
@@ -144,11 +140,11 @@ class RowsOfKeys:
         self._columns = None if columns is None else ["key", *columns]
         self._groups: Iterator[tuple[str, list[dict[str, Any]]]] = iter(())
         self._found: tuple[str, list[dict[str, Any]]] | None = None
-        self._asked: str | None = None
+        self._asked = ""
 
     def of(self, key: str) -> list[dict[str, Any]]:
         """Return the rows of a key in the order of the table. It is quick when keys are asked for in rising order."""
-        if self._asked is None or key < self._asked:
+        if not self._asked or key < self._asked:
             self._groups = self._read()
             self._found = next(self._groups, None)
         self._asked = key

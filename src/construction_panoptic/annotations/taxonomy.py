@@ -18,7 +18,7 @@ LAST_COCO_THING = 90  # COCO's category ids up to this one are things, those abo
 
 
 def normalise_name(name: str) -> str:
-    """Return ``name`` as names are compared: lower case, runs of spaces, hyphens and underscores as ``_``."""
+    """Return a name as names are compared: lower case, runs of spaces, hyphens and underscores as ``_``."""
     return _SEPARATORS.sub("_", name.lower()).strip("_")
 
 
@@ -26,20 +26,20 @@ class _Entry(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class StuffClass(_Entry):
-    """A stuff class. Ids stop at 255, since stuff label maps are 8-bit."""
-
-    id: Annotated[StrictInt, Field(ge=1, le=255)]
-    name: _Name
-    color: tuple[_Channel, _Channel, _Channel]
-
-
-class ThingClass(_Entry):
-    """A thing class: its instances are counted one by one."""
-
+class _Class(_Entry):
     id: Annotated[StrictInt, Field(ge=1, le=65535)]
     name: _Name
     color: tuple[_Channel, _Channel, _Channel]
+
+
+class StuffClass(_Class):
+    """A stuff class. Ids stop at 255, since stuff label maps are 8-bit."""
+
+    id: Annotated[StrictInt, Field(ge=1, le=255)]
+
+
+class ThingClass(_Class):
+    """A thing class: its instances are counted one by one."""
 
 
 class CocoMapping(_Entry):
@@ -53,8 +53,8 @@ class CocoMapping(_Entry):
 class Taxonomy(_Entry):
     """All classes of a project.
 
-    Ids are at least 1 and unique over stuff and things (0 is void); names are unique under `normalise_name`;
-    every ``coco_to_stuff`` target is the name of a stuff class. `from_dict` reports errors clearly.
+    Ids are unique over stuff and things (0 is void); names are unique under `normalise_name`; every ``coco_to_stuff``
+    target is the name of a stuff class.
     """
 
     stuff: list[StuffClass]
@@ -93,27 +93,24 @@ class Taxonomy(_Entry):
         return self
 
     @property
-    def _classes(self) -> list[tuple[str, StuffClass | ThingClass]]:
-        return [("stuff", c) for c in self.stuff] + [("things", c) for c in self.things]
-
-    @cached_property
-    def _by_id(self) -> list[StuffClass | ThingClass]:
-        return sorted((c for _, c in self._classes), key=lambda c: c.id)
+    def _classes(self) -> list[tuple[str, _Class]]:
+        return [*(("stuff", c) for c in self.stuff), *(("things", c) for c in self.things)]
 
     @cached_property
     def names(self) -> dict[int, str]:
         """The name of each class id, in id order."""
-        return {c.id: c.name for c in self._by_id}
+        return {c.id: c.name for c in sorted((*self.stuff, *self.things), key=lambda c: c.id)}
 
     @cached_property
     def colors(self) -> dict[int, tuple[int, int, int]]:
         """The RGB colour (0 to 255) of each class id."""
-        return {c.id: c.color for c in self._by_id}
+        return {c.id: c.color for c in (*self.stuff, *self.things)}
 
     @cached_property
     def is_thing(self) -> dict[int, bool]:
         """Whether each class id is a thing."""
-        return {c.id: isinstance(c, ThingClass) for c in self._by_id}
+        things = {c.id for c in self.things}
+        return {class_id: class_id in things for class_id in self.names}
 
     @cached_property
     def _thing_ids(self) -> dict[str, int]:
@@ -122,10 +119,6 @@ class Taxonomy(_Entry):
     @cached_property
     def _stuff_ids(self) -> dict[str, int]:
         return {normalise_name(c.name): c.id for c in self.stuff}
-
-    @cached_property
-    def _stuff_ids_of_coco_names(self) -> dict[str, int]:
-        return {normalise_name(m.coco_name): self.stuff_id_of_coco[m.coco_id] for m in self.coco_to_stuff}
 
     def thing_id(self, name: str) -> int | None:
         """Return the id of the thing class called ``name`` (see `normalise_name`), or None."""
@@ -137,7 +130,9 @@ class Taxonomy(_Entry):
 
     def stuff_id_of_name(self, name: str) -> int | None:
         """Return the stuff id for one of the project's own stuff names or else of COCO's names, or None."""
-        return self._stuff_ids.get(normalise_name(name), self._stuff_ids_of_coco_names.get(normalise_name(name)))
+        wanted = normalise_name(name)
+        coco_id = next((m.coco_id for m in self.coco_to_stuff if normalise_name(m.coco_name) == wanted), 0)
+        return self._stuff_ids.get(wanted, self.stuff_id_of_coco.get(coco_id))
 
     @cached_property
     def stuff_id_of_coco(self) -> dict[int, int]:

@@ -40,16 +40,12 @@ LABELS = ("void", *_REGIONS)
 
 @dataclass(frozen=True)
 class Backdrop:
-    """A place without things.
+    """A place without things."""
 
-    ``rgb`` [H, W, 3] float32 in 0…1, ``labels`` [H, W] uint8 index into LABELS, ``standing`` the highest and
-    lowest position in pixels on which a thing may stand, ``mounting`` the same for things on a wall.
-    """
-
-    rgb: FloatArray
-    labels: NDArray[np.uint8]
-    standing: tuple[float, float]
-    mounting: tuple[float, float] | None = None
+    rgb: FloatArray  # [H, W, 3] in 0…1
+    labels: NDArray[np.uint8]  # [H, W], index into LABELS
+    standing: tuple[float, float]  # highest and lowest position in pixels on which a thing may stand
+    mounting: tuple[float, float] | None = None  # the same for things on a wall
 
 
 class Canvas:
@@ -61,8 +57,7 @@ class Canvas:
         # Lines and grain are stated for images 96 pixels high.
         self.unit = height / 96
         size = (width * SUPERSAMPLING, height * SUPERSAMPLING)
-        self._image = Image.new("RGB", size)
-        self._label_image = Image.new("L", size)
+        self._image, self._label_image = Image.new("RGB", size), Image.new("L", size)
         self._draw, self._label_draw = ImageDraw.Draw(self._image), ImageDraw.Draw(self._label_image)
 
     def _pixels(self, points: Sequence[Point]) -> list[Point]:
@@ -70,9 +65,8 @@ class Canvas:
 
     def region(self, label: str, points: Sequence[Point], colour: Colour) -> None:
         """Fill a polygon and label it."""
-        pixels = self._pixels(points)
-        self._draw.polygon(pixels, fill=colour)
-        self._label_draw.polygon(pixels, fill=LABELS.index(label))
+        self.detail(points, colour)
+        self._label_draw.polygon(self._pixels(points), fill=LABELS.index(label))
 
     def detail(self, points: Sequence[Point], colour: Colour) -> None:
         """Fill a polygon without changing labels."""
@@ -281,28 +275,19 @@ def _room(canvas: Canvas) -> float:
         for y in np.arange(horizon, top, -0.09):
             canvas.line([(left, y), (right, y)], 0.5, shade(wall, 0.84))
     ceiling = vary(rng, (240, 240, 244), 4)
-    canvas.region(
-        "ceiling-merged", [(0, outer_top), (left, top), (right, top), (1, outer_top), (1, -1), (0, -1)], ceiling
-    )
+    above = [(0, outer_top), (left, top), (right, top), (1, outer_top), (1, -1), (0, -1)]
+    canvas.region("ceiling-merged", above, ceiling)
     for x in np.linspace(-0.4, 1.4, 9):
         canvas.line([(left + (right - left) * x, top), (1.5 * x - 0.25, top - 0.24)], 0.6, shade(ceiling, 0.8))
     canvas.line([(0, top * 0.45), (1, top * 0.45)], 0.6, shade(ceiling, 0.8))
-    lamp = rng.uniform(0.25, 0.6)
-    canvas.detail(
-        [(lamp, top * 0.6), (lamp + 0.2, top * 0.6), (lamp + 0.22, top * 0.3), (lamp - 0.02, top * 0.3)],
-        (255, 252, 226),
-    )
+    lamp, high, low = rng.uniform(0.25, 0.6), top * 0.3, top * 0.6
+    canvas.detail([(lamp, low), (lamp + 0.2, low), (lamp + 0.22, high), (lamp - 0.02, high)], (255, 252, 226))
     floor = pick(rng, ((124, 108, 96), (104, 112, 122), (140, 116, 88)))
-    canvas.region(
-        "floor-other-merged",
-        [(0, outer_floor), (left, horizon), (right, horizon), (1, outer_floor), (1, 2), (0, 2)],
-        floor,
-    )
+    below = [(0, outer_floor), (left, horizon), (right, horizon), (1, outer_floor), (1, 2), (0, 2)]
+    canvas.region("floor-other-merged", below, floor)
     for x in np.linspace(-1, 2, 13):
-        near = 0.5 + (x - 0.5) * 2.2
-        canvas.line(
-            [(left + (right - left) * x, horizon + (0.0 if 0 <= x <= 1 else 0.5)), (near, 1.1)], 0.6, shade(floor, 0.8)
-        )
+        far = (left + (right - left) * x, horizon + (0.0 if 0 <= x <= 1 else 0.5))
+        canvas.line([far, (0.5 + (x - 0.5) * 2.2, 1.1)], 0.6, shade(floor, 0.8))
     for depth in (0.12, 0.32, 0.62):
         y = horizon + (1 - horizon) * depth
         inset = max(0.0, 1 - depth * (1 - horizon) / 0.22)
@@ -319,16 +304,13 @@ def _room(canvas: Canvas) -> float:
 
 @dataclass(frozen=True)
 class Layout:
-    """A kind of place: ``paint`` draws it and returns at which fraction of the height its floor begins.
+    """A kind of place."""
 
-    ``weight``: how often it is chosen, relative to other fitting places.
-    """
-
-    paint: Callable[[Canvas], float]
+    paint: Callable[[Canvas], float]  # draws it and returns at which fraction of the height its floor begins
     indoors: bool = False
     outdoors: bool = True
     wall: bool = False
-    weight: float = 1.0
+    weight: float = 1.0  # how often it is chosen, relative to other fitting places
 
 
 LAYOUTS: dict[str, Layout] = {

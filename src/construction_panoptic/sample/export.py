@@ -3,8 +3,7 @@
 import io
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import contourpy
 import numpy as np
@@ -26,12 +25,11 @@ TOLERANCE = 0.3  # pixels, the largest distance between an outline and its simpl
 SMALLEST_PART = 6  # square pixels
 
 
-@dataclass(frozen=True)
-class Frame:
-    """One image to make: ``scene`` numbers the scene, and frames that share it are near-duplicates."""
+class Frame(NamedTuple):
+    """One image to make; frames that share a scene are near-duplicates."""
 
     folder: str
-    scene: int
+    scene: int  # its number
     alteration: Alteration | None = None
 
 
@@ -62,11 +60,7 @@ def plan_frames(settings: SampleSettings) -> dict[str, list[Frame]]:
 
 
 def generate(settings: SampleSettings) -> Iterator[tuple[str, bytes]]:
-    """Make the dataset file by file: (path relative to the raw data folder, content).
-
-    Images come one by one; the annotation file of an export follows its images, and the stuff predictions'
-    JSON is last.
-    """
+    """Make the dataset file by file: (path relative to the raw data folder, content), annotations after images."""
     noise = noise_bank(settings)
     stuff_images: list[dict[str, Any]] = []
     stuff_annotations: list[dict[str, Any]] = []
@@ -113,10 +107,8 @@ def _annotate(export: dict[str, Any], file_name: str, scene: Scene) -> None:
     images, annotations = export["images"], export["annotations"]
     ids_of = {category["name"]: category["id"] for category in export["categories"]}
     height, width = scene.labels.shape
-    images.append(
-        {"id": len(images) + 1, "width": width, "height": height, "file_name": file_name, "license": 0}
-        | {"flickr_url": "", "coco_url": "", "date_captured": 0}
-    )
+    image = {"id": len(images) + 1, "width": width, "height": height, "file_name": file_name, "license": 0}
+    images.append(image | {"flickr_url": "", "coco_url": "", "date_captured": 0})
     for instance in scene.instances:
         ids = {"id": len(annotations) + 1, "image_id": len(images), "category_id": ids_of[instance.name]}
         annotations.append(ids | _annotation(instance))
@@ -137,26 +129,19 @@ def _annotation(instance: Instance) -> dict[str, Any]:
 
 def simplify(points: NDArray[np.float64], tolerance: float) -> NDArray[np.float64]:
     """Drop vertices of an open line [N, 2] within ``tolerance`` pixels of it, as Douglas and Peucker (1973)."""
-    keep = np.zeros(len(points), bool)
-    keep[[0, -1]] = True
-    stack = [(0, len(points) - 1)]
-    while stack:
-        first, last = stack.pop()
-        if last - first < 2:
-            continue
-        start, along = points[first], points[last] - points[first]
-        offsets = points[first + 1 : last] - start
-        length = float(np.hypot(*along))
-        if length > 1e-9:
-            distance = np.abs(along[0] * offsets[:, 1] - along[1] * offsets[:, 0]) / length
-        else:
-            distance = np.hypot(offsets[:, 0], offsets[:, 1])
-        farthest = int(distance.argmax())
-        if distance[farthest] > tolerance:
-            middle = first + 1 + farthest
-            keep[middle] = True
-            stack += [(first, middle), (middle, last)]
-    return points[keep]
+    if len(points) < 3:
+        return points
+    start, along = points[0], points[-1] - points[0]
+    offsets = points[1:-1] - start
+    length = float(np.hypot(*along))
+    if length > 1e-9:
+        distance = np.abs(along[0] * offsets[:, 1] - along[1] * offsets[:, 0]) / length
+    else:
+        distance = np.hypot(offsets[:, 0], offsets[:, 1])
+    middle = int(distance.argmax()) + 1
+    if distance[middle - 1] <= tolerance:
+        return points[[0, -1]]
+    return np.concatenate([simplify(points[: middle + 1], tolerance)[:-1], simplify(points[middle:], tolerance)])
 
 
 def outline(coverage: FloatArray) -> list[NDArray[np.float64]]:

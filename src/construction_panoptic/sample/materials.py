@@ -37,13 +37,10 @@ def aac_blocks(pen: Pen, rng: np.random.Generator) -> None:
 
 def _pipe(pen: Pen, x: float, y: float, radius: float, concrete: Colour) -> None:
     """One pipe with its open end at (x, y)."""
-    length = (0.2, -0.12)
-    steps = 9
-    for step in range(steps, -1, -1):
-        share = step / steps
-        pen.ellipse(
-            x + length[0] * share, y + length[1] * share, radius, radius, shade(concrete, 0.66 + 0.12 * (1 - share))
-        )
+    for step in range(9, -1, -1):
+        share = step / 9
+        tone = shade(concrete, 0.66 + 0.12 * (1 - share))
+        pen.ellipse(x + 0.2 * share, y - 0.12 * share, radius, radius, tone)
     pen.ellipse(x, y, radius, radius, shade(concrete, 1.1))
     pen.ellipse(x, y, radius * 0.74, radius * 0.74, (44, 42, 44))
     pen.ellipse(x + radius * 0.12, y + radius * 0.14, radius * 0.56, radius * 0.56, (24, 23, 26))

@@ -14,7 +14,7 @@ Point = tuple[float, float]
 
 
 def shade(colour: Colour, factor: float) -> Colour:
-    """Multiply a colour by ``factor`` (1 leaves it, above 1 lightens) and clip to 0…255."""
+    """Multiply a colour by a factor and clip to 0…255."""
     r, g, b = (int(min(255, max(0, round(c * factor)))) for c in colour)
     return r, g, b
 
@@ -62,13 +62,10 @@ class Pen:
 
     def __init__(self, image: Image.Image, scale: float, origin: Point, flip: bool = False) -> None:
         self._draw = ImageDraw.Draw(image)
-        self._scale = scale
-        self._origin = origin
-        self._flip = flip
+        self._scale, self._origin, self._flip = scale, origin, flip
 
     def _at(self, x: float, y: float) -> Point:
-        if self._flip:
-            x = 1 - x
+        x = 1 - x if self._flip else x
         return self._origin[0] + x * self._scale, self._origin[1] + y * self._scale
 
     def polygon(self, points: Sequence[Point], colour: Colour) -> None:
@@ -104,7 +101,7 @@ class Pen:
             self.polygon([(v, u) if upright else (u, v) for u, v in one + other], shade(colour, light))
 
     def wheel(self, x: float, y: float, radius: float, rim: Colour) -> None:
-        """A tyre with a rim and a hub."""
+        """Draw a tyre with a rim and a hub."""
         self.ellipse(x, y, radius, radius, (38, 37, 40))
         self.ellipse(x, y, radius * 0.55, radius * 0.55, rim)
         self.ellipse(x, y, radius * 0.2, radius * 0.2, shade(rim, 0.55))

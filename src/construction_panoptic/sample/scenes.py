@@ -11,7 +11,7 @@ from construction_panoptic.config.sample import SampleSettings
 from construction_panoptic.errors import ParameterError
 from construction_panoptic.sample.backdrops import LABELS, LAYOUTS, Backdrop, Layout, draw_backdrop
 from construction_panoptic.sample.painting import FloatArray, NoiseBank
-from construction_panoptic.sample.shapes import DRAWINGS, WORKER, Drawing, Sprite, draw_sprite
+from construction_panoptic.sample.shapes import DRAWINGS, WORKER, Sprite, draw_sprite
 
 Alteration = Literal["brighter", "shifted", "recompressed"]
 ALTERATIONS: tuple[Alteration, ...] = get_args(Alteration)
@@ -22,16 +22,12 @@ _ATTEMPTS = 14
 
 @dataclass(frozen=True)
 class Instance:
-    """A thing in a scene.
-
-    ``coverage`` [H, W] float32 is the fraction of each pixel inside its full shape, ``visible`` the same for the
-    part that no later thing hides. ``outlined_as_seen``: the annotator followed the visible part.
-    """
+    """A thing in a scene."""
 
     name: str
-    coverage: FloatArray
-    visible: FloatArray
-    outlined_as_seen: bool
+    coverage: FloatArray  # [H, W], fraction of each pixel inside its full shape
+    visible: FloatArray  # the same for the part that no later thing hides
+    outlined_as_seen: bool  # the annotator followed the visible part
 
     @property
     def hidden(self) -> float:
@@ -41,19 +37,11 @@ class Instance:
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture and what it shows.
+    """A picture and what it shows."""
 
-    ``rgb`` [H, W, 3] uint8, ``labels`` [H, W] uint8 index into LABELS (stuff behind the things, and site
-    workers), and the things in painting order: a later one lies on top.
-    """
-
-    rgb: NDArray[np.uint8]
-    labels: NDArray[np.uint8]
-    instances: tuple[Instance, ...]
-
-
-def _fits(drawing: Drawing, layout: Layout) -> bool:
-    return (drawing.indoors and layout.indoors) or (drawing.outdoors and layout.outdoors)
+    rgb: NDArray[np.uint8]  # [H, W, 3]
+    labels: NDArray[np.uint8]  # [H, W], index into LABELS: stuff behind the things, and site workers
+    instances: tuple[Instance, ...]  # in painting order: a later one lies on top
 
 
 def draw_scene(
@@ -63,14 +51,19 @@ def draw_scene(
 
     Raises `ParameterError`: if not even one thing finds room.
     """
+
+    def fit(layout: Layout) -> list[str]:
+        drawings = ((name, DRAWINGS[name]) for name in names)
+        return [name for name, d in drawings if (d.indoors and layout.indoors) or (d.outdoors and layout.outdoors)]
+
     height, width = settings.height, int(rng.choice(settings.widths))
-    fitting = [layout for layout in LAYOUTS.values() if any(_fits(DRAWINGS[name], layout) for name in names)]
+    fitting = [layout for layout in LAYOUTS.values() if fit(layout)]
     weights = np.array([layout.weight for layout in fitting])
     layout = fitting[int(rng.choice(len(fitting), p=weights / weights.sum()))]
     stage = _Stage(draw_backdrop(layout, rng, noise, height, width), settings, rng, noise)
     if layout.outdoors and rng.random() < settings.worker_fraction:
         stage.add_workers(int(rng.integers(1, 3)))
-    stage.add_things([name for name in names if _fits(DRAWINGS[name], layout)], fewest)
+    stage.add_things(fit(layout), fewest)
     return Scene(_develop(stage.rgb, rng, noise), stage.labels, tuple(stage.instances))
 
 
@@ -126,9 +119,7 @@ class _Stage:
                     self.instances.append(Instance(name, coverage, coverage, as_seen))
                     break
         if not self.instances:
-            raise ParameterError(
-                "no thing found room in a sample image; make sample spans smaller or hidden_limit larger"
-            )
+            raise ParameterError("no thing found room in a sample image; make spans smaller or hidden_limit larger")
         visible = self._visible[-len(self.instances) :]
         self.instances = [replace(one, visible=left) for one, left in zip(self.instances, visible, strict=True)]
 
@@ -192,10 +183,7 @@ def _develop(rgb: FloatArray, rng: np.random.Generator, noise: NoiseBank) -> NDA
 
 
 def altered(scene: Scene, alteration: Alteration) -> Scene:
-    """The same scene in a later frame: ``brighter``, or ``shifted`` by half a pixel to the right.
-
-    ``recompressed`` frames are the same scene; the difference comes when the image is encoded.
-    """
+    """The same scene in a later frame: ``brighter``, or ``shifted`` by half a pixel to the right; else as it is."""
     if alteration == "brighter":
         return replace(scene, rgb=np.clip(scene.rgb.astype(np.float32) * 1.06 + 3, 0, 255).astype(np.uint8))
     if alteration == "shifted":

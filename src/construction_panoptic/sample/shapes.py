@@ -16,55 +16,48 @@ SUPERSAMPLING = 4
 
 @dataclass(frozen=True)
 class Drawing:
-    """How to draw one class.
-
-    ``height`` is in units of the width; ``relative_size`` multiplies the span that the scene asks for; ``mountable``
-    things may hang on a wall instead of standing; ``coco`` is the COCO thing name that a COCO model sees in it.
-    """
+    """How to draw one class."""
 
     draw: Callable[[Pen, np.random.Generator], None]
-    height: float
-    relative_size: float = 1.0
+    height: float  # in units of the width
+    relative_size: float = 1.0  # multiplies the span that the scene asks for
     indoors: bool = False
     outdoors: bool = True
-    mountable: bool = False
-    coco: str | None = None
+    mountable: bool = False  # may hang on a wall instead of standing
+    truck: bool = False  # a COCO model sees a truck in it
 
 
 DRAWINGS: dict[str, Drawing] = {
     "aac_blocks": Drawing(materials.aac_blocks, 0.78, 0.95, indoors=True),
     "distribution_transformer": Drawing(materials.distribution_transformer, 1.05),
-    "dump_truck_tipper_truck": Drawing(vehicles.dump_truck, 0.56, coco="truck"),
+    "dump_truck_tipper_truck": Drawing(vehicles.dump_truck, 0.56, truck=True),
     "fire_extinguishers": Drawing(
         materials.fire_extinguishers, 2.3, 0.72, indoors=True, outdoors=False, mountable=True
     ),
-    "hydra_crane": Drawing(vehicles.hydra_crane, 0.9, 1.1, coco="truck"),
+    "hydra_crane": Drawing(vehicles.hydra_crane, 0.9, 1.1, truck=True),
     "rcc_hume_pipes": Drawing(materials.rcc_hume_pipes, 0.86, 0.95),
-    "transit_mixer": Drawing(vehicles.transit_mixer, 0.6, coco="truck"),
+    "transit_mixer": Drawing(vehicles.transit_mixer, 0.6, truck=True),
     "vitrified_tiles": Drawing(materials.vitrified_tiles, 0.86, 0.9, indoors=True, outdoors=False),
     "water_tank": Drawing(materials.water_tank, 1.12, 0.9),
-    "wheel_loader": Drawing(vehicles.wheel_loader, 0.66, coco="truck"),
+    "wheel_loader": Drawing(vehicles.wheel_loader, 0.66, truck=True),
 }
-WORKER = Drawing(vehicles.worker, 2.6, coco="person")
+WORKER = Drawing(vehicles.worker, 2.6)
 
 
 @dataclass(frozen=True)
 class Sprite:
-    """A drawn thing: ``rgb`` [h, w, 3] and ``alpha`` [h, w], float32 in 0…1, and its corner in the image.
+    """A drawn thing, and the corner in the image where it belongs."""
 
-    ``margin`` is the width in pixels of the transparent border around the drawing.
-    """
-
-    rgb: FloatArray
-    alpha: FloatArray
-    margin: int
+    rgb: FloatArray  # [h, w, 3] in 0…1
+    alpha: FloatArray  # [h, w] in 0…1
+    margin: int  # width in pixels of the transparent border around the drawing
     left: int = 0
     top: int = 0
 
     def placed(self, left: float, bottom: float) -> "Sprite":
         """The same thing with its left and lower edge at these image positions, to the nearest pixel."""
-        corner = round(left) - self.margin, round(bottom) - self.alpha.shape[0] + self.margin
-        return replace(self, left=corner[0], top=corner[1])
+        top = round(bottom) - self.alpha.shape[0] + self.margin
+        return replace(self, left=round(left) - self.margin, top=top)
 
 
 def draw_sprite(drawing: Drawing, rng: np.random.Generator, noise: NoiseBank, width: float) -> Sprite:

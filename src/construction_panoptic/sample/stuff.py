@@ -1,7 +1,6 @@
 """Stuff predictions as a COCO panoptic model would give them: nearly right."""
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +17,8 @@ SMALLEST_REGION = 30
 """Regions with fewer pixels are left void, as panoptic post-processing does."""
 
 
-@dataclass(frozen=True)
-class StuffPrediction:
-    """``id_map`` [H, W] uint32 with 0 = void, and the COCO ``segments_info`` of its ids."""
+class StuffPrediction(NamedTuple):
+    """An id map [H, W], 0 = void, and the COCO ``segments_info`` of its ids."""
 
     id_map: NDArray[np.uint32]
     segments: list[dict[str, Any]]
@@ -37,10 +35,7 @@ def coco_categories() -> list[dict[str, Any]]:
 def predict_stuff(
     scene: Scene, settings: SampleSettings, rng: np.random.Generator, noise: NoiseBank
 ) -> StuffPrediction:
-    """Regions of everything but the annotated things, with wobbly borders, void fringes and some leaks.
-
-    Vehicles are COCO trucks, workers are COCO persons; both carry a COCO thing name here.
-    """
+    """Regions of everything but the annotated things, with wobbly borders, void fringes and some leaks."""
     shape = scene.labels.shape
     if rng.random() < settings.without_stuff_fraction:
         return StuffPrediction(np.zeros(shape, np.uint32), [])
@@ -50,8 +45,7 @@ def predict_stuff(
     for instance in scene.instances:
         seen = instance.visible > 0.5
         taken |= seen
-        coco = DRAWINGS[instance.name].coco
-        if coco is None:
+        if not DRAWINGS[instance.name].truck:
             if rng.random() < 0.5:
                 labels[seen] = 0
         elif rng.random() < settings.leak_fraction:

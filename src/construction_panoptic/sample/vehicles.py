@@ -27,7 +27,7 @@ def wheel_loader(pen: Pen, rng: np.random.Generator) -> None:
     pen.line([(0.6, 0.3), (0.76, 0.3 - lift * 0.5), (0.86, tip)], 0.075, yellow)
     pen.line([(0.62, 0.38), (0.84, tip + 0.02)], 0.03, FRAME)
     bucket = [(0.82, tip - 0.12), (0.9, tip - 0.04), (1.0, tip + 0.12), (0.98, tip + 0.17), (0.84, tip + 0.16)]
-    pen.polygon(bucket, shade((112, 104, 92), 1.0))
+    pen.polygon(bucket, (112, 104, 92))
     pen.polygon([(0.84, tip - 0.08), (0.97, tip + 0.12), (0.86, tip + 0.12)], (72, 68, 62))
     for x in (0.2, 0.64):
         pen.wheel(x, 0.515, 0.145, yellow)
@@ -62,15 +62,8 @@ def hydra_crane(pen: Pen, rng: np.random.Generator) -> None:
 def _cab(pen: Pen, colour: Colour, left: float, top: float, bottom: float) -> None:
     right = 0.985
     pen.polygon([(left, top), (right - 0.07, top), (right, top + 0.15), (right, bottom), (left, bottom)], colour)
-    pen.polygon(
-        [
-            (left + 0.06, top + 0.035),
-            (right - 0.085, top + 0.035),
-            (right - 0.03, top + 0.15),
-            (left + 0.06, top + 0.15),
-        ],
-        GLASS,
-    )
+    upper, lower = top + 0.035, top + 0.15
+    pen.polygon([(left + 0.06, upper), (right - 0.085, upper), (right - 0.03, lower), (left + 0.06, lower)], GLASS)
     pen.rectangle(left + 0.06, top + 0.2, right - 0.06, top + 0.215, shade(colour, 0.7))
     pen.rectangle(left, bottom - 0.05, right, bottom, shade(colour, 0.55))
     pen.rectangle(right - 0.03, bottom - 0.1, right, bottom - 0.06, (250, 240, 190))
@@ -83,29 +76,15 @@ def transit_mixer(pen: Pen, rng: np.random.Generator) -> None:
     pen.rectangle(0.03, 0.42, 0.97, 0.5, FRAME)
     pen.polygon([(0.0, 0.3), (0.08, 0.26), (0.1, 0.46), (0.03, 0.46)], shade(green, 0.7))
     pen.rectangle(0.6, 0.28, 0.7, 0.46, shade(green, 0.8))
-    outline = [
-        (0.03, 0.13, 0.075),
-        (0.1, 0.14, 0.1),
-        (0.24, 0.18, 0.165),
-        (0.4, 0.22, 0.195),
-        (0.54, 0.27, 0.165),
-        (0.66, 0.32, 0.09),
-        (0.7, 0.335, 0.06),
-    ]
-    pen.barrel(outline, drum, upright=False)
+    along = (0.03, 0.1, 0.24, 0.4, 0.54, 0.66, 0.7)
+    centres = (0.13, 0.14, 0.18, 0.22, 0.27, 0.32, 0.335)
+    halves = (0.075, 0.1, 0.165, 0.195, 0.165, 0.09, 0.06)
+    pen.barrel(list(zip(along, centres, halves, strict=True)), drum, upright=False)
     for x in (0.12, 0.28, 0.44, 0.58):
-        half = float(np.interp(x, [p[0] for p in outline], [p[2] for p in outline]))
-        centre = float(np.interp(x, [p[0] for p in outline], [p[1] for p in outline]))
-        lean = 0.07
-        pen.polygon(
-            [
-                (x - lean * 0.5, centre - half * 0.94),
-                (x - lean * 0.5 + 0.045, centre - half * 0.92),
-                (x + lean + 0.045, centre + half * 0.9),
-                (x + lean, centre + half * 0.92),
-            ],
-            green,
-        )
+        centre, half = (float(np.interp(x, along, values)) for values in (centres, halves))
+        above, below = x - 0.035, x + 0.07  # the stripe leans
+        upper = [(above, centre - half * 0.94), (above + 0.045, centre - half * 0.92)]
+        pen.polygon([*upper, (below + 0.045, centre + half * 0.9), (below, centre + half * 0.92)], green)
     pen.ellipse(0.03, 0.13, 0.025, 0.075, (70, 70, 70))
     _cab(pen, green, 0.73, 0.13, 0.48)
     for x in (0.15, 0.31, 0.83):
@@ -117,10 +96,8 @@ def dump_truck(pen: Pen, rng: np.random.Generator) -> None:
     blue = pick(rng, ((28, 78, 176), (38, 92, 196), (22, 62, 150)))
     cab = pick(rng, ((236, 236, 232), (222, 226, 232)), 5)
     heap = pick(rng, ((176, 136, 84), (150, 122, 92)))
-    tops = rng.uniform(0.0, 0.06, 3)
-    pen.polygon(
-        [(0.06, 0.14), (0.18, 0.06 + tops[0]), (0.34, 0.0 + tops[1]), (0.5, 0.05 + tops[2]), (0.62, 0.14)], heap
-    )
+    left, middle, right = rng.uniform(0.0, 0.06, 3)
+    pen.polygon([(0.06, 0.14), (0.18, 0.06 + left), (0.34, middle), (0.5, 0.05 + right), (0.62, 0.14)], heap)
     pen.rectangle(0.04, 0.4, 0.97, 0.46, FRAME)
     pen.polygon([(0.0, 0.12), (0.67, 0.12), (0.65, 0.4), (0.06, 0.4)], blue)
     pen.polygon([(0.0, 0.12), (0.67, 0.12), (0.67, 0.155), (0.01, 0.155)], shade(blue, 1.25))

@@ -12,14 +12,13 @@ import pytest
 from construction_panoptic.annotations.formats.reading import read_exports
 from construction_panoptic.annotations.images import ImageError
 from construction_panoptic.annotations.merging.converting import merge_images
-from construction_panoptic.annotations.merging.masks import MaskError
 from construction_panoptic.annotations.records import UnusableError
 from construction_panoptic.annotations.stuff.label_maps import encode_labels
 from construction_panoptic.annotations.taxonomy import Taxonomy
 from construction_panoptic.parallel.workers import Engine
 
 
-@pytest.mark.parametrize("kind", [ImageError, UnusableError, MaskError])
+@pytest.mark.parametrize("kind", [ImageError, UnusableError])
 def test_errors_come_back_from_other_processes(kind: type[UnusableError]) -> None:
     again = pickle.loads(pickle.dumps(kind("too_large", "a.jpg: too large")))
     assert (type(again), again.reason, str(again)) == (kind, "too_large", "a.jpg: too large")

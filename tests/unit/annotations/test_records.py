@@ -14,11 +14,11 @@ from construction_panoptic.annotations.records import (
 from construction_panoptic.annotations.rejected import (
     ConservationError,
     RejectedRecords,
-    RejectionError,
     all_rejected,
     check_conservation,
     rejected_table,
 )
+from construction_panoptic.errors import InputDataError
 
 SEGMENTS = [Segment(1, 3, 10, (0, 1, 5, 2), 0, None), Segment(2, 17, 4, (3, 3, 2, 2), 1, 12)]
 HIDDEN = Rejected("yard", "yard/a.jpg", 13, "fully_hidden", "covered")
@@ -98,5 +98,5 @@ def test_rejected_text_is_valid_and_short() -> None:
 
 
 def test_fail_mode_names_everything() -> None:
-    with pytest.raises(RejectionError, match=r"'yard', image 'yard/a.jpg', annotation 3: too thin \(zero_area\)"):
+    with pytest.raises(InputDataError, match=r"'yard', image 'yard/a.jpg', annotation 3: too thin \(zero_area\)"):
         RejectedRecords(fail=True).add("yard", "yard/a.jpg", 3, "zero_area", "too thin")

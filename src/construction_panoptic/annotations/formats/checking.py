@@ -27,13 +27,6 @@ _BOX_SLACK = 1.0  # px, of each side of a box
 _AREA_SLACK = 0.25  # px² per px of outline
 
 
-class Options(NamedTuple):
-    """What becomes of annotations that can be read in two ways, see `reading.read_exports`."""
-
-    keep_boxes: bool
-    keep_crowds: bool
-
-
 class Task(NamedTuple):
     """An object to check: its image's name and size in pixels, its class, or why it cannot be used."""
 
@@ -50,7 +43,7 @@ Found = tuple[dict[str, Any], list[Repair]] | UnusableError
 
 
 def image_row(source: Source, image: ListedImage) -> dict[str, Any] | UnusableError:
-    """Return an image's row of the table, or why it has none. Runs in threads or processes, so it changes nothing."""
+    """Return an image's row of the table, or why it has none. Runs in threads or processes."""
     try:
         found = ((place, location) for place in image.places if (location := source.locate(place)) is not None)
         place, location = next(found, ("", ""))
@@ -70,25 +63,25 @@ def image_row(source: Source, image: ListedImage) -> dict[str, Any] | UnusableEr
     return names | {"location": location} | facts._asdict()
 
 
-def check_objects(options: Options, block: list[Task]) -> list[tuple[int | str, str, Found]]:
+def check_objects(block: list[Task], *, keep_boxes: bool, keep_crowds: bool) -> list[tuple[int | str, str, Found]]:
     """Return for each object its label, its image and its row or why it has none. Runs in processes."""
-    return [(task.item.label, task.image, task.problem or _object_row(task, options)) for task in block]
+    return [(t.item.label, t.image, t.problem or _object_row(t, keep_boxes, keep_crowds)) for t in block]
 
 
-def _object_row(task: Task, options: Options) -> Found:
+def _object_row(task: Task, keep_boxes: bool, keep_crowds: bool) -> Found:
     """Return an object's row, without source, names of its class and order, and what was changed in it."""
     item, repairs = task.item, []
-    if options.keep_boxes and not item.segmentation and item.bbox is not None and min(item.bbox[2:]) > 0:
+    if keep_boxes and not item.segmentation and item.bbox is not None and min(item.bbox[2:]) > 0:
         item = replace(item, segmentation=box_outline(item.bbox, item.rotation), bbox=None)
         repairs.append(("box_as_mask", "it has a box and no outline; the whole box is its mask"))
-    if item.iscrowd and not options.keep_crowds:
+    if item.iscrowd and not keep_crowds:
         item = replace(item, iscrowd=0)
         repairs.append(("crowd_as_single", "it is marked as a crowd; taken as a single thing"))
     try:
         code = segmentation_rle(item.segmentation, task.height, task.width)
     except UnusableError as error:
         return error
-    repairs += find_repairs(item, code, task.height, task.width)
+    repairs += _repairs(item, code, task.height, task.width)
     bbox, area = item.bbox, item.area
     if repairs:
         bbox, area = coco_mask.toBbox(code).astype(int).tolist(), float(coco_mask.area(code))
@@ -104,11 +97,10 @@ def _object_row(task: Task, options: Options) -> Found:
     return row, repairs
 
 
-def find_repairs(item: ListedObject, code: dict[str, Any], height: int, width: int) -> Iterator[Repair]:
-    """Compare what an annotation, whose outline can be drawn, states with its pixels in the image of this size.
+def _repairs(item: ListedObject, code: dict[str, Any], height: int, width: int) -> Iterator[Repair]:
+    """Say where an annotation's outline leaves the image, and where its box and area contradict outline and pixels.
 
-    Gives ``clipped`` (the outline leaves the image), ``bbox_recomputed`` and ``area_recomputed`` (what the export
-    states contradicts both the outline and ``code``, see `masks.segmentation_rle`).
+    ``code`` are its pixels, see `masks.segmentation_rle`.
     """
     x, y, w, h = coco_mask.toBbox(code)
     boxes, areas, slack = [np.array([x, y, x + w, y + h])], [float(coco_mask.area(code))], 1.0

@@ -3,12 +3,18 @@
 import re
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
 
-from construction_panoptic.annotations.formats.coco_entries import annotation_label, as_id, check_annotation_entry
-from construction_panoptic.annotations.formats.cvat_coco import Document, entries_of, listed_images, parse_document
+from construction_panoptic.annotations.formats.cvat_coco import (
+    Document,
+    annotation_label,
+    as_id,
+    check_annotation_entry,
+    entries_of,
+    listed_images,
+    read_documents,
+)
 from construction_panoptic.annotations.formats.reader import ListedImage, ListedObject, Refused
 from construction_panoptic.annotations.formats.sources import Source
 from construction_panoptic.annotations.images import open_location
@@ -45,24 +51,20 @@ class CocoPanopticReader:
         for name in sorted({*names, *others} - {*used}):
             detail = f"{name} is not used beside {used[0]}, which has a folder of PNGs; move it into another folder"
             yield Refused("second_annotation_file", detail)
-        for name in used:
-            try:
-                document = parse_document(partial(source.open, name), name, [name])._replace(subset="")
-            except UnusableError as error:
-                yield Refused("unreadable_json", f"{name}: {error}")
+        for document in read_documents(source, used):
+            if isinstance(document, Refused):
+                yield document
                 continue
-            if not document.images:
-                yield Refused("no_images", f"{name} lists no image")
-            path = PurePosixPath(name)
             listed = list(listed_images(document))
-            folder = _image_folder(source, [image for _, image in listed], path.stem.removeprefix("panoptic_"))
+            subset = PurePosixPath(document.name).stem.removeprefix("panoptic_")
+            folder = _image_folder(source, [image for _, image in listed], subset)
             images: dict[int, ListedImage] = {}
             for number, image in listed:
                 moved = replace(image, folder=folder, places=_places(image, folder))
                 if number is not None:
                     images[number] = moved
                 yield moved
-            yield from _objects(source, document, images, path.with_suffix(""))
+            yield from _objects(document, images)
 
 
 def _document_names(source: Source) -> list[str]:
@@ -86,9 +88,7 @@ def _image_folder(source: Source, images: list[ListedImage], subset: str) -> str
     return next((folder for folder in folders for i in images for p in _places(i, folder) if is_there(p)), "images")
 
 
-def _objects(
-    source: Source, document: Document, images: dict[int, ListedImage], folder: PurePosixPath
-) -> Iterator[ListedObject]:
+def _objects(document: Document, images: dict[int, ListedImage]) -> Iterator[ListedObject]:
     """Give the segments of each image, and the ids of its PNG that are none of them."""
     seen: set[int] = set()
     for position, entry in enumerate(entries_of(document)):
@@ -106,14 +106,18 @@ def _objects(
             if not isinstance(segments, list):
                 raise UnusableError("bad_annotation_entry", "it has no list `segments_info`")
             if problem is None and image.problem is None:
-                codes = _codes(source, f"{folder}/{fields.get('file_name')}", image)
+                codes = _codes(document, fields.get("file_name"), image)
         except UnusableError as found:
             problem = problem or found
         labels: set[int | str] = set()
         # An entry without segments that cannot be used is a record itself.
         for segment in segments if isinstance(segments, list) and segments else [None] if problem else []:
             label = annotation_label(segment, position)
-            yield _object(segment, label, image, document, codes, problem, repeated=label in labels)
+            if problem is None and label in labels:
+                repeated = UnusableError("duplicate_annotation_id", "a segment of the image before it has the same id")
+                yield ListedObject(label, image, repeated)
+            else:
+                yield _object(segment, label, image, document, codes, problem)
             labels.add(label)
         for number in sorted((codes or {}).keys() - labels):
             unlisted = UnusableError("segment_not_listed", "the PNG has the id, but `segments_info` has not")
@@ -127,14 +131,10 @@ def _object(
     document: Document,
     codes: Codes | None,
     problem: UnusableError | None,
-    *,
-    repeated: bool,
 ) -> ListedObject:
     try:
         if problem is not None:
             raise problem
-        if repeated:
-            raise UnusableError("duplicate_annotation_id", "a segment of the image before it has the same id")
         if not isinstance(segment, dict):
             raise UnusableError("bad_annotation_entry", "the entry in `segments_info` is not an object")
         fields = check_annotation_entry({**segment, "image_id": 0, "segmentation": None})
@@ -145,17 +145,16 @@ def _object(
     except UnusableError as found:
         return ListedObject(label, image, found)
     name = document.categories.get(category) if (category := as_id(segment.get("category_id"))) is not None else None
+    unknown = f"its class {name!r} is not in the taxonomy; add or rename it"
     if name is None:
         unknown = f"its category_id {segment.get('category_id')!r} has no name in `categories`"
-        return ListedObject(label, image, None, (), unknown, **fields)
-    return ListedObject(
-        label, image, None, (name,), f"its class {name!r} is not in the taxonomy; add or rename it", **fields
-    )
+    return ListedObject(label, image, None, () if name is None else (name,), unknown, **fields)
 
 
-def _codes(source: Source, name: str, image: ListedImage) -> Codes:
+def _codes(document: Document, file_name: Any, image: ListedImage) -> Codes:
     """Read a PNG; `UnusableError`: it is missing, is none of segment ids, or has another size than its image."""
-    location = source.locate(name)
+    name = f"{PurePosixPath(document.name).with_suffix('')}/{file_name}"
+    location = document.source.locate(name)
     if location is None:
         raise UnusableError("missing_file", f"there is no file {name}")
     try:

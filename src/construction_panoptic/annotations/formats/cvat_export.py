@@ -21,13 +21,11 @@ ANNOTATIONS_FILE = "annotations/instances_default.json"
 def cvat_files(
     panoptic: Mapping[str, Any], png_folder: Path | str, image_folder: Path | str, *, shapes: Shapes = "masks"
 ) -> Iterator[tuple[str, bytes]]:
-    """Give the files of a CVAT export: one image after the other, and the annotations last.
+    """Give the files of a CVAT export of a COCO panoptic file: one image after the other, and the annotations last.
 
     Each thing is a mask as CVAT writes them, with uncompressed run lengths; or, with ``polygons``, an outline exact to
-    the pixel for all but crowds and things with holes. Stuff stays out, since the conversion labels it anew.
-    `reading.read_exports` reads what this gives. ``panoptic`` is the content of a COCO panoptic file, ground truth or
-    predictions. Raises `InputDataError`: an image or PNG is missing, or a PNG is damaged or of another size than its
-    image.
+    the pixel for all but crowds and things with holes. Stuff stays out, since the conversion labels it anew. Raises
+    `InputDataError`: an image or PNG is missing, or a PNG is damaged or of another size than its image.
     """
     things = {category["id"]: category["name"] for category in panoptic["categories"] if category["isthing"]}
     segments_of = {annotation["image_id"]: annotation for annotation in panoptic["annotations"]}
@@ -71,16 +69,16 @@ def cvat_annotations(
     shapes: Shapes,
     where: str = "the segmentation",
 ) -> Iterator[dict[str, Any]]:
-    """Give the annotation of each segment of an image, without its ``id``.
+    """Give the annotation of each segment of an id map [H, W], 0 = void, without its ``id``.
 
-    The id map is [H, W], 0 = void; ``where`` names it in messages. Raises `InputDataError`: a segment has no pixels.
+    ``where`` names the map in messages. Raises `InputDataError`: a segment has no pixels.
     """
     codes = segment_rles(id_map.astype(np.uint32))
     for segment in segments:
         if segment["id"] not in codes:
             raise InputDataError(f"{where}: segment {segment['id']} has no pixels.")
         code = codes[segment["id"]]
-        outline: Any = {"counts": run_lengths(code["counts"].encode()), "size": code["size"]}
+        outline: Any = {"counts": run_lengths(code["counts"].encode()).tolist(), "size": code["size"]}
         if shapes == "polygons" and not segment.get("iscrowd", 0):
             outline = pixel_outlines(id_map == segment["id"]) or outline
         yield {
@@ -95,9 +93,9 @@ def cvat_annotations(
 
 
 def pixel_outlines(mask: NDArray[np.bool_]) -> list[list[int]] | None:
-    """Draw a mask, bool [H, W], as polygons along the edges of its pixels, a ring for each part.
+    """Draw a mask, bool [H, W], as polygons x, y, x, y, … along the edges of its pixels, a ring for each part.
 
-    pycocotools draws these rings x, y, x, y, … as the same mask. None if there is a hole, or no pixel.
+    pycocotools draws these as the same mask. None if there is a hole, or no pixel.
     """
     padded = np.pad(mask, 1)
     inside = padded[1:-1, 1:-1]

@@ -1,8 +1,4 @@
-"""The door for export formats: a reader knows the files of one format and gives what they list, item by item.
-
-A new format is a module with a class like `AnnotationReader` and a line in `reading.READERS`. Finding exports and
-opening their files is done by `sources`; checking images, drawing outlines and naming classes by `reading`.
-"""
+"""The door for export formats: a reader knows the files of one format and gives what they list, item by item."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -50,7 +46,11 @@ class Refused(NamedTuple):
 
 
 class AnnotationReader(Protocol):
-    """One export format."""
+    """One export format: a class in a module of its own, and a line in `reading.READERS`.
+
+    Finding exports and opening their files is done by `sources`; checking images, drawing outlines and naming classes
+    by `reading`.
+    """
 
     @property
     def files(self) -> tuple[str, ...]:

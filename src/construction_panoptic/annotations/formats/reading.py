@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import chain, count, groupby
@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple, cast
 
 import pandas as pd
 
-from construction_panoptic.annotations.formats.checking import Options, Task, check_objects, image_row
+from construction_panoptic.annotations.formats.checking import Found, Task, check_objects, image_row
 from construction_panoptic.annotations.formats.coco_panoptic import CocoPanopticReader
 from construction_panoptic.annotations.formats.cvat_coco import CvatCocoReader
 from construction_panoptic.annotations.formats.reader import AnnotationReader, ListedImage, ListedObject, Refused
@@ -57,19 +57,12 @@ _HELP = (
 
 
 class Exports(NamedTuple):
-    """What the exports hold.
+    """What the exports hold."""
 
-    Attributes:
-        images: `_IMAGE_COLUMNS`, one row an accepted image, sorted by ``key``.
-        annotations: `_ANNOTATION_COLUMNS`, one row an accepted annotation, sorted by ``key`` and ``order``.
-        rejected: what was not accepted; columns source, image, annotation_id, reason, detail.
-        repaired: what was accepted and changed, and images without annotations; the same columns.
-    """
-
-    images: pd.DataFrame
-    annotations: StoredTable
-    rejected: pd.DataFrame
-    repaired: pd.DataFrame
+    images: pd.DataFrame  # `_IMAGE_COLUMNS`, one row an accepted image, sorted by key
+    annotations: StoredTable  # `_ANNOTATION_COLUMNS`, one row an accepted annotation, sorted by key and order
+    rejected: pd.DataFrame  # what was not accepted; `REJECTED_COLUMNS`
+    repaired: pd.DataFrame  # what was accepted and changed, and images without annotations; the same columns
 
 
 def read_exports(
@@ -86,12 +79,8 @@ def read_exports(
 
     ``raw_data`` holds one folder or ``.zip`` an export, of any format in `READERS`; or is itself an export, which is
     then named after the folder. The options are those of `config.conversion.ConversionSettings`. Images and annotations
-    are checked in processes, see `parallel.workers.Workers`; one worker is this process, with threads for the images.
-
-    Raises:
-        NoExportError: there is no export.
-        InputDataError: no image can be used; or, in the ``fail`` mode, anything that would be rejected. Names the
-            export, image and annotation.
+    are checked in processes; one worker is this process, with threads for the images. Raises `NoExportError`.
+    `InputDataError`: no image can be used; or, in the ``fail`` mode, anything that would be rejected, which it names.
     """
     try:
         sources, strays = find_sources(Path(raw_data))
@@ -108,9 +97,9 @@ def read_exports(
         elif not any(recognised):
             raise NoExportError(f"{raw_data}: there is no CVAT export in this folder. {_HELP}.")
     rejected = RejectedRecords(fail=on_error == "fail")
-    options = Options(keep_boxes=boxes_without_polygon == "keep", keep_crowds=crowds == "keep")
+    check = partial(check_objects, keep_boxes=boxes_without_polygon == "keep", keep_crowds=crowds == "keep")
     with Workers(workers, engine) as pool:
-        reading = _Reading(taxonomy, rejected, pool, options)
+        reading = _Reading(taxonomy, rejected, pool, check)
         # In the order of the keys that their images get, so that the tables need not be sorted as a whole.
         for source, found in sorted(zip(sources, recognised, strict=True), key=lambda pair: f"{pair[0].name}/"):
             reading.read(source, found)
@@ -121,10 +110,10 @@ def read_exports(
 
 
 Recognised = tuple[Source, AnnotationReader] | UnusableError | None
+"""A source, or the one folder in it, and its reader; or why it cannot be read; None: nothing reads it."""
 
 
 def _recognise(source: Source) -> Recognised:
-    """Give a source, or the one folder in it, and its reader; or why it cannot be read; None: nothing reads it."""
     try:
         for candidate in (source, source.inner()):
             for reader in READERS:
@@ -143,8 +132,14 @@ Images = dict[ListedImage, tuple[str, Row | UnusableError]]
 class _Reading:
     """The tables as they grow, export by export."""
 
-    def __init__(self, taxonomy: Taxonomy, rejected: RejectedRecords, workers: Workers, options: Options) -> None:
-        self._taxonomy, self._workers, self._options = taxonomy, workers, options
+    def __init__(
+        self,
+        taxonomy: Taxonomy,
+        rejected: RejectedRecords,
+        workers: Workers,
+        check: Callable[[list[Task]], list[tuple[int | str, str, Found]]],
+    ) -> None:
+        self._taxonomy, self._workers, self._check = taxonomy, workers, check
         self._rejected, self._repaired = rejected, RejectedRecords(fail=False)
         self._images, self._annotations = TableWriter(_IMAGE_COLUMNS), TableWriter(_ANNOTATION_COLUMNS)
         self._seen: set[str] = set()
@@ -188,7 +183,6 @@ class _Reading:
             self._images.add(rows[key])
 
     def _read_images(self, source: Source, listed: list[ListedImage], problem: UnusableError | None) -> Images:
-        """Check images, accept or reject each."""
         images: Images = {}
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:
             pool = threads if self._workers.inline else self._workers
@@ -206,8 +200,7 @@ class _Reading:
         self, source: str, tasks: Iterator[Task], order: Iterator[int], lost: Counter[str]
     ) -> Iterator[Row]:
         """Check objects, reject them or give their rows."""
-        check = partial(check_objects, self._options)
-        results = chain.from_iterable(self._workers.map(check, blocks_of(tasks, _OBJECTS_AT_ONCE)))
+        results = chain.from_iterable(self._workers.map(self._check, blocks_of(tasks, _OBJECTS_AT_ONCE)))
         for (label, name, found), place in zip(results, order, strict=False):
             if isinstance(found, UnusableError):
                 lost[name] += 1
@@ -227,16 +220,13 @@ class _Reading:
             return Task(item, name, problem)
         if isinstance(image, UnusableError):
             return Task(item, name, image)
-        class_id = self._class_id(item.classes)
+        # The first name that is a thing, or else the first that is stuff.
+        lookups = (self._taxonomy.thing_id, self._taxonomy.stuff_id)
+        found = (lookup(name) for lookup in lookups for name in item.classes)
+        class_id = next((class_id for class_id in found if class_id is not None), None)
         if class_id is None:
             return Task(item, name, UnusableError("unknown_class", item.unknown_class))
         return Task(item, name, None, class_id, image["height"], image["width"])
-
-    def _class_id(self, names: Iterable[str]) -> int | None:
-        """Return the class of the first name that is a thing, or else of the first that is stuff."""
-        lookups = (self._taxonomy.thing_id, self._taxonomy.stuff_id)
-        found = (lookup(name) for lookup in lookups for name in names)
-        return next((class_id for class_id in found if class_id is not None), None)
 
     def exports(self, raw_data: Path) -> Exports:
         """Return the tables."""

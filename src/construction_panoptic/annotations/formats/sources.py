@@ -21,8 +21,8 @@ class NoExportError(InputDataError):
 class _FolderSource:
     """The files of an unpacked export, by names relative to its root, with slashes.
 
-    All methods but `describe` raise `ImageError` where it cannot be read, or a file is a link out of it. Its images and
-    annotations go by ``name``, the folder's name or the archive's stem.
+    All methods but `describe` raise `ImageError` where it cannot be read, or a file is a link out of it. ``name`` is
+    the folder's name or the archive's stem.
     """
 
     def __init__(self, name: str, path: Path, root: Path | None = None) -> None:
@@ -172,8 +172,7 @@ def _check_name(path: Path) -> None:
 
 
 def _resolve(path: Path) -> Path:
-    """Follow links as ``Path.resolve`` does; of links that go round in a circle that one raises."""
-    return Path(os.path.realpath(path))
+    return Path(os.path.realpath(path))  # which, unlike `Path.resolve`, bears links that go round in a circle
 
 
 def _name(member: zipfile.ZipInfo) -> str:

@@ -2,32 +2,23 @@
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from itertools import chain
+from typing import Any, cast
 
 import pandas as pd
 
 from construction_panoptic.annotations.digests import digest_of
-from construction_panoptic.annotations.merging.merging import (
-    METHOD,
-    OVERLAPS,
-    MergeTask,
-    Overlap,
-    merge_task,
-    unique_stems,
-)
+from construction_panoptic.annotations.merging.merging import METHOD, MergeTask, Overlap, merge_image, unique_stems
 from construction_panoptic.annotations.records import ConvertedImage, ConvertedRecord
-from construction_panoptic.annotations.tables import RowsOfKeys, Table
+from construction_panoptic.annotations.tables import RowsOfKeys, Table, blocks
 from construction_panoptic.annotations.taxonomy import Taxonomy
-from construction_panoptic.errors import ParameterError
 from construction_panoptic.parallel.workers import Engine, WorkerCount, Workers
 
 StuffReader = Callable[[str], bytes | None]
-"""Gives the labelled stuff of an image key as the file that `ready.encode_labels` makes; None: no stuff."""
+"""Gives the labelled stuff of an image key as the file that `label_maps.encode_labels` makes; None: no stuff."""
 
 Finished = Callable[[str, str], ConvertedRecord | None]
 """Gives the record of an image that is converted already, by its key and digest; None: it is not."""
-
-_ROWS_AT_ONCE = 64
 
 
 def merge_images(
@@ -41,33 +32,21 @@ def merge_images(
     workers: WorkerCount = 1,
     engine: Engine = "local",
 ) -> Iterator[ConvertedImage | ConvertedRecord]:
-    """Convert images one at a time, in the order of their keys; only one, or a few a worker, are in memory.
+    """Convert images in the order of their table; only one, or a few a worker, are in memory.
 
     Takes the tables of `reading.Exports`, and gives converted images; the record alone of an image that is finished.
-
-    Raises:
-        InputDataError: see `merge_image`.
-        ParameterError: ``overlap`` has another value.
+    Raises `InputDataError`, see `merge_image`.
     """
-    if overlap not in OVERLAPS:
-        raise ParameterError(f"overlap must be one of {', '.join(OVERLAPS)}, not {overlap!r}.")
     stems = unique_stems(images["key"].tolist())
     common = digest_of(METHOD, taxonomy.model_dump(), overlap)
 
     def tasks() -> Iterator[MergeTask]:
         rows_of = RowsOfKeys(annotations)
-        for image in _rows_by_key(images):
+        for image in chain.from_iterable(cast("Any", block).to_dict("records") for block in blocks(images)):
             key = image["key"]
             rows, stuff, stem = rows_of.of(key), stuff_reader(key), stems[key]
             digest = digest_of(common, image, rows, stem, stuff or b"")
             yield MergeTask(image, rows, stuff, stem, digest, finished(key, digest))
 
     with Workers(workers, engine) as pool:
-        yield from pool.map(partial(merge_task, taxonomy, overlap), tasks())
-
-
-def _rows_by_key(images: pd.DataFrame) -> Iterator[dict[Any, Any]]:
-    order = images["key"].argsort().to_numpy()
-    # Many rows at once: taking them one by one would cost more than drawing them.
-    for start in range(0, len(order), _ROWS_AT_ONCE):
-        yield from images.iloc[order[start : start + _ROWS_AT_ONCE]].to_dict("records")
+        yield from pool.map(partial(merge_image, taxonomy, overlap), tasks())

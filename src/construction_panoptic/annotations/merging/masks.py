@@ -20,35 +20,25 @@ _FARTHEST = 100_000  # px
 _MERGED_AT_ONCE = 8
 
 
-class MaskError(UnusableError):
-    """A segmentation cannot be drawn.
-
-    Attributes:
-        reason: ``no_segmentation``, ``bad_polygon``, ``odd_coordinates``, ``too_few_points``, ``not_finite``,
-            ``outside_image``, ``too_complex``, ``bad_rle`` or ``zero_area``.
-    """
-
-
 def segmentation_rle(segmentation: Any, height: int, width: int) -> dict[str, Any]:
     """Return the compressed run-length code of a COCO segmentation, clipped to an image of this size in pixels.
 
     The segmentation is a list of polygons (their union), or ``{"size": [height, width], "counts": …}`` with a list of
     run lengths or COCO's compressed text; the code is ``{"size": [height, width], "counts": bytes}``. Raises
-    `MaskError`: it cannot be drawn, or has no pixel in the image.
+    `UnusableError`: it cannot be drawn, or has no pixel in the image.
     """
     if not segmentation:
-        raise MaskError("no_segmentation", "it has no outline; draw one, or set boxes_without_polygon to 'keep'")
+        raise UnusableError("no_segmentation", "it has no outline; draw one, or set boxes_without_polygon to 'keep'")
     if isinstance(segmentation, dict):
         rle = _checked_rle(segmentation, height, width)
     elif isinstance(segmentation, list):
         rings = [_checked_ring(ring, height, width) for ring in segmentation]
-        _check_position(rings, height, width)
-        _check_length(rings)
+        _check_outline(rings, height, width)
         rle = _union(coco_mask.frPyObjects(rings, height, width))
     else:
-        raise MaskError("bad_polygon", "its segmentation is neither a list of polygons nor a run-length code")
+        raise UnusableError("bad_polygon", "its segmentation is neither a list of polygons nor a run-length code")
     if coco_mask.area(rle) == 0:
-        raise MaskError("zero_area", "its outline covers no pixel of the image")
+        raise UnusableError("zero_area", "its outline covers no pixel of the image")
     return rle
 
 
@@ -59,19 +49,33 @@ def union_mask(codes: Iterable[bytes], height: int, width: int) -> NDArray[np.bo
 
 
 def pixel_runs(counts: bytes) -> list[slice]:
-    """Return where a mask's pixels lie among its image's pixels column by column: a slice for each run.
-
-    ``counts`` are those of a compressed run-length code; MaskError (``bad_rle``) says that they are damaged.
-    """
-    ends = np.cumsum(_decode_counts(counts))
+    """Return where a mask's pixels lie among its image's pixels column by column, a slice a run; see `run_lengths`."""
+    ends = np.cumsum(run_lengths(counts))
     runs = zip(ends[:-1:2].tolist(), ends[1::2].tolist(), strict=True)
     return [slice(start, end) for start, end in runs if start < end]
 
 
-def run_lengths(encoded: bytes) -> list[int]:
-    """Return the run lengths of COCO's compressed text, as an uncompressed code has them; `MaskError` where damaged."""
-    lengths: list[int] = _decode_counts(encoded).tolist()
-    return lengths
+def run_lengths(encoded: bytes) -> NDArray[np.int64]:
+    """Return the run lengths of COCO's compressed text, int64 (``rleFrString`` in pycocotools' ``maskApi.c``).
+
+    Each number is written low bits first, 5 bits a character (offset 48), bit 6 telling that more follow and
+    bit 5 of the last character the sign; from the fourth on, it is the difference to the number two before. Raises
+    `UnusableError` (``bad_rle``): the text is damaged.
+    """
+    chars = np.frombuffer(encoded, dtype=np.uint8).astype(np.int64) - 48
+    if chars.size == 0 or chars.min() < 0 or chars.max() > 63 or chars[-1] & 0x20:
+        raise UnusableError("bad_rle", "its compressed run-length code is damaged")
+    ends = np.flatnonzero((chars & 0x20) == 0)
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    lengths = ends - starts + 1
+    if lengths.max() > 7:
+        raise UnusableError("bad_rle", "its compressed run-length code has a number that is too large")
+    places = np.arange(len(chars)) - np.repeat(starts, lengths)
+    values = np.add.reduceat((chars & 0x1F) << (5 * places), starts)
+    values -= ((chars[ends] & 0x10) != 0) * (1 << (5 * lengths))
+    values[1::2] = values[1::2].cumsum()
+    values[2::2] = values[2::2].cumsum()
+    return values
 
 
 def following_points(ring: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -88,27 +92,30 @@ def polygon_area(points: NDArray[np.float64]) -> float:
 def _checked_ring(ring: Any, height: int, width: int) -> NDArray[np.float64]:
     """Return a polygon's coordinates, float64 [2 n]: x, y, x, y, …"""
     if not isinstance(ring, list) or not set(map(type, ring)) <= {int, float}:
-        raise MaskError("bad_polygon", "a polygon is not a list of numbers")
+        raise UnusableError("bad_polygon", "a polygon is not a list of numbers")
     if len(ring) % 2:
-        raise MaskError("odd_coordinates", f"a polygon has {len(ring)} coordinates, an odd number")
+        raise UnusableError("odd_coordinates", f"a polygon has {len(ring)} coordinates, an odd number")
     if len(ring) < 6:
-        raise MaskError("too_few_points", f"a polygon has {len(ring) // 2} points; it needs three")
+        raise UnusableError("too_few_points", f"a polygon has {len(ring) // 2} points; it needs three")
     try:
         points = np.array(ring, dtype=np.float64)
     except OverflowError:
         points = np.array([np.inf])
     if not np.isfinite(points).all():
-        raise MaskError("not_finite", "a polygon has a coordinate that is not a finite number")
+        raise UnusableError("not_finite", "a polygon has a coordinate that is not a finite number")
     if np.abs(points).max() > max(_FARTHEST, 2 * height, 2 * width):
-        raise MaskError("outside_image", "a polygon has a point that is far outside the image")
+        raise UnusableError("outside_image", "a polygon has a point that is far outside the image")
     return points
 
 
-def _check_length(rings: list[NDArray[np.float64]]) -> None:
+def _check_outline(rings: list[NDArray[np.float64]], height: int, width: int) -> None:
+    x, y = np.concatenate(rings).reshape(-1, 2).T
+    if x.max() <= 0 or y.max() <= 0 or x.min() >= width or y.min() >= height:
+        raise UnusableError("outside_image", f"it lies outside the image of {width} x {height} pixels")
     points = (ring.reshape(-1, 2) for ring in rings)
     length = sum(np.abs(ring - following_points(ring)).max(axis=1).sum() for ring in points)
     if 5 * length > _MAX_OUTLINE_STEPS:
-        raise MaskError("too_complex", f"its outline is {length:.0f} pixels long")
+        raise UnusableError("too_complex", f"its outline is {length:.0f} pixels long")
 
 
 def _union(codes: list[dict[str, Any]]) -> dict[str, Any]:
@@ -120,53 +127,25 @@ def _union(codes: list[dict[str, Any]]) -> dict[str, Any]:
     return merged
 
 
-def _check_position(rings: list[NDArray[np.float64]], height: int, width: int) -> None:
-    x, y = np.concatenate(rings).reshape(-1, 2).T
-    if x.max() <= 0 or y.max() <= 0 or x.min() >= width or y.min() >= height:
-        raise MaskError("outside_image", f"it lies outside the image of {width} x {height} pixels")
-
-
 def _checked_rle(code: dict[Any, Any], height: int, width: int) -> dict[str, Any]:
     size, counts = code.get("size"), code.get("counts")
     if size != [height, width]:
         stated = reprlib.repr(size)  # which may be anything, of any length and depth
-        raise MaskError("bad_rle", f"its run-length code is for [height, width] {stated}, not {[height, width]}")
+        raise UnusableError("bad_rle", f"its run-length code is for [height, width] {stated}, not {[height, width]}")
     if isinstance(counts, str):
         if not counts.isascii():
-            raise MaskError("bad_rle", "its compressed run-length code is damaged")
+            raise UnusableError("bad_rle", "its compressed run-length code is damaged")
         encoded = counts.encode()
-        _check_counts(_decode_counts(encoded), height, width)
+        _check_counts(run_lengths(encoded), height, width)
         return {"size": [height, width], "counts": encoded}
     if not isinstance(counts, list) or not all(type(c) is int and 0 <= c <= height * width for c in counts):
-        raise MaskError("bad_rle", "its run lengths are not a list of whole numbers within the image")
+        raise UnusableError("bad_rle", "its run lengths are not a list of whole numbers within the image")
     _check_counts(np.array(counts, dtype=np.int64), height, width)
     return coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width)
 
 
 def _check_counts(counts: NDArray[np.int64], height: int, width: int) -> None:
     if counts.size and counts.min() < 0:
-        raise MaskError("bad_rle", "its run-length code has a negative run")
+        raise UnusableError("bad_rle", "its run-length code has a negative run")
     if counts.sum() != height * width:
-        raise MaskError("bad_rle", f"its run lengths add up to {counts.sum()}, not {height * width} pixels")
-
-
-def _decode_counts(encoded: bytes) -> NDArray[np.int64]:
-    """Return the run lengths of COCO's compressed text (``rleFrString`` in pycocotools' ``maskApi.c``).
-
-    Each number is written low bits first, 5 bits a character (offset 48), bit 6 telling that more follow and
-    bit 5 of the last character the sign; from the fourth on, it is the difference to the number two before.
-    """
-    chars = np.frombuffer(encoded, dtype=np.uint8).astype(np.int64) - 48
-    if chars.size == 0 or chars.min() < 0 or chars.max() > 63 or chars[-1] & 0x20:
-        raise MaskError("bad_rle", "its compressed run-length code is damaged")
-    ends = np.flatnonzero((chars & 0x20) == 0)
-    starts = np.concatenate([[0], ends[:-1] + 1])
-    lengths = ends - starts + 1
-    if lengths.max() > 7:
-        raise MaskError("bad_rle", "its compressed run-length code has a number that is too large")
-    places = np.arange(len(chars)) - np.repeat(starts, lengths)
-    values = np.add.reduceat((chars & 0x1F) << (5 * places), starts)
-    values -= ((chars[ends] & 0x10) != 0) * (1 << (5 * lengths))
-    values[1::2] = values[1::2].cumsum()
-    values[2::2] = values[2::2].cumsum()
-    return values
+        raise UnusableError("bad_rle", f"its run lengths add up to {counts.sum()}, not {height * width} pixels")

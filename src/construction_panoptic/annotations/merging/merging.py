@@ -2,10 +2,10 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from hashlib import sha256
+from operator import itemgetter
 from pathlib import PurePosixPath
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 from unicodedata import normalize
 
 import numpy as np
@@ -14,21 +14,30 @@ from pycocotools import mask as coco_mask
 
 from construction_panoptic.annotations.images import normalise_image
 from construction_panoptic.annotations.merging.masks import pixel_runs
-from construction_panoptic.annotations.merging.segment_shapes import segment_extents
-from construction_panoptic.annotations.panoptic_png import MAX_SEGMENT_ID, encode_id_map
+from construction_panoptic.annotations.merging.segment_shapes import run_starts, segment_extents
+from construction_panoptic.annotations.panoptic_png import encode_id_map
 from construction_panoptic.annotations.records import ConvertedImage, ConvertedRecord, Rejected, Segment
 from construction_panoptic.annotations.stuff.label_maps import decode_labels
 from construction_panoptic.annotations.taxonomy import Taxonomy
 from construction_panoptic.errors import InputDataError
 
 Overlap = Literal["last_on_top", "smallest_on_top", "fail"]
-OVERLAPS = get_args(Overlap)
 _LONGEST_STEM = 150
 METHOD = 3  # raised when the same input is to give another result, so that nothing finished before is kept
 
 
-@dataclass(frozen=True)
-class _Region:
+class MergeTask(NamedTuple):
+    """An image to convert, and where the result belongs."""
+
+    image: dict[str, Any]  # its row of the table of images
+    annotations: list[dict[str, Any]]  # its rows of the table of annotations
+    stuff: bytes | None  # its labelled stuff, see `label_maps.encode_labels`; None: there is none
+    stem: str  # of the names of the converted files
+    digest: str = ""  # of all that the result is made from
+    finished: ConvertedRecord | None = None  # what an earlier run has made of the same
+
+
+class _Region(NamedTuple):
     """An annotation on its way into the id map; ``area`` is that of its own mask, in pixels."""
 
     annotation_id: int
@@ -39,46 +48,33 @@ class _Region:
     counts: bytes
 
 
-def merge_image(
-    image: Mapping[str, Any],
-    annotations: Sequence[Mapping[str, Any]],
-    stuff_labels: NDArray[np.uint8] | None,
-    *,
-    taxonomy: Taxonomy,
-    stem: str,
-    overlap: Overlap = "last_on_top",
-    digest: str = "",
-) -> ConvertedImage:
+def merge_image(taxonomy: Taxonomy, overlap: Overlap, task: MergeTask) -> ConvertedImage | ConvertedRecord:
     """Lay an image's annotated things over its annotated stuff, and that over its labelled stuff.
 
     Each stuff class is one segment, and each thing is one; a pixel that nothing covers is void. Segment ids count from
     1: stuff by class id, then things from the lowest layer up. Area and box are those of the visible pixels.
-
-    Args:
-        image: a row of the table of images.
-        annotations: its rows of the table of annotations.
-        stuff_labels: uint8 [H, W] of the project's stuff ids, 0 = none; None for an image without labelled stuff.
-        taxonomy, stem, digest: classes, file name stem of the converted image, and what it is made from.
-        overlap: which of two things is on top. ``last_on_top``: the later annotation in the export covers the
-            earlier, as CVAT draws it; ``smallest_on_top``: the smaller mask covers the larger (of equal ones, the
-            later); ``fail``: no two may share a pixel. Of annotated stuff the later is always on top.
+    ``overlap`` says which of two things is on top. ``last_on_top``: the later annotation in the export covers the
+    earlier, as CVAT draws it; ``smallest_on_top``: the smaller mask covers the larger (of equal ones, the later);
+    ``fail``: no two may share a pixel. Of annotated stuff the later is always on top.
 
     An annotation that others cover completely is in ``rejected`` as ``fully_hidden``, a crowd that became part of
-    another of its class as ``joined_crowd``.
-
-    Raises:
-        InputDataError: stuff labels of another size or of unknown classes, an annotation of an unknown class, two
-            things that overlap where ``overlap`` is ``fail``, an image file that cannot be read; names the image.
+    another of its class as ``joined_crowd``. Of a finished image the record alone is given. Runs in other processes.
+    Raises `InputDataError`, which names the image: stuff labels of another size or of unknown classes, an annotation of
+    an unknown class, things that overlap where they may not, an image file that cannot be read.
     """
+    if task.finished is not None:
+        return task.finished
+    image, stem = task.image, task.stem
     key, source = str(image["key"]), str(image["source"])
     height, width = int(image["height"]), int(image["width"])
-    rows = sorted(annotations, key=lambda row: row["order"])
+    rows = sorted(task.annotations, key=itemgetter("order"))
     regions = [_region(row, key, (height, width), taxonomy) for row in rows]
     stuff, things = ([region for region in regions if region.is_thing == kind] for kind in (False, True))
     if overlap == "smallest_on_top":
         things.sort(key=lambda thing: -thing.area)
     regions = stuff + things
-    classes, layers = _stuff_layers(stuff_labels, key, (height, width), taxonomy, stuff, len(regions))
+    labels = None if task.stuff is None else decode_labels(task.stuff)
+    classes, layers = _stuff_layers(labels, key, (height, width), taxonomy, stuff, len(regions))
     first_region, first_thing = len(classes) + 1, len(classes) + len(stuff) + 1
     _paint(layers, regions, first_region, first_thing if overlap == "fail" else None, key)
     shown = _join(layers, regions, classes, first_region)
@@ -86,8 +82,6 @@ def merge_image(
 
     extents = segment_extents(layers)
     ids = {layer: number for number, layer in enumerate(extents, start=1)}  # of the visible layers
-    if len(ids) > MAX_SEGMENT_ID:
-        raise InputDataError(f"image {key!r}: {len(ids)} segments; a panoptic PNG holds {MAX_SEGMENT_ID}.")
     segments, rejected = [], []
     for layer, class_id in enumerate(classes, start=1):
         if layer in ids:
@@ -119,32 +113,11 @@ def merge_image(
         rejected=rejected,
         phash=str(image["phash"]),
     )
-    id_map = layers
     if len(ids) < len(classes) + len(regions):
         number_of = np.zeros(len(classes) + len(regions) + 1, dtype=layers.dtype)
         number_of[list(ids)] = list(ids.values())
-        id_map = number_of[layers]
-    return ConvertedImage(record, png=encode_id_map(id_map), image=normalised.content, digest=digest)
-
-
-class MergeTask(NamedTuple):
-    """An image to convert: its rows of the tables, its stuff, and where the result belongs."""
-
-    image: dict[str, Any]
-    annotations: list[dict[str, Any]]
-    stuff: bytes | None
-    stem: str
-    digest: str
-    finished: ConvertedRecord | None
-
-
-def merge_task(taxonomy: Taxonomy, overlap: Overlap, task: MergeTask) -> ConvertedImage | ConvertedRecord:
-    """Convert one image, unless it is finished. Runs in other processes."""
-    image, annotations, stuff, stem, digest, finished = task
-    if finished is not None:
-        return finished
-    labels = None if stuff is None else decode_labels(stuff)
-    return merge_image(image, annotations, labels, taxonomy=taxonomy, stem=stem, overlap=overlap, digest=digest)
+        layers = number_of[layers]
+    return ConvertedImage(record, png=encode_id_map(layers), image=normalised.content, digest=task.digest)
 
 
 def _region(row: Mapping[str, Any], key: str, size: tuple[int, int], taxonomy: Taxonomy) -> _Region:
@@ -165,17 +138,15 @@ def _stuff_layers(
 ) -> tuple[list[int], NDArray[np.unsignedinteger]]:
     """Return the stuff classes of an image, labelled or annotated, and a layer number for each pixel.
 
-    Layer numbers are 0 for void, 1 for the first of the classes, 2 for the second, … They are given column by column,
-    as masks are coded, in an integer type that has room for ``above`` more layers.
+    Layers are numbered from 1 in the order of the classes, 0 is void. They are given column by column, as masks are
+    coded, in an integer type that has room for ``above`` more.
     """
     present: set[int] = set()
     if labels is not None:
-        if labels.shape != size or labels.dtype != np.uint8:
-            found = f"{labels.dtype} {list(labels.shape)}"
-            raise InputDataError(f"image {key!r}: its stuff labels are {found}, not uint8 {list(size)}.")
+        if labels.shape != size:
+            raise InputDataError(f"image {key!r}: its stuff labels are {list(labels.shape)}, not {list(size)}.")
         flat = labels.ravel()
-        starts = np.flatnonzero(flat[1:] != flat[:-1]) + 1  # labels come in long runs
-        present = {int(flat[0]), *flat[starts].tolist()} - {0}
+        present = {*flat[run_starts(flat)].tolist()} - {0}  # labels come in long runs
         if unknown := [label for label in sorted(present) if taxonomy.is_thing.get(label, True)]:
             raise InputDataError(f"image {key!r}: its stuff labels hold {unknown}, which are no stuff classes.")
     classes = sorted(present.union(region.category_id for region in annotated))
@@ -210,10 +181,9 @@ def _paint(
 def _join(
     layers: NDArray[np.unsignedinteger], regions: list[_Region], classes: list[int], first: int
 ) -> list[int | None]:
-    """Join annotated stuff to the segment of its class, and the crowds of a class to one, as COCO has it.
+    """Join annotated stuff to the segment of its class, and the crowds of a class to one: panopticapi knows one alone.
 
-    (panopticapi counts all but one of the crowds of a class as wrong.) Gives the layer that has the pixels of each
-    region now; None for stuff that has none.
+    Gives the layer that has the pixels of each region now; None for stuff that has none.
     """
     crowds: dict[int, int] = {}
     joined: list[int | None] = []
@@ -232,8 +202,8 @@ def _join(
 def unique_stems(keys: Sequence[str]) -> dict[str, str]:
     """Return a file name stem for each image key: the key without suffix, ``/`` as ``__``.
 
-    Keys whose stems would be the same, on file systems that ignore case or how accented letters are written too, or too
-    long get a part of the key's SHA-256 appended. A stem depends on such clashes alone, not on the order of the keys.
+    Where stems would be the same, on file systems that ignore case or how accented letters are written too, or too
+    long, a part of the key's SHA-256 is appended. A stem depends on such clashes alone, not on the order of the keys.
     """
     plain = {key: key.removesuffix(PurePosixPath(key).suffix).replace("/", "__") for key in keys}
     alike = {stem: normalize("NFC", stem).casefold() for stem in plain.values()}

@@ -26,32 +26,24 @@ def detections_of_image(
     ``entries`` are the image's panoptic annotation and its own entry. For each segment there are ``image_id``,
     ``category_id``, ``bbox`` and ``area`` of the visible mask, ``iscrowd``, and the mask as ``segmentation``, a
     compressed run-length code. Raises `InputDataError`: the PNG is missing or damaged, or the annotation is not what it
-    holds: another size, an id that only one of them has, that comes twice or is not in 1…2^24-1, ``area`` or ``bbox``
-    that are not integers or not those of the pixels, an unknown category, ``iscrowd`` other than 0 or 1, or 1 for
-    stuff.
+    holds, to the pixel.
     """
     annotation, image = entries
     id_map = decode_id_map(png_folder / annotation["file_name"])
-    size = (image["height"], image["width"])
-    problems = [f"{_size(id_map.shape)}, its image {_size(size)}"] if id_map.shape != size else []
+    (rows, columns), (height, width) = id_map.shape, (image["height"], image["width"])
+    same_size = (rows, columns) == (height, width)
+    problems = [] if same_size else [f"{columns} x {rows} pixels, its image {width} x {height} pixels"]
     problems += _segment_problems(annotation["segments_info"], id_map, is_thing)
     if problems:
         shown = "\n  ".join(f"{annotation['file_name']}: {text}" for text in problems[:_SHOWN_PROBLEMS])
-        more = len(problems) - _SHOWN_PROBLEMS
-        raise InputDataError(
-            f"{len(problems)} problem(s) in the COCO panoptic data:\n  {shown}"
-            + (f"\n  … and {more} more" if more > 0 else "")
-        )
+        more = f"\n  … and {len(problems) - _SHOWN_PROBLEMS} more" if len(problems) > _SHOWN_PROBLEMS else ""
+        raise InputDataError(f"{len(problems)} problem(s) in the COCO panoptic data:\n  {shown}{more}")
     codes = segment_rles(id_map)
+    kept = ("category_id", "bbox", "area", "iscrowd")
     return [
-        {
-            "image_id": annotation["image_id"],
-            "category_id": segment["category_id"],
-            "bbox": segment["bbox"],
-            "area": segment["area"],
-            "iscrowd": segment["iscrowd"],
-            "segmentation": codes[segment["id"]],
-        }
+        {"image_id": annotation["image_id"]}
+        | {name: segment[name] for name in kept}
+        | {"segmentation": codes[segment["id"]]}
         for segment in annotation["segments_info"]
     ]
 
@@ -79,7 +71,3 @@ def _segment_problems(
             yield f"{name} has the unknown category {segment['category_id']}"
         if segment["iscrowd"] not in (0, 1) or (segment["iscrowd"] and not is_thing.get(segment["category_id"], True)):
             yield f"{name} has iscrowd {segment['iscrowd']}"
-
-
-def _size(shape: tuple[int, ...]) -> str:
-    return f"{shape[1]} x {shape[0]} pixels"

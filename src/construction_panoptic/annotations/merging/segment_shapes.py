@@ -7,14 +7,16 @@ from numpy.typing import NDArray
 from pycocotools import mask as rle_codec
 
 
-def segment_rles(id_map: NDArray[np.unsignedinteger]) -> dict[int, dict[str, Any]]:
-    """Encode the mask of every id of a map [H, W] but 0, void, in one pass.
+def run_starts(flat: NDArray[Any]) -> NDArray[np.int64]:
+    """Return where runs of equal values begin in an array [n], n at least 1."""
+    return np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
 
-    Gives ``{"size": [H, W], "counts": str}`` for each, as pycocotools does: runs down columns.
-    """
+
+def segment_rles(id_map: NDArray[np.unsignedinteger]) -> dict[int, dict[str, Any]]:
+    """Encode the mask of every id of a map [H, W] but 0, void: ``{"size": [H, W], "counts": str}`` as pycocotools."""
     height, width = id_map.shape
     flat = id_map.ravel(order="F")
-    starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
+    starts = run_starts(flat)
     ends = np.append(starts[1:], flat.size)
     order = np.argsort(flat[starts], kind="stable")
     ids, first = np.unique(flat[starts][order], return_index=True)
@@ -35,7 +37,7 @@ def segment_rles(id_map: NDArray[np.unsignedinteger]) -> dict[int, dict[str, Any
 
 
 def segment_extents(id_map: NDArray[np.integer]) -> dict[int, tuple[int, tuple[int, int, int, int]]]:
-    """Measure every id of a map [H, W] but 0, void, in one pass: its area and box (x, y, width, height) in pixels."""
+    """Measure every id of a map [H, W] but 0, void: its area and box (x, y, width, height) in pixels."""
     width = id_map.shape[1]
     flat = id_map.ravel()
     borders = np.empty(flat.size, dtype=bool)

@@ -22,22 +22,13 @@ Pairs = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 
 def near_duplicate_groups(phashes: Sequence[str], keys: Sequence[str], max_distance: int) -> list[int]:
-    """Group images whose perceptual hashes are close, directly or through other images.
+    """Group images whose perceptual hashes (hexadecimal, of one length) are close, directly or through other images.
 
-    Each image has a unique key and a hexadecimal hash, all of the same length (such as 64 digits = 256 bits). Two
-    images are neighbours if their hashes differ in at most ``max_distance`` bits; a group is a connected component of
-    neighbours. The answer is exact, see `near_pairs`: one group number an image, from 0 in the order of the groups'
-    smallest keys, so that the same images have the same numbers whatever order they come in.
-
-    Raises:
-        InputDataError: a key comes twice, or a hash is not hexadecimal or has another length than the first.
-        ParameterError: ``max_distance`` is negative.
-        ValueError: ``phashes`` and ``keys`` differ in length.
+    Two images are neighbours if their hashes differ in at most ``max_distance`` bits; a group is a connected component
+    of neighbours. The answer is exact, see `near_pairs`: one group number an image, from 0 in the order of the groups'
+    smallest keys, so that the same images have the same numbers whatever order they come in. Raises `InputDataError`: a
+    key comes twice, or a hash is not hexadecimal or has another length than the first.
     """
-    if len(phashes) != len(keys):
-        raise ValueError(f"{len(phashes)} hashes for {len(keys)} keys")
-    if max_distance < 0:
-        raise ParameterError(f"max_distance is {max_distance}; give 0 or more bits.")
     if not keys:
         return []
     unique, inverse = np.unique(hash_bytes(phashes, keys), axis=0, return_inverse=True)
@@ -49,8 +40,8 @@ def video_names(keys: Sequence[str], pattern: str) -> list[str | None]:
     """Name the video that each image is a frame of, or whatever else images have in common by their names.
 
     The whole file name without suffix must match the pattern, whose first group, if it has one, names the video within
-    the image's folder. Names are unique over folders; None for an image that does not match. Raises `ParameterError`:
-    the pattern is no regular expression.
+    the image's folder; None for an image that does not match. Raises `ParameterError`: the pattern is no regular
+    expression.
     """
     try:
         compiled = re.compile(pattern)
@@ -86,7 +77,7 @@ def _numbered(keys: Sequence[str], component: NDArray[np.int64]) -> list[int]:
 
 
 def hash_bytes(phashes: Sequence[str], keys: Sequence[str]) -> NDArray[np.uint8]:
-    """Parse hexadecimal hashes of one length to uint8 [N, bytes a hash]; the images' keys are for messages.
+    """Parse hexadecimal hashes to uint8 [N, bytes a hash]; the images' keys are for messages.
 
     Raises `InputDataError`: a hash is not hexadecimal or has another length than the first one.
     """
@@ -95,27 +86,22 @@ def hash_bytes(phashes: Sequence[str], keys: Sequence[str]) -> NDArray[np.uint8]
         try:
             row = bytes.fromhex(phash)
         except ValueError:
-            raise InputDataError(
-                f"image {key!r}: perceptual hash {phash!r} is not whole hexadecimal bytes; convert again."
-            ) from None
-        if not row or (rows and len(row) != len(rows[0])):
-            raise InputDataError(
-                f"image {key!r}: perceptual hash has {8 * len(row)} bits, the first one has "
-                f"{8 * len(rows[0]) if rows else 0}; convert all images with one hash size."
-            )
+            what = f"perceptual hash {phash!r} is not whole hexadecimal bytes"
+            raise InputDataError(f"image {key!r}: {what}; convert again.") from None
         rows.append(row)
+        if not row or len(row) != len(rows[0]):
+            what = f"perceptual hash has {8 * len(row)} bits, the first one has {8 * len(rows[0])}"
+            raise InputDataError(f"image {key!r}: {what}; convert all images with one hash size.")
     return np.frombuffer(b"".join(rows), dtype=np.uint8).reshape(len(rows), -1)
 
 
 def near_pairs(hashes: NDArray[np.uint8], max_distance: int) -> Iterator[Pairs]:
-    """Find all pairs of hashes that differ in at most ``max_distance`` bits.
+    """Find all pairs of hashes, uint8 [N, bytes a hash], that differ in at most ``max_distance`` bits.
 
     The cheapest of three exact ways is taken. All pairs are compared; or those that agree in one of
     ``max_distance + 1`` bands of bits, as every near pair must (pigeonhole); or those that agree but for at most one
-    bit in one of half as many, wider bands, as every near pair must too.
-
-    From hashes, uint8 [N, bytes a hash], gives positions of the two of each pair, int64 [n] each; a pair can come more
-    than once.
+    bit in one of half as many, wider bands, as every near pair must too. Gives positions of the two of each pair, int64
+    [n] each; a pair can come more than once.
     """
     words = _words(hashes)
     slips = _cheapest_slips(hashes, max_distance)

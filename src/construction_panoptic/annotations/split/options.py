@@ -22,17 +22,14 @@ def fold_split(
     fold: int,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Divide images into k folds of whole groups, and give the split whose val side is one of them.
+    """Divide images into k folds of whole groups, and give the split whose val side is one of them, counted from 1.
 
     Folds are taken one after the other, each by `splitting.split` from what is left, so that rare classes are spread
-    and the same data and seed give the same folds whichever is asked for. ``fold``, counted from 1, is val.
-
-    Raises:
-        InputDataError: fewer groups than folds.
-        ParameterError: fewer than 2 folds, or no fold of this number.
+    and the same data and seed give the same folds whichever is asked for. Raises `InputDataError`: fewer groups than
+    folds. `ParameterError`: no fold of this number.
     """
-    if folds < 2 or not 1 <= fold <= folds:
-        raise ParameterError(f"split.fold is {fold} of {folds} folds; give 2 or more folds, and one of 1…{folds}.")
+    if fold > folds:
+        raise ParameterError(f"split.fold is {fold} of {folds} folds; give one of 1…{folds}.")
     members = Counter(groups)
     if len(members) < folds:
         raise InputDataError(
@@ -44,14 +41,8 @@ def fold_split(
         if to_come == 0:
             val = left
             break
-        chosen = [position for position, group in enumerate(groups) if group in left]
-        table = split(
-            [keys[position] for position in chosen],
-            [groups[position] for position in chosen],
-            [classes[position] for position in chosen],
-            val_fraction=1 / (to_come + 1),
-            seed=seed,
-        )
+        chosen = [image for image in zip(keys, groups, classes, strict=True) if image[1] in left]
+        table = split(*zip(*chosen, strict=True), val_fraction=1 / (to_come + 1), seed=seed)
         val = set(table.loc[table["split"] == VAL, "group"])
         # Enough groups must be left for the folds that follow.
         for group in sorted(val, key=lambda g: (members[g], g))[: max(0, to_come - (len(left) - len(val)))]:
@@ -65,9 +56,9 @@ def fold_split(
 def listed_split(path: Path | str, keys: Sequence[str], groups: Sequence[int]) -> pd.DataFrame:
     """Read a split of the user's, a CSV file with the columns ``key`` and ``split`` (train or val).
 
-    It has a row for each image; rows of other images are not used. Groups are for the audit. Gives what
-    `splitting.split` does. Raises `InputDataError`: the file is missing or no such table, lists an image twice or not
-    at all, names another side, or leaves a side empty.
+    It has a row for each image; rows of other images are not used. Gives what `splitting.split` does. Raises
+    `InputDataError`: the file is missing or no such table, lists an image twice or not at all, names another side, or
+    leaves a side empty.
     """
     try:
         table = pd.read_csv(path, dtype="string", keep_default_na=False)

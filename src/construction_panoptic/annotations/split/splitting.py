@@ -3,8 +3,7 @@
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -13,28 +12,20 @@ from numpy.typing import NDArray
 from construction_panoptic.annotations.records import ConvertedRecord
 from construction_panoptic.annotations.split.grouping import hash_bytes, near_pairs
 from construction_panoptic.annotations.split.stratification import Group, place_groups
-from construction_panoptic.errors import InputDataError, ParameterError, UserError
+from construction_panoptic.errors import InputDataError
 
 TRAIN, VAL = "train", "val"
 _CHUNK = 2048
 _ALL_PAIRS = 2_000_000_000  # train images times val images
 
 
-class SplitError(UserError, ValueError):
-    """A split leaks between train and val or does not fit the images; the message names the images."""
-
-
-@dataclass(frozen=True)
-class SplitAudit:
+class SplitAudit(NamedTuple):
     """What `audit_split` found.
 
-    Attributes:
-        classes: one row a class that occurs: class_id, groups, images_train, images_val, segments_train,
-            segments_val, on_both_sides.
-        facts: plain numbers: images, images_train, images_val, groups, val_fraction, shared_groups,
-            near_duplicates_across, smallest_distance_across (bits; None where there are more than 2·10⁹ pairs
-            of train and val images, of which then only near-duplicates are looked for), largest_group, and
-            classes_on_one_side (ids of classes in two or more groups that could not be on both sides).
+    ``classes`` has a row for each class that occurs: class_id, groups, images_train, images_val, segments_train,
+    segments_val, on_both_sides. ``facts`` are plain numbers, among them ``smallest_distance_across`` (bits; None where
+    there are more than 2·10⁹ pairs of train and val images, of which then only near-duplicates are looked for), and
+    ``classes_on_one_side`` (ids of classes in two or more groups that could not be on both sides).
     """
 
     classes: pd.DataFrame
@@ -57,26 +48,11 @@ def split(
     on both. A group with a class of its own goes to train unless another class needs it in val, since it makes no sense
     to evaluate what was never trained on.
 
-    Each image has a unique key, a group number and category ids, of things and stuff; ``val_fraction`` is the wanted
-    fraction of images in val, and ``seed`` decides among equally good places.
-
-    Returns:
-        Table sorted by key with the columns key, group and split ("train" or "val"). It depends on the images and the
-        seed, not on their order.
-
-    Raises:
-        InputDataError: fewer than two groups, or a key comes twice.
-        ParameterError: ``val_fraction`` is not between 0 and 1.
-        ValueError: the arguments differ in length.
+    Each image has a unique key, a group number and category ids, of things and stuff; ``seed`` decides among equally
+    good places. Gives a table sorted by key with the columns key, group and split ("train" or "val"), which does not
+    depend on the order of the images. Raises `InputDataError`: fewer than two groups.
     """
-    if not len(keys) == len(groups) == len(classes):
-        raise ValueError(f"{len(keys)} keys, {len(groups)} groups and {len(classes)} sets of classes")
-    if not 0 < val_fraction < 1:
-        raise ParameterError(f"val_fraction is {val_fraction}; give a fraction between 0 and 1, such as 0.2.")
     table = groups_of_keys(keys, groups)
-    if table["key"].duplicated().any():
-        twice = table.loc[table["key"].duplicated(), "key"].iloc[0]
-        raise InputDataError(f"image {twice!r} is listed twice; every image needs its own key.")
     members = _collect_groups(table, dict(zip(keys, classes, strict=True)))
     if len(members) < 2:
         raise InputDataError(
@@ -106,27 +82,24 @@ def audit_split(records: Iterable[ConvertedRecord], table: pd.DataFrame, *, max_
     """Check a split, as `split` gives it, against the images themselves; these are iterated over once.
 
     The distances across the split are computed anew from the perceptual hashes of all pairs, not taken from the
-    grouping; images that differ in ``max_distance`` bits or fewer are near-duplicates. Raises `SplitError`: the table
-    and the records name different images, a side is empty, or a group or near-duplicates are on both sides.
+    grouping; images that differ in ``max_distance`` bits or fewer are near-duplicates. Raises `InputDataError`: the
+    table and the records name different images, a side is empty, or a group or near-duplicates are on both sides.
     """
-    images = [
-        (record.key, record.phash, tuple(segment.category_id for segment in record.segments)) for record in records
-    ]
+    images = [(r.key, r.phash, tuple(segment.category_id for segment in r.segments)) for r in records]
     side = _sides([key for key, _, _ in images], table)
-    both = table.groupby("group")["split"].nunique()
-    if (both > 1).any():
-        group = both.index[both > 1][0]
+    sides = table.groupby("group")["split"].nunique()
+    if (sides > 1).any():
+        group = sides.index[sides > 1][0]
         some = ", ".join(sorted(table.loc[table["group"] == group, "key"])[:4])
-        raise SplitError(f"group {group} ({some}) is in both train and val; split again.")
+        raise InputDataError(f"group {group} ({some}) is in both train and val; split again.")
     smallest, pair, across = _distance_across({key: phash for key, phash, _ in images}, side, max_distance)
     if across:
-        raise SplitError(
+        raise InputDataError(
             f"{across} pair(s) of near-duplicate images are in train and val, such as {pair[0]!r} and {pair[1]!r}, "
             f"which differ in {smallest} bits (limit {max_distance}); group with the same distance, then split again."
         )
-    classes = _class_table(
-        {key: classes for key, _, classes in images}, side, dict(zip(table["key"], table["group"], strict=True))
-    )
+    group_of = dict(zip(table["key"], table["group"], strict=True))
+    classes = _class_table({key: classes for key, _, classes in images}, side, group_of)
     one_side = classes.loc[(classes["groups"] >= 2) & ~classes["on_both_sides"], "class_id"]
     val_images = sum(value == VAL for value in side.values())
     facts = {
@@ -159,17 +132,17 @@ def _sides(listed: Sequence[str], table: pd.DataFrame) -> dict[str, str]:
     side = dict(zip(table["key"], table["split"], strict=True))
     keys = set(listed)
     if len(side) != len(table) or len(keys) != len(listed):
-        raise SplitError("an image is listed twice; convert and split again.")
+        raise InputDataError("an image is listed twice; convert and split again.")
     if unknown := set(side.values()) - {TRAIN, VAL}:
-        raise SplitError(f"the split table has {sorted(unknown)[0]!r} for a side; only train and val exist.")
+        raise InputDataError(f"the split table has {sorted(unknown)[0]!r} for a side; only train and val exist.")
     if missing := keys ^ side.keys():
-        raise SplitError(
+        raise InputDataError(
             f"{len(missing)} image(s) are only in the split or only among the converted images, such as "
             f"{min(missing)!r}; split again."
         )
     for name in (TRAIN, VAL):
         if name not in side.values():
-            raise SplitError(f"the {name} side has no images; split again.")
+            raise InputDataError(f"the {name} side has no images; split again.")
     return side
 
 
@@ -208,45 +181,36 @@ def _near_across(
     hashes: NDArray[np.uint8], is_val: NDArray[np.bool_], max_distance: int
 ) -> tuple[int | None, tuple[int, int], int]:
     """The same from near-duplicates alone: the smallest distance is None where there are none."""
-    unique, inverse = np.unique(hashes, axis=0, return_inverse=True)
-    inverse = inverse.reshape(-1)
-    # An image of each unique hash on each side, and how many there are.
-    member, count = np.zeros((2, len(unique)), dtype=np.int64), np.zeros((2, len(unique)), dtype=np.int64)
-    for here in (0, 1):
-        images = np.flatnonzero(is_val == here)
-        member[here, inverse[images]] = images
-        count[here] = np.bincount(inverse[images], minlength=len(unique))
-    codes = [np.arange(len(unique)) * (len(unique) + 1)]  # a hash with itself
-    for left, right in near_pairs(unique, max_distance):
-        ends = np.concatenate([np.stack([left, right]), np.stack([right, left])], axis=1)
-        ends = ends[:, (count[0, ends[0]] > 0) & (count[1, ends[1]] > 0)]
-        codes.append(ends[0] * len(unique) + ends[1])
-    train, val = np.divmod(np.unique(np.concatenate(codes)), len(unique))
-    pairs = count[0, train] * count[1, val]
-    if not pairs.any():
+    # Equal hashes on one side are one.
+    sided = np.column_stack([hashes, is_val.astype(np.uint8)])
+    unique, image, count = np.unique(sided, axis=0, return_index=True, return_counts=True)
+    rows, in_val = np.ascontiguousarray(unique[:, :-1]), unique[:, -1] == 1
+    codes = [np.zeros(0, dtype=np.int64)]
+    for pair in near_pairs(rows, max_distance):
+        left, right = np.stack(pair)[:, in_val[pair[0]] != in_val[pair[1]]]
+        codes.append(np.where(in_val[left], right, left) * len(rows) + np.where(in_val[left], left, right))
+    train, val = np.divmod(np.unique(np.concatenate(codes)), len(rows))
+    if not len(train):
         return None, (0, 0), 0
-    train, val = train[pairs > 0], val[pairs > 0]
-    distance = np.bitwise_count(unique[train] ^ unique[val]).sum(axis=1)
+    distance = np.bitwise_count(rows[train] ^ rows[val]).sum(axis=1)
     best = int(distance.argmin())
-    pair = int(member[0, train[best]]), int(member[1, val[best]])
-    return int(distance[best]), pair, int(pairs.sum())
+    across = int((count[train] * count[val]).sum())
+    return int(distance[best]), (int(image[train[best]]), int(image[val[best]])), across
 
 
 def _class_table(
     classes_of: Mapping[str, Sequence[int]], side: Mapping[str, str], group_of: Mapping[str, int]
 ) -> pd.DataFrame:
     groups: dict[int, set[int]] = defaultdict(set)
-    images: dict[int, Counter[str]] = defaultdict(Counter)
-    segments: dict[int, Counter[str]] = defaultdict(Counter)
+    counts: Counter[tuple[str, str, int]] = Counter()
     for key, classes in classes_of.items():
-        here = side[key]
         for class_id, number in Counter(classes).items():
             groups[class_id].add(group_of[key])
-            images[class_id][here] += 1
-            segments[class_id][here] += number
+            counts["images", side[key], class_id] += 1
+            counts["segments", side[key], class_id] += number
     table = pd.DataFrame({"class_id": sorted(groups)})
     table["groups"] = [len(groups[class_id]) for class_id in table["class_id"]]
-    for name, counts in (("images", images), ("segments", segments)):
+    for what in ("images", "segments"):
         for here in (TRAIN, VAL):
-            table[f"{name}_{here}"] = [counts[class_id][here] for class_id in table["class_id"]]
+            table[f"{what}_{here}"] = [counts[what, here, class_id] for class_id in table["class_id"]]
     return table.assign(on_both_sides=(table[f"images_{TRAIN}"] > 0) & (table[f"images_{VAL}"] > 0))

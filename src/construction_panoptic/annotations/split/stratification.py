@@ -2,7 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,20 +15,16 @@ _FEW_GROUPS = 20
 _NODE_LIMIT = 1000
 
 
-@dataclass(frozen=True)
-class Group:
-    """A group of ``size`` images that stays together, and how many of them show each class."""
+class Group(NamedTuple):
+    """A group of images that stays together."""
 
     number: int
-    size: int
-    images_of_class: dict[int, int]
+    size: int  # images
+    images_of_class: dict[int, int]  # how many of them show each class
 
 
 def place_groups(members: Sequence[Group], val_fraction: float) -> list[bool]:
-    """Choose a side for each of two or more groups, True for val; neither side is empty.
-
-    Of two groups that are equally good, the earlier one is placed first.
-    """
+    """Choose a side for each of two or more groups, True for val; of equally good ones, the earlier is placed first."""
     return _repair(members, _stratify(members, val_fraction), val_fraction)
 
 
@@ -50,12 +46,11 @@ def _stratify(members: Sequence[Group], val_fraction: float) -> list[bool]:
 
     in_val = [False] * len(members)
     exclusive = _exclusive_classes(members)
-    unplaced: dict[int, None] = {}
-    for position in sorted(range(len(members)), key=lambda position: -members[position].size):
+    by_size = sorted(range(len(members)), key=lambda position: -members[position].size)
+    for position in by_size:
         if exclusive[position]:
             placed[False].update(counts[position])
-        else:
-            unplaced[position] = None
+    unplaced = dict.fromkeys(position for position in by_size if not exclusive[position])
     left = Counter(class_id for position in unplaced for class_id in members[position].images_of_class)
     while unplaced:
         rarest = min(((count, class_id) for class_id, count in left.items() if count), default=(0, None))[1]
@@ -69,15 +64,11 @@ def _stratify(members: Sequence[Group], val_fraction: float) -> list[bool]:
 
 def _exclusive_classes(members: Sequence[Group]) -> list[int]:
     """How many classes each group has that no other group has."""
-    counts = [0] * len(members)
-    for positions in _positions_of_class(members).values():
-        if len(positions) == 1:
-            counts[positions[0]] += 1
-    return counts
+    alone = Counter(positions[0] for positions in _positions_of_class(members).values() if len(positions) == 1)
+    return [alone[position] for position in range(len(members))]
 
 
 def _positions_of_class(members: Sequence[Group]) -> dict[int, list[int]]:
-    """Positions of the groups of each class."""
     of_class: dict[int, list[int]] = defaultdict(list)
     for position, group in enumerate(members):
         for class_id in group.images_of_class:

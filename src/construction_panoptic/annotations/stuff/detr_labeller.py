@@ -1,7 +1,6 @@
 """Labelling the stuff of images with a DETR that was trained on COCO panoptic."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -34,20 +33,38 @@ from construction_panoptic.models.spec import Preprocessing
 from construction_panoptic.parallel.device import resolve_device
 
 
-@dataclass(frozen=True)
-class _Resized:
-    """An image at the size that the network sees, uint8 [3, h, w], and its own (height, width)."""
+class QueryLabeller(StuffLabeller):
+    """What labellers share whose network has queries; those of COCO things that annotated things explain are left out.
 
-    pixels: Tensor
-    original_size: tuple[int, int]
+    ``_is_thing`` says of each label whether it is one of COCO's things, ``_stuff_of`` gives the stuff id of a label
+    that has one, ``_merge`` is `panoptic_result` or the like.
+    """
 
-    @property
-    def size(self) -> tuple[int, int]:
-        height, width = self.pixels.shape[-2:]
-        return int(height), int(width)
+    _settings: StuffSettings
+    _is_thing: dict[int, bool]
+    _stuff_of: dict[int, int]
+    _merge: Callable[..., Segmentation]
+
+    def _maps(
+        self, queries: QueryMasks, things: Mask, processed_size: tuple[int, int], target_size: tuple[int, int]
+    ) -> StuffMaps:
+        """Merge the queries of one image to stuff."""
+        explained = explained_masks((queries.masks > 0).cpu().numpy(), things, self._settings.explained_fraction)
+        labels = zip(queries.labels.tolist(), explained, strict=True)
+        used = [not (self._is_thing[label] and known) for label, known in labels]
+
+        def map_of(chosen: QueryMasks) -> LabelMap:
+            sizes = {"processed_size": processed_size, "target_size": target_size}
+            result = self._merge(chosen.masks, chosen.scores, chosen.labels, **sizes, is_thing=self._is_thing)
+            stuff_ids = [self._stuff_of.get(segment["category_id"], 0) for segment in result.segments]
+            stuff: LabelMap = np.array([0, *stuff_ids], dtype=np.uint8)[result.id_map]
+            return stuff
+
+        stuff = map_of(queries.select(torch.tensor(used, dtype=torch.bool, device=queries.masks.device)))
+        return StuffMaps(stuff, stuff if all(used) else map_of(queries))
 
 
-class DetrLabeller(StuffLabeller):
+class DetrLabeller(QueryLabeller):
     """DETR's panoptic segmentation as the project's stuff ids.
 
     Images are resized as in DETR's recipe for evaluation. The model's labels are COCO category ids; each pixel gets the
@@ -55,14 +72,14 @@ class DetrLabeller(StuffLabeller):
     where there is none. The pixels of a COCO thing that annotated things explain go to the next best segment. Beside
     the model, memory holds a few images at the network's size, one image's upsampled masks, and a batch's label maps.
 
-    ``model`` is used in place of the checkpoint's. Whether the backbone is dilated (DC5) is the one thing that weights
-    do not tell: it is if the checkpoint's name has ``dc5`` in it, as the published ones do. Raises `InputDataError`:
-    the taxonomy maps no COCO category.
+    ``model`` is used in place of the checkpoint's. Raises `InputDataError`: the taxonomy maps no COCO category.
     """
 
+    _merge = staticmethod(panoptic_result)
+
     def __init__(self, settings: StuffSettings, taxonomy: Taxonomy, model: DetrPanoptic | None = None) -> None:
-        self._stuff_of_coco = taxonomy.stuff_id_of_coco
-        if not self._stuff_of_coco:
+        self._stuff_of = taxonomy.stuff_id_of_coco
+        if not self._stuff_of:
             raise InputDataError("the taxonomy's coco_to_stuff is empty, so no stuff can be labelled; fill it.")
         self.device, self.batch_size = settings.device, settings.batch_size
         self.identity = digest_of(
@@ -75,105 +92,48 @@ class DetrLabeller(StuffLabeller):
     def model(self) -> DetrPanoptic:
         """The network on its device, loaded when it is first used.
 
-        Raises:
-            CheckpointError: it cannot be loaded, or has fewer classes than the COCO categories in the taxonomy need.
+        Raises `CheckpointError`: it cannot be loaded, or has fewer classes than the taxonomy's COCO categories need.
         """
         model = load_detr(self._settings.weights) if self._given is None else self._given
-        if max(self._stuff_of_coco) >= model.detr.num_classes:
+        if max(self._stuff_of) >= model.detr.num_classes:
             raise CheckpointError(
                 f"the stuff model has {model.detr.num_classes} classes, but the taxonomy maps COCO category "
-                f"{max(self._stuff_of_coco)}; use a checkpoint that was trained on COCO panoptic, such as "
-                "detr-r101-panoptic."
+                f"{max(self._stuff_of)}; use a checkpoint of COCO panoptic, such as detr-r101-panoptic."
             )
+        self._is_thing = {label: label <= LAST_COCO_THING for label in range(model.detr.num_classes)}
         return model.to(resolve_device(self._settings.device)).to(memory_format=torch.channels_last).eval()
 
-    @cached_property
-    def _is_thing(self) -> dict[int, bool]:
-        return {label: label <= LAST_COCO_THING for label in range(self.model.detr.num_classes)}
-
-    def read(self, image: ImageToLabel) -> _Resized:
-        """Read an image at the network's size."""
+    def read(self, image: ImageToLabel) -> tuple[Tensor, tuple[int, int]]:
+        """Read an image: uint8 [3, h, w] at the network's size, and its own (height, width)."""
         pixels = torch.from_numpy(np.require(read_rgb(image.location), requirements="W")).permute(2, 0, 1)
-        return _Resized(evaluation_resize(pixels, self._sizes), (int(pixels.shape[1]), int(pixels.shape[2])))
+        return evaluation_resize(pixels, self._sizes), (pixels.shape[1], pixels.shape[2])
 
     @torch.inference_mode()
-    def label(self, images: Sequence[_Resized], things: Sequence[Mask]) -> list[StuffMaps]:
+    def label(self, images: Sequence[tuple[Tensor, tuple[int, int]]], things: Sequence[Mask]) -> list[StuffMaps]:
         """Label a batch."""
-        pixels, padding_mask = self._collate(images)
-        found = query_masks(
-            self.model,
-            self.model.features(pixels, padding_mask),
-            [image.size for image in images],
-            self._is_thing,
-            threshold=self._settings.threshold,
-        )
-        return [
-            stuff_of_queries(
-                queries,
-                mask,
-                merge=panoptic_result,
-                processed_size=image.size,
-                target_size=image.original_size,
-                is_thing=self._is_thing,
-                stuff_of=self._stuff_of_coco,
-                explained_fraction=self._settings.explained_fraction,
-            )
-            for queries, image, mask in zip(found, images, things, strict=True)
-        ]
+        sizes = [(pixels.shape[1], pixels.shape[2]) for pixels, _ in images]
+        features = self.model.features(*self._collate([pixels for pixels, _ in images], sizes))
+        found = query_masks(self.model, features, sizes, self._is_thing, threshold=self._settings.threshold)
+        batch = zip(found, things, sizes, images, strict=True)
+        return [self._maps(queries, mask, size, original) for queries, mask, size, (_, original) in batch]
 
-    def _collate(self, images: Sequence[_Resized]) -> tuple[Tensor, Tensor | None]:
+    def _collate(self, images: Sequence[Tensor], sizes: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor | None]:
         """Normalise and pad: pixels [B, 3, H, W], padding mask [B, H, W] or None if nothing is padded."""
-        height, width = (max(side) for side in zip(*(image.size for image in images), strict=True))
+        height, width = map(max, zip(*sizes, strict=True))
         device = next(self.model.parameters()).device
         pixels = torch.zeros(len(images), 3, height, width, device=device).to(memory_format=torch.channels_last)
         padding_mask = torch.ones(len(images), height, width, dtype=torch.bool, device=device)
-        for number, image in enumerate(images):
-            h, w = image.size
-            pixels[number, :, :h, :w] = normalise(image.pixels.to(device), self._sizes)
+        for number, (image, (h, w)) in enumerate(zip(images, sizes, strict=True)):
+            pixels[number, :, :h, :w] = normalise(image.to(device), self._sizes)
             padding_mask[number, :h, :w] = False
         return pixels, padding_mask if padding_mask.any() else None
 
 
-def stuff_of_queries(
-    queries: QueryMasks,
-    things: Mask,
-    *,
-    merge: Callable[..., Segmentation],
-    processed_size: Sequence[int],
-    target_size: Sequence[int],
-    is_thing: Mapping[int, bool],
-    stuff_of: Mapping[int, int],
-    explained_fraction: float,
-) -> StuffMaps:
-    """Merge the queries of one image to stuff, without the COCO things that annotated things explain.
-
-    ``merge`` is `panoptic_result` or the like; ``stuff_of`` gives the stuff id of a label that has one.
-    """
-    explained = explained_masks((queries.masks > 0).cpu().numpy(), things, explained_fraction)
-    used = [not (is_thing[label] and known) for label, known in zip(queries.labels.tolist(), explained, strict=True)]
-
-    def labels_of(chosen: QueryMasks) -> LabelMap:
-        result = merge(
-            chosen.masks,
-            chosen.scores,
-            chosen.labels,
-            processed_size=processed_size,
-            target_size=target_size,
-            is_thing=is_thing,
-        )
-        stuff_ids = [stuff_of.get(segment["category_id"], 0) for segment in result.segments]
-        labels: LabelMap = np.array([0, *stuff_ids], dtype=np.uint8)[result.id_map]
-        return labels
-
-    labels = labels_of(queries.select(torch.tensor(used, dtype=torch.bool, device=queries.masks.device)))
-    return StuffMaps(labels, labels if all(used) else labels_of(queries))
-
-
 def load_detr(weights: str) -> DetrPanoptic:
-    """Build the model of a checkpoint, whose architecture is read from the checkpoint itself.
+    """Build the model of a checkpoint: a published panoptic one's name (downloaded once), or a path.
 
-    ``weights`` is a published panoptic checkpoint's name (``detr-r101-panoptic``, …; downloaded once), or a path.
-    Raises `CheckpointError`: no such checkpoint, or it is none of a DETR panoptic.
+    The weights tell the architecture, except whether the backbone is dilated (DC5): it is if the checkpoint's name has
+    ``dc5`` in it, as the published ones do. Raises `CheckpointError`: there is none, or it is none of a DETR panoptic.
     """
     if weights in PUBLISHED_WEIGHTS and not weights.endswith("-panoptic"):
         panoptic = ", ".join(name for name in PUBLISHED_WEIGHTS if name.endswith("-panoptic"))

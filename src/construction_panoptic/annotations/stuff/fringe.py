@@ -1,8 +1,7 @@
 """The fringe: what a COCO model sees of an annotated thing beyond the thing's own outline.
 
-A model that was trained on COCO calls a wheel loader a truck, and the truck becomes a leftover stuff class
-(`misc` by default). Its outline is never quite the annotated one, so that a rim of `misc` would be learned
-around every thing. A COCO segment that annotated things explain is therefore not used.
+Such a model calls a wheel loader a truck, which becomes a leftover stuff class (`misc` by default). Its outline is
+never quite the annotated one, so that a rim of `misc` would be learned around every thing.
 """
 
 from collections.abc import Sequence
@@ -57,8 +56,8 @@ def explained_masks(masks: Mask, things: Mask, fraction: float) -> NDArray[np.bo
 def without_explained_parts(labels: LabelMap, things: Mask, leftover: Sequence[int], fraction: float) -> LabelMap:
     """Make void what things, bool [H, W], explain, where nothing but a label map is known.
 
-    A connected part of a leftover class, together with the unlabelled things that it touches, of which things cover
-    more than the fraction (0…1) is what a COCO model saw of these things. What is behind its rim is unknown.
+    That is each connected part of a leftover class, together with the unlabelled things that it touches, of which
+    things cover more than the fraction (0…1).
     """
     cleaned, unlabelled = labels.copy(), things & (labels == 0)
     for stuff_id in leftover:

@@ -15,21 +15,17 @@ LabelMap = NDArray[np.uint8]
 
 
 class StuffOfImage(NamedTuple):
-    """The stuff of one image, and how much of a leftover class lies around its things.
-
-    Labels are what `encode_labels` gave, or the file that it is in already; None where nothing is known about the
-    image, so that all of it but the things is void.
-    """
+    """The stuff of one image, and how much of a leftover class lies around its things."""
 
     key: str
-    labels: bytes | Path | None
+    labels: bytes | Path | None  # what `encode_labels` gave, or the file that it is in; None: nothing is known
     fringe_before: int = 0  # pixels of a leftover class close to a thing, had all segments been used
     fringe_after: int = 0  # the same in `labels`
     digest: str = ""  # of all that it was made from
 
     @property
     def file_name(self) -> str | None:
-        """Name of the labels' file; it holds all that is known of them, so that a file that is there is finished."""
+        """Name of the labels' file, with all that is known of them, so that a file that is there is finished."""
         return None if self.labels is None else f"{self.digest}-{self.fringe_before}-{self.fringe_after}.png"
 
 

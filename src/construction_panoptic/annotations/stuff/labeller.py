@@ -1,8 +1,4 @@
-"""The door for stuff labellers: from an image, and the things annotated in it, to a map of stuff ids.
-
-A labeller is a class in a module of its own and a line in `registry`. Reading ahead, batches, processes, the fringe,
-files and going on after an interruption are outside of it.
-"""
+"""The door for stuff labellers: from an image, and the things annotated in it, to a map of stuff ids."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -43,21 +39,16 @@ class StuffMaps(NamedTuple):
 
 
 class StuffLabeller(Protocol):
-    """One way of labelling stuff; pickled where there are more processes than one, so load a network when it is used.
+    """One way of labelling stuff: a class in a module of its own, and a line in `registry`.
 
-    Classes go by name through `Taxonomy.stuff_id_of_name`, which knows COCO's names and the project's own.
-
-    Attributes:
-        identity: names everything that the labels depend on, apart from the image, its things and what `find` gave; an
-            equal identity means equal labels.
-        device: where its network is to run, see `parallel.device.resolve_device`; None: it has no network, so that
-            there is a process a CPU core.
-        batch_size: images that it labels at once.
+    Reading ahead, batches, processes, the fringe, files and going on after an interruption are outside of it. It is
+    pickled where there are more processes than one, so load a network when it is used. Classes go by name through
+    `Taxonomy.stuff_id_of_name`.
     """
 
-    identity: str
-    device: str | None = None
-    batch_size: int = 1
+    identity: str  # of everything that the labels depend on, apart from the image, its things and what `find` gave
+    device: str | None = None  # of its network, see `parallel.device`; None: it has none, so a process a CPU core
+    batch_size: int = 1  # images that it labels at once
 
     def find(self, key: str) -> Any:  # noqa: ARG002
         """Look up what is known of an image beforehand, in the process that drives the others."""

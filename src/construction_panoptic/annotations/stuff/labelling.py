@@ -40,10 +40,9 @@ def label_all(
 ) -> Iterator[StuffOfImage]:
     """Label the images that are not labelled yet; give the stuff of each image in the order of the table.
 
-    Images of one batch are padded alike, which a network notices in the last bits. A batch is therefore labelled as
-    a whole or not at all, and the outcome is that of a run without interruption, with any number of processes.
-
-    Takes the tables of `reading.Exports`; ``folder`` is where the labels go, and those of an earlier run are.
+    Takes the tables of `reading.Exports`; ``folder`` is where the labels go, and those of an earlier run are. Images of
+    one batch are padded alike, which a network notices in the last bits. A batch is therefore labelled as a whole or
+    not at all, and the outcome is that of a run without interruption, with any number of processes.
     """
     finished = FinishedLabels(folder)
     order: deque[StuffOfImage | None] = deque()  # None: the labeller gives it

@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from construction_panoptic.annotations.digests import digest_of
 from construction_panoptic.annotations.json_stream import json_members
+from construction_panoptic.annotations.merging.segment_shapes import run_starts
 from construction_panoptic.annotations.panoptic_png import MAX_SEGMENT_ID, decode_id_map
 from construction_panoptic.annotations.stuff.fringe import Mask, leftover_classes, without_explained_parts
 from construction_panoptic.annotations.stuff.label_maps import LabelMap
@@ -57,10 +58,10 @@ class _Prediction(NamedTuple):
 class ReadyStuff(StuffLabeller):
     """Ready stuff predictions in a folder: ``panoptic.json`` in the COCO panoptic format, ``panoptic/*.png``.
 
-    ``images[].file_name`` is the image key, ``<export>/<image name>``. Categories go by their names, which are the
-    project's own stuff names or COCO's 133. Of the JSON only ids and names are held, each PNG is read when it is asked
-    for. What annotated things explain of a leftover class becomes void, see `without_explained_parts`. Raises
-    `InputDataError`: the JSON is missing, damaged, names an unknown category, or contradicts itself.
+    ``images[].file_name`` is the image key. Categories go by their names, the project's own of stuff or COCO's. Of the
+    JSON only ids and names are held. What annotated things explain of a leftover class becomes void, see
+    `without_explained_parts`. Raises `InputDataError`: the JSON is missing, damaged, names an unknown category, or
+    contradicts itself.
     """
 
     def __init__(self, folder: Path | str, taxonomy: Taxonomy, explained_fraction: float = 0.5) -> None:
@@ -83,11 +84,7 @@ class ReadyStuff(StuffLabeller):
         return prediction, state
 
     def read(self, image: ImageToLabel) -> LabelMap | None:
-        """Read the label map of an image.
-
-        Raises `InputDataError`: the PNG is missing or damaged, has another size than the image, or its ids are not
-        those of ``segments_info``.
-        """
+        """Read the label map of an image; `InputDataError`: its PNG cannot be read, or is not what the JSON says."""
         if image.found is None:
             return None
         prediction, size = image.found[0], image.size
@@ -99,7 +96,7 @@ class ReadyStuff(StuffLabeller):
             )
         # Ids come in long runs, so that few lookups are enough.
         flat = id_map.ravel()
-        starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
+        starts = run_starts(flat)
         found, of_run = np.unique(flat[starts], return_inverse=True)
         stuff_of = dict(zip(prediction.ids, prediction.stuff_ids, strict=True)) | {0: 0}
         present = found.tolist()
@@ -150,8 +147,13 @@ class ReadyStuff(StuffLabeller):
         return entry.image_id, entry.file_name, ids, categories
 
     def _index(self, lists: dict[str, list[Any]], taxonomy: Taxonomy) -> dict[str, _Prediction]:
-        stuff = ((number, self._stuff_id(name, taxonomy)) for number, name in lists["categories"])
-        stuff_of = self._unique("category id", stuff)
+        stuff_of: dict[int, int] = {}
+        for number, name in self._unique("category id", lists["categories"]).items():
+            stuff_id = taxonomy.stuff_id_of_name(name)
+            if stuff_id is None:
+                detail = "is neither a stuff class of the taxonomy nor one of COCO's 133 classes that it maps"
+                raise InputDataError(f"{self._file}: category {name!r} {detail}; rename it or extend the taxonomy.")
+            stuff_of[number] = stuff_id
         key_of = self._unique("image id", lists["images"])
         self._unique("image", ((key, image_id) for image_id, key in lists["images"]))
         predictions: dict[str, _Prediction] = {}
@@ -174,15 +176,7 @@ class ReadyStuff(StuffLabeller):
             raise InputDataError(f"{self._file}: the file name {name!r} does not stay inside {folder}.")
         return str(folder / name)
 
-    def _stuff_id(self, name: str, taxonomy: Taxonomy) -> int:
-        stuff_id = taxonomy.stuff_id_of_name(name)
-        if stuff_id is None:
-            detail = "is neither a stuff class of the taxonomy nor one of COCO's 133 classes that it maps"
-            raise InputDataError(f"{self._file}: category {name!r} {detail}; rename it or extend the taxonomy.")
-        return stuff_id
-
     def _unique(self, what: str, pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
-        """Return pairs as a dictionary, refusing a key that comes again."""
         found: dict[Any, Any] = {}
         for key, value in pairs:
             if key in found:

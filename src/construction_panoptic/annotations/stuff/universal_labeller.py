@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 
 from construction_panoptic.annotations.digests import digest_of
-from construction_panoptic.annotations.stuff.detr_labeller import stuff_of_queries
+from construction_panoptic.annotations.stuff.detr_labeller import QueryLabeller
 from construction_panoptic.annotations.stuff.fringe import Mask
-from construction_panoptic.annotations.stuff.labeller import StuffLabeller, StuffMaps
+from construction_panoptic.annotations.stuff.labeller import StuffMaps
 from construction_panoptic.annotations.taxonomy import LAST_COCO_THING, Taxonomy, normalise_name
 from construction_panoptic.config.conversion import StuffSettings
 from construction_panoptic.errors import CheckpointError
@@ -37,21 +37,16 @@ logger = logging.getLogger(__name__)
 _SUFFIXES = re.compile(r"(_(other|merged|stuff))+$")
 
 
-class UniversalLabeller(StuffLabeller):
+class UniversalLabeller(QueryLabeller):
     """A panoptic model of `transformers`, whose classes become stuff by their names.
 
     Masks of the queries with a class probability above ``settings.threshold`` are merged mask by mask, see
-    `merged_masks`; what no mask claims is void. COCO things that annotated things explain are left out before.
-
-    Args:
-        settings: ``weights`` is a repository of the Hugging Face hub, of which ``revision`` is used, or a folder that
-            ``save_pretrained`` wrote. Images have ``side`` and ``max_side``; EoMT has its own size.
-        taxonomy: the project's classes.
-
-    Raises:
-        ParameterError: `transformers` is not installed, or a folder is to have a revision.
-        CheckpointError: the model cannot be had, is of another kind, or has no class that the taxonomy knows.
+    `merged_masks`; what no mask claims is void. Raises `ParameterError`: `transformers` is not installed, or a folder
+    is to have a revision. `CheckpointError`: the model cannot be had, is of another kind, or has no class that the
+    taxonomy knows.
     """
+
+    _merge = staticmethod(partial(merged_masks, least_quality=(0.0, 0.0)))
 
     def __init__(self, settings: StuffSettings, taxonomy: Taxonomy) -> None:
         self.device, self.batch_size = settings.device, settings.batch_size
@@ -104,18 +99,7 @@ class UniversalLabeller(StuffLabeller):
             h, w = _processed_size(image, batch, number, options)
             kept, scores, labels = keep_queries(outputs.class_queries_logits[number], self._settings.threshold)
             masks = outputs.masks_queries_logits[number, kept, : -(-h * rows // height), : -(-w * columns // width)]
-            found.append(
-                stuff_of_queries(
-                    QueryMasks(masks, scores, labels),
-                    mask,
-                    merge=partial(merged_masks, least_quality=(0.0, 0.0)),
-                    processed_size=(h, w),
-                    target_size=image.shape[:2],
-                    is_thing=self._is_thing,
-                    stuff_of=self._stuff_of,
-                    explained_fraction=self._settings.explained_fraction,
-                )
-            )
+            found.append(self._maps(QueryMasks(masks, scores, labels), mask, (h, w), image.shape[:2]))
         return found
 
 
@@ -123,12 +107,8 @@ def stuff_of_names(names: dict[int, str], taxonomy: Taxonomy, model: str) -> tup
     """Find the stuff of a model's classes by their names, and warn of those that the taxonomy does not know.
 
     Names are the taxonomy's own of stuff, or COCO's, with or without their endings (``sky``, ``sky-other-merged``).
-
-    Returns:
-        The stuff id of each label that has one; and for each label, whether it is one of COCO's things.
-
-    Raises:
-        CheckpointError: no name is known.
+    Gives the stuff id of each label that has one; and for each label, whether it is one of COCO's things. Raises
+    `CheckpointError`: no name is known.
     """
     coco = [(m.coco_name, taxonomy.stuff_id(m.stuff), m.coco_id <= LAST_COCO_THING) for m in taxonomy.coco_to_stuff]
     known = (

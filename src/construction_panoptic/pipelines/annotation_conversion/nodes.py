@@ -22,8 +22,7 @@ from construction_panoptic.annotations.stuff.fringe import Fringe, leftover_clas
 from construction_panoptic.annotations.stuff.label_maps import StuffOfImage
 from construction_panoptic.annotations.stuff.labelling import label_all
 from construction_panoptic.annotations.stuff.registry import LABELLERS, origin_of
-from construction_panoptic.annotations.summary import class_counts_and_summary
-from construction_panoptic.annotations.suspicion import survey
+from construction_panoptic.annotations.summary import class_counts_and_summary, survey
 from construction_panoptic.annotations.tables import StoredTable
 from construction_panoptic.annotations.taxonomy import Taxonomy
 from construction_panoptic.catalog.datasets import StuffLabelFolder, finished_record

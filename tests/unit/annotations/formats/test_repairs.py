@@ -9,7 +9,7 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from construction_panoptic.annotations.formats.checking import box_outline
-from construction_panoptic.annotations.formats.coco_entries import check_annotation_entry
+from construction_panoptic.annotations.formats.cvat_coco import check_annotation_entry
 from construction_panoptic.annotations.formats.reading import Exports, read_exports
 from construction_panoptic.annotations.rejected import repaired_and_kept
 from construction_panoptic.annotations.taxonomy import Taxonomy

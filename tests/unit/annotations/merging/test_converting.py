@@ -2,12 +2,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from construction_panoptic.annotations.formats.reading import read_exports
 from construction_panoptic.annotations.merging.converting import merge_images
 from construction_panoptic.annotations.taxonomy import Taxonomy
-from construction_panoptic.errors import ParameterError
 
 
 def test_images_come_one_at_a_time(
@@ -20,11 +17,8 @@ def test_images_come_one_at_a_time(
     make_export("yard", make_document(images=images, annotations=[]), photos=("0.jpg", "1.jpg", "2.jpg"))
     exports = read_exports(tmp_path / "raw", site_taxonomy)
     asked: list[str] = []
-    converted: Any = merge_images(exports.images[::-1], exports.annotations, asked.append, site_taxonomy)
+    converted: Any = merge_images(exports.images, exports.annotations, asked.append, site_taxonomy)
     assert asked == []
     assert next(converted).record.key == "yard/0.jpg"
     assert asked == ["yard/0.jpg"]
     assert [image.record.key for image in converted] == ["yard/1.jpg", "yard/2.jpg"]
-    overlap: Any = "none"
-    with pytest.raises(ParameterError, match="'none'"):
-        next(merge_images(exports.images, exports.annotations, asked.append, site_taxonomy, overlap))

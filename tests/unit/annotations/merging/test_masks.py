@@ -8,12 +8,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from construction_panoptic.annotations.merging.masks import (
-    MaskError,
-    pixel_runs,
-    segmentation_rle,
-    union_mask,
-)
+from construction_panoptic.annotations.merging.masks import pixel_runs, segmentation_rle, union_mask
+from construction_panoptic.annotations.records import UnusableError
 
 pytestmark = pytest.mark.medium
 
@@ -41,10 +37,10 @@ def painted(counts: bytes, height: int, width: int) -> NDArray[np.bool_]:
     return pixels.reshape(width, height).T
 
 
-def rle_or_error(segmentation: Any, height: int, width: int) -> dict[str, Any] | MaskError:
+def rle_or_error(segmentation: Any, height: int, width: int) -> dict[str, Any] | UnusableError:
     try:
         return segmentation_rle(segmentation, height, width)
-    except MaskError as error:
+    except UnusableError as error:
         return error
 
 
@@ -53,7 +49,7 @@ def rle_or_error(segmentation: Any, height: int, width: int) -> dict[str, Any] |
 def test_any_polygon_is_drawn_as_pycocotools_does_or_refused(polygons: list[Any], height: int, width: int) -> None:
     expected = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))).astype(bool)
     code = rle_or_error(polygons, height, width)
-    if isinstance(code, MaskError):
+    if isinstance(code, UnusableError):
         assert code.reason in ("zero_area", "outside_image")
         assert not expected.any()
         return
@@ -73,7 +69,7 @@ def test_any_polygon_is_drawn_as_pycocotools_does_or_refused(polygons: list[Any]
 @given(st.text(alphabet=st.characters(min_codepoint=40, max_codepoint=120), max_size=20))
 def test_any_compressed_text_is_drawn_or_refused(counts: str) -> None:
     code = rle_or_error({"size": [4, 5], "counts": counts}, 4, 5)
-    if isinstance(code, MaskError):
+    if isinstance(code, UnusableError):
         assert code.reason in ("bad_rle", "zero_area")
     else:
         assert 0 < coco_mask.decode(code).sum() == painted(code["counts"], 4, 5).sum()
@@ -145,14 +141,14 @@ def test_masks_are_joined() -> None:
     ],
 )
 def test_refused_segmentations(segmentation: Any, reason: str) -> None:
-    with pytest.raises(MaskError) as caught:
+    with pytest.raises(UnusableError) as caught:
         segmentation_rle(segmentation, HEIGHT, WIDTH)
     assert caught.value.reason == reason
 
 
 def test_an_outline_without_end_is_refused_before_it_fills_the_memory() -> None:
     zigzag = [coordinate for _ in range(3000) for coordinate in (0, 0, 3000, 3000)]
-    with pytest.raises(MaskError) as caught:
+    with pytest.raises(UnusableError) as caught:
         segmentation_rle([zigzag], 3000, 3000)
     assert caught.value.reason == "too_complex"
 
@@ -160,7 +156,7 @@ def test_an_outline_without_end_is_refused_before_it_fills_the_memory() -> None:
 def test_many_outlines_are_one_too_long() -> None:
     square = [0, 0, 3000, 0, 3000, 3000, 0, 3000]
     assert segmentation_rle([square] * 300, 3000, 3000)
-    with pytest.raises(MaskError) as caught:
+    with pytest.raises(UnusableError) as caught:
         segmentation_rle([square] * 400, 3000, 3000)
     assert caught.value.reason == "too_complex"
 

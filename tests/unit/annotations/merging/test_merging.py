@@ -16,7 +16,7 @@ from pycocotools import mask as coco_mask
 from construction_panoptic.annotations.formats.reading import read_exports
 from construction_panoptic.annotations.merging.converting import merge_images
 from construction_panoptic.annotations.merging.masks import segmentation_rle
-from construction_panoptic.annotations.merging.merging import Overlap, merge_image, unique_stems
+from construction_panoptic.annotations.merging.merging import MergeTask, Overlap, merge_image, unique_stems
 from construction_panoptic.annotations.panoptic_png import decode_id_map
 from construction_panoptic.annotations.records import ConvertedImage, ConvertedRecord
 from construction_panoptic.annotations.rejected import all_rejected, check_conservation
@@ -48,8 +48,16 @@ def photo(tmp_path: Path, make_photo: Callable[..., None]) -> dict[str, Any]:
 
 @pytest.fixture
 def merge(photo: dict[str, Any], site_taxonomy: Taxonomy) -> Callable[..., ConvertedImage]:
-    usual: dict[str, Any] = {"taxonomy": site_taxonomy, "stem": "yard__a"}
-    return lambda rows, stuff=None, **options: merge_image(photo, rows, stuff, **(usual | options))
+    def merge(
+        rows: list[dict[str, Any]],
+        stuff: NDArray[np.uint8] | None = None,
+        overlap: Overlap = "last_on_top",
+        stem: str = "yard__a",
+    ) -> Any:
+        png = None if stuff is None else encode_labels(stuff)
+        return merge_image(site_taxonomy, overlap, MergeTask(photo, rows, png, stem))
+
+    return merge
 
 
 def check_against_pixels(image: ConvertedImage) -> NDArray[np.uint32]:
@@ -231,14 +239,9 @@ def test_ids_are_those_of_plain_painting(
     rings = [ring for ring in data.draw(st.lists(polygon, max_size=5)) if is_drawn(ring)]
     stuff = np.random.default_rng(seed).integers(0, 3, (HEIGHT // 10, WIDTH // 10)).astype(np.uint8)
     stuff = np.kron(stuff, np.ones((10, 10), dtype=np.uint8))
-    converted = merge_image(
-        image,
-        [thing(n, ring) for n, ring in enumerate(rings)],
-        stuff,
-        taxonomy=site_taxonomy,
-        stem="a",
-        overlap=overlap,
-    )
+    rows = [thing(n, ring) for n, ring in enumerate(rings)]
+    converted = merge_image(site_taxonomy, overlap, MergeTask(image, rows, encode_labels(stuff), "a"))
+    assert isinstance(converted, ConvertedImage)
     ids = check_against_pixels(converted)
 
     canvas = [[("stuff", int(label)) if label else None for label in row] for row in stuff]
@@ -280,7 +283,9 @@ def test_more_segments_than_a_byte_or_two_can_count(
         "height": size,
         "phash": "",
     }
-    converted = merge_image(image, list(many_pixels(count, size)), None, taxonomy=site_taxonomy, stem="a")
+    task = MergeTask(image, list(many_pixels(count, size)), None, "a")
+    converted = merge_image(site_taxonomy, "last_on_top", task)
+    assert isinstance(converted, ConvertedImage)
     ids = decode_id_map(converted.png)
     assert [segment.id for segment in converted.record.segments] == list(range(1, count + 1))
     assert np.array_equal(ids.T.ravel()[:count], np.arange(1, count + 1))
@@ -304,8 +309,7 @@ def test_image_is_handed_on_or_normalised(photo: dict[str, Any], merge: Callable
 @pytest.mark.parametrize(
     ("stuff", "message"),
     [
-        (np.zeros((WIDTH, HEIGHT), np.uint8), r"uint8 \[40, 30\], not uint8 \[30, 40\]"),
-        (np.zeros((HEIGHT, WIDTH), np.int64), "int64"),
+        (np.zeros((WIDTH, HEIGHT), np.uint8), r"\[40, 30\], not \[30, 40\]"),
         (np.full((HEIGHT, WIDTH), 3, np.uint8), r"\[3\], which are no stuff"),
         (np.full((HEIGHT, WIDTH), 8, np.uint8), r"\[8\], which are no stuff"),
     ],

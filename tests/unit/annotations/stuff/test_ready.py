@@ -1,5 +1,6 @@
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -138,69 +139,31 @@ def test_ids_of_png_and_segments_info_must_be_the_same(tmp_path: Path, taxonomy:
         labels_of(ReadyStuff(write(tmp_path, predictions(), ID_MAP * 0 + 5), taxonomy))
 
 
-def break_category_name(content: dict[str, Any]) -> None:
-    content["categories"][1]["name"] = "scaffold"
+def segments(content: dict[str, Any]) -> Any:
+    return content["annotations"][0]["segments_info"]
 
 
-def break_thing_category(content: dict[str, Any]) -> None:
-    content["categories"][1]["name"] = "crane"
+BREAKERS: dict[str, Callable[[dict[str, Any]], object]] = {
+    r"panoptic\.json: category 'scaffold'": lambda content: content["categories"][1].update(name="scaffold"),
+    r"panoptic\.json: category 'crane'": lambda content: content["categories"][1].update(name="crane"),
+    "category id 187 is listed twice": lambda content: content["categories"].append({"id": 187, "name": "sky"}),
+    r"image 'crane/a\.jpg' is listed twice": lambda content: content["images"].append({"id": 9, "file_name": KEY}),
+    "image id 4 is listed twice": lambda content: content["images"].append({"id": 4, "file_name": "b.jpg"}),
+    r"'crane/a\.jpg' has two annotations": lambda content: content["annotations"].extend(content["annotations"]),
+    r"a\.png is for image 99": lambda content: content["annotations"][0].update(image_id=99),
+    r"a\.png, segment 300: category 77": lambda content: segments(content)[0].update(category_id=77),
+    r"a\.png: segment 300 is listed twice": lambda content: segments(content).append(segments(content)[0]),
+    r"panoptic\.json: not COCO panoptic: annotations\.0\.segments_info\.0\.id": (
+        lambda content: segments(content)[0].update(id=0)
+    ),
+    r"panoptic\.json: .*no list `images`": lambda content: content.pop("images"),
+}
 
 
-def break_twice_category(content: dict[str, Any]) -> None:
-    content["categories"].append({"id": 187, "name": "sky"})
-
-
-def break_twice_image(content: dict[str, Any]) -> None:
-    content["images"].append({"id": 9, "file_name": KEY})
-
-
-def break_twice_image_id(content: dict[str, Any]) -> None:
-    content["images"].append({"id": 4, "file_name": "b.jpg"})
-
-
-def break_twice_annotation(content: dict[str, Any]) -> None:
-    content["annotations"] *= 2
-
-
-def break_unknown_image(content: dict[str, Any]) -> None:
-    content["annotations"][0]["image_id"] = 99
-
-
-def break_unlisted_category(content: dict[str, Any]) -> None:
-    content["annotations"][0]["segments_info"][0]["category_id"] = 77
-
-
-def break_twice_segment(content: dict[str, Any]) -> None:
-    content["annotations"][0]["segments_info"] *= 2
-
-
-def break_segment_id(content: dict[str, Any]) -> None:
-    content["annotations"][0]["segments_info"][0]["id"] = 0
-
-
-def break_images(content: dict[str, Any]) -> None:
-    del content["images"]
-
-
-@pytest.mark.parametrize(
-    ("break_it", "message"),
-    [
-        (break_category_name, r"panoptic\.json: category 'scaffold'"),
-        (break_thing_category, r"panoptic\.json: category 'crane'"),
-        (break_twice_category, "category id 187 is listed twice"),
-        (break_twice_image, r"image 'crane/a\.jpg' is listed twice"),
-        (break_twice_image_id, "image id 4 is listed twice"),
-        (break_twice_annotation, r"'crane/a\.jpg' has two annotations"),
-        (break_unknown_image, r"a\.png is for image 99"),
-        (break_unlisted_category, r"a\.png, segment 300: category 77"),
-        (break_twice_segment, r"a\.png: segment 300 is listed twice"),
-        (break_segment_id, r"panoptic\.json: not COCO panoptic: annotations\.0\.segments_info\.0\.id"),
-        (break_images, r"panoptic\.json: .*no list `images`"),
-    ],
-)
-def test_contradictions_are_named(tmp_path: Path, taxonomy: Taxonomy, break_it: Any, message: str) -> None:
+@pytest.mark.parametrize("message", BREAKERS)
+def test_contradictions_are_named(tmp_path: Path, taxonomy: Taxonomy, message: str) -> None:
     content = predictions()
-    break_it(content)
+    BREAKERS[message](content)
     with pytest.raises(InputDataError, match=message):
         ReadyStuff(write(tmp_path, content), taxonomy)
 

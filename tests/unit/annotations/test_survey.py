@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 
 from construction_panoptic.annotations.records import ConvertedRecord, Segment
-from construction_panoptic.annotations.suspicion import survey
+from construction_panoptic.annotations.summary import survey
 
 NOTHING = pd.DataFrame({"key": [], "area": []})
 NONE_REJECTED = pd.DataFrame({"image": [], "annotation_id": []})
@@ -34,13 +34,12 @@ def test_the_most_suspicious_come_with_their_reasons() -> None:
         "hidden": "75 % of the things hidden",
     }
     assert list(chosen) == ["lost", "void", "hidden"]
-    assert len(survey(iter(records), annotations, rejected, counts, suspicious=1).suspicious) == 3
 
 
 def test_of_equally_suspicious_images_the_first_are_chosen() -> None:
     records = [record(str(n), void=1000 * (1 + n // 5)) for n in range(9)]
-    found = survey(records, NOTHING, NONE_REJECTED, NO_CLASS, suspicious=5).suspicious
-    assert [r.stem for r, _ in found] == ["5", "6", "7", "8", "0"]
+    found = survey(records, NOTHING, NONE_REJECTED, NO_CLASS).suspicious
+    assert [r.stem for r, _ in found] == ["5", "6", "7", "8"]
 
 
 def test_sizes_are_counted_by_hand() -> None:
@@ -56,7 +55,7 @@ def test_sizes_are_counted_by_hand() -> None:
 def test_each_class_has_random_images() -> None:
     records = [record(str(n), 5, 6, class_id=8) for n in range(9)] + [record("x", 5, class_id=2)]
     counts = class_counts({"ground": 1, "pump": 9, "crane": 0})
-    chosen = survey(iter(records), NOTHING, NONE_REJECTED, counts, of_class=3).of_class
+    chosen = survey(iter(records), NOTHING, NONE_REJECTED, counts).of_class
     assert list(chosen) == ["pump", "ground"]
-    drawn = np.random.default_rng(0).permutation(9)[:3]
+    drawn = np.random.default_rng(0).permutation(9)[:2]
     assert chosen == {"pump": [records[place] for place in drawn], "ground": [records[9]]}
