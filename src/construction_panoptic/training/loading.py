@@ -1,6 +1,6 @@
 """Batches: padding, order, and the processes that load."""
 
-from collections.abc import Iterator, Sequence, Sized
+from collections.abc import Callable, Iterator, Sequence, Sized
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -49,14 +49,14 @@ class Batch:
         sizes, originals = ([tuple(target[name].tolist()) for target in self.targets] for name in ("size", "orig_size"))
         return Images(self.images, self.padding_mask, sizes, originals)
 
-    def select(self, index: int) -> "Batch":
-        """The batch of one of its images, with the padding that it has here."""
-        return self._rows(index, index + 1)
-
     def parts(self, count: int) -> list["Batch"]:
         """The batch in so many parts, or as many as it has images, with the padding that they have here."""
-        size = -(-len(self) // count)
-        return [self._rows(start, start + size) for start in range(0, len(self), size)]
+        size, parts = -(-len(self) // count), []
+        for start in range(0, len(self), size):
+            rows = slice(start, start + size)
+            mask = None if self.padding_mask is None else self.padding_mask[rows]
+            parts.append(Batch(self.images[rows], mask, self.targets[rows], self.file_names[rows]))
+        return parts
 
     def padded(self, height: int, width: int) -> "Batch":
         """The batch with more padding, to at least its own size; `padding_mask` is there if any is added."""
@@ -69,12 +69,7 @@ class Batch:
         more = (0, right, 0, bottom)
         return replace(self, images=pad(self.images, more), padding_mask=pad(mask, more, value=True))
 
-    def _rows(self, start: int, stop: int) -> "Batch":
-        rows = slice(start, stop)
-        mask = None if self.padding_mask is None else self.padding_mask[rows]
-        return Batch(self.images[rows], mask, self.targets[rows], self.file_names[rows])
-
-    def _map(self, function: Any) -> "Batch":
+    def _map(self, function: Callable[[Tensor], Tensor]) -> "Batch":
         return replace(
             self,
             images=function(self.images),

@@ -95,11 +95,11 @@ class MaskHeadTask(TrainingTask):
         """Run the detector for the images that are not in the cache, one at a time, padded as the batch is."""
         height, width = batch.images.shape[-2:]
         entries = []
-        for index, file_name in enumerate(batch.file_names):
-            name = f"{file_name} {height} {width} {batch.padding_mask is not None}"
+        for image in batch.parts(len(batch)):
+            name = f"{image.file_names[0]} {height} {width} {batch.padding_mask is not None}"
             entry = cache.get(name, batch.images.device)
             if entry is None:
-                features, matched = self._detect(batch.select(index))
+                features, matched = self._detect(image)
                 entry = pack(features, matched[0])
                 cache.put(name, entry)
             entries.append(entry)
