@@ -133,14 +133,12 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         self.epoch, self.start = epoch, start
 
     def __len__(self) -> int:
-        return len(self._own(range(self._batches())))
+        return len(self._own_batches())
 
-    def _batches(self) -> int:
+    def _own_batches(self) -> range:
         full, rest = divmod(self.count, self.batch_size)
-        return full + int(rest > 0 and not self.drop_last)
-
-    def _own(self, batches: range) -> range:
-        return batches if self.shuffle else batches[self.rank :: self.world_size]
+        numbers = range(full + int(rest > 0 and not self.drop_last))
+        return numbers if self.shuffle else numbers[self.rank :: self.world_size]
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         order = list(range(self.count))
@@ -152,7 +150,7 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
             order = permuted.tolist()
         if self.kinds is not None:
             order = self._grouped(order, self.kinds)
-        for number in self._own(range(self._batches()))[self.start :]:
+        for number in self._own_batches()[self.start :]:
             batch = order[number * self.batch_size : (number + 1) * self.batch_size]
             yield [(self.epoch, index) for index in (batch[self.rank :: self.world_size] if self.shuffle else batch)]
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
 
 from construction_panoptic.config.training import TrainingSettings
 from construction_panoptic.errors import CheckpointError, ParameterError, explained_shortage
@@ -19,7 +20,7 @@ from construction_panoptic.parallel import collectives
 from construction_panoptic.parallel.device import resolve_device
 from construction_panoptic.signals import StopRequest
 from construction_panoptic.training.loading import BatchLoader
-from construction_panoptic.training.optimisation import build_schedule
+from construction_panoptic.training.optimisation import rate_factor
 from construction_panoptic.training.progress import Progress
 from construction_panoptic.training.state import (
     FORMAT_VERSION,
@@ -105,10 +106,17 @@ def train(
     task.model.to(device)
     optimizer = AdamW(task.parameter_groups(), lr=settings.optimizer.lr, weight_decay=settings.optimizer.weight_decay)
     steps = len(train_loader)
-    schedule = build_schedule(optimizer, settings.schedule, epochs=settings.epochs, steps_per_epoch=steps)
+    factor = rate_factor(settings.schedule, epochs=settings.epochs, steps_per_epoch=steps)
     randomness = settings.seed + collectives.rank()
     training = Training(
-        task, device, optimizer, schedule, randomness, stop or StopRequest(), fingerprint or {}, extra or {}
+        task,
+        device,
+        optimizer,
+        LambdaLR(optimizer, factor),
+        randomness,
+        stop or StopRequest(),
+        fingerprint or {},
+        extra or {},
     )
     begun = None
     if resume is not None and resumable(resume, training.fingerprint):

@@ -1,12 +1,10 @@
-"""The optimiser, its parameter groups and the learning-rate schedule."""
+"""The optimiser's parameter groups and the schedule of the learning rates."""
 
 import math
 from collections.abc import Callable
 from typing import Any
 
 from torch import nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 
 from construction_panoptic.config.training import OptimizerSettings, ScheduleSettings
 
@@ -53,11 +51,6 @@ def rate_factor(settings: ScheduleSettings, *, epochs: int, steps_per_epoch: int
         return warmup * settings.drop_factor ** (step // steps_per_epoch // settings.drop_epoch)
 
     return factor
-
-
-def build_schedule(optimizer: Optimizer, settings: ScheduleSettings, *, epochs: int, steps_per_epoch: int) -> LambdaLR:
-    """The schedule of an optimiser; call its ``step()`` after each step of the optimiser."""
-    return LambdaLR(optimizer, rate_factor(settings, epochs=epochs, steps_per_epoch=steps_per_epoch))
 
 
 def _half_cosine(start: float, end: float, done: float, whole: float) -> float:

@@ -74,8 +74,6 @@ class MaskHeadTask(TrainingTask):
         return self._losses(batch, features, matched), self._segmenter.segment_features(features, batch.inputs())
 
     def _losses(self, batch: Batch, features: PanopticFeatures, matched: Matches) -> dict[str, Loss]:
-        if any("id_map" not in target for target in batch.targets):
-            raise ValueError("the mask head learns from panoptic samples; this batch has no id maps")
         images = [torch.full_like(queries, index) for index, (queries, _) in enumerate(matched)]
         batch_index, query_index = (
             torch.cat(index).to(batch.images.device) for index in (images, [queries for queries, _ in matched])

@@ -99,13 +99,6 @@ def test_mask_head_learns_from_an_image_without_segments(
     assert loss.item() == 0
 
 
-def test_mask_head_needs_id_maps(scene: Any, small_model: dict[str, Any], small_settings: Any) -> None:
-    samples = DetectionSamples(scene.detection, scene.images, small_settings().augmentation)
-    task = MaskHeadTask(build_detr_panoptic(**small_model), small_settings(), SPEC)
-    with pytest.raises(ValueError, match="no id maps"):
-        task.losses(collate([samples[0]]))
-
-
 def test_outputs_that_are_not_finite_stop(
     batch: Any, scene: Any, small_model: dict[str, Any], small_settings: Any
 ) -> None:
