@@ -32,22 +32,21 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    renamed: ClassVar[Mapping[str, str]] = {}
-    """Name in an earlier version → name now."""
-    dropped: ClassVar[frozenset[str]] = frozenset()
-    """Names of an earlier version that do nothing now."""
+    old_names: ClassVar[Mapping[str, str | None]] = {}
+    """Name in an earlier version → name now; None: it does nothing now."""
 
     @model_validator(mode="before")
     @classmethod
     def _take_old_names(cls, data: Any) -> Any:
         if not isinstance(data, Mapping):
             return data
-        old = [name for name in cls.renamed if name in data]
-        for name in old:
-            logger.warning("The parameter %s is now called %s; please rename it.", name, cls.renamed[name])
-        for name in cls.dropped & data.keys():
-            logger.warning("The parameter %s does nothing any more; please remove it.", name)
-        return {cls.renamed.get(name, name): value for name, value in data.items() if name not in cls.dropped}
+        for name, now in cls.old_names.items():
+            if name in data and now is None:
+                logger.warning("The parameter %s does nothing any more; please remove it.", name)
+            elif name in data:
+                logger.warning("The parameter %s is now called %s; please rename it.", name, now)
+        named = {cls.old_names.get(name, name): value for name, value in data.items()}
+        return {name: value for name, value in named.items() if name is not None}
 
 
 class Execution(Settings):

@@ -13,7 +13,7 @@ PUBLISHED_DETR = "detr-r101-panoptic"
 class StuffSettings(Settings):
     """Where the stuff regions come from, and how a network labels them."""
 
-    renamed: ClassVar[Mapping[str, str]] = {"explained_share": "explained_fraction"}
+    old_names: ClassVar[Mapping[str, str | None]] = {"explained_share": "explained_fraction"}
 
     source: Literal["detr", "universal", "ready", "none"] = "detr"
     """A COCO panoptic DETR, a panoptic model of transformers, ready predictions, or no stuff at all."""
@@ -37,16 +37,12 @@ class StuffSettings(Settings):
     device: Device = "auto"
 
     @model_validator(mode="after")
-    def _check_weights(self) -> Self:
+    def _check(self) -> Self:
         if self.source == "universal" and self.weights == PUBLISHED_DETR:
             raise ValueError(
                 f"weights is {self.weights}, which is for source: detr; name a panoptic model of the Hugging Face hub, "
                 "such as tue-mps/coco_panoptic_eomt_large_640, or the folder of one"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _check_sides(self) -> Self:
         if self.side > self.max_side:
             raise ValueError(f"side is {self.side} and max_side {self.max_side}; side must not be larger")
         return self
@@ -55,7 +51,7 @@ class StuffSettings(Settings):
 class SplitSettings(Settings):
     """How the images are divided into training and validation."""
 
-    renamed: ClassVar[Mapping[str, str]] = {"validation_share": "validation_fraction"}
+    old_names: ClassVar[Mapping[str, str | None]] = {"validation_share": "validation_fraction"}
 
     validation_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
     """Fraction of the images."""

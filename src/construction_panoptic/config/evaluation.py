@@ -14,31 +14,36 @@ from construction_panoptic.config.base import (
 from construction_panoptic.config.model import Merging
 
 
-class EvaluationSettings(Settings):
-    """How the validation images are predicted and measured."""
+class ModelUse(Settings):
+    """How a trained model is used."""
 
-    engine: Literal["hotcoco", "reference"] = "hotcoco"
-    """hotcoco, or panopticapi and pycocotools: the same numbers, slower."""
     threshold: Threshold | None = None
-    """Least score of a predicted segment; null takes the one that the checkpoint holds."""
+    """Least score of a segment and of a drawn box; null takes the one that the model was validated with."""
     merging: Merging | None = None
-    """pixels or masks; null takes what the checkpoint says."""
+    """pixels or masks; null takes what the model says."""
     batch_size: PositiveInt = 1
-    """Images a forward pass."""
-    workers: NotNegativeInt = 2
-    """Loading processes; 0 loads in the main one."""
+    """Images or frames a forward pass."""
     device: Device = "auto"
     execution: Execution = Execution()
     precision: Precision = "auto"
-    examples: PositiveInt = 8
-    """Images on the sheet of examples, and on that of the worst."""
-    threshold_images: PositiveInt = 64
-    """Training images on which score thresholds are tried; each is predicted once."""
 
     @property
     def overrides(self) -> dict[str, Any]:
         """What replaces values of the model's spec; None does not."""
         return {"threshold": self.threshold, "merging": self.merging}
+
+
+class EvaluationSettings(ModelUse):
+    """How the validation images are predicted and measured."""
+
+    engine: Literal["hotcoco", "reference"] = "hotcoco"
+    """hotcoco, or panopticapi and pycocotools: the same numbers, slower."""
+    workers: NotNegativeInt = 2
+    """Loading processes; 0 loads in the main one."""
+    examples: PositiveInt = 8
+    """Images on the sheet of examples, and on that of the worst."""
+    threshold_images: PositiveInt = 64
+    """Training images on which score thresholds are tried; each is predicted once."""
 
     @property
     def quality_engine(self) -> Literal["hotcoco", "panopticapi"]:

@@ -1,50 +1,28 @@
 """The parameters of prediction: what each means, its unit and its default."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
-from construction_panoptic.config.base import (
-    Device,
-    Execution,
-    NotNegative,
-    PositiveInt,
-    Precision,
-    Settings,
-    Threshold,
-)
-from construction_panoptic.config.model import Merging
+from construction_panoptic.config.base import NotNegative, PositiveInt, Settings
+from construction_panoptic.config.evaluation import ModelUse
 
 
-class PredictionSettings(Settings):
+class PredictionSettings(ModelUse):
     """What is predicted, and how."""
 
     model_config = ConfigDict(coerce_numbers_to_str=True)
 
     source: str | None = Field(default=None, min_length=1)
     """An image, a video, a folder (with its subfolders) or a glob pattern."""
-    threshold: Threshold | None = None
-    """Least score of a segment and of a drawn box; null takes the one the model was validated with."""
     classes: tuple[str, ...] | None = Field(default=None, min_length=1)
     """Names of the classes that are kept; null keeps all."""
     things_only: bool = False
     """Leave stuff out."""
     cvat: Literal["masks", "polygons"] | None = None
     """Write cvat.zip, which CVAT imports, with segments of this shape; null: none."""
-    merging: Merging | None = None
-    """pixels or masks; null takes what the model says."""
-    batch_size: PositiveInt = 1
-    """Images or frames a forward pass."""
-    device: Device = "auto"
-    execution: Execution = Execution()
-    precision: Precision = "auto"
     every_nth_frame: PositiveInt = 1
     """Of a video, predict the frames 0, n, 2n, …."""
-
-    @property
-    def overrides(self) -> dict[str, Any]:
-        """What replaces values of the model's spec; None does not."""
-        return {"threshold": self.threshold, "merging": self.merging}
 
 
 class RankingWeights(Settings):

@@ -26,14 +26,9 @@ RARE = "distribution_transformer"
 class SampleSettings(Settings):
     """Size, content and difficulty of the sample dataset. Lengths are in pixels of the written images."""
 
-    renamed: ClassVar[Mapping[str, str]] = {
-        "mixed_share": "mixed_fraction",
-        "worker_share": "worker_fraction",
-        "near_duplicate_share": "near_duplicate_fraction",
-        "without_stuff_share": "without_stuff_fraction",
-        "visible_outline_share": "visible_outline_fraction",
-        "fringe_share": "fringe_fraction",
-        "leak_share": "leak_fraction",
+    old_names: ClassVar[Mapping[str, str | None]] = {
+        f"{part}_share": f"{part}_fraction"
+        for part in ("mixed", "worker", "near_duplicate", "without_stuff", "visible_outline", "fringe", "leak")
     }
 
     images: int = Field(default=1000, ge=20)

@@ -25,6 +25,13 @@ from construction_panoptic.config.model import Merging, PanopticDeeplabSettings
 
 Rgb = tuple[float, float, float]
 
+# What the weights do not depend on: where, how fast and how carefully a training runs,
+_NEUTRAL = {"micro_batches", "workers", "cache_mb", "device", "execution", "validation_batch_size", "validate_every"}
+_NEUTRAL |= {"on_non_finite", "max_skipped", "checkpoint_every_minutes", "progress_images"}
+_NEUTRAL |= {"cache", "cache_limit_mb", "cache_folder"}
+# and how segments are made of what the network gives; the same in `model.grouping`.
+_NEUTRAL |= {"threshold", "merging", "quality_things", "quality_stuff"}
+
 
 class OptimizerSettings(Settings):
     """AdamW."""
@@ -42,7 +49,7 @@ class OptimizerSettings(Settings):
 class ScheduleSettings(Settings):
     """How the learning rates move; the factor is applied to every parameter group."""
 
-    renamed: ClassVar[Mapping[str, str]] = {"rise_share": "warmup_fraction"}
+    old_names: ClassVar[Mapping[str, str | None]] = {"rise_share": "warmup_fraction"}
 
     kind: Literal["step", "cosine", "one_cycle"] = "step"
     """'step' as in DETR; 'cosine' (SGDR without restarts); 'one_cycle' (Smith 2018)."""
@@ -141,8 +148,11 @@ class LaunchSettings(Settings):
 class TrainingSettings(Settings):
     """What all trainings have in common; the defaults are those of the detector."""
 
-    renamed: ClassVar[Mapping[str, str]] = {"accumulate": "micro_batches", "skip_at_most": "max_skipped"}
-    dropped: ClassVar[frozenset[str]] = frozenset({"failed_batch"})
+    old_names: ClassVar[Mapping[str, str | None]] = {
+        "accumulate": "micro_batches",
+        "skip_at_most": "max_skipped",
+        "failed_batch": None,
+    }
     learns_masks: ClassVar[bool] = True
     compiles: ClassVar[bool] = True
 
@@ -209,14 +219,10 @@ class TrainingSettings(Settings):
     def fingerprint(self, processes: int = 1) -> dict[str, Any]:
         """The settings that the trained weights depend on, as plain data, to compare before a resume.
 
-        Left out are where and how fast it runs and, for the step schedule, the number of epochs, so that a
-        training can be made longer.
+        For the step schedule the number of epochs is left out, so that a training can be made longer.
         """
-        neutral = {"micro_batches", "workers", "cache_mb", "device", "validation_batch_size", "validate_every"}
-        neutral |= {"on_non_finite", "max_skipped", "checkpoint_every_minutes", "progress_images", "execution"}
-        if self.schedule.kind == "step":
-            neutral.add("epochs")
-        kept = self.model_dump(mode="json", exclude=neutral)
+        neutral = _NEUTRAL | ({"epochs"} if self.schedule.kind == "step" else set())
+        kept = self.model_dump(mode="json", exclude=dict.fromkeys(neutral, True) | {"model": {"grouping": True}})
         kept["devices"] = processes
         for name, only in (("aspect_ratio_batches", False), ("repeat_threshold", 0.0), ("devices", 1)):
             if kept[name] == only:  # checkpoints from before there was a choice go on
@@ -242,11 +248,8 @@ class MaskHeadSettings(DetectionSettings):
     learns_masks: ClassVar[bool] = True
 
     epochs: PositiveInt = 50
-    """Passes over the training images."""
     batch_size: PositiveInt = 1
-    """Images a step, on each device."""
     validation_batch_size: PositiveInt = 1
-    """Images a forward pass in validation."""
     schedule: ScheduleSettings = ScheduleSettings(drop_epoch=30)
     threshold: Threshold = 0.85
     """Least class probability of a predicted segment (DETR, section 4.4), in validation and in all that uses the model
@@ -277,10 +280,8 @@ class MaskHeadSettings(DetectionSettings):
 
     def fingerprint(self, processes: int = 1) -> dict[str, Any]:
         """As for every stage. What is kept changes no number; running the detector image by image may round."""
-        kept = super().fingerprint(processes)
-        for name in ("cache", "cache_limit_mb", "cache_folder", "threshold", "merging"):
-            del kept[name]
-        return kept | ({"image_by_image": True} if self.cache != "none" and self.batch_size > 1 else {})
+        image_by_image = self.cache != "none" and self.batch_size > 1
+        return super().fingerprint(processes) | ({"image_by_image": True} if image_by_image else {})
 
 
 class TargetSettings(Settings):
@@ -313,9 +314,7 @@ class PanopticDeeplabTrainingSettings(TrainingSettings):
     compiles: ClassVar[bool] = False
 
     epochs: PositiveInt = 100
-    """Passes over the training images."""
     batch_size: PositiveInt = 8
-    """Images a step, on each device."""
     optimizer: OptimizerSettings = OptimizerSettings(lr=1e-3, lr_backbone=1e-4, weight_decay=0.05, clip_max_norm=1.0)
     schedule: ScheduleSettings = ScheduleSettings(kind="one_cycle", warmup_fraction=0.1)
     weights: str | None = Field(default=None, min_length=1)
@@ -327,12 +326,6 @@ class PanopticDeeplabTrainingSettings(TrainingSettings):
     model: PanopticDeeplabSettings = PanopticDeeplabSettings()
     targets: TargetSettings = TargetSettings()
     losses: DeeplabLossSettings = DeeplabLossSettings()
-
-    def fingerprint(self, processes: int = 1) -> dict[str, Any]:
-        """As for every stage; how segments are made of the maps changes no weight."""
-        kept = super().fingerprint(processes)
-        del kept["threshold"], kept["model"]["grouping"]
-        return kept
 
 
 class UniversalLossSettings(Settings):
@@ -354,9 +347,7 @@ class UniversalTrainingSettings(TrainingSettings):
     compiles: ClassVar[bool] = False
 
     epochs: PositiveInt = 50
-    """Passes over the training images."""
     batch_size: PositiveInt = 8
-    """Images a step, on each device."""
     optimizer: OptimizerSettings = OptimizerSettings(lr=1e-4, lr_backbone=1e-5, weight_decay=0.05, clip_max_norm=0.01)
     schedule: ScheduleSettings = ScheduleSettings(kind="one_cycle", warmup_fraction=0.1)
     weights: str = Field(default="tue-mps/coco_panoptic_eomt_large_640", min_length=1)
@@ -374,9 +365,3 @@ class UniversalTrainingSettings(TrainingSettings):
     augmentation: AugmentationSettings = AugmentationSettings(
         sides=(480, 512, 544, 576, 608, 640), max_side=640, evaluation_side=640
     )
-
-    def fingerprint(self, processes: int = 1) -> dict[str, Any]:
-        """As for every stage; how masks are merged changes no weight."""
-        kept = super().fingerprint(processes)
-        del kept["quality_things"], kept["quality_stuff"]
-        return kept

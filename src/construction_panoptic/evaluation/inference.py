@@ -19,7 +19,7 @@ from construction_panoptic.errors import InputDataError
 from construction_panoptic.evaluation.predictions import ImagePrediction, predict_images
 from construction_panoptic.models.protocol import PanopticModel
 from construction_panoptic.parallel.device import resolve_device
-from construction_panoptic.parallel.model_pool import batches_in_block, in_this_process, map_with_model
+from construction_panoptic.parallel.model_pool import batches_in_block, in_this_process, map_on_devices
 from construction_panoptic.parallel.workers import blocks_of
 from construction_panoptic.training.loading import build_loader, collate
 from construction_panoptic.training.samples import SampleKey, Target
@@ -89,9 +89,8 @@ def predict_files(model: PanopticModel, files: ImageFiles, settings: EvaluationS
         loader = build_loader(files, batch_size=settings.batch_size, shuffle=False, workers=settings.workers)
         return predict(on_device(model, settings.device), loader)
     batches = blocks_of(range(len(files)), settings.batch_size)
-    blocks = map_with_model(
-        partial(on_device, model, settings.device),
-        partial(_predict_block, files, predict),
+    blocks = map_on_devices(
+        partial(_predict_block, model, settings.device, files, predict),
         blocks_of(batches, batches_in_block(settings.batch_size)),
         execution=settings.execution,
         device=settings.device,
@@ -106,11 +105,12 @@ def on_device(model: PanopticModel, device: str) -> PanopticModel:
 
 
 def _predict_block(
+    model: PanopticModel,
+    device: str,
     files: ImageFiles,
     predict: Callable[..., Iterator[ImagePrediction]],
-    model: PanopticModel,
     batches: list[list[int]],
 ) -> list[ImagePrediction]:
     with ThreadPoolExecutor(1) as reader:
         read = reader.map(lambda batch: collate([files[index] for index in batch]), batches)
-        return [prediction.packed() for prediction in predict(model, read)]
+        return [prediction.packed() for prediction in predict(on_device(model, device), read)]

@@ -98,13 +98,13 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Give each parameter the mean of its gradients over the processes; None where no process has one."""
     if world_size() == 1:
         return
-    parameters = list(parameters)
+    parameters, gradients = list(parameters), list[Tensor]()
     anywhere = all_reduce_max([parameter.grad is not None for parameter in parameters])
-    learning = [parameter for parameter, has_one in zip(parameters, anywhere, strict=True) if has_one]
-    for parameter in learning:
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
-    _average([parameter.grad for parameter in learning if parameter.grad is not None])
+    for parameter, has_one in zip(parameters, anywhere, strict=True):
+        if has_one:
+            parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            gradients.append(parameter.grad)
+    _average(gradients)
 
 
 def average_statistics(model: nn.Module) -> None:

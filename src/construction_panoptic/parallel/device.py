@@ -1,5 +1,6 @@
 """Where the network runs and in which arithmetic."""
 
+import re
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
@@ -13,21 +14,17 @@ def resolve_device(name: str = "auto") -> torch.device:
 
     Raises `ParameterError`: the name is unknown, or CUDA is asked for and that device is not there.
     """
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ParameterError(f"device: {name!r} is none of auto, cpu, cuda, cuda:<index>") from None
-    if device.type not in {"cpu", "cuda"}:
+        return torch.device("cuda" if count else "cpu")
+    known = re.fullmatch(r"cpu|cuda(?::(\d+))?", name)
+    if known is None:
         raise ParameterError(f"device: {name!r} is none of auto, cpu, cuda, cuda:<index>")
-    if device.type == "cuda":
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if count == 0:
-            raise ParameterError(f"device: there is no CUDA device for {name!r}; set device: auto or cpu")
-        if (device.index or 0) >= count:
-            raise ParameterError(f"device: {name!r} is not there; the last CUDA device is cuda:{count - 1}")
-    return device
+    if name != "cpu" and count == 0:
+        raise ParameterError(f"device: there is no CUDA device for {name!r}; set device: auto or cpu")
+    if name != "cpu" and int(known[1] or 0) >= count:
+        raise ParameterError(f"device: {name!r} is not there; the last CUDA device is cuda:{count - 1}")
+    return torch.device(name)
 
 
 def process_count(devices: int | Literal["auto"], device: str = "auto") -> int:
@@ -47,9 +44,7 @@ def autocast(device: torch.device, precision: str = "auto") -> AbstractContextMa
     """The context to run the network in: bfloat16 autocast, or nothing for float32; ``auto`` is bfloat16 where CUDA
     has it.
     """
-    if precision == "auto":
-        has_bfloat16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
-        precision = "bfloat16" if has_bfloat16 else "float32"
-    if precision == "bfloat16":
+    has_bfloat16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    if precision == "bfloat16" or (precision == "auto" and has_bfloat16):
         return torch.autocast(device.type, dtype=torch.bfloat16)
     return nullcontext()

@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
-from importlib import import_module
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -36,13 +35,12 @@ logger = logging.getLogger(__name__)
 
 Work = Callable[..., Iterator[Any]]
 Send = Callable[[str, Any], None]
-# Kind, rank, content: a "result", a "log" line, or how a process ended: "interrupted", by a "user error", an "error",
-# or its "death" (an exit status, or a text).
+# Kind, rank, content: a "result", a "log" line, or how a process ended: "interrupted", or by one of the failures.
 Message = tuple[str, int, Any]
 
 _PATIENCE = timedelta(minutes=30)  # in which a process waits for the others: rank 0 may measure a validation alone
 _BACKENDS = "cpu:gloo,cuda:nccl"
-_FAILURES = {"user error", "error", "death"}
+_FAILURES = ("user error", "death", "error")  # what explains most comes first
 _RAY_PERIOD = 3.0  # seconds until a failure, or the driver's end, ends other processes; Ray Train looks every 2
 
 
@@ -113,21 +111,20 @@ def _last_words(group: "_LocalProcesses | _RayProcesses") -> list[Message]:
 
 def _explanation(failures: list[Message], count: int) -> Exception:
     """The failure that explains most: one meant for people, a process that died, else the first."""
-    for kind, _, content in failures:
-        if kind == "user error":
-            return UserError(content)
-    for kind, rank, content in failures:
-        if kind == "death" and isinstance(content, str):
-            return UserError(f"Process {rank + 1} of {count} of the training {content}. The last checkpoint is kept.")
-    kind, rank, content = failures[0]
-    what = content if kind == "error" else f"exit status {content}"
-    return RuntimeError(f"Process {rank + 1} of {count} of the training failed: {what}")
+    kind, rank, content = min(failures, key=lambda message: _FAILURES.index(message[0]))
+    process = f"Process {rank + 1} of {count} of the training"
+    if kind == "user error":
+        return UserError(content)
+    if kind == "death":
+        return UserError(f"{process} {content}. The last checkpoint is kept.")
+    return RuntimeError(f"{process} failed: {content}")
 
 
 def _take_part(rank: int, work: Work, arguments: bytes, send: Send, stop: StopRequest) -> None:
     """Do the work as a process of the group, and send its log lines; and its results, if it is rank 0."""
-    logging.getLogger("construction_panoptic").addHandler(_Forward(send))
-    logging.getLogger("construction_panoptic").setLevel(logging.WARNING if rank else logging.INFO)
+    own_logger = logging.getLogger("construction_panoptic")
+    own_logger.addHandler(_Forward(send))
+    own_logger.setLevel(logging.WARNING if rank else logging.INFO)
     tqdm.set_lock(threading.RLock())  # its own lock between processes would be left behind
     for result in work(*pickle.loads(arguments), stop=stop):
         if rank == 0:
@@ -222,14 +219,14 @@ class _LocalProcesses:
             except (EOFError, OSError):
                 self._pipes.pop(rank).close()
                 self._processes[rank].join()
-                if status := self._processes[rank].exitcode:
-                    yield "death", rank, status if status > 0 else _killed(-status)
+                status = self._processes[rank].exitcode or 0
+                if status > 0:
+                    yield "error", rank, f"exit status {status}"
+                elif status < 0:
+                    name = signal.Signals(-status).name
+                    yield "death", rank, f"was killed ({name}; the system does so when memory runs out)"
                 continue
             yield kind, rank, content
-
-
-def _killed(number: int) -> str:
-    return f"was killed ({signal.Signals(number).name}; the system does so when memory runs out)"
 
 
 def _local_process(rank: int, count: int, meeting: Path, work: Work, arguments: bytes, pipe: Connection) -> None:
@@ -269,30 +266,28 @@ class _RayProcesses:
         if self.count > resources.get(kind, 0):
             has = f"{int(resources.get(kind, 0))} {kind}s"
             raise ParameterError(f"devices: {self.count} are asked for, but the Ray cluster has {has}; set auto")
-        train, api = import_module("ray.train.torch"), import_module("ray.train")
-        ray_queue = import_module("ray.util.queue")
-        self._empty = ray_queue.Empty
-        node = ray.get_runtime_context().get_node_id()
-        here = import_module("ray.util.scheduling_strategies").NodeAffinitySchedulingStrategy(node, soft=False)
+        from ray.train import FailureConfig, RunConfig, ScalingConfig
+        from ray.train.torch import TorchConfig, TorchTrainer
+        from ray.util.queue import Queue
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         options = {"num_cpus": 0, "scheduling_strategy": here}
-        self._inbox = ray_queue.Queue(maxsize=1, actor_options=options)  # one checkpoint may wait, not many
-        self._signals = ray_queue.Queue(actor_options=options)
+        self._inbox = Queue(maxsize=1, actor_options=options)  # one checkpoint may wait, not many
+        self._signals = Queue(actor_options=options)
         self._explained: set[int] = set()
         # Ray Train keeps nothing of ours there.
         self._folder = tempfile.TemporaryDirectory(prefix="ray_train_", ignore_cleanup_errors=True)
-        threads = torch.get_num_threads()
         self._error: BaseException | None = None
-        trainer = train.TorchTrainer(
-            partial(_ray_process, work, pickle.dumps(arguments), self._inbox, self._signals, threads, Path.cwd()),
-            torch_config=train.TorchConfig(
-                backend=_BACKENDS if kind == "GPU" else "gloo", timeout_s=int(_PATIENCE.total_seconds())
-            ),
-            scaling_config=api.ScalingConfig(num_workers=self.count, use_gpu=kind == "GPU"),
-            run_config=api.RunConfig(
-                name="training",
-                storage_path=self._folder.name,
-                failure_config=api.FailureConfig(max_failures=0, controller_failure_limit=0, max_preemption_failures=0),
-            ),
+        # Two of them are of Ray Train's second version, which mypy does not see.
+        once = FailureConfig(max_failures=0, controller_failure_limit=0, max_preemption_failures=0)  # type: ignore[call-arg]
+        backend, patience = _BACKENDS if kind == "GPU" else "gloo", int(_PATIENCE.total_seconds())
+        packed, threads = pickle.dumps(arguments), torch.get_num_threads()
+        trainer = TorchTrainer(
+            partial(_ray_process, work, packed, self._inbox, self._signals, threads, Path.cwd()),
+            torch_config=TorchConfig(backend=backend, timeout_s=patience),
+            scaling_config=ScalingConfig(num_workers=self.count, use_gpu=kind == "GPU"),
+            run_config=RunConfig(name="training", storage_path=self._folder.name, failure_config=once),
         )
         self._fitting = threading.Thread(target=self._fit, args=(trainer,), daemon=True)
         self._fitting.start()
@@ -324,10 +319,12 @@ class _RayProcesses:
             self._signals.put(int(number))
 
     def messages(self, timeout: float) -> Iterator[Message]:
+        from ray.util.queue import Empty
+
         over = not self._fitting.is_alive()
         try:
             rank, kind, content = self._inbox.get(timeout=timeout)
-        except self._empty:
+        except Empty:
             if over and self._error is not None:
                 error, self._error = self._error, None
                 yield from self._deaths(error)
@@ -353,7 +350,9 @@ class _FailedError(Exception):
 
 
 def _ray_process(work: Work, arguments: bytes, inbox: Any, signals: Any, threads: int, folder: Path) -> None:
-    context = import_module("ray.train").get_context()
+    from ray.train import get_context
+
+    context = get_context()
     rank: int = context.get_world_rank()
     lock = threading.Lock()
     failed = False

@@ -1,64 +1,37 @@
-"""Mapping with a network: processes that each make it once and keep it, with results in order."""
+"""Mapping with a network: processes that each have it once and keep it, with results in order."""
 
 import os
 import pickle
 from collections.abc import Callable, Iterable, Iterator
-from functools import cached_property, partial
+from functools import partial
 from importlib import import_module
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 from construction_panoptic.config.base import Execution
 from construction_panoptic.parallel.local import VISIBLE_GPUS, network_processes, run, run_own
 from construction_panoptic.parallel.ray_cluster import RayExecutor, joined_ray
 from construction_panoptic.parallel.workers import IN_FLIGHT, blocks_of, in_order
 
-Model = TypeVar("Model")
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 IMAGES_IN_BLOCK = 8  # an item for a process; at least a batch
 
 
-class _WithModel(Generic[Model, Item, Result]):
-    """A function and its model, which is made in the process that calls it, and with the first item."""
-
-    def __init__(self, make: Callable[[], Model], function: Callable[[Model, Item], Result]) -> None:
-        self._make, self._function = make, function
-
-    @cached_property
-    def _model(self) -> Model:
-        return self._make()
-
-    def __call__(self, item: Item) -> Result:
-        return self._function(self._model, item)
-
-
-def map_with_model(
-    make: Callable[[], Model],
-    function: Callable[[Model, Item], Result],
-    items: Iterable[Item],
-    *,
-    execution: Execution,
-    device: str,
-) -> Iterator[Result]:
-    """Apply a function to a model and each item; the results are in order, computed as they are asked for.
-
-    ``make`` makes the model, on its device, once in each process that has an item, see `process_count`; with ``auto``
-    or ``cuda``, each process sees one GPU alone. Both are functions of modules, or partials of such, for other
-    processes can load no others.
-
-    Raises:
-        Exception: what the functions raise.
-        ParameterError: Ray is asked for and not installed.
-        UserError: a process hangs.
-    """
-    return map_on_devices(_WithModel(make, function), items, execution=execution, device=device)
-
-
 def map_on_devices(
     function: Callable[[Item], Result], items: Iterable[Item], *, execution: Execution, device: str
 ) -> Iterator[Result]:
-    """Apply a function to each item; as `map_with_model`, but the function itself makes its model and keeps it."""
+    """Apply a function to each item; the results are in order, computed as they are asked for.
+
+    Each process, see `process_count`, has one copy of the function for all its items, so that a network in it is moved
+    to the device once; with ``auto`` or ``cuda``, each process sees one GPU alone. It is a function of a module, or a
+    partial of one, for other processes can load no other.
+
+    Raises:
+        Exception: what the function raises.
+        ParameterError: Ray is asked for and not installed.
+        UserError: a process hangs.
+    """
     if in_this_process(execution, device):
         yield from map(function, items)
         return
@@ -87,7 +60,7 @@ def process_count(execution: Execution, device: str) -> int:
 
 
 def in_this_process(execution: Execution, device: str) -> bool:
-    """Tell whether `map_with_model` needs no other process."""
+    """Tell whether `map_on_devices` needs no other process."""
     return execution.engine == "local" and process_count(execution, device) == 1
 
 

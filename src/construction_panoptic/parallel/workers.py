@@ -32,7 +32,7 @@ def worker_count(workers: WorkerCount) -> int:
 
 
 class Workers:
-    """Processes that functions are mapped over, each on one CPU core; for networks see `model_pool.map_with_model`.
+    """Processes that functions are mapped over, each on one CPU core; for networks see `model_pool.map_on_devices`.
 
     They are started when they are first needed; with one local worker (``inline``), and until they run, all is done
     here. With ``engine`` ray they are tasks of a Ray cluster, whose machines must see the files under the same paths;

@@ -7,7 +7,7 @@ from typing import Any
 from construction_panoptic.annotations.records import ConvertedImages
 from construction_panoptic.evaluation.validation import panoptic_metrics
 from construction_panoptic.models.spec import ModelSpec
-from construction_panoptic.training.running import Stage, stage_of
+from construction_panoptic.training.running import Stage
 from construction_panoptic.training.samples import PanopticSamples
 from construction_panoptic.training.tasks.protocol import TrainingTask
 from construction_panoptic.visualisation.progress import ProgressSheet
@@ -21,8 +21,8 @@ def panoptic_stage(
     converted: ConvertedImages,
     fingerprint: Mapping[str, Any],
 ) -> Stage:
-    """Put together a stage that is measured by PQ, see `stage_of`; ``train`` and ``val`` are COCO panoptic files."""
-    return stage_of(
+    """Put together a stage that is measured by PQ; ``train`` and ``val`` are COCO panoptic files."""
+    return Stage(
         task,
         spec,
         partial(PanopticSamples, image_folder=converted.image_folder, png_folder=converted.png_folder),

@@ -18,7 +18,7 @@ from construction_panoptic.errors import ParameterError
 from construction_panoptic.evaluation.inference import image_sample, on_device
 from construction_panoptic.evaluation.predictions import ImagePrediction, predict_images
 from construction_panoptic.models.protocol import PanopticModel
-from construction_panoptic.parallel.model_pool import map_with_model
+from construction_panoptic.parallel.model_pool import map_on_devices
 from construction_panoptic.parallel.workers import blocks_of
 from construction_panoptic.prediction.sources import SourceFile, frame_name
 from construction_panoptic.prediction.tracks import Tracker
@@ -100,9 +100,8 @@ def _predicted(
     threshold = model.spec.overridden(settings.overrides).least_score
     every = settings.every_nth_frame
     groups, again = tee(blocks_of(_pictures(files, every), settings.batch_size))
-    found = map_with_model(
-        partial(on_device, model, settings.device),
-        partial(_predict_group, settings.overrides, settings.precision, chosen),
+    found = map_on_devices(
+        partial(_predict_group, model, settings, chosen),
         _pixels_of(again),
         execution=settings.execution,
         device=settings.device,
@@ -131,14 +130,14 @@ def _pixels_of(groups: Iterable[list[Picture | RejectedFile]]) -> Iterator[list[
 
 
 def _predict_group(
-    overrides: Mapping[str, Any],
-    precision: str,
-    chosen: frozenset[int] | None,
     model: PanopticModel,
+    settings: PredictionSettings,
+    chosen: frozenset[int] | None,
     pictures: Sequence[tuple[NDArray[np.uint8], str, int]],
 ) -> list[ImagePrediction]:
     batches = [collate([image_sample(*picture, model.prepare) for picture in pictures])] if pictures else []
-    found = predict_images(model, batches, overrides=overrides, precision=precision)
+    there = on_device(model, settings.device)
+    found = predict_images(there, batches, overrides=settings.overrides, precision=settings.precision)
     return [(prediction if chosen is None else with_classes(prediction, chosen)).packed() for prediction in found]
 
 

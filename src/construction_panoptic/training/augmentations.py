@@ -1,16 +1,13 @@
-"""Augmentation and resizing of a uint8 image, its boxes and its map of segment ids.
+"""Augmentation and resizing of a uint8 image, its boxes and its map of segment ids."""
 
-The id map is transformed once with nearest-neighbour sampling, which gives every pixel the segment that it
-would have if each segment's mask were transformed by itself. Random numbers come from the generator given,
-never from a global one.
-"""
-
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from functools import partial
 
 import numpy as np
 import torch
+from numpy.random import Generator
+from scipy.ndimage import find_objects
 from torch import Tensor
 from torchvision.ops import box_convert
 from torchvision.transforms import InterpolationMode
@@ -46,7 +43,10 @@ class Annotated:
 
 
 def resize(sample: Annotated, size: tuple[int, int]) -> Annotated:
-    """Resize to ``size`` (height, width): the image bilinear with antialiasing, the id map nearest."""
+    """Resize to ``size`` (height, width): the image bilinear with antialiasing, the id map nearest.
+
+    Each pixel then has the segment that it would have if each segment's mask were resized by itself.
+    """
     height, width = sample.size
     if size == (height, width):
         return sample
@@ -92,110 +92,83 @@ def drop_empty(sample: Annotated) -> Annotated:
 
 
 def _present(id_map: Tensor) -> Tensor:
-    # Segments are connected runs of pixels: comparing neighbours first leaves few values to sort.
-    flat = id_map.reshape(-1)
-    starts = torch.ones(flat.shape, dtype=torch.bool)
-    starts[1:] = flat[1:] != flat[:-1]
-    return flat[starts].unique().long()
+    # Segments are connected runs of pixels: one of each run leaves few values to sort.
+    return torch.unique_consecutive(id_map.reshape(-1)).unique().long()
 
 
 Others = Callable[[], Annotated]
 """Gives another sample of the data set, as it is on disk, drawn by the seed."""
 
+Augmentation = Callable[[Annotated, Others, Generator], Annotated]
+"""Gives the sample that takes the place of a sample; it may have parts of others.
 
-class Augmentation(Protocol):
-    """Changes a sample at random. Whatever is drawn comes from ``random``, which depends on seed, epoch and image."""
-
-    def __call__(self, sample: Annotated, others: Others, random: np.random.Generator) -> Annotated:
-        """Give the sample that takes the place of ``sample``; it may have parts of ``others()``."""
-        ...
+Whatever it draws comes from the generator, which depends on seed, epoch and image.
+"""
 
 
-@dataclass(frozen=True)
-class Flip:
-    """Mirror left and right with a probability."""
+def build_augmentations(settings: AugmentationSettings, things: frozenset[int] = frozenset()) -> list[Augmentation]:
+    """DETR's (section A.4), a flip, then a resize, or a resize, a crop and a resize; then what the settings add.
 
-    probability: float
-
-    def __call__(self, sample: Annotated, others: Others, random: np.random.Generator) -> Annotated:  # noqa: ARG002
-        """See `Augmentation`."""
-        return flip(sample) if random.random() < self.probability else sample
-
-
-@dataclass(frozen=True)
-class ResizeAndCrop:
-    """With a probability, resize the shorter side to one of ``sides`` and cut out a region.
-
-    Its sides are drawn between ``smallest`` and ``largest`` pixels, or the image's.
+    ``things`` are the category ids of which copy-paste takes objects.
     """
-
-    probability: float
-    sides: tuple[int, ...]
-    smallest: int
-    largest: int
-
-    def __call__(self, sample: Annotated, others: Others, random: np.random.Generator) -> Annotated:  # noqa: ARG002
-        """See `Augmentation`."""
-        if random.random() >= self.probability:
-            return sample
-        sample = resize(sample, resized_size(sample.size, int(random.choice(self.sides))))
-        height, width = sample.size
-        crop_width = int(random.integers(min(self.smallest, width), min(width, self.largest), endpoint=True))
-        crop_height = int(random.integers(min(self.smallest, height), min(height, self.largest), endpoint=True))
-        top = int(random.integers(0, height - crop_height, endpoint=True))
-        left = int(random.integers(0, width - crop_width, endpoint=True))
-        return crop(sample, top, left, crop_height, crop_width)
+    geometry = [partial(step, settings) for step in (random_flip, resize_and_crop, random_resize)]
+    return [*geometry, partial(copy_paste, settings, things, geometry), partial(color_jitter, settings)]
 
 
-@dataclass(frozen=True)
-class RandomResize:
-    """Resize the shorter side to one of ``sides``, the longer one to at most ``max_side`` pixels."""
-
-    sides: tuple[int, ...]
-    max_side: int
-
-    def __call__(self, sample: Annotated, others: Others, random: np.random.Generator) -> Annotated:  # noqa: ARG002
-        """See `Augmentation`."""
-        return resize(sample, resized_size(sample.size, int(random.choice(self.sides)), self.max_side))
+def random_flip(settings: AugmentationSettings, sample: Annotated, _others: Others, random: Generator) -> Annotated:
+    """Mirror left and right with a probability."""
+    return flip(sample) if random.random() < settings.flip else sample
 
 
-@dataclass(frozen=True)
-class ColorJitter:
-    """Multiply brightness, contrast and saturation, each by a factor drawn from 1 - ``strength`` … 1 + ``strength``."""
-
-    strength: float
-
-    def __call__(self, sample: Annotated, others: Others, random: np.random.Generator) -> Annotated:  # noqa: ARG002
-        """See `Augmentation`."""
-        if not self.strength:
-            return sample
-        image = sample.image
-        for adjust in (transforms.adjust_brightness, transforms.adjust_contrast, transforms.adjust_saturation):
-            image = adjust(image, float(random.uniform(1 - self.strength, 1 + self.strength)))
-        return replace(sample, image=image)
+def resize_and_crop(settings: AugmentationSettings, sample: Annotated, _others: Others, random: Generator) -> Annotated:
+    """With a probability, resize the shorter side and cut out a region, whose sides are the image's at most."""
+    if random.random() >= settings.crop:
+        return sample
+    sample = resize(sample, resized_size(sample.size, int(random.choice(settings.first_sides))))
+    height, width = sample.size
+    smallest, largest = settings.crop_min, settings.crop_max
+    crop_width = int(random.integers(min(smallest, width), min(width, largest), endpoint=True))
+    crop_height = int(random.integers(min(smallest, height), min(height, largest), endpoint=True))
+    top = int(random.integers(0, height - crop_height, endpoint=True))
+    left = int(random.integers(0, width - crop_width, endpoint=True))
+    return crop(sample, top, left, crop_height, crop_width)
 
 
-@dataclass(frozen=True)
-class CopyPaste:
+def random_resize(settings: AugmentationSettings, sample: Annotated, _others: Others, random: Generator) -> Annotated:
+    """Resize the shorter side to one of several, within the limit of the longer one."""
+    return resize(sample, resized_size(sample.size, int(random.choice(settings.sides)), settings.max_side))
+
+
+def color_jitter(settings: AugmentationSettings, sample: Annotated, _others: Others, random: Generator) -> Annotated:
+    """Multiply brightness, contrast and saturation, each by a factor around 1."""
+    strength, image = settings.color_jitter, sample.image
+    if not strength:
+        return sample
+    for adjust in (transforms.adjust_brightness, transforms.adjust_contrast, transforms.adjust_saturation):
+        image = adjust(image, float(random.uniform(1 - strength, 1 + strength)))
+    return replace(sample, image=image)
+
+
+def copy_paste(
+    settings: AugmentationSettings,
+    things: frozenset[int],
+    geometry: Sequence[Augmentation],
+    sample: Annotated,
+    others: Others,
+    random: Generator,
+) -> Annotated:
     """With a probability, paste things of another image over this one (Ghiasi et al. 2020, arXiv 2012.07177).
 
     The other image goes through ``geometry`` first, so that its things come in another place and size. Each of them is
     taken with probability 1/2. It needs an id map.
     """
-
-    probability: float
-    things: frozenset[int]
-    geometry: tuple[Augmentation, ...] = ()
-
-    def __call__(self, sample: Annotated, others: Others, random: np.random.Generator) -> Annotated:
-        """See `Augmentation`."""
-        if random.random() >= self.probability:
-            return sample
-        other = others()
-        for augmentation in self.geometry:
-            other = augmentation(other, others, random)
-        is_thing = np.isin(other.labels.numpy(), list(self.things))
-        return paste(sample, other, torch.from_numpy(is_thing & (random.random(len(is_thing)) < 0.5)))
+    if random.random() >= settings.copy_paste:
+        return sample
+    other = others()
+    for augmentation in geometry:
+        other = augmentation(other, others, random)
+    is_thing = np.isin(other.labels.numpy(), list(things))
+    return paste(sample, other, torch.from_numpy(is_thing & (random.random(len(is_thing)) < 0.5)))
 
 
 def paste(sample: Annotated, other: Annotated, chosen: Tensor) -> Annotated:
@@ -228,14 +201,8 @@ def paste(sample: Annotated, other: Annotated, chosen: Tensor) -> Annotated:
 
 def segment_boxes(id_map: Tensor, segment_ids: Tensor) -> Tensor:
     """Boxes float32 [N, 4] (x1, y1, x2, y2, pixels) of the segments of an id map [H, W]; each has a pixel."""
-    place = _places(id_map, segment_ids)
-    y, x = (place >= 0).nonzero().T
-    owner = place[y, x]
-    sides = [(x, "amin"), (y, "amin"), (x + 1, "amax"), (y + 1, "amax")]
-    boxes = [
-        torch.zeros_like(segment_ids).scatter_reduce(0, owner, side, how, include_self=False) for side, how in sides
-    ]
-    return torch.stack(boxes, dim=1).float()
+    regions = find_objects((_places(id_map, segment_ids) + 1).numpy(), len(segment_ids))
+    return torch.tensor([[x.start, y.start, x.stop, y.stop] for y, x in regions], dtype=torch.float32)
 
 
 def _places(id_map: Tensor, segment_ids: Tensor) -> Tensor:
@@ -243,19 +210,6 @@ def _places(id_map: Tensor, segment_ids: Tensor) -> Tensor:
     ids, order = segment_ids.sort()
     place = torch.searchsorted(ids, id_map.long()).clamp_(max=len(ids) - 1)
     return torch.where(ids[place] == id_map, order[place], -1)
-
-
-def build_augmentations(settings: AugmentationSettings, things: frozenset[int] = frozenset()) -> list[Augmentation]:
-    """DETR's (section A.4), a flip, then a resize, or a resize, a crop and a resize; then what the settings add.
-
-    ``things`` are the category ids of which copy-paste takes objects.
-    """
-    geometry = (
-        Flip(settings.flip),
-        ResizeAndCrop(settings.crop, settings.first_sides, settings.crop_min, settings.crop_max),
-        RandomResize(settings.sides, settings.max_side),
-    )
-    return [*geometry, CopyPaste(settings.copy_paste, things, geometry), ColorJitter(settings.color_jitter)]
 
 
 def normalised_boxes(boxes: Tensor, size: tuple[int, int]) -> Tensor:

@@ -1,6 +1,6 @@
 """Batches: padding, order, and the processes that load."""
 
-from collections.abc import Iterator, Sequence, Sized
+from collections.abc import Callable, Iterator, Sequence, Sized
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -49,14 +49,14 @@ class Batch:
         sizes, originals = ([tuple(target[name].tolist()) for target in self.targets] for name in ("size", "orig_size"))
         return Images(self.images, self.padding_mask, sizes, originals)
 
-    def select(self, index: int) -> "Batch":
-        """The batch of one of its images, with the padding that it has here."""
-        return self._rows(index, index + 1)
-
     def parts(self, count: int) -> list["Batch"]:
         """The batch in so many parts, or as many as it has images, with the padding that they have here."""
-        size = -(-len(self) // count)
-        return [self._rows(start, start + size) for start in range(0, len(self), size)]
+        size, parts = -(-len(self) // count), []
+        for start in range(0, len(self), size):
+            rows = slice(start, start + size)
+            mask = None if self.padding_mask is None else self.padding_mask[rows]
+            parts.append(Batch(self.images[rows], mask, self.targets[rows], self.file_names[rows]))
+        return parts
 
     def padded(self, height: int, width: int) -> "Batch":
         """The batch with more padding, to at least its own size; `padding_mask` is there if any is added."""
@@ -69,12 +69,7 @@ class Batch:
         more = (0, right, 0, bottom)
         return replace(self, images=pad(self.images, more), padding_mask=pad(mask, more, value=True))
 
-    def _rows(self, start: int, stop: int) -> "Batch":
-        rows = slice(start, stop)
-        mask = None if self.padding_mask is None else self.padding_mask[rows]
-        return Batch(self.images[rows], mask, self.targets[rows], self.file_names[rows])
-
-    def _map(self, function: Any) -> "Batch":
+    def _map(self, function: Callable[[Tensor], Tensor]) -> "Batch":
         return replace(
             self,
             images=function(self.images),
@@ -138,14 +133,12 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         self.epoch, self.start = epoch, start
 
     def __len__(self) -> int:
-        return len(self._own(range(self._batches())))
+        return len(self._own_batches())
 
-    def _batches(self) -> int:
+    def _own_batches(self) -> range:
         full, rest = divmod(self.count, self.batch_size)
-        return full + int(rest > 0 and not self.drop_last)
-
-    def _own(self, batches: range) -> range:
-        return batches if self.shuffle else batches[self.rank :: self.world_size]
+        numbers = range(full + int(rest > 0 and not self.drop_last))
+        return numbers if self.shuffle else numbers[self.rank :: self.world_size]
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         order = list(range(self.count))
@@ -157,7 +150,7 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
             order = permuted.tolist()
         if self.kinds is not None:
             order = self._grouped(order, self.kinds)
-        for number in self._own(range(self._batches()))[self.start :]:
+        for number in self._own_batches()[self.start :]:
             batch = order[number * self.batch_size : (number + 1) * self.batch_size]
             yield [(self.epoch, index) for index in (batch[self.rank :: self.world_size] if self.shuffle else batch)]
 

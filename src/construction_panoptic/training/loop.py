@@ -12,17 +12,26 @@ from typing import Any
 
 import torch
 from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
 
 from construction_panoptic.config.training import TrainingSettings
 from construction_panoptic.errors import CheckpointError, ParameterError, explained_shortage
 from construction_panoptic.parallel import collectives
 from construction_panoptic.parallel.device import resolve_device
 from construction_panoptic.signals import StopRequest
-from construction_panoptic.training import state as states
 from construction_panoptic.training.loading import BatchLoader
-from construction_panoptic.training.optimisation import build_schedule
+from construction_panoptic.training.optimisation import rate_factor
 from construction_panoptic.training.progress import Progress
-from construction_panoptic.training.state import Checkpoint, logger, own_randomness, random_state, snapshot
+from construction_panoptic.training.state import (
+    FORMAT_VERSION,
+    Checkpoint,
+    improved,
+    logger,
+    own_randomness,
+    random_state,
+    resumable,
+    snapshot,
+)
 from construction_panoptic.training.steps import EpochSteps, Training
 from construction_panoptic.training.tasks.protocol import TrainingTask
 
@@ -96,41 +105,44 @@ def train(
     device = resolve_device(settings.device)
     task.model.to(device)
     optimizer = AdamW(task.parameter_groups(), lr=settings.optimizer.lr, weight_decay=settings.optimizer.weight_decay)
-    schedule = build_schedule(optimizer, settings.schedule, epochs=settings.epochs, steps_per_epoch=len(train_loader))
+    steps = len(train_loader)
+    factor = rate_factor(settings.schedule, epochs=settings.epochs, steps_per_epoch=steps)
     randomness = settings.seed + collectives.rank()
     training = Training(
-        task, device, optimizer, schedule, randomness, stop or StopRequest(), fingerprint or {}, extra or {}
+        task,
+        device,
+        optimizer,
+        LambdaLR(optimizer, factor),
+        randomness,
+        stop or StopRequest(),
+        fingerprint or {},
+        extra or {},
     )
     begun = None
-    if resume is not None and states.resumable(resume, training.fingerprint):
+    if resume is not None and resumable(resume, training.fingerprint):
         begun = _restore(training, resume)
         if training.epoch >= settings.epochs:
             logger.info("%s: all %d epochs are done already.", task.name, settings.epochs)
+            metrics = {name: value for name, value in training.history[-1].items() if name != "epoch"}
             checkpoint = {**resume, "under_way": None, "finished": True}
-            metrics = _metrics(training)
             yield EpochResult(training.epoch, metrics, training.history, training.timings, checkpoint, None)
             return
-        logger.info("%s: resumed after %s.", task.name, _position(training, begun))
-    with (
-        explained_shortage(),
-        Progress(
-            task.name, epochs=settings.epochs, steps=len(train_loader), device=device, done=training.epoch
-        ) as progress,
-    ):
-        due = _alarm(settings, clock)
+        logger.info("%s: resumed after %s.", task.name, _position(training, begun["step"] if begun else None))
+    progress = Progress(task.name, epochs=settings.epochs, steps=steps, device=device, done=training.epoch)
+    with explained_shortage(), progress:
         while training.epoch < settings.epochs:
+            due = _alarm(settings, clock)
             with own_randomness(training.randomness):
                 if training.steps is None:
                     training.steps = EpochSteps(training, train_loader, begun)
-                    progress.start_epoch(training.epoch, training.steps.step)
+                    progress.start_epoch(training.epoch, training.steps.done.step)
                     begun = None
                 metrics, timings = _go_on(training, training.steps, validate, progress, due)
             is_best = bool(metrics) and _end_epoch(training, metrics, timings)
             if metrics:
                 progress.end_epoch(training.epoch - 1, metrics, timings["time/epoch_seconds"])
-            yield _result(training, is_best=is_best, complete=bool(metrics))
+            yield _result(training, metrics, is_best=is_best)
             _check_stop(training)
-            due = _alarm(settings, clock)
 
 
 def _alarm(settings: TrainingSettings, clock: Callable[[], float]) -> Callable[[], bool]:
@@ -140,20 +152,18 @@ def _alarm(settings: TrainingSettings, clock: Callable[[], float]) -> Callable[[
     return lambda: clock() >= at
 
 
-def _position(training: Training, under_way: Mapping[str, Any] | None) -> str:
+def _position(training: Training, step: int | None) -> str:
     epoch = f"epoch {training.epoch} of {training.settings.epochs}"
-    if under_way is None:
+    if step is None:
         return epoch
-    step = f"step {under_way['step']} of the {'next' if training.epoch else 'first'} epoch"
-    return f"{epoch} and {step}" if training.epoch else step
+    return f"{epoch} and step {step} of the next epoch" if training.epoch else f"step {step} of the first epoch"
 
 
 def _check_stop(training: Training) -> None:
     number = collectives.all_reduce_max([training.stop.number or 0])[0]
     training.stop.number = signal.Signals(number) if number else None
-    steps = training.steps
-    saved = _position(training, None if steps is None else {"step": steps.step})
-    training.stop.check(f"{training.task.name}: saved after {saved}.")
+    position = _position(training, None if training.steps is None else training.steps.done.step)
+    training.stop.check(f"{training.task.name}: saved after {position}.")
 
 
 def _restore(training: Training, resume: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -173,18 +183,11 @@ def _restore(training: Training, resume: Mapping[str, Any]) -> Mapping[str, Any]
         own = resume["others"][collectives.rank() - 1]
         training.randomness, under_way = own["rng"], own["under_way"]
         training.task.model.load_state_dict(own.get("statistics", {}), strict=False)
-    training.epoch = resume["epoch"]
-    training.history = [dict(entry) for entry in resume["history"]]
-    training.timings = [dict(entry) for entry in resume.get("timings", [])]
-    training.best = {name: resume["best"][name] for name in ("epoch", "value")}
+    training.epoch, training.best = resume["epoch"], resume["best"]
+    training.history, training.timings = resume["history"], resume.get("timings", [])
     training.skipped = int(sum(entry.get("train/skipped_steps", 0) for entry in training.history))
     training.skipped += under_way["skipped"] if under_way else 0
     return under_way
-
-
-def _metrics(training: Training) -> dict[str, float]:
-    """Those of the last epoch done."""
-    return {name: value for name, value in training.history[-1].items() if name != "epoch"}
 
 
 def _go_on(
@@ -193,9 +196,9 @@ def _go_on(
     """Go on to the epoch's end, and give its metrics and timings; none if it was left before."""
     training.task.model.train()
     all_done = steps.run(progress, lambda: any(collectives.all_reduce_max([training.stop.number or 0, due()])))
-    if all_done and not steps.averaged:  # once: the mean of equal numbers can be off by a rounding
+    if all_done and not steps.done.averaged:  # once: the mean of equal numbers can be off by a rounding
         collectives.average_statistics(training.task.model)
-        steps.averaged = True
+        steps.done.averaged = True
     training.randomness = random_state()
     if not all_done:
         return {}, {}
@@ -212,7 +215,7 @@ def _go_on(
         training.randomness = random_state()
         metrics |= values
         timings["time/validation_seconds"] = time.perf_counter() - began
-    timings["time/epoch_seconds"] = steps.seconds + time.perf_counter() - began
+    timings["time/epoch_seconds"] = steps.done.seconds + time.perf_counter() - began
     return metrics, timings
 
 
@@ -230,23 +233,16 @@ def _end_epoch(training: Training, metrics: Mapping[str, float], timings: Mappin
         raise ParameterError(
             f"{training.task.name}: there is no metric {monitor!r} to monitor; there are {', '.join(sorted(metrics))}"
         )
-    if not states.improved(value, training.best["value"]):
+    if not improved(value, training.best["value"]):
         return False
     training.best = {"epoch": training.epoch, "value": value}
     return True
 
 
-def _result(training: Training, *, is_best: bool, complete: bool) -> EpochResult:
+def _result(training: Training, metrics: dict[str, float], *, is_best: bool) -> EpochResult:
     checkpoint = _checkpoint(training)
-    return EpochResult(
-        epoch=training.epoch,
-        metrics=_metrics(training) if complete else {},
-        history=[dict(entry) for entry in training.history],
-        timings=[dict(entry) for entry in training.timings],
-        checkpoint=checkpoint,
-        best={**checkpoint, "timings": []} if is_best else None,
-        complete=complete,
-    )
+    best = {**checkpoint, "timings": []} if is_best else None
+    return EpochResult(training.epoch, metrics, training.history, training.timings, checkpoint, best, bool(metrics))
 
 
 def _checkpoint(training: Training) -> Checkpoint:
@@ -256,7 +252,7 @@ def _checkpoint(training: Training) -> Checkpoint:
     statistics = {} if under_way is None else snapshot(collectives.running_statistics(training.task.model))
     processes = collectives.all_gather({"rng": training.randomness, "under_way": under_way, "statistics": statistics})
     state = {
-        "format_version": states.FORMAT_VERSION,
+        "format_version": FORMAT_VERSION,
         "stage": training.task.name,
         "epoch": training.epoch,
         "under_way": under_way,

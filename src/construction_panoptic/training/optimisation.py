@@ -1,12 +1,10 @@
-"""The optimiser, its parameter groups and the learning-rate schedule."""
+"""The optimiser's parameter groups and the schedule of the learning rates."""
 
 import math
 from collections.abc import Callable
 from typing import Any
 
 from torch import nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 
 from construction_panoptic.config.training import OptimizerSettings, ScheduleSettings
 
@@ -17,9 +15,10 @@ def backbone_and_rest(
     """The parameters that learn in the groups ``main`` and ``backbone``, for those with one of ``parts`` in their name,
     as in DETR. With ``lr_backbone`` 0 the backbone is frozen.
     """
-    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    backbone = [parameter for name, parameter in named if any(part in name for part in parts)]
-    main = [parameter for name, parameter in named if not any(part in name for part in parts)]
+    main, backbone = list[nn.Parameter](), list[nn.Parameter]()
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            (backbone if any(part in name for part in parts) else main).append(parameter)
     if settings.lr_backbone == 0:
         for parameter in backbone:
             parameter.requires_grad_(False)
@@ -39,34 +38,21 @@ def rate_factor(settings: ScheduleSettings, *, epochs: int, steps_per_epoch: int
     """
     steps = epochs * steps_per_epoch
     warmup_steps = round(settings.warmup_epochs * steps_per_epoch)
+    peak = settings.warmup_fraction * (steps - 1)
 
-    def warmup(step: int) -> float:
-        return min(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0
+    def factor(step: int) -> float:
+        if settings.kind == "one_cycle":
+            if step <= peak:
+                return _half_cosine(settings.start_factor, 1.0, step, peak)
+            return _half_cosine(1.0, settings.final_factor, step - peak, steps - 1 - peak)
+        warmup = min(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0
+        if settings.kind == "cosine":
+            return warmup * _half_cosine(1.0, settings.final_factor, step - warmup_steps, steps - warmup_steps)
+        return warmup * settings.drop_factor ** (step // steps_per_epoch // settings.drop_epoch)
 
-    def step_factor(step: int) -> float:
-        return warmup(step) * settings.drop_factor ** (step // steps_per_epoch // settings.drop_epoch)
-
-    def cosine_factor(step: int) -> float:
-        fraction = _fraction(step - warmup_steps, steps - warmup_steps)
-        return warmup(step) * _half_cosine(1.0, settings.final_factor, fraction)
-
-    def one_cycle_factor(step: int) -> float:
-        peak = settings.warmup_fraction * (steps - 1)
-        if step <= peak:
-            return _half_cosine(settings.start_factor, 1.0, _fraction(step, peak))
-        return _half_cosine(1.0, settings.final_factor, _fraction(step - peak, steps - 1 - peak))
-
-    return {"step": step_factor, "cosine": cosine_factor, "one_cycle": one_cycle_factor}[settings.kind]
+    return factor
 
 
-def build_schedule(optimizer: Optimizer, settings: ScheduleSettings, *, epochs: int, steps_per_epoch: int) -> LambdaLR:
-    """The schedule of an optimiser; call its ``step()`` after each step of the optimiser."""
-    return LambdaLR(optimizer, rate_factor(settings, epochs=epochs, steps_per_epoch=steps_per_epoch))
-
-
-def _fraction(done: float, whole: float) -> float:
-    return min(1.0, max(0.0, done / whole)) if whole > 0 else 1.0
-
-
-def _half_cosine(start: float, end: float, fraction: float) -> float:
+def _half_cosine(start: float, end: float, done: float, whole: float) -> float:
+    fraction = min(1.0, max(0.0, done / whole)) if whole > 0 else 1.0
     return end + (start - end) * (1 + math.cos(math.pi * fraction)) / 2

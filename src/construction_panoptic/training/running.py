@@ -42,41 +42,20 @@ class Watch(Protocol):
 class Stage:
     """All that a process needs to train.
 
-    ``measure`` turns the task's predictions into metrics, ``watch`` draws some of them. ``fingerprint`` is plain data
-    of all that the result depends on: training goes on from a checkpoint only if it is the same. ``extra`` is plain
-    data to keep in the checkpoint: ``spec``, all that it takes to build and run the model, and others.
+    ``spec``, all that it takes to build and run the model, is kept in the checkpoint. ``samples`` is the class of
+    samples with its folders given; ``train`` and ``val`` are COCO files, loaded. ``measure`` turns the task's
+    predictions into metrics, ``watch`` draws some of them. ``fingerprint`` is plain data of all that the result depends
+    on: training goes on from a checkpoint only if it is the same.
     """
 
     task: TrainingTask
-    training: DetectionSamples
-    validation: DetectionSamples
+    spec: ModelSpec
+    samples: Callable[..., DetectionSamples]
+    train: Mapping[str, Any]
+    val: Mapping[str, Any]
     measure: Measure
     watch: Watch
     fingerprint: Mapping[str, Any]
-    extra: Mapping[str, Any]
-
-
-def stage_of(
-    task: TrainingTask,
-    spec: ModelSpec,
-    samples: Callable[..., DetectionSamples],
-    train: Mapping[str, Any],
-    val: Mapping[str, Any],
-    *,
-    measure: Measure,
-    watch: Watch,
-    fingerprint: Mapping[str, Any],
-) -> Stage:
-    """Put a stage together: the samples of both sides, normalised as the spec says, and the spec to keep.
-
-    ``samples`` is the class of samples with its folders given; ``train`` and ``val`` are COCO files, loaded.
-    """
-    settings = task.settings
-    normalisation = {"mean": spec.preprocessing.mean, "std": spec.preprocessing.std}
-    augmentation = settings.augmentation.model_copy(update=normalisation)
-    make = partial(samples, settings=augmentation, seed=settings.seed, cache_mb=settings.cache_mb)
-    extra = {"categories": train["categories"], "spec": spec.model_dump(mode="json")}
-    return Stage(task, make(train, training=True), make(val), measure, watch, fingerprint, extra)
 
 
 def run_training(
@@ -99,7 +78,11 @@ def _train(
 ) -> Iterator[TrainingOutputs]:
     stage = make(*arguments)
     task, settings = stage.task, stage.task.settings
-    validation = loader_of(stage.validation, settings, training=False)
+    normalisation = {"mean": stage.spec.preprocessing.mean, "std": stage.spec.preprocessing.std}
+    augmentation = settings.augmentation.model_copy(update=normalisation)
+    samples = partial(stage.samples, settings=augmentation, seed=settings.seed, cache_mb=settings.cache_mb)
+    training = loader_of(samples(stage.train, training=True), settings, training=True)
+    validation = loader_of(samples(stage.val), settings, training=False)
 
     def watched(predictions: Iterable[tuple[int, Any]]) -> Iterator[tuple[int, Any]]:
         for image_id, prediction in predictions:
@@ -108,11 +91,11 @@ def _train(
 
     epochs = train(
         task,
-        loader_of(stage.training, settings, training=True),
+        training,
         validate=lambda: task.validate(validation, lambda found: stage.measure(watched(found)), stop),
         resume=resume,
         fingerprint=stage.fingerprint,
-        extra=stage.extra,
+        extra={"categories": stage.train["categories"], "spec": stage.spec.model_dump(mode="json")},
         stop=stop,
     )
     for result in epochs:

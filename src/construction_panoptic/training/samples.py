@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from construction_panoptic.annotations.images import read_rgb
 from construction_panoptic.annotations.panoptic_png import decode_id_map
 from construction_panoptic.config.training import AugmentationSettings
 from construction_panoptic.errors import InputDataError
@@ -21,18 +21,6 @@ from construction_panoptic.training.augmentations import Annotated
 
 Target = dict[str, Any]
 SampleKey = int | tuple[int, int]  # an index, or (epoch, index)
-
-
-def read_image(path: Path) -> Tensor:
-    """Decode an image file to uint8 [3, H, W], RGB; `InputDataError` if it is missing or is not an image."""
-    try:
-        with Image.open(path) as image:
-            pixels = np.array(image.convert("RGB"))
-    except FileNotFoundError:
-        raise InputDataError(f"{path}: image file not found; run the conversion again") from None
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise InputDataError(f"{path}: not a readable image ({error}); replace it or remove it") from error
-    return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
 class DetectionSamples(Dataset[tuple[Tensor, Target]]):
@@ -141,9 +129,10 @@ class DetectionSamples(Dataset[tuple[Tensor, Target]]):
     def _read(self, index: int) -> Annotated:
         pixels = self._cache.get(index)
         if pixels is None:
-            image = read_image(self.image_folder / self.file_names[index])
-            self._check_size(self.image_folder / self.file_names[index], tuple(image.shape[-2:]), index)
-            pixels = image, self._read_id_map(index)
+            path = self.image_folder / self.file_names[index]
+            image = read_rgb(path)
+            self._check_size(path, image.shape[:2], index)
+            pixels = torch.from_numpy(image.copy()).permute(2, 0, 1), self._read_id_map(index)
             size = sum(part.nbytes for part in pixels if part is not None)
             if size <= self._cache_room:
                 self._cache_room -= size
@@ -165,23 +154,18 @@ class DetectionSamples(Dataset[tuple[Tensor, Target]]):
             )
 
     def _set_objects(self, annotations: Iterable[Mapping[str, Any]]) -> None:
-        images, labels, ids, boxes = array("q"), array("q"), array("q"), array("d")
+        rows = array("d")
         places = {number: index for index, number in enumerate(self.image_ids.tolist())}
         for image, item in self._objects(annotations, places):
             x, y, width, height = item["bbox"]
-            boxes.extend((x, y, width, height))
-            images.append(image)
-            labels.append(item["category_id"])
-            ids.append(item["id"])
-        order = np.argsort(images, kind="stable")
-        counts = np.bincount(images, minlength=len(self.file_names))
-        self.starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        limits = np.repeat(self.sizes[:, [1, 0]], counts, axis=0)
-        corners = np.array(boxes, dtype=np.float32).reshape(-1, 4)[order]
+            rows.extend((image, item["category_id"], item["id"], x, y, width, height))
+        table = np.array(rows).reshape(-1, 7)
+        table = table[np.argsort(table[:, 0], kind="stable")]
+        images, self.labels, self.segment_ids = table[:, :3].T.astype(np.int64, order="C")
+        self.starts = np.searchsorted(images, np.arange(len(self) + 1))
+        corners = table[:, 3:].astype(np.float32)
         corners[:, 2:] += corners[:, :2]
-        self.boxes = np.clip(corners, 0, np.concatenate([limits, limits], axis=1)).astype(np.float32)
-        self.labels = np.array(labels, dtype=np.int64)[order]
-        self.segment_ids = np.array(ids, dtype=np.int64)[order]
+        self.boxes = corners.clip(0, self.sizes[images][:, [1, 0, 1, 0]]).astype(np.float32)
 
     def _objects(
         self, annotations: Iterable[Mapping[str, Any]], places: Mapping[int, int]
@@ -241,8 +225,6 @@ class PanopticSamples(DetectionSamples):
 
     def _read_id_map(self, index: int) -> Tensor | None:
         path = self.png_folder / self.png_names[index]
-        if not path.is_file():
-            raise InputDataError(f"{path}: panoptic PNG not found; run the conversion again")
         id_map = decode_id_map(path)
         self._check_size(path, id_map.shape, index)
         return torch.from_numpy(id_map.astype(np.int32))

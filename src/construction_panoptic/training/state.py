@@ -1,6 +1,7 @@
 """Checkpoints, of plain data and copied tensors for ``weights_only=True``, and the state of the random generators."""
 
 import logging
+import math
 import random
 import sys
 from collections.abc import Iterator, Mapping
@@ -59,20 +60,15 @@ def set_random_state(state: Mapping[str, Any]) -> None:
     random.setstate((version, tuple(words), gauss))
 
 
-def seed_all(seed: int) -> None:
-    """Seed the generators of torch, numpy and Python."""
-    torch.manual_seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002
-    random.seed(seed)
-
-
 @contextmanager
 def own_randomness(start: int | Mapping[str, Any]) -> Iterator[None]:
     """Run a block with the generators seeded, or in a state of `random_state`, and give the caller its own back."""
     before = random_state()
     try:
         if isinstance(start, int):
-            seed_all(start)
+            torch.manual_seed(start)
+            np.random.seed(start % 2**32)  # noqa: NPY002
+            random.seed(start)
         else:
             set_random_state(start)
         yield
@@ -82,27 +78,18 @@ def own_randomness(start: int | Mapping[str, Any]) -> Iterator[None]:
 
 def differing(stored: Mapping[str, Any], current: Mapping[str, Any], prefix: str = "") -> list[str]:
     """Names of the entries in which two nested dicts differ, as dotted paths."""
-    names: list[str] = []
+    names, absent = list[str](), object()
     for key in sorted({*stored, *current}, key=str):
-        name = f"{prefix}{key}"
-        if key not in stored or key not in current:
-            names.append(name)
-            continue
-        left, right = stored[key], current[key]
+        left, right = stored.get(key, absent), current.get(key, absent)
         if isinstance(left, Mapping) and isinstance(right, Mapping):
-            names += differing(left, right, f"{name}.")
+            names += differing(left, right, f"{prefix}{key}.")
         elif left != right:
-            names.append(name)
+            names.append(f"{prefix}{key}")
     return names
 
 
-def resumable(resume: Mapping[str, Any] | None, fingerprint: Mapping[str, Any]) -> bool:
-    """Whether training can go on from a checkpoint: it is of this format and has the same fingerprint.
-
-    If not, a warning names what differs.
-    """
-    if resume is None:
-        return False
+def resumable(resume: Mapping[str, Any], fingerprint: Mapping[str, Any]) -> bool:
+    """Whether training can go on from a checkpoint, of this format and with the same fingerprint; else warn."""
     if resume.get("format_version") != FORMAT_VERSION:
         logger.warning(
             "The checkpoint has format %s, not %s: training starts over.", resume.get("format_version"), FORMAT_VERSION
@@ -117,6 +104,4 @@ def resumable(resume: Mapping[str, Any] | None, fingerprint: Mapping[str, Any]) 
 
 def improved(value: float, best: float | None) -> bool:
     """Whether a value is the largest so far; NaN is less than any number."""
-    if best is None or np.isnan(best):
-        return best is None or not np.isnan(value)
-    return value > best
+    return best is None or value > best or (math.isnan(best) and not math.isnan(value))

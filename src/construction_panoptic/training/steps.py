@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -52,34 +52,40 @@ class Training:
         return self.device.type == "cpu" or self.settings.on_non_finite == "skip"
 
 
+@dataclass
+class StepsDone:
+    """Those of an epoch under way, as a checkpoint holds them."""
+
+    step: int = 0
+    images: int = 0
+    skipped: int = 0
+    losses: dict[str, Any] = field(default_factory=dict)  # see `LossWatch`
+    rates: dict[str, float] = field(default_factory=dict)  # of the last step
+    averaged: bool = False  # the running statistics, over the processes
+    seconds: float = 0.0
+    waited: float = 0.0
+
+
 class EpochSteps:
     """The steps of the epoch under way; ``begun`` is the `state` of the same epoch's steps in an earlier run."""
 
     def __init__(self, training: Training, loader: BatchLoader, begun: Mapping[str, Any] | None = None) -> None:
         self._training = training
-        self._watch = LossWatch(training.task.name, training.epoch + 1, every=1 if training.careful else 20)
-        self._rates = _rates(training.optimizer)
-        self.step = self._images = self._skipped = 0
-        self.averaged = False  # the running statistics, over the processes
-        self.seconds = self._waited = 0.0
-        if begun is not None:
-            self.step, self._images, self._skipped = begun["step"], begun["images"], begun["skipped"]
-            self.averaged = begun.get("averaged", False)
-            self.seconds, self._waited = begun["seconds"], begun["waited"]
-            self._watch.restore(begun["losses"])
-            self._rates = dict(begun["rates"])
+        self.done = StepsDone(**(begun or {"rates": _rates(training.optimizer)}))
+        every = 1 if training.careful else 20
+        self._watch = LossWatch(training.task.name, training.epoch + 1, self.done.losses, every=every)
         self._count = len(loader)
-        loader.set_epoch(training.epoch, start=self.step)
+        loader.set_epoch(training.epoch, start=self.done.step)
         self._batches = iter(loader)
 
     def run(self, progress: Progress, until: Callable[[], bool]) -> bool:
         """Take steps up to the epoch's end, or until ``until`` says so after one of them; whether all are done."""
         began = time.perf_counter()
         try:
-            while self.step < self._count:
+            while self.done.step < self._count:
                 before = time.perf_counter()
                 batch = self._next()
-                self._waited += time.perf_counter() - before
+                self.done.waited += time.perf_counter() - before
                 if batch is None:
                     return False
                 self._take(batch, progress)
@@ -88,47 +94,38 @@ class EpochSteps:
             self._watch.read()
             return True
         finally:
-            self.seconds += time.perf_counter() - began
+            self.done.seconds += time.perf_counter() - began
 
     def state(self) -> dict[str, Any]:
-        """What it takes to go on after the last step: its number, the sums of the numbers logged, times."""
+        """What it takes to go on after the last step, see `StepsDone`."""
         self._watch.read()
-        return {
-            "step": self.step,
-            "images": self._images,
-            "skipped": self._skipped,
-            "losses": self._watch.state(),
-            "rates": self._rates,
-            "averaged": self.averaged,
-            "seconds": self.seconds,
-            "waited": self._waited,
-        }
+        return asdict(replace(self.done, losses=self._watch.state()))
 
     def metrics(self) -> dict[str, float]:
         """``train/…``: the means of the numbers logged, and the learning rates of the last step."""
-        values = {**collectives.all_reduce_mean(self._watch.means()), **self._rates}
+        values = {**collectives.all_reduce_mean(self._watch.means()), **self.done.rates}
         if self._training.settings.on_non_finite == "skip":
-            values["skipped_steps"] = float(self._skipped)
+            values["skipped_steps"] = float(self.done.skipped)
         return {f"train/{name}": value for name, value in values.items()}
 
     def timings(self) -> dict[str, float]:
         """``train/images_per_second`` and ``train/data_wait_share``."""
         return {
-            "train/images_per_second": collectives.world_size() * self._images / self.seconds,
-            "train/data_wait_share": self._waited / self.seconds,
+            "train/images_per_second": collectives.world_size() * self.done.images / self.done.seconds,
+            "train/data_wait_share": self.done.waited / self.done.seconds,
         }
 
     def _take(self, batch: Batch, progress: Progress) -> None:
-        self._rates = _rates(self._training.optimizer)
-        epochs_done = self._training.epoch + self.step / self._count
+        self.done.rates = _rates(self._training.optimizer)
+        epochs_done = self._training.epoch + self.done.step / self._count
         self._training.task.before_step(epochs_done / self._training.settings.epochs)
         # As if all processes' images were one batch.
         batch = batch.padded(*collectives.all_reduce_max(batch.images.shape[-2:]))
         if self._guarded_step(batch):
             progress.show_loss(self._watch.means()["loss"])
         progress.step()
-        self.step += 1
-        self._images += len(batch)
+        self.done.step += 1
+        self.done.images += len(batch)
 
     def _next(self) -> Batch | None:
         try:
@@ -150,7 +147,7 @@ class EpochSteps:
             if not skip or training.skipped >= training.settings.max_skipped:
                 raise
             training.skipped += 1
-            self._skipped += 1
+            self.done.skipped += 1
             for buffer, before in zip(training.task.model.buffers(), buffers, strict=True):
                 buffer.copy_(before)  # running statistics have seen the batch
             what = str(error).partition(". Look at")[0]

@@ -17,15 +17,16 @@ class NonFiniteLossError(UserError, ArithmeticError):
 class LossWatch:
     """Collects each step's numbers on the device and reads them ``every`` so many steps, since CUDA then waits.
 
-    ``stage`` and ``epoch``, from 1, are for messages.
+    ``stage`` and ``epoch``, from 1, are for messages; ``begun`` is the `state` to go on from.
     """
 
-    def __init__(self, stage: str, epoch: int, *, every: int) -> None:
+    def __init__(self, stage: str, epoch: int, begun: Mapping[str, Any] | None = None, *, every: int) -> None:
         self._stage, self._epoch, self._every = stage, epoch, every
         self._pending: list[tuple[list[str], list[str], Tensor]] = []
-        self._sums: dict[str, float] = {}
-        self._counts: dict[str, int] = {}
-        self._steps = 0
+        begun = begun or {"sums": {}, "counts": {}, "steps": 0}
+        self._sums: dict[str, float] = dict(begun["sums"])
+        self._counts: dict[str, int] = dict(begun["counts"])
+        self._steps: int = begun["steps"]
 
     def add(self, file_names: list[str], values: Mapping[str, Tensor]) -> bool:
         """Add the scalars of a step, and the names of its images; whether the numbers up to this step were read.
@@ -56,12 +57,8 @@ class LossWatch:
                 self._counts[name] = self._counts.get(name, 0) + 1
 
     def state(self) -> dict[str, Any]:
-        """What has been read, as plain data, for `restore`."""
+        """What has been read, as plain data."""
         return {"sums": dict(self._sums), "counts": dict(self._counts), "steps": self._steps}
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from a `state`."""
-        self._sums, self._counts, self._steps = dict(state["sums"]), dict(state["counts"]), state["steps"]
 
     def error(self, file_names: list[str], what: str) -> NonFiniteLossError:
         """The error of the step after those read, for a batch of the images named."""

@@ -1,12 +1,12 @@
 import os
 import time
-from functools import partial
+from functools import cached_property, partial
 
 import pytest
 import torch
 
 from construction_panoptic.config.base import Execution
-from construction_panoptic.parallel.model_pool import map_with_model, process_count
+from construction_panoptic.parallel.model_pool import map_on_devices, process_count
 
 pytestmark = pytest.mark.medium
 
@@ -34,20 +34,20 @@ def test_a_gpu_has_one_process_at_most(
 def test_each_process_has_a_gpu_and_a_model_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a,GPU-b")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    results = map_with_model(partial(_Model, 7), _describe, range(40), execution=Execution(workers=2), device="cuda")
+    results = map_on_devices(partial(_describe, _Model()), range(40), execution=Execution(workers=2), device="cuda")
     numbers, processes, models, gpus = zip(*results, strict=True)
-    assert numbers == tuple(range(7, 47))
+    assert numbers == tuple(range(40))
     assert os.getpid() not in processes
     assert len(set(processes)) == len(set(zip(processes, models, strict=True))) == 2
     assert set(gpus) == {"GPU-a", "GPU-b"}
 
 
 class _Model:
-    def __init__(self, first: int) -> None:
-        self.first = first
-        self.made = time.monotonic()
+    @cached_property
+    def moved(self) -> float:
+        return time.monotonic()
 
 
 def _describe(model: _Model, number: int) -> tuple[int, int, float, str]:
     time.sleep(0.05)
-    return model.first + number, os.getpid(), model.made, os.environ["CUDA_VISIBLE_DEVICES"]
+    return number, os.getpid(), model.moved, os.environ["CUDA_VISIBLE_DEVICES"]

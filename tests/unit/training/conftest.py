@@ -1,6 +1,7 @@
 """A small dataset in the COCO panoptic and detection formats, and settings that suit it."""
 
-from collections.abc import Callable
+import io
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
 from construction_panoptic.annotations.panoptic_png import encode_id_map
 from construction_panoptic.config.base import parse
@@ -143,6 +145,34 @@ def universal_settings(like: DetectionSettings, **changes: Any) -> UniversalTrai
     common["weights"] = "eomt"
     common["augmentation"] |= {"max_side": EOMT_SIDE}
     return parse(UniversalTrainingSettings, {**common, **changes}, "universal")
+
+
+def as_bytes(checkpoint: Mapping[str, Any] | None) -> bytes:
+    stream = io.BytesIO()
+    torch.save(checkpoint, stream)
+    return stream.getvalue()
+
+
+def through_a_file(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    return torch.load(io.BytesIO(as_bytes(checkpoint)), weights_only=True)
+
+
+def assert_equal(left: Any, right: Any, where: str = "checkpoint") -> None:
+    """Equal bit for bit, times and how often they were taken apart."""
+    assert type(left) is type(right), where
+    if isinstance(left, dict):
+        assert left.keys() == right.keys(), where
+        for key in left:
+            if key not in {"timings", "seconds", "waited"}:
+                assert_equal(left[key], right[key], f"{where}.{key}")
+    elif isinstance(left, list):
+        assert len(left) == len(right), where
+        for index, (one, other) in enumerate(zip(left, right, strict=True)):
+            assert_equal(one, other, f"{where}[{index}]")
+    elif isinstance(left, Tensor):
+        assert torch.equal(left, right), where
+    else:
+        assert left == right, where
 
 
 @pytest.fixture(autouse=True)

@@ -1,3 +1,4 @@
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -186,7 +187,8 @@ def test_paste_puts_whole_things_on_top_and_keeps_the_rest(seed: int, size: tupl
 
 def test_copy_paste_takes_things_of_the_other_image_only() -> None:
     below, above = sample(40, 50), sample(40, 50, 1)
-    paste = transforms.CopyPaste(1.0, frozenset({1, 3}), (transforms.Flip(1.0),))
+    settings, things = AugmentationSettings(copy_paste=1.0, flip=1.0), frozenset({1, 3})
+    paste = partial(transforms.copy_paste, settings, things, [partial(transforms.random_flip, settings)])
     seen: set[int] = set()
     for seed in range(20):
         pasted = paste(below, lambda: above, np.random.default_rng(seed))
@@ -194,14 +196,16 @@ def test_copy_paste_takes_things_of_the_other_image_only() -> None:
         assert below.segment_ids is not None
         seen |= set(pasted.labels[torch.isin(pasted.segment_ids, below.segment_ids, invert=True)].tolist())
         assert torch.equal(paste(below, lambda: above, np.random.default_rng(seed)).image, pasted.image)
-    assert seen == {1, 3} & set(above.labels.tolist())
-    assert transforms.CopyPaste(0.0, frozenset({1}))(below, pytest.fail, np.random.default_rng(0)) is below
+    assert seen == things & set(above.labels.tolist())
+    never = partial(transforms.copy_paste, AugmentationSettings(), things, [])
+    assert never(below, pytest.fail, np.random.default_rng(0)) is below
 
 
 def test_colour_jitter_stays_within_its_strength() -> None:
+    settings = AugmentationSettings(color_jitter=0.2)
     grey = Annotated(torch.full((3, 4, 4), 100, dtype=torch.uint8), torch.zeros(0, 4), torch.zeros(0))
     values = {
-        int(transforms.ColorJitter(0.2)(grey, pytest.fail, np.random.default_rng(seed)).image[0, 0, 0])
+        int(transforms.color_jitter(settings, grey, pytest.fail, np.random.default_rng(seed)).image[0, 0, 0])
         for seed in range(50)
     }
     assert len(values) > 10

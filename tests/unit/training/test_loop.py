@@ -1,4 +1,3 @@
-import io
 import itertools
 import json
 import logging
@@ -6,14 +5,14 @@ import random
 import re
 import signal
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Generator
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from construction_panoptic.errors import CheckpointError, ParameterError, UserError
 from construction_panoptic.models.detr.model import DetrPanoptic, build_detr, build_detr_panoptic
@@ -36,7 +35,10 @@ from tests.unit.training.conftest import (
     NUM_CLASSES,
     SPEC,
     UNIVERSAL_SPEC,
+    as_bytes,
+    assert_equal,
     deeplab_settings,
+    through_a_file,
     universal_settings,
 )
 from tests.unit.universal_models import write_model
@@ -97,34 +99,6 @@ class Kit:
 @pytest.fixture
 def kit(scene: Any, small_model: dict[str, Any], small_settings: Any) -> Kit:
     return Kit(scene, small_model, small_settings)
-
-
-def as_bytes(checkpoint: Mapping[str, Any] | None) -> bytes:
-    stream = io.BytesIO()
-    torch.save(checkpoint, stream)
-    return stream.getvalue()
-
-
-def through_a_file(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-    return torch.load(io.BytesIO(as_bytes(checkpoint)), weights_only=True)
-
-
-def assert_equal(left: Any, right: Any, where: str = "checkpoint") -> None:
-    """Equal bit for bit, times and how often they were taken apart."""
-    assert type(left) is type(right), where
-    if isinstance(left, dict):
-        assert left.keys() == right.keys(), where
-        for key in left:
-            if key not in {"timings", "seconds", "waited"}:
-                assert_equal(left[key], right[key], f"{where}.{key}")
-    elif isinstance(left, list):
-        assert len(left) == len(right), where
-        for index, (one, other) in enumerate(zip(left, right, strict=True)):
-            assert_equal(one, other, f"{where}[{index}]")
-    elif isinstance(left, Tensor):
-        assert torch.equal(left, right), where
-    else:
-        assert left == right, where
 
 
 @pytest.mark.parametrize("kind", ["detection", "mask_head", "panoptic_deeplab", "universal"])

@@ -4,11 +4,11 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from torch.optim.lr_scheduler import OneCycleLR, StepLR
+from torch.optim.lr_scheduler import LambdaLR, OneCycleLR, StepLR
 
 from construction_panoptic.config.training import OptimizerSettings, ScheduleSettings
 from construction_panoptic.models.detr.model import build_detr, build_detr_panoptic
-from construction_panoptic.training.optimisation import backbone_and_rest, build_schedule, rate_factor
+from construction_panoptic.training.optimisation import backbone_and_rest, rate_factor
 
 
 def optimizer_of(model: nn.Module, **changes: Any) -> torch.optim.AdamW:
@@ -42,7 +42,7 @@ def test_backbone_rate_0_freezes_it(small_model: dict[str, Any]) -> None:
 
 def rates(settings: ScheduleSettings, epochs: int, steps: int) -> list[float]:
     optimizer = torch.optim.AdamW(nn.Linear(1, 1).parameters(), lr=2.0)
-    schedule = build_schedule(optimizer, settings, epochs=epochs, steps_per_epoch=steps)
+    schedule = LambdaLR(optimizer, rate_factor(settings, epochs=epochs, steps_per_epoch=steps))
     values = []
     for _ in range(epochs * steps):
         values.append(optimizer.param_groups[0]["lr"])

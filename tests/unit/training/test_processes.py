@@ -1,6 +1,5 @@
 """Two processes on the CPU train as one does; all that can go wrong in one of them ends the training."""
 
-import io
 import os
 import signal
 from collections.abc import Callable
@@ -18,7 +17,7 @@ from construction_panoptic.signals import Interrupted, StopRequest
 from construction_panoptic.training.loading import EpochBatches
 from construction_panoptic.training.loop import EpochResult
 from tests.unit.training import teamwork
-from tests.unit.training.conftest import Scene, write_scene
+from tests.unit.training.conftest import Scene, assert_equal, through_a_file, write_scene
 
 pytestmark = pytest.mark.medium
 
@@ -74,15 +73,11 @@ def test_a_training_in_two_processes_resumes_within_an_epoch_bit_for_bit(
         rest.extend(run)
     assert interrupted.value.exit_code == 143
     last = [first, *rest][-1].checkpoint
-    stream = io.BytesIO()
-    torch.save(last, stream)
-    stream.seek(0)
-    saved = torch.load(stream, weights_only=True)
+    saved = through_a_file(last)
     resumed = results(teamwork.train_detection, (scenes, model, small_settings(epochs=2), saved), 2)
     assert len(saved["others"]) == 1
     assert resumed[-1].history == whole[-1].history
-    for name, value in whole[-1].checkpoint["model"].items():
-        assert torch.equal(resumed[-1].checkpoint["model"][name], value), name
+    assert_equal(resumed[-1].checkpoint["model"], whole[-1].checkpoint["model"])
 
 
 @pytest.mark.slow
@@ -95,15 +90,11 @@ def test_a_checkpoint_within_an_epoch_of_two_processes_changes_nothing(
     often = small_settings(epochs=2, checkpoint_every_minutes=1e-9)
     watched = results(teamwork.train_detection, (scenes, small_model, often, None), 2)
     [within, *_] = [result for result in watched if not result.complete and result.checkpoint["under_way"]["step"] == 1]
-    stream = io.BytesIO()
-    torch.save(within.checkpoint, stream)
-    stream.seek(0)
-    saved = torch.load(stream, weights_only=True)
+    saved = through_a_file(within.checkpoint)
     resumed = results(teamwork.train_detection, (scenes, small_model, small_settings(epochs=2), saved), 2)
     for run in (watched, resumed):
         assert run[-1].history == whole[-1].history
-        for name, value in whole[-1].checkpoint["model"].items():
-            assert torch.equal(run[-1].checkpoint["model"][name], value), name
+        assert_equal(run[-1].checkpoint["model"], whole[-1].checkpoint["model"])
 
 
 @pytest.mark.slow
@@ -121,8 +112,7 @@ def test_two_processes_leave_a_validation_together_and_do_it_again(
         next(run)
     resumed = results(teamwork.train_detection, (scenes, small_model, small_settings(epochs=2), within.checkpoint), 2)
     assert [result.history for result in resumed] == [whole[-1].history]
-    for name, value in whole[-1].checkpoint["model"].items():
-        assert torch.equal(resumed[-1].checkpoint["model"][name], value), name
+    assert_equal(resumed[-1].checkpoint["model"], whole[-1].checkpoint["model"])
 
 
 def test_a_process_that_is_killed_ends_all_and_is_named(tmp_path: Path) -> None:

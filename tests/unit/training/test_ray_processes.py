@@ -1,6 +1,5 @@
 """A training in Ray's processes is that in processes of this machine, and all that can go wrong ends it."""
 
-import io
 import os
 import signal
 import time
@@ -10,7 +9,6 @@ from typing import Any
 
 import psutil
 import pytest
-import torch
 
 from construction_panoptic.config.training import DetectionSettings
 from construction_panoptic.errors import ParameterError, UserError
@@ -18,41 +16,16 @@ from construction_panoptic.parallel.launcher import launch
 from construction_panoptic.signals import Interrupted, StopRequest
 from construction_panoptic.training.loop import EpochResult
 from tests.unit.training import teamwork
-from tests.unit.training.conftest import write_scene
+from tests.unit.training.conftest import assert_equal, through_a_file, write_scene
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
-
-
-def saved(result: EpochResult) -> dict[str, Any]:
-    """The checkpoint, as it comes back from a file."""
-    stream = io.BytesIO()
-    torch.save(result.checkpoint, stream)
-    stream.seek(0)
-    checkpoint: dict[str, Any] = torch.load(stream, weights_only=True)
-    return checkpoint
 
 
 def check_same(ours: EpochResult, theirs: EpochResult) -> None:
     assert ours.history == theirs.history
     assert ours.metrics == theirs.metrics
     for part in ("model", "optimizer", "rng", "others", "best"):
-        check_equal(ours.checkpoint[part], theirs.checkpoint[part], part)
-
-
-def check_equal(ours: Any, theirs: Any, where: str) -> None:
-    assert type(ours) is type(theirs), where
-    if isinstance(ours, torch.Tensor):
-        assert torch.equal(ours, theirs), where
-    elif isinstance(ours, dict):
-        assert list(ours) == list(theirs), where
-        for name in ours:
-            check_equal(ours[name], theirs[name], f"{where}.{name}")
-    elif isinstance(ours, list | tuple):
-        assert len(ours) == len(theirs), where
-        for number, (one, other) in enumerate(zip(ours, theirs, strict=True)):
-            check_equal(one, other, f"{where}.{number}")
-    else:
-        assert ours == theirs, where
+        assert_equal(ours.checkpoint[part], theirs.checkpoint[part], part)
 
 
 def training_processes() -> list[psutil.Process]:
@@ -84,7 +57,7 @@ def test_ray_trains_bit_for_bit_as_local_processes_and_goes_on_after_a_death_and
     assert not psutil.wait_procs(victims, timeout=30)[1]
 
     stop = StopRequest()
-    run = launch(teamwork.train_detection, arguments(saved(first)), stop, "ray", 2, "cpu")
+    run = launch(teamwork.train_detection, arguments(through_a_file(first.checkpoint)), stop, "ray", 2, "cpu")
     second = next(run)
     check_same(second, whole[1])
     stop.number = signal.SIGTERM
@@ -94,7 +67,9 @@ def test_ray_trains_bit_for_bit_as_local_processes_and_goes_on_after_a_death_and
     assert interrupted.value.exit_code == 143
 
     last = [second, *rest][-1]
-    *_, resumed = launch(teamwork.train_detection, arguments(saved(last)), StopRequest(), "local", 2, "cpu")
+    *_, resumed = launch(
+        teamwork.train_detection, arguments(through_a_file(last.checkpoint)), StopRequest(), "local", 2, "cpu"
+    )
     check_same(resumed, whole[2])
 
 

@@ -176,10 +176,10 @@ def test_wrong_input_is_named(scene: Any, tmp_path: Path) -> None:
         DetectionSamples({"images": [], "annotations": []}, scene.images)
     with pytest.raises(InputDataError, match="no segments_info"):
         PanopticSamples(scene.detection, scene.images, scene.pngs)
-    with pytest.raises(InputDataError, match=r"site__001\.png: image file not found"):
-        DetectionSamples(scene.detection, tmp_path)[0]
-    with pytest.raises(InputDataError, match=r"site__001\.png: panoptic PNG not found"):
-        PanopticSamples(scene.panoptic, scene.images, tmp_path)[0]
+    with pytest.raises(InputDataError, match=r"images/site__001\.png: there is no such file"):
+        DetectionSamples(scene.detection, tmp_path / "images")[0]
+    with pytest.raises(InputDataError, match=r"pngs/site__001\.png: there is no such file"):
+        PanopticSamples(scene.panoptic, scene.images, tmp_path / "pngs")[0]
     (tmp_path / "site__001.png").write_bytes(b"not an image")
     with pytest.raises(InputDataError, match=r"site__001\.png: not a readable image"):
         DetectionSamples(scene.detection, tmp_path)[0]

@@ -79,7 +79,6 @@ def test_resumable(caplog: pytest.LogCaptureFixture) -> None:
         "fingerprint": {"data": "x", "lr": [1, 2]},
     }
     assert resumable(checkpoint, {"data": "x", "lr": (1, 2)})
-    assert not resumable(None, {})
     with caplog.at_level(logging.WARNING):
         assert not resumable(checkpoint, {"data": "y", "lr": (1, 2)})
         assert not resumable({**checkpoint, "format_version": 0}, {"data": "x", "lr": [1, 2]})

@@ -10,7 +10,7 @@ from construction_panoptic.config.training import DetectionSettings
 from construction_panoptic.evaluation.validation import box_metrics
 from construction_panoptic.models.detr import fetch_weights
 from construction_panoptic.models.spec import ModelSpec, Preprocessing
-from construction_panoptic.training.running import Stage, TrainingOutputs, fingerprint_of, run_training, stage_of
+from construction_panoptic.training.running import Stage, TrainingOutputs, fingerprint_of, run_training
 from construction_panoptic.training.samples import DetectionSamples
 from construction_panoptic.training.tasks.detection import DetectionTask, build_detector
 from construction_panoptic.visualisation.progress import ProgressSheet
@@ -44,7 +44,7 @@ def _stage(
         preprocessing=Preprocessing.of(settings.augmentation),
     )
     model = build_detector(spec.num_classes, architecture, settings)
-    return stage_of(
+    return Stage(
         DetectionTask(model, settings, spec),
         spec,
         partial(DetectionSamples, image_folder=converted.image_folder),

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 MEBIBYTE = 2**20
 _FOLDER_NOTE = "frozen_features.json"  # tells a folder that may be emptied from one that may not
-_KEPT = ("pred_logits", "pred_boxes", "queries", "memory", "projected")
+_PYRAMID, _MATCH = ("pyramid_0", "pyramid_1", "pyramid_2"), ("query_index", "target_index")
 
 Entry = dict[str, Tensor]
 
@@ -140,23 +140,17 @@ def _entry_bytes(entry: Entry) -> int:
 
 def pack(features: PanopticFeatures, matched: tuple[Tensor, Tensor]) -> Entry:
     """One image's features (B = 1) and its match (query and target indices, int64 [N]) as named tensors."""
-    entry = {name: getattr(features, name) for name in _KEPT}
-    entry |= {f"pyramid_{level}": stage for level, stage in enumerate(features.pyramid)}
-    entry |= {"query_index": matched[0], "target_index": matched[1]}
-    return entry if features.padding_mask is None else {**entry, "padding_mask": features.padding_mask}
+    kept = {name: value for name, value in vars(features).items() if isinstance(value, Tensor)}
+    pyramid, indices = zip(_PYRAMID, features.pyramid, strict=True), zip(_MATCH, matched, strict=True)
+    return {**kept, **dict(pyramid), **dict(indices)}
 
 
 def unpack(entries: Sequence[Entry]) -> tuple[PanopticFeatures, Matches]:
     """Features and matches of a batch from its images' entries, which are of one size."""
-
-    def joined(name: str) -> Tensor:
+    kept: dict[str, Any] = {"padding_mask": None}
+    for name in entries[0].keys() - _MATCH:
         parts = [entry[name] for entry in entries]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-    kept: dict[str, Any] = {name: joined(name) for name in _KEPT}
-    features = PanopticFeatures(
-        **kept,
-        padding_mask=joined("padding_mask") if "padding_mask" in entries[0] else None,
-        pyramid=(joined("pyramid_0"), joined("pyramid_1"), joined("pyramid_2")),
-    )
-    return features, [(entry["query_index"], entry["target_index"]) for entry in entries]
+        kept[name] = parts[0] if len(parts) == 1 else torch.cat(parts)
+    kept["pyramid"] = tuple(kept.pop(name) for name in _PYRAMID)
+    query, target = _MATCH
+    return PanopticFeatures(**kept), [(entry[query], entry[target]) for entry in entries]

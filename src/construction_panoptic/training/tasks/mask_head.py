@@ -74,8 +74,6 @@ class MaskHeadTask(TrainingTask):
         return self._losses(batch, features, matched), self._segmenter.segment_features(features, batch.inputs())
 
     def _losses(self, batch: Batch, features: PanopticFeatures, matched: Matches) -> dict[str, Loss]:
-        if any("id_map" not in target for target in batch.targets):
-            raise ValueError("the mask head learns from panoptic samples; this batch has no id maps")
         images = [torch.full_like(queries, index) for index, (queries, _) in enumerate(matched)]
         batch_index, query_index = (
             torch.cat(index).to(batch.images.device) for index in (images, [queries for queries, _ in matched])
@@ -95,11 +93,11 @@ class MaskHeadTask(TrainingTask):
         """Run the detector for the images that are not in the cache, one at a time, padded as the batch is."""
         height, width = batch.images.shape[-2:]
         entries = []
-        for index, file_name in enumerate(batch.file_names):
-            name = f"{file_name} {height} {width} {batch.padding_mask is not None}"
+        for image in batch.parts(len(batch)):
+            name = f"{image.file_names[0]} {height} {width} {batch.padding_mask is not None}"
             entry = cache.get(name, batch.images.device)
             if entry is None:
-                features, matched = self._detect(batch.select(index))
+                features, matched = self._detect(image)
                 entry = pack(features, matched[0])
                 cache.put(name, entry)
             entries.append(entry)

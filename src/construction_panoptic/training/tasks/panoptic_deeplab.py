@@ -48,13 +48,7 @@ def build_network(num_classes: int, settings: PanopticDeeplabTrainingSettings) -
 
 
 class PanopticDeeplabTask(TrainingTask):
-    """Training of Panoptic-DeepLab.
-
-    Args:
-        model: the network.
-        settings: those of the recipe.
-        spec: its categories, and how segments are made in validation.
-    """
+    """Training of Panoptic-DeepLab; ``spec`` says its categories, and how segments are made in validation."""
 
     name, monitor = "panoptic_deeplab", "val/pq"
     model: PanopticDeeplab

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from construction_panoptic.config.training import UniversalTrainingSettings
 from construction_panoptic.models.spec import ModelSpec
-from construction_panoptic.models.universal.losses import layer_losses, query_counts, truth_of
+from construction_panoptic.models.universal.losses import Truth, layer_losses, query_counts, truth_of
 from construction_panoptic.models.universal.model import UniversalModel
 from construction_panoptic.models.universal.network import Universal
 from construction_panoptic.training.loading import Batch
@@ -21,10 +21,7 @@ _PRETRAINED = ("pixel_level_module.encoder.", "body.embeddings.", "body.layers."
 class UniversalTask(TrainingTask):
     """Fine-tuning of a model of `transformers`, with losses after every layer that predicts.
 
-    Args:
-        model: the network.
-        settings: those of the recipe.
-        spec: its categories, and how segments are made in validation.
+    ``spec`` says its categories, and how segments are made in validation.
     """
 
     name, monitor = "universal", "val/pq"
@@ -46,7 +43,7 @@ class UniversalTask(TrainingTask):
 
     def normalisers(self, batch: Batch) -> dict[str, float]:
         """``queries``: weights of the classes of all queries; ``segments``: the number of targets."""
-        truths = [truth_of(target, self._size(batch)) for target in batch.targets]
+        truths = self._truths(batch)
         return {
             "queries": query_counts(truths, self.model.queries, self.settings.losses.no_object),
             "segments": float(sum(len(truth.labels) for truth in truths)),
@@ -62,7 +59,7 @@ class UniversalTask(TrainingTask):
         return self._losses(layers, batch), self._segmenter.segment_outputs(layers[-1], batch.inputs())
 
     def _losses(self, layers: list[dict[str, Tensor]], batch: Batch) -> dict[str, Loss]:
-        truths = [truth_of(target, self._size(batch)) for target in batch.targets]
+        truths = self._truths(batch)
         *earlier, last = (layer_losses(layer, truths, self.settings.losses) for layer in layers)
         losses = {}
         for name, value in last.items():
@@ -73,6 +70,6 @@ class UniversalTask(TrainingTask):
                 losses[f"loss_{name}_aux"] = Loss(auxiliary, normaliser, weight)
         return losses
 
-    def _size(self, batch: Batch) -> tuple[int, int]:
+    def _truths(self, batch: Batch) -> list[Truth]:
         height, width = batch.images.shape[-2:]
-        return int(height), int(width)
+        return [truth_of(target, (height, width)) for target in batch.targets]

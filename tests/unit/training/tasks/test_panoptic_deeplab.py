@@ -60,7 +60,7 @@ def test_losses_are_those_of_the_model(whole: Batch, settings: Build) -> None:
 def test_targets_are_those_of_the_batch_at_hand(whole: Batch, settings: Build) -> None:
     """They are kept from one use to the next."""
     task = task_of(settings())
-    first, second = whole.select(0), whole.select(1)
+    first, second, *_ = whole.parts(6)
     alone = task_of(settings()).normalisers(second)
     assert task.normalisers(first) != alone
     assert task.normalisers(second) == alone
@@ -79,7 +79,7 @@ def test_validation_losses_are_those_of_the_whole_set(whole: Batch, settings: Bu
 
     with torch.no_grad():
         total, terms = total_loss(task.losses(whole), task.normalisers(whole))
-        metrics = task.validate([whole.select(index) for index in range(6)], measure)
+        metrics = task.validate(whole.parts(6), measure)
     assert metrics == pytest.approx(
         {"val/loss": total.item(), **{f"val/{name}": term.item() for name, term in terms.items()}}, rel=1e-4
     )
