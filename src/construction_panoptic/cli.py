@@ -36,7 +36,7 @@ def _run(**options: Any) -> Any:
             return kedro_run.callback(**options)
     except Interrupted as interruption:
         if tracking := sys.modules.get("construction_panoptic.tracking"):
-            tracking.mark_run_killed()
+            tracking.TRACKING.end("KILLED", tracking.LAST_SECONDS)  # MLflow would say FINISHED
         click.echo(f"{interruption}{how_to_go_on()}", err=True)
         raise SystemExit(interruption.exit_code) from interruption
     except Exception as error:

@@ -36,9 +36,9 @@ def _hooks() -> tuple[Any, ...]:
     from construction_panoptic.catalog.hooks import ExclusiveHook, FreshnessHook
     from construction_panoptic.configuration import CONFIGURATION
     from construction_panoptic.reporting import REPORT
-    from construction_panoptic.tracking import TrackingHook
+    from construction_panoptic.tracking import TRACKING
 
-    return CONFIGURATION, ExclusiveHook(), FreshnessHook(), TrackingHook(), REPORT
+    return CONFIGURATION, ExclusiveHook(), FreshnessHook(), TRACKING, REPORT
 
 
 class SessionHooks:
