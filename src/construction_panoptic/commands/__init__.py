@@ -20,9 +20,8 @@ device_option = click.option("--device", default="auto", help="auto, cpu, cuda o
 class Command(click.Command):
     """A command that shows its defaults, and a `UserError` as one message."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        settings = {"help_option_names": ["-h", "--help"], "show_default": True}
-        super().__init__(*args, context_settings=settings, **kwargs)
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
