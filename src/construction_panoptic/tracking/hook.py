@@ -86,15 +86,16 @@ class TrackingHook:
         self._catalog, self._records = catalog, Records(project / RECORDS, store)
         self._training, self._models, self._notes, self._inputs = None, set(), {}, {}
         self._tags = facts.origin_tags(project)
-        self._run = Record(
+        run = Record(
             name=tracking.run.name or "+".join(names).replace("__default__", "main_job"),
             store=store,
             tags=_command_tags(run_params) | self._tags,
             params=self._parameters(pipeline.inputs() - {"params:run_name"}),
         )
         if (named := catalog.get("params:run_name")) is not None:  # reports say it
-            named.save(self._run.name)
+            named.save(run.name)
         self._sender = Sender(self._records, project, f"The tracking server {store}" if store else "MLflow's database")
+        self._run = run
         self._go_on_with_earlier_runs()
 
     @hook_impl(tryfirst=True)
