@@ -1,4 +1,4 @@
-"""Commands that need no Kedro project: ``python -m construction_panoptic predict``, ``serve`` and ``app``."""
+"""Commands that need no Kedro project: ``python -m construction_panoptic predict``, ``serve``, ``app`` and ``init``."""
 
 from typing import Any
 
@@ -6,14 +6,10 @@ import click
 
 from construction_panoptic.errors import UserError
 
-model_option = click.option(
-    "--model",
-    default="data/06_models/mask_head/best.pt",
-    help="The best.pt of a training, or an exported model's folder.",
-)
-host_option = click.option(
-    "--host", default="127.0.0.1", help="Address to listen on; the server asks nobody who they are."
-)
+_MODEL, _HOST = "data/06_models/mask_head/best.pt", "127.0.0.1"
+
+model_option = click.option("--model", default=_MODEL, help="The best.pt of a training, or an exported model's folder.")
+host_option = click.option("--host", default=_HOST, help="Address to listen on; the server asks nobody who they are.")
 device_option = click.option("--device", default="auto", help="auto, cpu, cuda or cuda:N.")
 
 
