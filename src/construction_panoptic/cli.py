@@ -13,6 +13,7 @@ from kedro.framework.cli.catalog import catalog as kedro_catalog
 from kedro.framework.cli.project import run as kedro_run
 from kedro.framework.cli.utils import env_option
 
+from construction_panoptic.commands import Command
 from construction_panoptic.errors import UserError, shortage, user_error
 from construction_panoptic.signals import Interrupted, interruptible
 
@@ -36,7 +37,7 @@ def _run(**options: Any) -> Any:
             return kedro_run.callback(**options)
     except Interrupted as interruption:
         if tracking := sys.modules.get("construction_panoptic.tracking"):
-            tracking.mark_run_killed()
+            tracking.TRACKING.end("KILLED", tracking.LAST_SECONDS)  # MLflow would say FINISHED
         click.echo(f"{interruption}{how_to_go_on()}", err=True)
         raise SystemExit(interruption.exit_code) from interruption
     except Exception as error:
@@ -86,7 +87,7 @@ def mlflow(project: Any, arguments: tuple[str, ...]) -> None:
     mlflow_commands.main(list(arguments), prog_name="kedro mlflow", obj=project)
 
 
-@cli.command()
+@cli.command(cls=Command)
 @click.argument("runs", nargs=-1, required=True)
 @click.option("--unfinished", is_flag=True, help="Take names of runs that failed or were stopped, too.")
 @env_option
@@ -101,17 +102,14 @@ def compare(runs: tuple[str, ...], env: str | None, unfinished: bool) -> None:
     if file is not None and entries.exists("converted_images"):
         converted = entries.load("converted_images")
         validation = Validation(file, converted.png_folder, converted.image_folder)
-    try:
-        with contextlib.chdir(context.project_path):  # where the paths of artifacts begin
-            experiment = context.config_loader["mlflow"]["tracking"]["experiment"]["name"]
-            output = context.project_path / "data/08_reporting/comparison"
-            text = compare_runs(runs, experiment, output, validation=validation, unfinished=unfinished)
-    except UserError as error:
-        raise click.ClickException(str(error)) from error
+    with contextlib.chdir(context.project_path):  # where the paths of artifacts begin
+        experiment = context.config_loader["mlflow"]["tracking"]["experiment"]["name"]
+        output = context.project_path / "data/08_reporting/comparison"
+        text = compare_runs(runs, experiment, output, validation=validation, unfinished=unfinished)
     click.echo(f"{text}\n\nThe comparison is in {shown_path(output / 'comparison.html', context.project_path)}")
 
 
-@catalog.command("list")
+@catalog.command("list", cls=Command)
 @env_option
 def list_entries(env: str | None) -> None:
     """List the entries of the catalog: name, layer, whether it is there, and where."""
@@ -135,8 +133,5 @@ def _context(env: str | None) -> Any:
 
     from construction_panoptic.preflight import check_environment, project_path
 
-    try:
-        check_environment(project_path() / "conf", env)
-        return KedroSession.create(env=env).load_context()
-    except UserError as error:
-        raise click.ClickException(str(error)) from error
+    check_environment(project_path() / "conf", env)
+    return KedroSession.create(env=env).load_context()

@@ -27,12 +27,7 @@ _TEMPORARY = re.compile(rf"\..*\.{_MACHINE}-(\d+)-[0-9a-f]{{8}}\.tmp")
 
 _FULL = 4096  # bytes left on a disk: none
 
-STORAGE_ADVICE = {
-    errno.ENOSPC: "Make room on the disk of {folder}",
-    errno.EDQUOT: "Make room within your quota for {folder}",
-    errno.EROFS: "Make {folder} writable, or choose another place",
-    errno.EACCES: "Make {folder} writable, or choose another place",
-}
+_NO_ROOM, _READ_ONLY = (errno.ENOSPC, errno.EDQUOT), (errno.EROFS, errno.EACCES)
 
 
 @contextmanager
@@ -64,9 +59,11 @@ def atomic_path(target: Path | str, *, sync: bool = False) -> Iterator[Path]:
         number = None if isinstance(error, UserError) else _storage_failure(error, target.parent)
         if number is None:
             raise
-        advice = STORAGE_ADVICE[number].format(folder=target.parent)
+        folder = target.parent
+        advice = f"Make room on the disk of {folder}" if number in _NO_ROOM else f"Make {folder} writable"
         raise StorageError(
-            f"{target} cannot be written: {os.strerror(number)}. {advice}. What was there before is untouched."
+            f"{target} cannot be written: {os.strerror(number)}. {advice}, or choose another place. What was there "
+            "before is untouched."
         ) from error
     finally:
         with suppress(OSError):
@@ -76,7 +73,7 @@ def atomic_path(target: Path | str, *, sync: bool = False) -> Iterator[Path]:
 def _storage_failure(failure: BaseException, folder: Path) -> int | None:
     """The error number of a write to ``folder`` that failed, also where a library says it in words of its own."""
     for error in causes(failure):
-        if isinstance(error, OSError) and error.errno in STORAGE_ADVICE:
+        if isinstance(error, OSError) and error.errno in (*_NO_ROOM, *_READ_ONLY):
             elsewhere = isinstance(error.filename, str) and Path(error.filename).parent not in (folder, *folder.parents)
             return None if elsewhere else error.errno
     try:

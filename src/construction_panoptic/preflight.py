@@ -3,8 +3,7 @@
 import os
 import pkgutil
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -70,11 +69,21 @@ def pipeline_names() -> list[str]:
 
 def outlines() -> dict[str, Pipeline]:
     """Register the pipelines without their nodes' functions, whose libraries take seconds to import."""
-    with _without_functions():
-        from construction_panoptic.pipeline_registry import register_pipelines
+    from construction_panoptic.pipeline_registry import register_pipelines
 
+    loaded = _forget_pipelines()
+    sys.modules.update({f"{pipelines.__name__}.{name}.nodes": _NoFunctions(name) for name in pipeline_names()})
+    try:
         kedro_pipelines.set_requested(None)
         return register_pipelines()
+    finally:
+        _forget_pipelines()
+        sys.modules.update(loaded)
+
+
+def _forget_pipelines() -> dict[str, ModuleType]:
+    names = [name for name in sys.modules if name.startswith(f"{pipelines.__name__}.")]
+    return {name: sys.modules.pop(name) for name in names}
 
 
 class _NoFunctions(ModuleType):
@@ -88,22 +97,6 @@ class _NoFunctions(ModuleType):
 
         function.__name__ = name
         return function
-
-
-@contextmanager
-def _without_functions() -> Iterator[None]:
-    package = pipelines.__name__
-    loaded = {name: module for name, module in sys.modules.items() if name.startswith(f"{package}.")}
-    for name in loaded:
-        del sys.modules[name]
-    for name in pipeline_names():
-        sys.modules[f"{package}.{name}.nodes"] = _NoFunctions(name)
-    try:
-        yield
-    finally:
-        for name in [name for name in sys.modules if name.startswith(f"{package}.")]:
-            del sys.modules[name]
-        sys.modules.update(loaded)
 
 
 def _filtered(pipeline: Pipeline, options: Mapping[str, Any]) -> Pipeline:

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Iterator
-from functools import cache
 from typing import Any
 
 from kedro.framework.cli.utils import ENTRY_POINT_GROUPS
@@ -31,21 +30,16 @@ os.environ.setdefault("KEDRO_DISABLE_TELEMETRY", "1")
 ENTRY_POINT_GROUPS["project"] = "construction_panoptic.commands"
 
 
-@cache
-def _hooks() -> tuple[Any, ...]:
-    from construction_panoptic.catalog.hooks import ExclusiveHook, FreshnessHook
-    from construction_panoptic.configuration import CONFIGURATION
-    from construction_panoptic.reporting import REPORT
-    from construction_panoptic.tracking import TrackingHook
-
-    return CONFIGURATION, ExclusiveHook(), FreshnessHook(), TrackingHook(), REPORT
-
-
 class SessionHooks:
     """The hooks, made when a session asks for them: what they need takes seconds to import, too many for ``--help``."""
 
     def __iter__(self) -> Iterator[Any]:
-        return iter(_hooks())
+        from construction_panoptic.catalog.hooks import ExclusiveHook, FreshnessHook
+        from construction_panoptic.configuration import CONFIGURATION
+        from construction_panoptic.reporting import REPORT
+        from construction_panoptic.tracking import TRACKING
+
+        return iter((CONFIGURATION, ExclusiveHook(), FreshnessHook(), TRACKING, REPORT))
 
 
 HOOKS = SessionHooks()

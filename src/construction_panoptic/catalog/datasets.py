@@ -42,10 +42,10 @@ class FolderDataset(LocalDataset):
 
 
 class GeneratedFilesDataset(LocalDataset):
-    """Files made by a generator, (relative path, content) each, with a journal of them beside.
+    """Files made by a generator, (relative path, content) each, with their names in ``.generated.jsonl``.
 
-    The journal (``.generated.jsonl``) tells generated files from those a person put there: a new save removes the
-    former and refuses to touch a folder of ``guarded`` that holds the latter.
+    These tell them from files that a person put there: a new save removes the former, and refuses to touch a folder of
+    ``guarded`` that holds the latter.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class GeneratedFilesDataset(LocalDataset):
     def save(self, data: Iterable[tuple[str, bytes]]) -> None:
         """Write every file; `InputDataError`: a guarded subfolder holds files that were not generated."""
         self._clear()
-        self._journal.parent.mkdir(parents=True, exist_ok=True)
+        self._filepath.mkdir(parents=True, exist_ok=True)
         with self._journal.open("w", encoding="utf-8") as journal:
             for name, content in data:
                 # Named before it is written: a run that is killed leaves no file that looks like a person's.
@@ -69,29 +69,32 @@ class GeneratedFilesDataset(LocalDataset):
 
     def _clear(self) -> None:
         generated = set(self._generated())
-        for folder in self._guarded:
-            for path in sorted((self._filepath / folder).rglob("*")):
-                name = path.relative_to(self._filepath).as_posix()
-                if path.is_file() and name not in generated and not path.name.startswith("."):
-                    raise InputDataError(
-                        f"{path} was not generated: the sample data would mix with your own. "
-                        f"Move {self._filepath / folder} away, or run without the sample_data pipeline."
-                    )
-        for name in generated:
-            (self._filepath / name).unlink(missing_ok=True)
-        for folder in self._guarded:
-            shutil.rmtree(self._filepath / folder, ignore_errors=True)
+        guarded = [self._filepath / name for name in self._guarded]
+        for folder in guarded:
+            others = [path for path in folder.rglob("[!.]*") if path.is_file() and path not in generated]
+            if others:
+                raise InputDataError(
+                    f"{min(others)} was not generated: the sample data would mix with your own. "
+                    f"Move {folder} away, or run without the sample_data pipeline."
+                )
+        for path in generated:
+            path.unlink(missing_ok=True)
+        for folder in guarded:
+            shutil.rmtree(folder, ignore_errors=True)
 
-    def _generated(self) -> list[str]:
-        lines = self._journal.read_text(encoding="utf-8").splitlines() if self._journal.is_file() else []
-        return [json.loads(line) for line in lines if line.startswith('"') and line.endswith('"')]
+    def _lines(self) -> list[str]:
+        return self._journal.read_text(encoding="utf-8").splitlines() if self._journal.is_file() else []
+
+    def _generated(self) -> list[Path]:
+        whole = [line for line in self._lines() if line.startswith('"') and line.endswith('"')]
+        return [self._filepath / json.loads(line) for line in whole]
 
     def _exists(self) -> bool:
-        return self._journal.is_file() and self._journal.read_text(encoding="utf-8").endswith(COMPLETE + "\n")
+        return COMPLETE in self._lines()
 
     def preview(self) -> ImagePreview:
         """Show a grid of generated pictures."""
-        return image_grid([self._filepath / n for n in self._generated() if n.endswith((".jpg", ".jpeg"))])
+        return image_grid([path for path in self._generated() if path.suffix in (".jpg", ".jpeg")])
 
 
 @dataclass(frozen=True)

@@ -74,12 +74,11 @@ class ExclusiveHook:
 class FreshnessHook:
     """Marks what is outdated, and sets finished results aside before they are replaced."""
 
-    def __init__(self) -> None:
-        self._data = Path.cwd() / "data"
-        self._pipeline = Pipeline([])
-        self._catalog: Any = None
-        self._begun: set[str] = set()
-        self._time = ""
+    _data: Path
+    _time: str
+    _pipeline: Pipeline
+    _catalog: Any
+    _begun: set[str]  # names of nodes
 
     @hook_impl
     def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: CatalogProtocol) -> None:
@@ -104,7 +103,7 @@ class FreshnessHook:
     @hook_impl
     def before_dataset_saved(self, dataset_name: str, node: Node) -> None:
         """At a node's first save of the run, set its finished results aside and mark all that was made from them."""
-        if node.name in self._begun or self._catalog is None:
+        if node.name in self._begun:
             return
         self._begun.add(node.name)
         paths = self._paths(node)
@@ -118,11 +117,11 @@ class FreshnessHook:
     @hook_impl
     def after_dataset_saved(self, dataset_name: str, node: Node) -> None:
         """Take the mark away, and note the model that the result was made with."""
-        path = None if self._catalog is None else local_path(self._catalog, dataset_name)
-        if path is not None:
-            outdated_mark(path).unlink(missing_ok=True)
-            if model := _model(node):
-                write_bytes(model_note(path), model.encode())
+        if (path := local_path(self._catalog, dataset_name)) is None:
+            return
+        outdated_mark(path).unlink(missing_ok=True)
+        if model := _model(node):
+            write_bytes(model_note(path), model.encode())
 
     def _paths(self, node: Node) -> dict[str, Path]:
         """Give the node's outputs that have a local file or folder."""

@@ -11,9 +11,9 @@ from typing import Any
 import mlflow
 import pandas as pd
 from mlflow.exceptions import MlflowException
-from mlflow.models import ModelSignature
+from mlflow.models import ModelSignature, infer_signature
 from mlflow.pyfunc import PyFuncModel, load_model, save_model
-from mlflow.types.schema import AnyType, Array, ColSpec, DataType, Object, ParamSchema, ParamSpec, Property, Schema
+from mlflow.types.schema import AnyType, ColSpec, Schema
 from PIL import Image
 
 from construction_panoptic.catalog.files import LocalDataset
@@ -49,7 +49,7 @@ class ServedModelDataset(LocalDataset):
         (self._filepath / REGISTRATION).unlink(missing_ok=True)
         self._filepath.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=self._filepath.parent, prefix=".served_") as temporary:
-            exported, folder = Path(temporary) / "exported", Path(temporary) / "model"
+            exported, folder = Path(temporary, "exported"), Path(temporary, "model")
             export_model(data.model, exported)
             save_model(
                 folder,
@@ -68,26 +68,13 @@ class ServedModelDataset(LocalDataset):
 
 def _signature(threshold: float) -> ModelSignature:
     """Describe input and output; see `prediction.answering.answer`. The threshold is the default of the parameter."""
-    segment = Object(
-        [
-            *(Property(name, DataType.long) for name in ("id", "category_id", "area")),
-            Property("class", DataType.string),
-            Property("isthing", DataType.boolean),
-            Property("score", DataType.double),
-            Property("bbox", Array(DataType.long)),
-            Property("rle", Object([Property("size", Array(DataType.long)), Property("counts", DataType.string)])),
-        ]
-    )
-    outputs: list[Any] = [
-        *(ColSpec(DataType.long, name) for name in ("width", "height")),
-        ColSpec(Array(segment), "segments"),
-        ColSpec(DataType.string, "png"),
-    ]
-    return ModelSignature(
-        inputs=Schema([ColSpec(AnyType(), "image")]),
-        outputs=Schema(outputs),
-        params=ParamSchema([ParamSpec("threshold", DataType.double, threshold)]),
-    )
+    rle = {"size": [1, 1], "counts": ""}
+    named = {"id": 1, "category_id": 1, "class": "", "isthing": True}
+    segment = {**named, "area": 1, "bbox": [0, 0, 1, 1], "score": 0.5, "rle": rle}
+    answers = pd.DataFrame([{"width": 1, "height": 1, "segments": [segment], "png": ""}])
+    signature = infer_signature(model_output=answers, params={"threshold": threshold})
+    signature.inputs = Schema([ColSpec(AnyType(), "image")])
+    return signature
 
 
 def _input_example() -> pd.DataFrame:
@@ -102,9 +89,8 @@ def _register(folder: Path, name: str) -> dict[str, Any]:
     run = mlflow.active_run()
     tags = {} if run is None else {"run_id": run.info.run_id}
     try:
-        client = mlflow.MlflowClient()
         model = mlflow.initialize_logged_model(name, tags=tags)
-        client.log_model_artifacts(model.model_id, str(folder))
+        mlflow.MlflowClient().log_model_artifacts(model.model_id, str(folder))
         mlflow.finalize_logged_model(model.model_id, "READY")
         registered = mlflow.register_model(f"models:/{model.model_id}", name, tags=tags)
     except (MlflowException, OSError) as error:

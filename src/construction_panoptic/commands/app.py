@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from construction_panoptic.commands import Command, device_option, host_option, model_option
 from construction_panoptic.errors import InputDataError, UserError
 
 if TYPE_CHECKING:
@@ -19,17 +20,16 @@ if TYPE_CHECKING:
 
     from construction_panoptic.models.protocol import PanopticModel
 
-MODEL = "data/06_models/mask_head/best.pt"
 MAX_BYTES = 512 << 20  # of a file that is dropped
 SHOWN_SIDE = 1600  # pixels, the longest side of what the page draws
 LEAST_SCORE = 0.05  # segments below it are not even sent to the page
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
-@click.option("--model", default=MODEL, help="The best.pt of a training, or an exported model's folder.")
-@click.option("--host", default="127.0.0.1", help="Address to listen on; the server asks nobody who they are.")
+@click.command(cls=Command)
+@model_option
+@host_option
 @click.option("--port", default=7860)
-@click.option("--device", default="auto", help="auto, cpu, cuda or cuda:N.")
+@device_option
 def app(model: str, host: str, port: int, device: str) -> None:
     """Show what the model sees in photographs and videos that are dropped on a page in the browser."""
     # Here, since they take seconds to import, too many for --help.
@@ -38,10 +38,7 @@ def app(model: str, host: str, port: int, device: str) -> None:
     from construction_panoptic.evaluation.inference import on_device
     from construction_panoptic.models.files import load_model
 
-    try:
-        application = build(on_device(load_model(model), device), hosts=["localhost", "127.0.0.1", host])
-    except UserError as error:
-        raise click.ClickException(str(error)) from error
+    application = build(on_device(load_model(model), device), hosts=["localhost", "127.0.0.1", host])
     click.echo(f"Open http://{host}:{port}")
     uvicorn.run(application, host=host, port=port, log_level="warning")
 

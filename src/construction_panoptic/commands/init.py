@@ -5,25 +5,22 @@ from pathlib import Path
 
 import click
 
-from construction_panoptic.errors import UserError
+from construction_panoptic.commands import Command
 from construction_panoptic.files import atomic_path
 
 _CONF = Path(__file__).parents[1] / "conf"
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=Command)
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
 def init(folder: Path) -> None:
     """Write conf/ and data/ into FOLDER, to run the pipelines there. Nothing that is there is touched."""
     conf = folder / "conf"
     if conf.exists():
         raise click.ClickException(f"{conf} is there already; name another folder")
-    try:
-        with atomic_path(conf) as temporary:
-            shutil.copytree(_CONF, temporary, ignore=shutil.ignore_patterns("local"))
-            (temporary / "local").mkdir()
-    except UserError as error:
-        raise click.ClickException(str(error)) from error
+    with atomic_path(conf) as temporary:
+        shutil.copytree(_CONF, temporary, ignore=shutil.ignore_patterns("local"))
+        (temporary / "local").mkdir()
     (folder / "data/01_raw").mkdir(parents=True, exist_ok=True)
     click.echo(
         f"{folder} is ready: put your CVAT exports into {folder / 'data/01_raw'}, say in {conf / 'base'} what differs, "

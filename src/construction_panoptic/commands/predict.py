@@ -6,20 +6,19 @@ from typing import Any
 
 import click
 
+from construction_panoptic.commands import Command, device_option, model_option
 from construction_panoptic.config.base import parse
 from construction_panoptic.config.prediction import PredictionSettings
-from construction_panoptic.errors import InputDataError, ParameterError, UserError
-
-MODEL = "data/06_models/mask_head/best.pt"
+from construction_panoptic.errors import InputDataError, ParameterError
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.command(cls=Command)
 @click.argument("path")
-@click.option("--model", default=MODEL, help="The best.pt of a training, or an exported model's folder.")
+@model_option
 @click.option("--out", default="predictions", help="Folder of the results.")
 @click.option("--threshold", type=float, help="Least score of a segment, 0 to 1.  [default: the model's own]")
 @click.option("--batch-size", type=int, default=1, help="Images or frames at a time.")
-@click.option("--device", default="auto", help="auto, cpu, cuda or cuda:N.")
+@device_option
 @click.option(
     "--shard", "part", default="1/1", help="K/N: only the K-th of N parts of PATH, for work on several machines."
 )
@@ -33,11 +32,8 @@ def predict(path: str, model: str, out: str, part: str, classes: str | None, **c
     chosen["execution"] = {"workers": 1}  # more take longer to start than a few images take; see --shard
     if classes is not None:
         chosen["classes"] = tuple(name.strip() for name in classes.split(","))
-    try:
-        settings = parse(PredictionSettings, {"source": path, **chosen}, "predict")
-        click.echo(predict_to_folder(settings, model, Path(out), _part(part)))
-    except UserError as error:
-        raise click.ClickException(str(error)) from error
+    settings = parse(PredictionSettings, {"source": path, **chosen}, "predict")
+    click.echo(predict_to_folder(settings, model, Path(out), _part(part)))
 
 
 def _part(text: str) -> tuple[int, int]:

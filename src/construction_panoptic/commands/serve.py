@@ -10,6 +10,8 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from construction_panoptic.commands import Command, host_option
+
 MODEL = "data/06_models/served"
 MAX_BODY = 32 << 20  # bytes of a request
 MAX_PARTS = 10_000  # brackets, commas and lines of a body; what is parsed takes far more memory than its text
@@ -77,9 +79,9 @@ class BoundedRequests:
             raise HTTPException(400, f"The request has more than {MAX_PARTS} values or lines.")
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.command(cls=Command)
 @click.argument("folder", default=MODEL, type=click.Path(exists=True, file_okay=False))
-@click.option("--host", default="127.0.0.1", help="Address to listen on; the server asks nobody who they are.")
+@host_option
 @click.option("--port", default=5001)
 @click.option(
     "--images",

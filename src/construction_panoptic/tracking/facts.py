@@ -15,18 +15,14 @@ DIGEST_LENGTH = 32  # MLflow keeps at most 36 characters
 LONGEST_PARAMETER = 6000  # characters that MLflow keeps of a parameter
 
 
-def git_tags(project: Path) -> dict[str, str]:
-    """Give the commit of the project folder and whether its files differ from it; empty outside git."""
-    state = git_state(project)
-    if state is None:
-        return {}
-    commit, dirty = state
-    return {"mlflow.source.git.commit": commit, "git_commit": commit, "git_dirty": str(dirty).lower()}
-
-
-def device_name() -> str:
-    """Name the device that ``device: auto`` takes."""
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu, {torch.get_num_threads()} threads"
+def origin_tags(project: Path) -> dict[str, str]:
+    """Tell the device that ``device: auto`` takes; in git, the project's commit, and whether files differ from it."""
+    cuda = torch.cuda.is_available()
+    tags = {"device": torch.cuda.get_device_name() if cuda else f"cpu, {torch.get_num_threads()} threads"}
+    if (state := git_state(project)) is not None:
+        commit, dirty = state
+        tags |= {"mlflow.source.git.commit": commit, "git_commit": commit, "git_dirty": str(dirty).lower()}
+    return tags
 
 
 def checkpoint_epoch(path: Path) -> int:
@@ -44,6 +40,16 @@ def row_metrics(table: pd.DataFrame, name: str, values: list[str]) -> dict[str, 
     """Name each number of a table ``<column>/<row name>``; missing ones are left out."""
     rows = table.to_dict("records")
     return {f"{value}/{row[name]}": float(row[value]) for row in rows for value in values if is_number(row[value])}
+
+
+def row_markdown(table: pd.DataFrame, name: str, values: list[str]) -> str:
+    """Set the numbers of a table in Markdown, in percent; ``-`` for missing ones."""
+    rows = [
+        [row[name], *(f"{100 * row[value]:.1f}" if is_number(row[value]) else "-" for value in values)]
+        for row in table.to_dict("records")
+    ]
+    lines = [[name, *values], ["---"] * (1 + len(values)), *rows]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
 
 
 def flat_parameters(parameters: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

@@ -20,13 +20,12 @@ import logging
 import os
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import reduce
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import mlflow
-import pandas as pd
 import psutil
 from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
@@ -52,26 +51,23 @@ AFTER_NODE = {"artifact", "archive", "table", "checkpoint"}
 class TrackingHook:
     """Keeps the records of a ``kedro run`` and of the trainings in it."""
 
-    running: "ClassVar[TrackingHook | None]" = None
-
-    def __init__(self) -> None:
-        self._project = self._folder = Path.cwd()
-        self._context: Any = None
-        self._catalog: CatalogProtocol | None = None
-        self._records = Records(self._project / RECORDS, "")
-        self._sender: Sender | None = None  # while a run is tracked
-        self._run: Record | None = None
-        self._training: Record | None = None
-        self._tags: dict[str, str] = {}  # of the run, and of the trainings in it
-        self._models: set[str] = set()  # trainings whose models the run uses, and whose runs it is not tagged with yet
-        self._notes: dict[str, str] = {}
-        self._epoch = 0
-        self._inputs: dict[str, dict[str, str]] = {}
+    _context: Any
+    _run: Record | None = None  # None where nothing is tracked; what follows is of the run
+    _training: Record | None
+    _catalog: CatalogProtocol
+    _records: Records
+    _sender: Sender
+    _folder: Path  # in which the run was started
+    _tags: dict[str, str]  # of the run, and of the trainings in it
+    _models: set[str]  # trainings whose models the run uses, and whose runs it is not tagged with yet
+    _notes: dict[str, str]  # tables in the run's description, by entry
+    _inputs: dict[str, dict[str, str]]
+    _epoch: int
 
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
         """Remember the context, to which kedro-mlflow adds its configuration."""
-        self._context, self._project = context, context.project_path
+        self._context = context
 
     @hook_impl(tryfirst=True)
     def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: CatalogProtocol) -> None:
@@ -82,33 +78,33 @@ class TrackingHook:
         tracking.disable_tracking.pipelines = names  # kedro-mlflow leaves the run to this hook
         if untracked:
             return
-        self._catalog, self._training, self._inputs, self._models, self._notes = catalog, None, {}, set(), {}
-        uri, self._folder = mlflow.get_tracking_uri(), Path.cwd()
-        store = "" if uri == f"sqlite:///{self._project.as_posix()}/mlflow.db" else uri  # wherever the project lies
+        project, uri, self._folder = self._context.project_path, mlflow.get_tracking_uri(), Path.cwd()
+        store = "" if uri == f"sqlite:///{project.as_posix()}/mlflow.db" else uri  # wherever the project lies
         if not store:
-            make_portable(self._project)
-            os.chdir(self._project)  # artifacts are where MLflow finds them from here
-        self._records = Records(self._project / RECORDS, store)
-        self._tags = {**facts.git_tags(self._project), "device": facts.device_name()}
-        self._run = Record(
+            make_portable(project)
+            os.chdir(project)  # artifacts are where MLflow finds them from here
+        self._catalog, self._records = catalog, Records(project / RECORDS, store)
+        self._training, self._models, self._notes, self._inputs = None, set(), {}, {}
+        self._tags = facts.origin_tags(project)
+        run = Record(
             name=tracking.run.name or "+".join(names).replace("__default__", "main_job"),
             store=store,
             tags=_command_tags(run_params) | self._tags,
             params=self._parameters(pipeline.inputs() - {"params:run_name"}),
         )
         if (named := catalog.get("params:run_name")) is not None:  # reports say it
-            named.save(self._run.name)
-        name = f"The tracking server {store}" if store else "MLflow's database"
-        self._sender = Sender(self._records, self._project, name)
-        self._go_on_with_earlier_runs(self._sender, catalog)
+            named.save(run.name)
+        self._sender = Sender(self._records, project, f"The tracking server {store}" if store else "MLflow's database")
+        self._run = run
+        self._go_on_with_earlier_runs()
 
     @hook_impl(tryfirst=True)
     def before_node_run(self, node: Node) -> None:
         """Begin the run with its first node; end the training before, and begin one."""
-        if self._sender is None or self._run is None:
+        if self._run is None:
             return
         if self._run.run_id is None:
-            self._begin_run(self._run, self._sender)
+            self._begin_run(self._run)
         self._end_node("FINISHED")
         histories = [name for name in node.outputs if "history" in self._entry(name)[1]]
         if histories:
@@ -126,46 +122,46 @@ class TrackingHook:
     @hook_impl
     def after_dataset_saved(self, dataset_name: str, data: Any) -> None:
         """Note what MLflow is to have; numbers and pictures of an epoch are sent at once."""
-        (path, wanted), training = self._entry(dataset_name), self._training
+        path, wanted = self._entry(dataset_name)
         if self._run is None or not wanted or (isinstance(data, str) and data == UNCHANGED):
             return
-        if training is not None and "history" in wanted:
-            self._epoch = int(data["epoch"].max()) if len(data) else 0
-            training.histories[dataset_name] = self._relative(path)
-        if training is not None and "epochs" in wanted:
-            self._note_file(training, dataset_name, path, epochs=wanted["epochs"], step=self._epoch, ready=True)
-        if "rows" in wanted:
-            with self._records.lock:
+        training = self._training
+        with self._records.lock:
+            if training is not None and "history" in wanted:
+                self._epoch = int(data["epoch"].max()) if len(data) else 0
+                training.histories[dataset_name] = self._relative(path)
+            if training is not None and "epochs" in wanted:
+                self._note_file(training, dataset_name, path, epochs=wanted["epochs"], step=self._epoch, ready=True)
+            if "rows" in wanted:
                 self._run.metrics |= facts.row_metrics(data, **wanted["rows"])
-                self._notes[dataset_name] = _markdown(data, **wanted["rows"])
+                self._notes[dataset_name] = facts.row_markdown(data, **wanted["rows"])
                 self._run.tags["mlflow.note.content"] = "\n\n".join(self._notes.values())
-        if "tags" in wanted:
-            with self._records.lock:
+            if "tags" in wanted:
                 self._run.tags |= facts.flat_parameters({key: data[key] for key in wanted["tags"]})
-        if kinds := {kind: wanted[kind] for kind in wanted.keys() & AFTER_NODE}:
-            owner = training if training is not None and "checkpoint" in kinds else self._run
-            self._note_file(owner, dataset_name, path, **kinds, ready=False)
+            if kinds := {kind: wanted[kind] for kind in wanted.keys() & AFTER_NODE}:
+                owner = training if training is not None and "checkpoint" in kinds else self._run
+                self._note_file(owner, dataset_name, path, **kinds, ready=False)
         self._record_input(dataset_name)
         self._update()
 
     @hook_impl(tryfirst=True)
     def after_pipeline_run(self) -> None:
         """Send what is left, and end the run."""
-        self.end("FINISHED", PATIENCE)
+        self.end("FINISHED")
 
     @hook_impl(tryfirst=True)
     def on_pipeline_error(self) -> None:
         """Send what is left of a failed run too: its best checkpoint so far may be what one wants."""
-        self.end("FAILED", PATIENCE)
+        self.end("FAILED")
 
-    def end(self, status: str, patience: float) -> None:
-        """End the run, within so many seconds where MLflow does not answer."""
-        if self._sender is None or self._run is None:
+    def end(self, status: str, patience: float = PATIENCE) -> None:
+        """End the run that is tracked, if there is one, within so many seconds where MLflow does not answer."""
+        if self._run is None:
             return
-        run, begun = self._run, self._run.run_id is not None
+        begun = self._run.run_id is not None
         if begun:
             self._end_node(status)
-            run.end(status)
+            self._run.end(status)
             self._records.save()
         if not self._sender.finish(patience):
             os.environ |= {"MLFLOW_HTTP_REQUEST_TIMEOUT": "2", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
@@ -174,17 +170,17 @@ class TrackingHook:
                 mlflow.end_run(status)
         except (MlflowException, OSError) as error:
             logger.debug("The next run tells MLflow how this one ended", exc_info=error)
-        self._sender = self._run = TrackingHook.running = None
+        self._run = None
         os.chdir(self._folder)
 
-    def _begin_run(self, run: Record, sender: Sender) -> None:
+    def _begin_run(self, run: Record) -> None:
         experiment = mlflow.get_experiment_by_name(self._context.mlflow.tracking.experiment.name)
         assert experiment is not None  # kedro-mlflow has made it
         run.experiment_id = experiment.experiment_id
-        sender.delivery.create(run)
-        self._records.own[run.key], TrackingHook.running = run, self
+        self._sender.delivery.create(run)
+        self._records.own[run.key] = run
         mlflow.start_run(run.run_id, log_system_metrics=False)
-        sender.monitor(str(run.run_id))
+        self._sender.monitor(str(run.run_id))
 
     def _begin_training(self, run: Record, history: str, node: Node) -> None:
         path, wanted = self._entry(history)
@@ -213,7 +209,7 @@ class TrackingHook:
         with self._records.lock:
             for record in filter(None, (self._run, self._training)):
                 for file in record.files.values():
-                    path = self._project / file["path"]
+                    path = self._context.project_path / file["path"]
                     if not file["ready"] and path.exists():
                         file |= {"ready": True, "stamp": path.stat().st_mtime_ns}
             if self._training is not None:
@@ -224,22 +220,22 @@ class TrackingHook:
         """End a training; its best epoch's validation is the command's too."""
         for file in training.files.values():
             if file.get("checkpoint") == "best":
-                best = facts.checkpoint_epoch(self._project / file["path"])
+                best = facts.checkpoint_epoch(self._context.project_path / file["path"])
                 numbers = {"epoch": float(best)}
                 for path in training.histories.values():
-                    row = read_history(self._project / path).get(best, {})
+                    row = read_history(self._context.project_path / path).get(best, {})
                     numbers |= {name[4:]: value for name, value in row.items() if name.startswith("val/")}
                 for record in self._records.own.values():
                     if record.run_id == training.parent:
                         record.metrics |= {f"{training.stage}/best/{name}": n for name, n in numbers.items()}
         training.end(status)
 
-    def _go_on_with_earlier_runs(self, sender: Sender, catalog: CatalogProtocol) -> None:
+    def _go_on_with_earlier_runs(self) -> None:
         """Send what processes that have ended have left; nothing else would do it for a training that was finished."""
         left = self._records.adopt()
         with self._records.lock:
             for record in left:
-                exist = [name in catalog and catalog.exists(name) for name in record.outputs]
+                exist = [name in self._catalog and self._catalog.exists(name) for name in record.outputs]
                 if record.ended is None and exist and all(exist):
                     for name in record.outputs:
                         path, wanted = self._entry(name)
@@ -250,11 +246,10 @@ class TrackingHook:
                     self._end_training(record, "FINISHED")
                 record.end("FAILED")
         if left:
-            sender.settle(PATIENCE)
+            self._sender.settle(PATIENCE)
 
     def _note_file(self, record: Record, name: str, path: Path, **about: Any) -> None:
-        with self._records.lock:
-            record.files[name] = {"path": self._relative(path), "stamp": path.stat().st_mtime_ns, **about}
+        record.files[name] = {"path": self._relative(path), "stamp": path.stat().st_mtime_ns, **about}
 
     def _record_input(self, name: str) -> None:
         path, wanted = self._entry(name)
@@ -276,10 +271,9 @@ class TrackingHook:
                 for record in filter(None, (self._run, self._training)):
                     record.tags[f"{known.stage}_run"] = known.run_id
         self._records.save()
-        if self._sender is not None:
-            self._sender.wake()
+        self._sender.wake()
 
-    def _parameters(self, inputs: Any) -> dict[str, str]:
+    def _parameters(self, inputs: Iterable[str]) -> dict[str, str]:
         """Give the parameters among the inputs of nodes, as conf and ``--params`` have them, by dotted path."""
         given = self._context.config_loader["parameters"]  # context.params has typed settings
         names = sorted(name.removeprefix("params:") for name in inputs if name.startswith("params:"))
@@ -288,18 +282,16 @@ class TrackingHook:
 
     def _entry(self, name: str) -> tuple[Path, Mapping[str, Any]]:
         """Give an entry's path, and what MLflow is to have of it: nothing where there is no file, or no tracking."""
-        dataset = None if self._sender is None or self._catalog is None else self._catalog.get(name)
+        dataset = None if self._run is None else self._catalog.get(name)
         path, metadata = getattr(dataset, "_filepath", None), getattr(dataset, "metadata", None) or {}
         return Path(path or ""), (metadata.get("mlflow") or {}) if path else {}
 
     def _relative(self, path: Path) -> str:
-        return (path.relative_to(self._project) if path.is_relative_to(self._project) else path).as_posix()
+        project = self._context.project_path
+        return (path.relative_to(project) if path.is_relative_to(project) else path).as_posix()
 
 
-def mark_run_killed() -> None:
-    """End the run that is tracked, if there is one, as KILLED: somebody stopped it. MLflow would say FINISHED."""
-    if TrackingHook.running is not None:
-        TrackingHook.running.end("KILLED", LAST_SECONDS)
+TRACKING = TrackingHook()
 
 
 def _command_tags(run_params: Mapping[str, Any]) -> dict[str, str]:
@@ -314,13 +306,3 @@ def _command_tags(run_params: Mapping[str, Any]) -> dict[str, str]:
     if Path(sys.argv[0]).name == "kedro":
         tags["kedro_command"] = shlex.join(["kedro", *sys.argv[1:]])
     return tags
-
-
-def _markdown(table: pd.DataFrame, name: str, values: list[str]) -> str:
-    """Set numbers in Markdown, in percent."""
-    rows = [
-        [row[name], *(f"{100 * row[value]:.1f}" if facts.is_number(row[value]) else "-" for value in values)]
-        for row in table.to_dict("records")
-    ]
-    lines = [[name, *values], ["---"] * (1 + len(values)), *rows]
-    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)

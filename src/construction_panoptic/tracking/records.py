@@ -4,7 +4,6 @@ Each run has a record. What MLflow has got is taken out of it; the next ``kedro 
 processes that have ended. No path in it is absolute.
 """
 
-import json
 import logging
 import os
 import socket
@@ -13,14 +12,15 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import psutil
 from filelock import FileLock
+from pydantic import TypeAdapter
 
-from construction_panoptic.files import write_json
+from construction_panoptic.files import write_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ def _is_alive(process: str) -> bool:
 class Record:
     """A run: what it is, and what MLflow lacks of it."""
 
-    name: str = ""
+    name: str
     store: str = ""  # address of the tracking server; "" for the project's own database
     experiment_id: str = ""
     run_id: str | None = None  # None until MLflow has created it
@@ -86,6 +86,9 @@ class Record:
             file["ready"] = True
 
 
+_CONTENT = TypeAdapter(dict[str, Record])
+
+
 class Records:
     """The records of one store that this process looks after (`own`), and their file.
 
@@ -113,7 +116,7 @@ class Records:
 
     def known(self, key: str) -> Record | None:
         """Give a record, own or not."""
-        return self.own.get(key) or _read(self._path).get(key)
+        return self.own.get(key) or self._read().get(key)
 
     def save(self) -> None:
         """Write the own records; those of commands that MLflow has wholly are forgotten."""
@@ -132,19 +135,12 @@ class Records:
         """Give all records, and write them back; other processes wait."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(self._path.with_suffix(".lock")):
-            known = _read(self._path)
+            known = self._read()
             yield known
-            content = {key: {name: value for name, value in asdict(r).items() if value} for key, r in known.items()}
-            write_json(self._path, content, indent=2)
+            write_bytes(self._path, _CONTENT.dump_json(known, indent=2))
 
-
-def _read(path: Path) -> dict[str, Record]:
-    names = {item.name for item in fields(Record)}
-    try:
-        return {
-            key: Record(**{name: value for name, value in entry.items() if name in names})
-            for key, entry in json.loads(path.read_text()).items()
-            if "experiment_id" in entry  # else of an earlier version
-        }
-    except (OSError, ValueError, AttributeError, TypeError):
-        return {}
+    def _read(self) -> dict[str, Record]:
+        try:
+            return _CONTENT.validate_json(self._path.read_bytes())
+        except (OSError, ValueError):  # there is none, it is damaged, or of an earlier version
+            return {}

@@ -5,9 +5,9 @@ What is there already is asked first, so that nothing comes twice.
 
 import json
 import logging
+import shutil
 import tempfile
 import threading
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -50,19 +50,19 @@ class Delivery:
         if record.run_id is None and not self.create(record):
             return
         run_id, log_batch = str(record.run_id), self._client.log_batch
-
-        def send_all(kind: str, send: Callable[[dict[str, Any]], object]) -> None:
+        kinds: dict[str, Callable[[dict[str, Any]], object]] = {
+            "tags": lambda values: log_batch(run_id, tags=[RunTag(*item) for item in values.items()]),
+            "params": lambda values: log_batch(run_id, params=[Param(*item) for item in values.items()]),
+            "metrics": lambda values: self._send_numbers(run_id, values),
+            "datasets": lambda values: self._client.log_inputs(run_id, [*map(_dataset_input, values.items())]),
+        }
+        for kind, send in kinds.items():
             pending: dict[str, Any] = getattr(record, kind)
             with self._records.lock:
                 values = dict(pending)
             if values:
                 self._unless_refused(f"{kind} of {record.name}", send, values)
                 self._take_out(pending, values)
-
-        send_all("tags", lambda values: log_batch(run_id, tags=[RunTag(*item) for item in values.items()]))
-        send_all("params", lambda values: log_batch(run_id, params=[Param(*item) for item in values.items()]))
-        send_all("metrics", lambda values: self._send_numbers(run_id, values))
-        send_all("datasets", lambda values: self._client.log_inputs(run_id, [*map(_dataset_input, values.items())]))
         with self._records.lock:  # before the histories, for a checkpoint is linked with the numbers of its epoch
             files = {name: dict(file) for name, file in record.files.items() if file["ready"]}
         for entry in list(record.histories):
@@ -165,16 +165,12 @@ class Delivery:
             self._send_checkpoint(run_id, record, path, f"{record.stage}-{file['checkpoint']}")
 
     def _send_archive(self, run_id: str, folder: Path, place: str) -> None:
-        members = sorted(member for member in folder.rglob("*") if member.is_file())
-        if sum(member.stat().st_size for member in members) >= LARGEST_ARCHIVE:
+        if sum(member.stat().st_size for member in folder.rglob("*") if member.is_file()) >= LARGEST_ARCHIVE:
             logger.info("%s is too large to be kept in MLflow", folder)
             return
         with tempfile.TemporaryDirectory() as temporary:
-            packed = Path(temporary, f"{folder.name}.zip")
-            with zipfile.ZipFile(packed, "w") as archive:
-                for member in members:
-                    archive.write(member, member.relative_to(folder))
-            self._client.log_artifact(run_id, str(packed), place)
+            packed = shutil.make_archive(f"{temporary}/{folder.name}", "zip", folder)
+            self._client.log_artifact(run_id, packed, place)
 
     def _send_checkpoint(self, run_id: str, record: Record, path: Path, name: str) -> None:
         """Log a checkpoint as a model of its run, with the numbers of its epoch, in the place of an earlier one."""
@@ -226,26 +222,26 @@ class Sender:
         self.delivery = Delivery(records, project)
         self._records = records
         self._store = store
-        self._woken, self._stopping = threading.Event(), threading.Event()
-        self._passed = threading.Condition()
-        self._asked = self._done = 0
-        self._away = False
         self._monitor: SystemMetricsMonitor | None = None
-        self._monitored = ""
+        self._monitored = ""  # id of the run
+        self._changed = threading.Condition()  # of what follows
+        self._asked = self._done = 0
+        self._away = self._stopping = False
         self._thread = threading.Thread(target=self._work, name="tracking", daemon=True)
         self._thread.start()
 
     def wake(self) -> None:
         """Let what the records have be sent, soon."""
-        self._asked += 1
-        self._woken.set()
+        with self._changed:
+            self._asked += 1
+            self._changed.notify_all()
 
     def settle(self, patience: float) -> bool:
         """Wait until all that the records have is sent; False where that takes longer, or the store does not answer."""
         self.wake()
-        with self._passed:
-            self._passed.wait_for(lambda: self._done >= self._asked or self._away, patience)
-            return self._done >= self._asked
+        with self._changed:
+            self._changed.wait_for(lambda: self._done == self._asked or self._away, patience)
+            return self._done == self._asked
 
     def finish(self, patience: float) -> bool:
         """Try once more, even if the store did not answer a moment ago, and end the thread; see `settle`."""
@@ -253,7 +249,8 @@ class Sender:
             last = threading.Thread(target=self._monitor.finish, daemon=True)
             last.start()
             last.join(patience)
-        self._stopping.set()
+        with self._changed:
+            self._stopping = True
         self.wake()
         self._thread.join(patience)
         if self._done == self._asked:
@@ -262,44 +259,44 @@ class Sender:
         logger.warning("%s %s: what it lacks is sent by the next kedro run.", self._store, reason)
         return False
 
-    def monitor(self, run_id: str, *, resumed: bool = False) -> None:
-        """Log the load of CPU, memory and GPU from now on."""
-        self._monitored, self._monitor = run_id, SystemMetricsMonitor(run_id, resume_logging=resumed)
+    def monitor(self, run_id: str) -> None:
+        """Log the load of CPU, memory and GPU from now on; again after an outage, which ends MLflow's monitor."""
+        self._monitored = run_id
+        self._monitor = SystemMetricsMonitor(run_id, resume_logging=self._monitor is not None)
         self._monitor.start()
 
     def _work(self) -> None:
-        while True:
-            if self._away:
-                self._stopping.wait(RETRY_AFTER)
-            else:
-                self._woken.wait()
-            self._woken.clear()  # before the others are read, so that no wake is lost
-            last, asked = self._stopping.is_set(), self._asked
+        last = False
+        while not last:
+            with self._changed:
+                if self._away:
+                    self._changed.wait_for(lambda: self._stopping, RETRY_AFTER)
+                else:
+                    self._changed.wait_for(lambda: self._done < self._asked)
+                last, asked, was_away = self._stopping, self._asked, self._away
             error = self._pass()
-            if error is not None and not self._away:
+            if error is not None and not was_away:
                 text = "%s does not answer (%s). Work goes on; what it lacks is sent later."
                 logger.warning(text, self._store, first_line(error)[:100])
                 logger.debug("The failure", exc_info=error)
-            back = self._away and error is None
-            with self._passed:
+            with self._changed:
                 self._done, self._away = self._done if error else asked, error is not None
-                self._passed.notify_all()
-            if back:
+                self._changed.notify_all()
+            if was_away and error is None:
                 logger.info("%s answers again.", self._store)
                 if self._monitor is not None and not last:
-                    self.monitor(self._monitored, resumed=True)
-            if last:
-                return
+                    self.monitor(self._monitored)
 
     def _pass(self) -> Exception | None:
-        error: Exception | None = None
+        """Bring all records up to date; give the error that kept from it, whatever it is: the training goes on."""
         try:
             for record in list(self._records.own.values()):
                 self.delivery.bring(record)
-        except Exception as failure:  # whatever it is, the training goes on
-            error = failure
-        self._records.save()
-        return error
+        except Exception as error:
+            return error
+        finally:
+            self._records.save()
+        return None
 
 
 def read_history(path: Path) -> Rows:
@@ -309,8 +306,8 @@ def read_history(path: Path) -> Rows:
     except (FileNotFoundError, pd.errors.EmptyDataError):
         return {}
     return {
-        int(epoch): {str(name): float(value) for name, value in row.items() if is_number(value)}
-        for epoch, row in zip(table["epoch"], table.drop(columns="epoch").to_dict("records"), strict=True)
+        int(row.pop("epoch")): {str(name): float(value) for name, value in row.items() if is_number(value)}
+        for row in table.to_dict("records")
     }
 
 

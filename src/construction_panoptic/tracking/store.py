@@ -11,7 +11,6 @@ from mlflow.exceptions import MlflowException
 from construction_panoptic.errors import UserError, causes
 
 ARTIFACTS = "mlartifacts"
-ARTIFACT_COLUMNS = {"experiments": "artifact_location", "runs": "artifact_uri", "logged_models": "artifact_location"}
 TOO_MANY_REQUESTS = 429
 
 
@@ -22,18 +21,13 @@ class TrackingError(UserError):
 def make_portable(project: Path) -> None:
     """Let the project's database name its artifacts relative to the project: it may be copied, or moved.
 
-    MLflow makes paths absolute when it creates an experiment, and takes relative ones as they are ever after: from
+    MLflow makes the path absolute when it creates an experiment, and takes a relative one as it is ever after: from
     the folder in which it runs.
     """
     with closing(sqlite3.connect(project / "mlflow.db")) as connection, connection:
-        locations = connection.execute("SELECT artifact_location FROM experiments").fetchall()
-        for (location,) in locations:
-            if location.endswith(f"/{ARTIFACTS}"):
-                for table, column in ARTIFACT_COLUMNS.items():
-                    connection.execute(
-                        f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?",
-                        (ARTIFACTS, len(location) + 1, len(location), location),
-                    )
+        connection.execute(
+            "UPDATE experiments SET artifact_location = ? WHERE artifact_location LIKE ?", (ARTIFACTS, f"%/{ARTIFACTS}")
+        )
 
 
 def tracking_error(error: BaseException | None) -> TrackingError | None:

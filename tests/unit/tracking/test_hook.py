@@ -11,7 +11,6 @@ from PIL import Image
 
 from construction_panoptic.files import UNCHANGED
 from construction_panoptic.tracking.facts import file_digest
-from construction_panoptic.tracking.hook import mark_run_killed
 from tests.unit.tracking.conftest import Run
 
 pytestmark = pytest.mark.medium
@@ -105,7 +104,7 @@ def test_failed_and_killed_runs_say_so(begin: Begin, experiment: str, status: st
     run = begin().train()
     run.epoch(3.0)
     if status == "KILLED":
-        mark_run_killed()
+        run.hook.end("KILLED", 30)
     else:
         run.hook.on_pipeline_error()
     assert (training(experiment).info.status, command(experiment).info.status) == (status, status)
