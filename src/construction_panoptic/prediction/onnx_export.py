@@ -40,10 +40,8 @@ def onnx_model(model: PanopticModel) -> tuple[bytes, dict[str, Any]]:
     """Convert a model to ONNX, for any batch and image size, and check that it computes the same in other sizes.
 
     Gives the content of the file, and a report: ``opset``, ``inputs``, ``outputs``, ``largest_difference`` of each
-    output relative to its largest value. The network is moved to the CPU.
-
-    Raises:
-        OnnxError: onnx, onnxscript or onnxruntime is not installed, or the outputs differ.
+    output relative to its largest value. The network is moved to the CPU. `OnnxError`: onnx, onnxscript or onnxruntime
+    is not installed, or the outputs differ.
     """
     try:
         import onnx  # noqa: F401
