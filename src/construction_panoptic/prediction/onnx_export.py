@@ -4,7 +4,6 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -69,15 +68,14 @@ def onnx_model(model: PanopticModel) -> tuple[bytes, dict[str, Any]]:
     return content, {"opset": OPSET, "inputs": INPUTS, "outputs": network.names, "largest_difference": differences}
 
 
-def run_onnx(model: bytes | Path | str, images: np.ndarray, padding_mask: np.ndarray) -> dict[str, np.ndarray]:
-    """Run an ONNX model, a file or its content, on the CPU; gives the outputs by their names.
+def run_onnx(model: bytes, images: np.ndarray, padding_mask: np.ndarray) -> dict[str, np.ndarray]:
+    """Run the content of an ONNX file on the CPU; gives the outputs by their names.
 
     ``images`` are float32 [B, 3, H, W], normalised, 0 on padding; ``padding_mask`` is bool [B, H, W], True on padding.
     """
     import onnxruntime
 
-    source = model if isinstance(model, bytes) else str(model)
-    session = onnxruntime.InferenceSession(source, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     values = session.run(None, dict(zip(INPUTS, (images, padding_mask), strict=True)))
     return dict(zip((output.name for output in session.get_outputs()), values, strict=True))
 

@@ -46,8 +46,8 @@ def test_losses_are_those_of_the_model(whole: Batch, settings: Build) -> None:
     outputs = task.model(whole.images, whole.padding_mask)
     counts = normalisers(targets, own.losses)
     expected = {
-        f"loss_{name}": term.sum.item() / counts[term.normaliser]
-        for name, term in deeplab_losses(outputs, targets, own.losses).items()
+        f"loss_{name}": value.item() / counts[name]
+        for name, value in deeplab_losses(outputs, targets, own.losses).items()
     }
     total, terms = total_loss(task.losses(whole), task.normalisers(whole))
     assert {name: term.item() for name, term in terms.items()} == pytest.approx(expected, rel=1e-5)
