@@ -12,7 +12,7 @@ from construction_panoptic.models.panoptic_deeplab import PanopticDeeplabModel, 
 from construction_panoptic.models.protocol import Images
 from construction_panoptic.models.spec import ModelSpec
 
-ARCHITECTURE = {
+ARCHITECTURE: dict[str, Any] = {
     "backbone": "tiny",
     "norm": "batch",
     "channels": 16,
