@@ -4,7 +4,7 @@ Parameters have torchvision's names (`conv1`, `bn1`, `layer1` … `layer4`), as 
 """
 
 from collections.abc import Callable
-from typing import Literal, cast, get_args
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +15,6 @@ from torchvision.ops import FrozenBatchNorm2d
 from construction_panoptic.errors import ParameterError
 
 Norm = Literal["frozen", "batch"]
-BackboneName = Literal["resnet18", "resnet34", "resnet50", "resnet101", "tiny"]
 
 _NORM_LAYERS: dict[str, Callable[[int], nn.Module]] = {"frozen": FrozenBatchNorm2d, "batch": nn.BatchNorm2d}
 
@@ -30,6 +29,13 @@ def conv_norm(conv: nn.Conv2d, norm: nn.Module, x: Tensor) -> Tensor:
     shift = norm.bias - norm.running_mean * scale
     weight = conv.weight * scale[:, None, None, None]
     return F.conv2d(x, weight, shift, conv.stride, conv.padding, conv.dilation, conv.groups)
+
+
+def fast_layout(images: Tensor) -> Tensor:
+    """Channels last in memory on a CPU, and in half precision on a GPU, where convolutions are fastest so."""
+    if images.device.type == "cpu" or (images.is_cuda and torch.is_autocast_enabled("cuda")):
+        return images.contiguous(memory_format=torch.channels_last)
+    return images
 
 
 def _shortcut(downsample: nn.Sequential | None, x: Tensor) -> Tensor:
@@ -120,30 +126,21 @@ class Backbone(nn.Module):
     With ``norm="frozen"`` (fine-tuning: fixed statistics, scale and shift) the stem and the first stage keep their
     weights and the other stages learn, as in the published recipe; with ``norm="batch"`` (from scratch) all learn.
     Strides of the stages: ResNets 4, 8, 16, 32; tiny, and ResNet-50 and 101 with ``dilation`` (DC5), 4, 8, 16, 16.
-    `ParameterError` for an unknown name or norm, or dilation with another backbone.
+    ``channels`` are the widths of their maps. `ParameterError` for an unknown name, or dilation with another backbone.
     """
 
     def __init__(self, name: str = "resnet50", *, norm: Norm = "frozen", dilation: bool = False) -> None:
         super().__init__()
-        if name not in get_args(BackboneName):
-            raise ParameterError(f"backbone: {name!r} is unknown; choose one of {', '.join(get_args(BackboneName))}.")
-        if norm not in _NORM_LAYERS:
-            raise ParameterError(f"norm: {norm!r} is unknown; choose one of {', '.join(_NORM_LAYERS)}.")
+        if name not in (*_RESNETS, "tiny"):
+            raise ParameterError(f"backbone: {name!r} is unknown; choose one of {', '.join(_RESNETS)}, tiny.")
         if dilation and name not in ("resnet50", "resnet101"):
             raise ParameterError(f"dilation: {name} has no dilated form; choose resnet50 or resnet101, or false.")
         self.body = _tiny_body(norm) if name == "tiny" else _resnet_body(name, norm, dilation)
         if norm == "frozen":
             for module in (self.body.conv1, self.body.bn1, self.body.layer1):
                 module.requires_grad_(False)
-
-    @property
-    def channels(self) -> tuple[int, ...]:
-        """Widths of the four stages' maps, finest first."""
-        return self.body.channels
+        self.channels = self.body.channels
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Map images [B, 3, H, W] to the four stages' maps, finest first."""
-        # Convolutions on a CPU, and in half precision on a GPU, are fastest with the channels last in memory.
-        if images.device.type == "cpu" or (images.is_cuda and torch.is_autocast_enabled("cuda")):
-            images = images.contiguous(memory_format=torch.channels_last)
-        return self.body(images)
+        return self.body(fast_layout(images))

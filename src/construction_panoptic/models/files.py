@@ -16,6 +16,7 @@ from construction_panoptic.files import write_bytes, write_json
 from construction_panoptic.models.build import build
 from construction_panoptic.models.protocol import PanopticModel
 from construction_panoptic.models.spec import ModelSpec, Preprocessing
+from construction_panoptic.models.weights import first_line
 
 FORMAT, FORMAT_VERSION = "construction_panoptic", 1
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
@@ -76,8 +77,7 @@ def read_checkpoint(path: Path, *, checked: bool = False) -> dict[str, Any]:
     except (FileNotFoundError, PermissionError, MemoryError):
         raise
     except Exception as error:  # damage shows in many ways
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path} is not a readable checkpoint ({reason}). {_advice(path)}") from error
+        raise CheckpointError(f"{path} is not a readable checkpoint ({first_line(error)}). {_advice(path)}") from error
     if not isinstance(checkpoint, dict):
         raise CheckpointError(f"{path} holds a {type(checkpoint).__name__}, not a checkpoint. {_advice(path)}")
     return checkpoint

@@ -8,13 +8,6 @@ from torchvision.transforms.v2 import functional as transforms
 from construction_panoptic.config.training import AugmentationSettings
 from construction_panoptic.models.spec import Preprocessing
 
-INPUTS = {
-    "images": "float32 [B, 3, H, W]: RGB in 0…1, shorter side evaluation_side unless the longer one would pass "
-    "max_side, minus mean, divided by std, 0 on padding at the right and the bottom",
-    "padding_mask": "bool [B, H, W]: true on padding",
-}
-"""What goes into a network of any kind, for `PanopticModel.describe`."""
-
 Sizes = Preprocessing | AugmentationSettings
 
 
@@ -38,8 +31,6 @@ def evaluation_resize(image: Tensor, settings: Sizes) -> Tensor:
     """Resize a uint8 image [3, H, W] to the size used in evaluation and prediction, bilinear with antialiasing."""
     height, width = int(image.shape[-2]), int(image.shape[-1])
     size = resized_size((height, width), settings.evaluation_side, settings.max_side)
-    if size == (height, width):
-        return image
     return transforms.resize(image, list(size), InterpolationMode.BILINEAR, antialias=True)
 
 

@@ -1,15 +1,19 @@
 """What everything after training knows of a model: its description, the way from pixels to input, and segments."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from functools import partial
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from scipy.ndimage import find_objects
 from torch import Tensor, nn
 
+from construction_panoptic.models.preprocessing import prepare
 from construction_panoptic.models.spec import ModelSpec
 
 
@@ -41,7 +45,21 @@ class Segmentation:
     segments: Sequence[Mapping[str, Any]]
     boxes: list[dict[str, Any]] = field(default_factory=list)
 
-    def with_boxes(self) -> "Segmentation":
+    def resized(self, size: tuple[int, int], *, threshold: float = 0.0, least_area: int = 1) -> Self:
+        """The same without boxes at (height, width), nearest, on PIL's grid.
+
+        Segments of fewer pixels there than ``least_area``, or whose score is not above ``threshold``, become void.
+        """
+        rows, columns = (nearest_index(old, new) for old, new in zip(self.id_map.shape, size, strict=True))
+        id_map = self.id_map.take(columns, axis=1).take(rows, axis=0)
+        areas = np.bincount(id_map.ravel(), minlength=len(self.segments) + 1).tolist()
+        found = ({**segment, "area": areas[segment["id"]]} for segment in self.segments)
+        kept = [each for each in found if each["area"] >= least_area and each["score"] > threshold]
+        new_ids = np.zeros(len(areas), dtype=np.int32)
+        new_ids[[segment["id"] for segment in kept]] = np.arange(1, len(kept) + 1)
+        return type(self)(new_ids[id_map], [segment | {"id": number} for number, segment in enumerate(kept, 1)])
+
+    def with_boxes(self) -> Self:
         """The same with the boxes of the things' masks; each segment has a pixel."""
         boxes = []
         for segment, (rows, columns) in zip(self.segments, find_objects(self.id_map), strict=True):
@@ -52,7 +70,13 @@ class Segmentation:
         return replace(self, boxes=boxes)
 
 
-class PanopticModel(Protocol):
+def nearest_index(source: int, target: int) -> NDArray[np.int32]:
+    """Index of the source pixel that PIL's nearest resize reads for each target pixel; int32 [target]."""
+    places = Image.fromarray(np.arange(source, dtype=np.int32)[None])
+    return np.asarray(places.resize((target, 1), Image.Resampling.NEAREST))[0]
+
+
+class PanopticModel(ABC):
     """A model of any kind, ready to segment.
 
     ``spec`` is all that it takes to build the model again, its weights apart. ``network`` is the module with the
@@ -61,33 +85,77 @@ class PanopticModel(Protocol):
     [3, h, w]: the one way from pixels to input, without weights, so that processes that load images can have it.
     """
 
-    spec: ModelSpec
-    network: nn.Module
-    prepare: Callable[[Tensor], Tensor]
+    inputs: ClassVar[Mapping[str, str]] = {
+        "images": "float32 [B, 3, H, W]: RGB in 0…1, shorter side evaluation_side unless the longer one would pass "
+        "max_side, minus mean, divided by std, 0 on padding at the right and the bottom",
+        "padding_mask": "bool [B, H, W]: true on padding",
+    }
 
+    def __init__(self, network: nn.Module, spec: ModelSpec) -> None:
+        """Take a network, which may be one in training, and what it was built from."""
+        self.network = network
+        self.spec = spec
+        self.prepare: Callable[[Tensor], Tensor] = partial(prepare, settings=spec.preprocessing)
+
+    @classmethod
+    @abstractmethod
+    def from_spec(cls, spec: ModelSpec) -> Self:
+        """Build the network with random weights; `ParameterError` if its architecture is not one of its kind."""
+
+    @abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """Say for readers of an exported model what goes in and out of the network, and what is made of it.
+
+        Gives ``inputs`` and ``outputs`` (name → text), and whatever else it takes to make segments of the outputs.
+        """
+
+    def outputs(self, images: Images) -> Any:
+        """Run the network on a batch; gives what `segment_outputs` takes."""
+        return self.network(images.pixels, images.padding_mask)
+
+    @abstractmethod
+    def candidates(
+        self, outputs: Any, images: Images, spec: ModelSpec
+    ) -> Iterator[Callable[[ModelSpec], Segmentation]]:
+        """Give of each image a function from a spec to the segmentation without boxes.
+
+        The specs it takes are ``spec``, or that with a higher threshold.
+        """
+
+    @torch.no_grad()
     def segment(self, images: Images, overrides: Mapping[str, Any] | None = None) -> list[Segmentation]:
         """Segment a batch on the network's device, without gradients, in the mode in which the network is.
 
         ``overrides`` are other values for fields of the spec, such as ``{"threshold": 0.5}``; see
         `ModelSpec.overridden`.
         """
-        ...
+        return self.segment_outputs(self.outputs(images), images, overrides)
 
+    @torch.no_grad()
+    def segment_outputs(
+        self, outputs: Any, images: Images, overrides: Mapping[str, Any] | None = None
+    ) -> list[Segmentation]:
+        """Segment a batch of which the outputs are there already, as in a validation with losses.
+
+        The boxes are those of the things' masks.
+        """
+        spec = self.spec.overridden(overrides)
+        return [segmentation_at(spec).with_boxes() for segmentation_at in self.candidates(outputs, images, spec)]
+
+    @torch.no_grad()
     def segment_at(
         self, images: Images, thresholds: Sequence[float], overrides: Mapping[str, Any] | None = None
-    ) -> Sequence[Iterable[Segmentation]]:
+    ) -> list[Iterable[Segmentation]]:
         """Segment a batch at several thresholds, with one pass of the network.
 
         Gives for each image the segmentations at each threshold, without boxes, computed as they are asked for.
         """
-        ...
-
-    def describe(self) -> dict[str, Any]:
-        """Say for readers of an exported model what goes in and out of the network, and what is made of it.
-
-        Gives ``inputs`` and ``outputs`` (name → text), and whatever else it takes to make segments of the outputs.
-        """
-        ...
+        spec = self.spec.overridden(overrides)
+        specs = [spec.overridden({"threshold": threshold}) for threshold in thresholds]
+        lowest = spec.overridden({"threshold": min(thresholds)})
+        return [
+            map(segmentation_at, specs) for segmentation_at in self.candidates(self.outputs(images), images, lowest)
+        ]
 
 
 def device_of(network: nn.Module) -> torch.device:

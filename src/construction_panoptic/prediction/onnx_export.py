@@ -4,7 +4,6 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -40,10 +39,8 @@ def onnx_model(model: PanopticModel) -> tuple[bytes, dict[str, Any]]:
     """Convert a model to ONNX, for any batch and image size, and check that it computes the same in other sizes.
 
     Gives the content of the file, and a report: ``opset``, ``inputs``, ``outputs``, ``largest_difference`` of each
-    output relative to its largest value. The network is moved to the CPU.
-
-    Raises:
-        OnnxError: onnx, onnxscript or onnxruntime is not installed, or the outputs differ.
+    output relative to its largest value. The network is moved to the CPU. `OnnxError`: onnx, onnxscript or onnxruntime
+    is not installed, or the outputs differ.
     """
     try:
         import onnx  # noqa: F401
@@ -71,15 +68,14 @@ def onnx_model(model: PanopticModel) -> tuple[bytes, dict[str, Any]]:
     return content, {"opset": OPSET, "inputs": INPUTS, "outputs": network.names, "largest_difference": differences}
 
 
-def run_onnx(model: bytes | Path | str, images: np.ndarray, padding_mask: np.ndarray) -> dict[str, np.ndarray]:
-    """Run an ONNX model, a file or its content, on the CPU; gives the outputs by their names.
+def run_onnx(model: bytes, images: np.ndarray, padding_mask: np.ndarray) -> dict[str, np.ndarray]:
+    """Run the content of an ONNX file on the CPU; gives the outputs by their names.
 
     ``images`` are float32 [B, 3, H, W], normalised, 0 on padding; ``padding_mask`` is bool [B, H, W], True on padding.
     """
     import onnxruntime
 
-    source = model if isinstance(model, bytes) else str(model)
-    session = onnxruntime.InferenceSession(source, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     values = session.run(None, dict(zip(INPUTS, (images, padding_mask), strict=True)))
     return dict(zip((output.name for output in session.get_outputs()), values, strict=True))
 

@@ -51,20 +51,13 @@ def rank_images(
     ``settings.count`` images are chosen one after the other, each with the highest score beside those before it. The
     others follow by their scores beside all of these, and near-duplicates last, with the novelty 0.
 
-    Args:
-        results: COCO panoptic results, as `read_results` gives them; they have an image at least.
-        hashes: perceptual hash of each image, in the order of the results.
-        annotated: key → perceptual hash of the images that are annotated already.
-        rarity: class name → rarity, 0…1; 1 for a class that is missing.
-        settings: weights, count and the distance of near-duplicates.
+    ``results`` are COCO panoptic results of one image at least, as `read_results` gives them, ``hashes`` the perceptual
+    hashes of their images, ``annotated`` those of the images that are annotated already, by key; ``rarity`` is that of
+    a class by name, 0…1, 1 where it is missing. Errors as of `near_duplicate_groups`.
 
-    Returns:
-        A row for each image: ``rank``, from 1; ``image``; ``score``, ``uncertainty``, ``rarity``, ``novelty``, 0…1;
-        ``near_duplicate_of``, an image of a better rank or the key of an annotated one, else missing; ``segments``,
-        their number; ``least_certain``, the classes of the lowest scores; ``rarest``, the class that makes the rarity.
-
-    Raises:
-        InputDataError: see `near_duplicate_groups`.
+    Gives a row for each image: ``rank``, from 1; ``image``; ``score``, ``uncertainty``, ``rarity``, ``novelty``, 0…1;
+    ``near_duplicate_of``, an image of a better rank or the key of an annotated one, else missing; ``segments``, their
+    number; ``least_certain``, the classes of the lowest scores; ``rarest``, the class that makes the rarity.
     """
     table, contents = _describe(results, rarity)
     weights = settings.weights

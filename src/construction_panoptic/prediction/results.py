@@ -42,11 +42,24 @@ def write_results(items: Iterable[PredictedPicture | RejectedFile], folder: Path
     write_json(index, {"complete": False, "files": sorted(earlier), "rejected": []})
     rejected: list[RejectedFile] = []
     with ExitStack() as stack:
-        views = _Views(folder, stack.enter_context(ExitStack()))
-        write_predictions(_shown(items, views, rejected, stack), folder / PANOPTIC)
-    for name in earlier - views.written:
+        pictures = _Views(folder, stack.enter_context(ExitStack()))
+
+        def predictions() -> Iterator[ImagePrediction]:
+            add_to_cvat: Callable[[PredictedPicture], None] | None = None
+            for item in items:
+                if isinstance(item, RejectedFile):
+                    rejected.append(item)
+                    continue
+                pictures.add(item)
+                if item.cvat is not None:
+                    add_to_cvat = add_to_cvat or stack.enter_context(_cvat_archive(pictures.place(CVAT)))
+                    add_to_cvat(item)
+                yield item.prediction
+
+        write_predictions(predictions(), folder / PANOPTIC)
+    for name in earlier - pictures.written:
         (folder / name).unlink(missing_ok=True)
-    content = {"complete": True, "files": sorted(views.written), "rejected": list(map(vars, rejected))}
+    content = {"complete": True, "files": sorted(pictures.written), "rejected": list(map(vars, rejected))}
     write_json(index, content, indent=2)
 
 
@@ -78,21 +91,6 @@ def views(picture: PredictedPicture, *, max_side: int = 1600) -> dict[str, Pixel
         "masks": panoptic_overlay(pixels, prediction.id_map, prediction.segments_info, classes, max_side=max_side),
         "boxes": boxes_overlay(pixels, boxes, classes, max_side=max_side),
     }
-
-
-def _shown(
-    items: Iterable[PredictedPicture | RejectedFile], pictures: "_Views", rejected: list[RejectedFile], stack: ExitStack
-) -> Iterator[ImagePrediction]:
-    add_to_cvat: Callable[[PredictedPicture], None] | None = None
-    for item in items:
-        if isinstance(item, RejectedFile):
-            rejected.append(item)
-            continue
-        pictures.add(item)
-        if item.cvat is not None:
-            add_to_cvat = add_to_cvat or stack.enter_context(_cvat_archive(pictures.place(CVAT)))
-            add_to_cvat(item)
-        yield item.prediction
 
 
 @contextmanager

@@ -67,10 +67,7 @@ def predict_source(
 
     Gives a prediction for each image and chosen frame, in order, and a record for each file that cannot be used,
     computed as they are asked for. The things of a video have a ``track_id``; see `Tracker`. The model is moved to the
-    device of the settings, whose ``source`` is not read.
-
-    Raises:
-        ParameterError: a class of the settings is none of the model's.
+    device of the settings, whose ``source`` is not read. `ParameterError`: a class of theirs is none of the model's.
     """
     return _predicted(model, files, settings, kept_classes(model.spec.categories, settings))
 
@@ -78,8 +75,7 @@ def predict_source(
 def kept_classes(categories: Iterable[Mapping[str, Any]], settings: PredictionSettings) -> frozenset[int] | None:
     """Give the ids of the classes that the settings keep; None: all.
 
-    Raises:
-        ParameterError: a class of the settings is none of the categories, or none would be left.
+    `ParameterError`: a class of the settings is none of the categories, or none would be left.
     """
     if settings.classes is None and not settings.things_only:
         return None

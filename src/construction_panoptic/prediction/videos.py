@@ -65,9 +65,9 @@ def read_frames(path: Path, every: int = 1) -> Iterator[VideoFrame]:
                 start = time if start is None else start
                 pixels = np.rot90(frame.to_ndarray(format="rgb24"), k=round(frame.rotation / 90) % 4)
                 yield VideoFrame(number, time - start, rate, np.ascontiguousarray(pixels))
+    except VideoError:
+        raise
     except (FFmpegError, OSError, ValueError) as error:
-        if isinstance(error, VideoError):
-            raise
         read = f" after {count} frames" if count else ""
         raise VideoError(f"{path}: not a readable video{read} ({error}).") from error
     if not count:

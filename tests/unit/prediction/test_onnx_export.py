@@ -32,8 +32,7 @@ def test_onnx_computes_what_the_model_does(trained: PanopticModel, site: Path, t
     content, report = onnx_model(trained)
     assert report["opset"] == 18
     assert max(report["largest_difference"].values()) < 1e-4
-    path = tmp_path / "model.onnx"
-    path.write_bytes(content)
+    (tmp_path / "model.onnx").write_bytes(content)
 
     # Images of different sizes in one batch, with padding.
     samples = ImageFiles([site / "a.jpg", site / "a.png"], trained.prepare)
@@ -41,7 +40,7 @@ def test_onnx_computes_what_the_model_does(trained: PanopticModel, site: Path, t
     assert batch.padding_mask is not None
     with torch.no_grad():
         expected = trained.network(batch.images, batch.padding_mask)
-    found = onnx_export.run_onnx(path, batch.images.numpy(), batch.padding_mask.numpy())
+    found = onnx_export.run_onnx(content, batch.images.numpy(), batch.padding_mask.numpy())
     for name in expected:
         np.testing.assert_allclose(
             found[name], expected[name].numpy(), rtol=1e-3, atol=1e-3 * expected[name].abs().max()

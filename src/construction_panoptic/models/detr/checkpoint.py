@@ -1,33 +1,28 @@
-"""Loading weights, always with ``weights_only=True``: the published DETR checkpoints, and files of the same layout."""
+"""The published DETR checkpoints, and files of the same layout."""
 
-import argparse
 import hashlib
 import logging
 import socket
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from construction_panoptic.errors import CheckpointError
 from construction_panoptic.models.detr.model import Detr, DetrPanoptic
+from construction_panoptic.models.weights import load_fitting, read_weights
 
 logger = logging.getLogger(__name__)
 
 LONGEST_SILENCE = 60.0  # seconds that a server may take to go on with a download
 
 _URL = "https://dl.fbaipublicfiles.com/detr/"
-_DETECTOR_PREFIX = "detr."
+_PREFIX = "detr."
 _MASK_BRANCH = ("bbox_attention.", "mask_head.")
-_COUNTERS = ".num_batches_tracked"
 _SIZED_BY_DATA = ("class_embed.weight", "class_embed.bias", "query_embed.weight")
-_SHOWN = 3
 # Blocks of the third stage, and whether they are bottlenecks.
 _BACKBONES = {
     (2, False): "resnet18",
@@ -39,7 +34,6 @@ _BACKBONES = {
 _BODY = "detr.backbone.0.body."
 _TRANSFORMER = "detr.transformer."
 
-
 PUBLISHED_WEIGHTS = {
     "detr-r50": "e632da11",
     "detr-r50-dc5": "f0fb7ef5",
@@ -50,29 +44,6 @@ PUBLISHED_WEIGHTS = {
     "detr-r101-panoptic": "40021d53",
 }
 """Checkpoints published with the DETR paper, trained on COCO (Apache-2.0): name → the first digits of their SHA-256."""
-
-
-@dataclass(frozen=True)
-class LoadReport:
-    """What `load_weights` did, in the model's key names.
-
-    Keys ``kept`` are the checkpoint's; ``reset`` (class head or queries of another number) and ``missing`` keep the
-    model's own values; for ``unexpected`` ones of the checkpoint the model has no place.
-    """
-
-    source: str
-    kept: tuple[str, ...]
-    reset: tuple[str, ...]
-    missing: tuple[str, ...]
-    unexpected: tuple[str, ...]
-
-    def __str__(self) -> str:
-        """One line, with every key but the kept ones."""
-        parts = [f"{self.source}: {len(self.kept)} keys kept"]
-        for what in ("reset", "missing", "unexpected"):
-            keys = getattr(self, what)
-            parts.append(f"{len(keys)} {what}" + (f" ({', '.join(keys)})" if keys else ""))
-        return ", ".join(parts)
 
 
 def fetch_weights(name_or_path: str | Path) -> Path:
@@ -119,49 +90,6 @@ def _download(name: str, url: str, path: Path, sha256: str) -> None:
         socket.setdefaulttimeout(limit)
 
 
-def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """Read the model's tensors onto the CPU from a ``.safetensors`` file, or from what `torch.save` wrote of a state
-    dict, or of a dict that holds one as "model" (as training checkpoints do).
-
-    Raises:
-        CheckpointError: the file is missing or damaged, holds other objects than tensors and plain values (which are
-            never unpickled), or has no state dict.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"{path}: there is no such checkpoint file.")
-    content = _read(path)
-    if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
-        content = content["model"]
-    if not isinstance(content, Mapping) or not content:
-        raise CheckpointError(f'{path}: holds no state dict, neither itself nor under "model".')
-    for key, value in content.items():
-        if not isinstance(key, str) or not isinstance(value, Tensor):
-            raise CheckpointError(
-                f'{path}: holds no state dict, neither itself nor under "model": '
-                f"{key!r} has type {type(value).__name__}, not Tensor."
-            )
-    return dict(content)
-
-
-def _read(path: Path) -> Any:
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        # The published training script stores its command line, a plain namespace, beside the weights.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except SafetensorError as error:
-        raise CheckpointError(f"{path}: is not a readable safetensors file ({error}).") from error
-    except Exception as error:  # whatever an unpickler meets in a broken file
-        reason = str(error).strip().split("\n", 1)[0] or type(error).__name__
-        raise CheckpointError(
-            f"{path}: cannot be read as a checkpoint of plain tensors; it is damaged, not a PyTorch file, or "
-            "holds Python objects that are not unpickled for safety. Save its state dict alone with "
-            f"torch.save. ({reason})"
-        ) from error
-
-
 def panoptic_architecture(state: Mapping[str, Tensor]) -> dict[str, Any]:
     """Read from the state dict of a DETR panoptic the arguments of `build_detr_panoptic`, all but ``dilation``.
 
@@ -192,66 +120,36 @@ def _count(state: Mapping[str, Tensor], prefix: str) -> int:
 
 def load_weights(
     model: Detr | DetrPanoptic, source: str | Path | Mapping[str, Tensor], *, reset_heads: bool = True
-) -> LoadReport:
-    """Load a checkpoint into a model, in place, and say what became of each key.
+) -> str:
+    """Load a checkpoint into a model, in place, and say in a line what became of its keys, see `load_fitting`.
 
     A detector's checkpoint fits a panoptic model too (its mask branch stays as it is), and a panoptic checkpoint fits a
-    detector (its mask branch is left out). Batch counters, which frozen normalisation does without, may be there or
-    not. Everything else must fit, or nothing is loaded.
+    detector (its mask branch is left out).
 
     ``source`` is a key of `PUBLISHED_WEIGHTS`, the path of a file for `read_weights`, or a state dict. With
     ``reset_heads`` the class head, or the queries, stay as they are in the model when their number differs (for
-    fine-tuning on other classes); without, that is an error as well.
-
-    Raises:
-        CheckpointError: the file cannot be read, or does not fit the model; the message names the first keys.
+    fine-tuning on other classes); without, that is an error as well. `CheckpointError`: the file cannot be read, or
+    does not fit the model.
     """
     if isinstance(source, Mapping):
         name, state = "the given state dict", dict(source)
     else:
         path = fetch_weights(source)
         name, state = str(path), read_weights(path)
-    state = _with_keys_of(model, state)
-    own = model.state_dict()
-    differing = [key for key in own if key in state and state[key].shape != own[key].shape]
-    reset = [key for key in differing if reset_heads and _only_count_differs(key, state[key], own[key])]
-    missing = [key for key in own if key not in state]
-    unexpected = [key for key in state if key not in own]
-    without_masks = isinstance(model, Detr) or not any(key.startswith(_MASK_BRANCH) for key in state)
-    optional = _MASK_BRANCH if without_masks else ()
-    problems = []
-    if misshaped := [key for key in differing if key not in reset]:
-        shapes = [f"{key} is {list(state[key].shape)} there and {list(own[key].shape)} here" for key in misshaped]
-        problems.append(f"{len(shapes)} of its keys have another shape: {_first(shapes)}")
-    for what, keys in (("lacks", missing), ("has unknown", unexpected)):
-        needed = [key for key in keys if not (key.endswith(_COUNTERS) or key.startswith(optional))]
-        if needed:
-            problems.append(f"it {what} {len(needed)} keys: {_first(needed)}")
-    if problems:
-        raise CheckpointError(
-            f"{name} does not fit the model: {'; '.join(problems)}. Build the model as the checkpoint's was "
-            "built (backbone, hidden_dim, layers, queries, classes), or choose another checkpoint."
-        )
-    kept = [key for key in own if key in state and key not in reset]
-    model.load_state_dict({key: state[key] for key in kept}, strict=False)
-    report = LoadReport(name, tuple(kept), tuple(reset), tuple(missing), tuple(unexpected))
+    of_panoptic = any(key.startswith(_PREFIX) for key in state)
+    if isinstance(model, DetrPanoptic) and not of_panoptic:
+        state = {_PREFIX + key: value for key, value in state.items()}
+    elif isinstance(model, Detr) and of_panoptic:
+        state = {key.removeprefix(_PREFIX): value for key, value in state.items()}
+    masks_can_lack = isinstance(model, Detr) or not any(key.startswith(_MASK_BRANCH) for key in state)
+    report = load_fitting(
+        model,
+        state,
+        name,
+        sized_by_data=_SIZED_BY_DATA if reset_heads else (),
+        optional=_MASK_BRANCH if masks_can_lack else (),
+        advice="Build the model as the checkpoint's was built (backbone, hidden_dim, layers, queries, classes), or "
+        "choose another checkpoint.",
+    )
     logger.info("Weights from %s", report)
     return report
-
-
-def _with_keys_of(model: Detr | DetrPanoptic, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Add or take away the prefix that tells a panoptic model's detector from a bare one."""
-    panoptic_state = any(key.startswith(_DETECTOR_PREFIX) for key in state)
-    if isinstance(model, DetrPanoptic) and not panoptic_state:
-        return {_DETECTOR_PREFIX + key: value for key, value in state.items()}
-    if isinstance(model, Detr) and panoptic_state:
-        return {key.removeprefix(_DETECTOR_PREFIX): value for key, value in state.items()}
-    return state
-
-
-def _only_count_differs(key: str, theirs: Tensor, ours: Tensor) -> bool:
-    return key.endswith(_SIZED_BY_DATA) and theirs.dim() == ours.dim() and theirs.shape[1:] == ours.shape[1:]
-
-
-def _first(items: list[str]) -> str:
-    return ", ".join(items[:_SHOWN]) + (", …" if len(items) > _SHOWN else "")

@@ -34,26 +34,19 @@ def detection_losses(
     outputs: Mapping[str, Any],
     targets: Targets,
     *,
-    num_classes: int,
     no_object_weight: float = 0.1,
     costs: MatchSettings | None = None,
 ) -> list[dict[str, Tensor]]:
     """Losses of classes and boxes, summed over the batch, for each decoder layer, each matched by itself.
 
-    ``outputs`` are those of `Detr.forward`, with C = ``num_classes``; ``targets`` and ``costs`` are as for `match`;
+    ``outputs`` are those of `Detr.forward`; ``targets`` and ``costs`` are as for `match`;
     ``no_object_weight`` is that of the no-object class in the cross-entropy. Gives for the last layer, then for each
     auxiliary one, float32 scalars: ``loss_ce``, to divide by ``queries``, and ``loss_bbox`` (L1) and ``loss_giou``, to
     divide by ``boxes``; see `normalisers`. The last layer also has, without gradient, ``class_error`` (100 for each
     matched query with a wrong class; divide by ``matched``) and ``cardinality_error`` (absolute difference of the
-    numbers of predicted objects and of targets; ``images``). Errors as of `match`, and `ValueError` if ``pred_logits``
-    does not fit ``num_classes``.
+    numbers of predicted objects and of targets; ``images``). Errors as of `match`.
     """
     layers: list[Mapping[str, Tensor]] = [outputs, *outputs.get("aux_outputs", [])]
-    if outputs["pred_logits"].shape[-1] != num_classes + 1:
-        raise ValueError(
-            f"pred_logits has {outputs['pred_logits'].shape[-1]} columns; "
-            f"{num_classes} classes and no-object need {num_classes + 1}"
-        )
     labels = torch.cat([target["labels"] for target in targets])
     boxes = torch.cat([target["boxes"] for target in targets]).float()
     losses: list[dict[str, Tensor]] = []
@@ -72,7 +65,7 @@ def detection_losses(
         if len(losses) == 1:
             counts = torch.tensor([len(target["labels"]) for target in targets], device=labels.device)
             classes = logits.detach().argmax(-1)
-            objects = (classes != num_classes).sum(1)
+            objects = (classes != logits.shape[-1] - 1).sum(1)
             losses[0]["class_error"] = 100 * (classes[queries] != labels[target_index]).sum().float()
             losses[0]["cardinality_error"] = (objects - counts).abs().sum().float()
     return losses

@@ -139,26 +139,18 @@ def _upsample_and_convolve(x: Tensor, weight: Tensor, size: Sequence[int]) -> Te
     channel instead of 9. An exported program takes the general way, since it has to serve any size.
     """
     height, width = size
-    if torch.compiler.is_exporting() or 2 * x.shape[-2] - height not in (0, 1) or 2 * x.shape[-1] - width not in (0, 1):
+    halved = (side > 1 and 2 * cells - side in (0, 1) for cells, side in zip(x.shape[-2:], size, strict=True))
+    if torch.compiler.is_exporting() or not all(halved):
         return F.conv2d(F.interpolate(x, size=(height, width), mode="nearest"), weight, padding=1)
     kernel = _pair_sums(_pair_sums(weight, -1), -2)
     out = F.conv_transpose2d(x, kernel.transpose(0, 1), stride=2, padding=1)[..., :height, :width]
     # At an odd end the transposed convolution saw the last cell twice, where there is the padding's zero.
-    if width % 2:
-        column = _pair_sums(weight[..., 2:], -2)
-        seen = F.conv_transpose2d(x[..., -1:], column.transpose(0, 1), stride=(2, 1), padding=(1, 0))
-        out[..., -1:] -= seen[..., :height, :]
     if height % 2:
-        out[..., -1:, :] -= _upsample_and_convolve_row(x[..., -1:, :], weight[..., 2:, :], width)
-    return out
-
-
-def _upsample_and_convolve_row(x: Tensor, weight: Tensor, width: int) -> Tensor:
-    """The same along the width alone, for ``x`` [N, C, 1, w] and ``weight`` [K, C, 1, 3]."""
-    kernel = _pair_sums(weight, -1)
-    out = F.conv_transpose2d(x, kernel.transpose(0, 1), stride=(1, 2), padding=(0, 1))[..., :width]
+        rows = F.interpolate(x[..., -2:, :], size=(2, width), mode="nearest")
+        out[..., -1:, :] = F.conv2d(rows, weight[..., :2, :], padding=(0, 1))
     if width % 2:
-        out[..., -1:] -= F.conv2d(x[..., -1:], weight[..., 2:])
+        columns = F.interpolate(x[..., -2:], size=(height, 2), mode="nearest")
+        out[..., -1:] = F.conv2d(columns, weight[..., :2], padding=(1, 0))
     return out
 
 

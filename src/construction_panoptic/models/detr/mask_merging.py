@@ -4,12 +4,13 @@ Source: Li et al., "Panoptic SegFormer", CVPR 2022 (arXiv 2109.03814), section 3
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from construction_panoptic.models.detr.postprocess import TINY_AREA, nearest_index, segment_record, upsampled
+from construction_panoptic.models.detr.postprocess import TINY_AREA, segment_record, upsampled
 from construction_panoptic.models.protocol import Segmentation
 
 LEAST_PROBABILITY = 0.2
@@ -44,10 +45,8 @@ def merged_masks(
     Memory: a byte for each pixel of each query with enough quality, and `CHUNK_PIXELS`.
     """
     height, width = processed_size
-    rows, columns = nearest_index(height, target_size[0]), nearest_index(width, target_size[1])
     ids = np.zeros(height * width, dtype=np.int32)
-    # Of segment k, at place k - 1: its category and its quality.
-    begun: list[tuple[int, float]] = []
+    segments: list[dict[str, Any]] = []
     stuff_segment: dict[int, int] = {}
     for mask, category, quality in _by_quality(masks, scores, labels, (height, width), is_thing, least_quality):
         free = mask & (ids == 0)
@@ -55,19 +54,11 @@ def merged_masks(
             continue
         segment = None if is_thing[category] else stuff_segment.get(category)
         if segment is None:
-            begun.append((category, quality))
-            segment = stuff_segment[category] = len(begun)
+            segment = stuff_segment[category] = len(segments) + 1
+            segments.append(segment_record(segment, category, is_thing, 0, quality))
         ids[free] = segment
-    id_map = ids.reshape(height, width).take(columns, axis=1).take(rows, axis=0)
-    areas = np.bincount(id_map.ravel(), minlength=len(begun) + 1)[1:]
-    kept = np.flatnonzero(areas > TINY_AREA)
-    renumbered = np.zeros(len(begun) + 1, dtype=np.int32)
-    renumbered[kept + 1] = np.arange(1, len(kept) + 1)
-    segments = [
-        segment_record(number, begun[place][0], is_thing, areas[place], begun[place][1])
-        for number, place in enumerate(kept.tolist(), 1)
-    ]
-    return Segmentation(renumbered[id_map], segments)
+    found = Segmentation(ids.reshape(height, width), segments)
+    return found.resized((target_size[0], target_size[1]), least_area=TINY_AREA + 1)
 
 
 def _by_quality(

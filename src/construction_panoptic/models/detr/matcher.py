@@ -28,7 +28,7 @@ def match(pred_logits: Tensor, pred_boxes: Tensor, targets: Targets, costs: Matc
     ``pred_logits`` are float [B, Q, C + 1], ``pred_boxes`` float [B, Q, 4], (centre x, centre y, width, height)
     relative to the image; each image's target has ``labels`` int64 [N] (0 … C - 1) and ``boxes`` float [N, 4]; N may be
     0. ``costs`` are DETR's where None. Gives for each image (query_index, target_index), int64 on the CPU, both
-    [min(Q, N)], queries ascending. `NonFiniteError` if a cost is NaN or infinite, `ValueError` without B targets.
+    [min(Q, N)], queries ascending. `NonFiniteError` if a cost is NaN or infinite.
     """
     return match_layers(pred_logits[None], pred_boxes[None], targets, costs)[0]
 
@@ -41,8 +41,6 @@ def match_layers(
 
     All costs are computed together and copied to the host once.
     """
-    if len(targets) != pred_logits.shape[1]:
-        raise ValueError(f"{len(targets)} targets for predictions of {pred_logits.shape[1]} images")
     counts = [len(target["labels"]) for target in targets]
     if not any(counts):
         nothing = torch.empty(0, dtype=torch.int64)

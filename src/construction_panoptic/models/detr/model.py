@@ -4,7 +4,7 @@ Parameter names and shapes are those of the published checkpoints.
 """
 
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from construction_panoptic.config.base import parse
 from construction_panoptic.config.model import DetrSettings
-from construction_panoptic.errors import ParameterError
 from construction_panoptic.models.backbones import Backbone
 from construction_panoptic.models.detr.mask_head import CHUNK_PIXELS, MaskAttention, MaskHead
 from construction_panoptic.models.detr.transformer import Transformer, sine_position_embedding
@@ -66,31 +65,22 @@ class PanopticFeatures:
 class Detr(nn.Module):
     """DETR: backbone, transformer and the heads for classes and boxes. Build it with `build_detr`."""
 
-    def __init__(
-        self,
-        backbone: Backbone,
-        transformer: Transformer,
-        num_classes: int,
-        num_queries: int,
-        auxiliary_outputs: bool = True,
-    ) -> None:
+    def __init__(self, num_classes: int, settings: DetrSettings) -> None:
         super().__init__()
-        dim = transformer.dim
-        self.num_classes = num_classes
-        self.num_queries = num_queries
-        self.auxiliary_outputs = auxiliary_outputs
+        dim = settings.hidden_dim
+        self.num_classes, self.num_queries = num_classes, settings.num_queries
+        self.dim, self.heads = dim, settings.num_heads
+        self.auxiliary_outputs = settings.auxiliary_outputs
+        transformer = Transformer(settings)
+        backbone = Backbone(settings.backbone, norm=settings.norm, dilation=settings.dilation)
+        self.channels = backbone.channels
         self.transformer = transformer
         self.class_embed = nn.Linear(dim, num_classes + 1)
         self.bbox_embed = BoxHead(dim)
-        self.query_embed = nn.Embedding(num_queries, dim)
-        self.input_proj = nn.Conv2d(backbone.channels[-1], dim, kernel_size=1)
+        self.query_embed = nn.Embedding(self.num_queries, dim)
+        self.input_proj = nn.Conv2d(self.channels[-1], dim, kernel_size=1)
         # A list of one: the published keys say `backbone.0`.
         self.backbone = nn.ModuleList([backbone])
-
-    @property
-    def channels(self) -> tuple[int, ...]:
-        """Widths of the backbone's four maps, finest first."""
-        return cast(Backbone, self.backbone[0]).channels
 
     def features(
         self, images: Tensor, padding_mask: Tensor | None = None, *, all_layers: bool = False
@@ -146,10 +136,8 @@ class DetrPanoptic(nn.Module):
         super().__init__()
         self.detr = detr
         self.freeze_detector = freeze_detector
-        dim, heads = detr.transformer.dim, detr.transformer.heads
-        layer1, layer2, layer3, _ = detr.channels
-        self.bbox_attention = MaskAttention(dim, heads)
-        self.mask_head = MaskHead(dim, heads, (layer3, layer2, layer1))
+        self.bbox_attention = MaskAttention(detr.dim, detr.heads)
+        self.mask_head = MaskHead(detr.dim, detr.heads, detr.channels[2::-1])
         if freeze_detector:
             detr.requires_grad_(False)
         self.train(self.training)
@@ -208,20 +196,7 @@ def build_detr(num_classes: int, **architecture: Any) -> Detr:
     ``num_classes`` is the highest category id + 1, one more output stands for no-object; ``architecture`` are the
     fields of `DetrSettings`, by default those of the published DETR-R50.
     """
-    if num_classes < 1:
-        raise ParameterError(f"num_classes: {num_classes} must be at least 1.")
-    settings = parse(DetrSettings, architecture, "model")
-    transformer = Transformer(
-        dim=settings.hidden_dim,
-        heads=settings.num_heads,
-        encoder_layers=settings.encoder_layers,
-        decoder_layers=settings.decoder_layers,
-        feedforward_dim=settings.feedforward_dim,
-        dropout=settings.dropout,
-        pre_norm=settings.pre_norm,
-    )
-    backbone = Backbone(settings.backbone, norm=settings.norm, dilation=settings.dilation)
-    return Detr(backbone, transformer, num_classes, settings.num_queries, settings.auxiliary_outputs)
+    return Detr(num_classes, parse(DetrSettings, architecture, "model"))
 
 
 def build_detr_panoptic(

@@ -1,35 +1,22 @@
-"""DETR behind the door that everything after training knows, `PanopticModel`; masks for the kept queries only."""
+"""DETR as a `PanopticModel`; masks are computed for the kept queries only."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Self, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from construction_panoptic.models.detr.mask_merging import LEAST_FREE, LEAST_PROBABILITY, merged_masks
+from construction_panoptic.models.detr.matcher import corners
 from construction_panoptic.models.detr.model import DetrPanoptic, PanopticFeatures, build_detr_panoptic
-from construction_panoptic.models.detr.postprocess import (
-    TINY_AREA,
-    box_results,
-    keep_queries,
-    likely_queries,
-    panoptic_result,
-)
-from construction_panoptic.models.preprocessing import INPUTS, prepare
-from construction_panoptic.models.protocol import Images, Segmentation
+from construction_panoptic.models.detr.postprocess import TINY_AREA, keep_queries, likely_queries, panoptic_result
+from construction_panoptic.models.protocol import Images, PanopticModel, Segmentation
 from construction_panoptic.models.spec import ModelSpec
 
-_DESCRIPTION = {
-    "tiny_area": TINY_AREA,
-    "inputs": INPUTS,
-    "outputs": {
-        "pred_logits": "float32 [B, Q, C + 1]: class scores before softmax; index = category id, last: no object",
-        "pred_boxes": "float32 [B, Q, 4]: centre x, centre y, width, height as fractions of H and W without padding",
-        "pred_masks": "float32 [B, Q, H / 4, W / 4] (rounded up): mask scores before sigmoid",
-    },
-}
+LOGITS = "float32 [B, Q, C + 1]: class scores before softmax; index = category id, last: no object"
+MASKS = "float32 [B, Q, H / 4, W / 4] (rounded up): mask scores before sigmoid"
 MASK_MERGING = (
     f"take queries whose best category has a probability above {LEAST_PROBABILITY}; quality is that "
     "probability times the mean mask probability where it is at least 0.5; from the highest quality down, a query "
@@ -59,86 +46,70 @@ class QueryMasks:
         return QueryMasks(self.masks[used], self.scores[used], self.labels[used])
 
 
-class DetrModel:
-    """DETR panoptic as a `PanopticModel`.
+class DetrModel(PanopticModel):
+    """DETR panoptic; for `boxes_of` alone its network may be a `Detr`.
 
-    ``network`` is a `DetrPanoptic`, or for `boxes_of` alone a `Detr`; it may be one in training. ``spec`` says what it
-    was built from, and how its outputs are used.
+    A query whose best class is an output without a category (ids may have gaps) is treated as no-object.
     """
-
-    def __init__(self, network: nn.Module, spec: ModelSpec) -> None:
-        self.network = network
-        self.spec = spec
-        self.prepare: Callable[[Tensor], Tensor] = partial(prepare, settings=spec.preprocessing)
 
     @classmethod
     def from_spec(cls, spec: ModelSpec) -> Self:
-        """Build the network with random weights; `ParameterError` if its architecture is not one of `DetrSettings`."""
-        return cls(build_detr_panoptic(spec.num_classes, **spec.architecture), spec)
-
-    @torch.no_grad()
-    def segment(self, images: Images, overrides: Mapping[str, Any] | None = None) -> list[Segmentation]:
-        """See `PanopticModel`. The boxes are those of every query whose best class is a category.
-
-        A query whose best class is an output without a category (ids may have gaps) is treated as no-object.
-        """
-        return self.segment_features(self._features(images), images, overrides)
-
-    @torch.no_grad()
-    def segment_features(
-        self, features: PanopticFeatures, images: Images, overrides: Mapping[str, Any] | None = None
-    ) -> list[Segmentation]:
-        """Segment a batch of which the detector's outputs are there already, as in a validation with losses."""
-        spec = self.spec.overridden(overrides)
-        queries = self._queries(features, images, spec, spec.threshold)
-        boxes = self.boxes_of(features.outputs, images)
-        return [
-            replace(_merge(each, size, original, spec), boxes=found)
-            for each, found, size, original in zip(queries, boxes, images.sizes, images.original_sizes, strict=True)
-        ]
-
-    @torch.no_grad()
-    def segment_at(
-        self, images: Images, thresholds: Sequence[float], overrides: Mapping[str, Any] | None = None
-    ) -> list[Iterable[Segmentation]]:
         """See `PanopticModel`."""
-        spec = self.spec.overridden(overrides)
-        queries = self._queries(self._features(images), images, spec, min(thresholds))
-        sizes = zip(queries, images.sizes, images.original_sizes, strict=True)
-        return [_at(thresholds, each, size, original, spec) for each, size, original in sizes]
-
-    def boxes_of(self, outputs: Mapping[str, Tensor], images: Images) -> list[list[dict[str, Any]]]:
-        """Give for each image what `Segmentation.boxes` says, from the outputs of a `Detr` for a batch."""
-        known = self.spec.is_thing
-        on_cpu = {name: outputs[name].cpu() for name in ("pred_logits", "pred_boxes")}
-        found = []
-        for result in box_results(on_cpu, torch.tensor(images.original_sizes)):
-            x, y, right, bottom = result["boxes"].unbind(1)
-            bboxes = torch.stack([x, y, right - x, bottom - y], dim=1).tolist()
-            rows = zip(result["labels"].tolist(), bboxes, result["scores"].tolist(), strict=True)
-            found.append([{"category_id": k, "bbox": box, "score": score} for k, box, score in rows if k in known])
-        return found
+        return cls(build_detr_panoptic(spec.num_classes, **spec.architecture), spec)
 
     def describe(self) -> dict[str, Any]:
         """See `PanopticModel`."""
-        return _DESCRIPTION | {"panoptic": _MERGING[self.spec.merging]}
+        boxes = "float32 [B, Q, 4]: centre x, centre y, width, height as fractions of H and W without padding"
+        return {
+            "tiny_area": TINY_AREA,
+            "inputs": self.inputs,
+            "outputs": {"pred_logits": LOGITS, "pred_boxes": boxes, "pred_masks": MASKS},
+            "panoptic": _MERGING[self.spec.merging],
+        }
 
-    def _features(self, images: Images) -> PanopticFeatures:
+    def outputs(self, images: Images) -> PanopticFeatures:
+        """What the detector gives for a batch; masks follow when it is known which are wanted."""
         return cast("DetrPanoptic", self.network).features(images.pixels, images.padding_mask)
 
-    def _queries(
-        self, features: PanopticFeatures, images: Images, spec: ModelSpec, threshold: float
-    ) -> list[QueryMasks]:
-        """The masks of the queries that take part; ``threshold`` is that of merging by pixels."""
+    def candidates(
+        self, outputs: PanopticFeatures, images: Images, spec: ModelSpec
+    ) -> Iterator[Callable[[ModelSpec], Segmentation]]:
+        """See `PanopticModel`."""
         by_pixels = spec.merging == "pixels"
-        return query_masks(
+        found = query_masks(
             cast("DetrPanoptic", self.network),
-            features,
+            outputs,
             images.sizes,
             spec.is_thing,
-            threshold=threshold if by_pixels else LEAST_PROBABILITY,
+            threshold=spec.threshold if by_pixels else LEAST_PROBABILITY,
             keep=keep_queries if by_pixels else likely_queries,
         )
+        for queries, size, original in zip(found, images.sizes, images.original_sizes, strict=True):
+            yield partial(merge_queries, queries, size, original)
+
+    @torch.no_grad()
+    def segment_outputs(
+        self, outputs: PanopticFeatures, images: Images, overrides: Mapping[str, Any] | None = None
+    ) -> list[Segmentation]:
+        """See `PanopticModel`; but the boxes are those of the queries."""
+        spec = self.spec.overridden(overrides)
+        found = zip(self.candidates(outputs, images, spec), self.boxes_of(outputs, images), strict=True)
+        return [replace(segmentation_at(spec), boxes=boxes) for segmentation_at, boxes in found]
+
+    def boxes_of(self, outputs: PanopticFeatures, images: Images) -> list[list[dict[str, Any]]]:
+        """The box of every query whose best class, other than no-object, is a category."""
+        scores, labels = outputs.pred_logits.cpu().softmax(-1)[..., :-1].max(-1)
+        sides = torch.tensor([(width, height, width, height) for height, width in images.original_sizes])
+        x, y, right, bottom = (corners(outputs.pred_boxes.cpu()) * sides[:, None]).unbind(-1)
+        boxes = torch.stack([x, y, right - x, bottom - y], dim=-1)
+        return [
+            [
+                {"category_id": category, "bbox": box, "score": score}
+                for category, box, score in zip(*of_image, strict=True)
+                if category in self.spec.is_thing
+            ]
+            for of_image in zip(labels.tolist(), boxes.tolist(), scores.tolist(), strict=True)
+        ]
 
 
 def query_masks(
@@ -167,18 +138,13 @@ def query_masks(
     ]
 
 
-def _at(
-    thresholds: Sequence[float], queries: QueryMasks, size: tuple[int, int], original: tuple[int, int], spec: ModelSpec
-) -> Iterator[Segmentation]:
-    for threshold in thresholds:
-        own = spec.overridden({"threshold": threshold})
-        kept = queries.select(queries.scores > threshold) if spec.merging == "pixels" else queries
-        yield _merge(kept, size, original, own)
-
-
-def _merge(queries: QueryMasks, size: tuple[int, int], original: tuple[int, int], spec: ModelSpec) -> Segmentation:
-    arguments = (queries.masks, queries.scores, queries.labels)
+def merge_queries(
+    queries: QueryMasks, size: tuple[int, int], original: tuple[int, int], spec: ModelSpec
+) -> Segmentation:
+    """Merge the queries of an image of the processed and the original ``size``, as the spec says."""
     sizes: dict[str, Any] = {"processed_size": size, "target_size": original, "is_thing": spec.is_thing}
     if spec.merging == "pixels":
-        return panoptic_result(*arguments, **sizes)
-    return merged_masks(*arguments, **sizes, least_quality=(spec.quality_things, spec.quality_stuff))
+        kept = queries.select(queries.scores > spec.threshold)
+        return panoptic_result(kept.masks, kept.scores, kept.labels, **sizes)
+    least_quality = (spec.quality_things, spec.quality_stuff)
+    return merged_masks(queries.masks, queries.scores, queries.labels, **sizes, least_quality=least_quality)

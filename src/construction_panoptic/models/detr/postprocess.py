@@ -1,4 +1,4 @@
-"""From the model's raw outputs to boxes and to the panoptic segmentation (DETR, section 4.4)."""
+"""From masks of queries to the panoptic segmentation, pixel by pixel (DETR, section 4.4)."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,32 +6,12 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
-from construction_panoptic.models.detr.matcher import corners
-from construction_panoptic.models.protocol import Segmentation
+from construction_panoptic.models.protocol import Segmentation, nearest_index
 
 # Segments of at most this many pixels of the final image are left out.
 TINY_AREA = 4
-
-
-def box_results(outputs: Mapping[str, Tensor], sizes: Tensor) -> list[dict[str, Tensor]]:
-    """Detections of every query: its best class other than no-object, the probability, the box in pixels.
-
-    ``sizes`` [B, 2] are (height, width) of the images that the boxes shall be in; `ValueError` if they are not. Gives
-    for each image ``scores`` float32 [Q], ``labels`` int64 [Q], ``boxes`` float32 [Q, 4], (x0, y0, x1, y1).
-    """
-    logits, boxes = outputs["pred_logits"].float(), outputs["pred_boxes"].float()
-    if sizes.shape != (len(logits), 2):
-        raise ValueError(f"sizes must be [{len(logits)}, 2], one (height, width) an image; it is {list(sizes.shape)}")
-    scores, labels = logits.softmax(-1)[..., :-1].max(-1)
-    height_width = sizes.to(boxes)
-    in_pixels = corners(boxes) * height_width.flip(-1).repeat(1, 2)[:, None]
-    return [
-        {"scores": score, "labels": label, "boxes": box}
-        for score, label, box in zip(scores, labels, in_pixels, strict=True)
-    ]
 
 
 def keep_queries(logits: Tensor, threshold: float = 0.85) -> tuple[Tensor, Tensor, Tensor]:
@@ -140,9 +120,3 @@ def _assign_pixels(logits: Tensor, groups: np.ndarray, copies: np.ndarray) -> tu
         rest = np.flatnonzero(alive)
         contest = logits[torch.from_numpy(rest)[:, None], torch.from_numpy(lost)]
         winners[lost] = rest[contest.max(0).indices.cpu().numpy()]
-
-
-def nearest_index(source: int, target: int) -> np.ndarray:
-    """Index of the source pixel that PIL's nearest resize reads for each target pixel; int32 [target]."""
-    places = Image.fromarray(np.arange(source, dtype=np.int32)[None])
-    return np.asarray(places.resize((target, 1), Image.Resampling.NEAREST))[0]

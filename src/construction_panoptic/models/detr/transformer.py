@@ -11,55 +11,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from construction_panoptic.config.model import DetrSettings
 
-class Attention(nn.Module):
-    """Multi-head attention whose parameters are named and packed as in `torch.nn.MultiheadAttention`."""
-
-    def __init__(self, dim: int, heads: int, dropout: float) -> None:
-        super().__init__()
-        self.heads = heads
-        self.dropout = dropout
-        self.in_proj_weight = nn.Parameter(torch.empty(3 * dim, dim))
-        self.in_proj_bias = nn.Parameter(torch.zeros(3 * dim))
-        self.out_proj = nn.Linear(dim, dim)
-        nn.init.xavier_uniform_(self.in_proj_weight)
-        nn.init.zeros_(self.out_proj.bias)
-
-    def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-
-    def forward(self, query: Tensor, key: Tensor, value: Tensor, attend: Tensor | None = None) -> Tensor:
-        """Attend from ``query`` [B, L, D] to ``key``, ``value`` [B, S, D]; gives [B, L, D].
-
-        A ``key`` that is the same object as ``query``, as in self-attention, saves a matrix product. ``attend`` is
-        bool, broadcast to [B, heads, L, S], True where the key takes part; None for all of them.
-        """
-        dim = query.shape[-1]
-        weight, bias = self.in_proj_weight, self.in_proj_bias
-        if key is query:
-            q, k = F.linear(query, weight[: 2 * dim], bias[: 2 * dim]).chunk(2, dim=-1)
-        else:
-            q = F.linear(query, weight[:dim], bias[:dim])
-            k = F.linear(key, weight[dim : 2 * dim], bias[dim : 2 * dim])
-        v = F.linear(value, weight[2 * dim :], bias[2 * dim :])
-        mixed = F.scaled_dot_product_attention(
-            self._split(q),
-            self._split(k),
-            self._split(v),
-            attn_mask=attend,
-            dropout_p=self.dropout if self.training else 0.0,
-        )
-        return self.out_proj(mixed.transpose(1, 2).flatten(2))
+TEMPERATURE = 10_000.0
+"""Of the position embedding, the longest wavelength over the shortest."""
 
 
 class _Layer(nn.Module):
-    """What encoder and decoder layers share: the feed-forward block and the choice of where to normalise."""
+    """What encoder and decoder layers share: attention, the feed-forward block, and where to normalise."""
 
-    def __init__(self, dim: int, feedforward_dim: int, dropout: float, pre_norm: bool) -> None:
+    def __init__(self, dim: int, heads: int, feedforward_dim: int, dropout: float, pre_norm: bool) -> None:
         super().__init__()
         self.linear1 = nn.Linear(dim, feedforward_dim)
         self.linear2 = nn.Linear(feedforward_dim, dim)
         self.dropout = nn.Dropout(dropout)
+        self.self_attn = nn.MultiheadAttention(dim, heads, dropout, batch_first=True)
         self.pre_norm = pre_norm
 
     def _before(self, norm: nn.Module, x: Tensor) -> Tensor:
@@ -73,20 +39,26 @@ class _Layer(nn.Module):
         return self.linear2(self.dropout(F.relu(self.linear1(x))))
 
 
+def _attend(
+    attention: nn.Module, query: Tensor, key: Tensor, value: Tensor, padding_mask: Tensor | None = None
+) -> Tensor:
+    mixed, _ = attention(query, key, value, key_padding_mask=padding_mask, need_weights=False)
+    return mixed
+
+
 class EncoderLayer(_Layer):
     """Self-attention over the image's cells, then a feed-forward block."""
 
     def __init__(self, dim: int, heads: int, feedforward_dim: int, dropout: float, pre_norm: bool) -> None:
-        super().__init__(dim, feedforward_dim, dropout, pre_norm)
-        self.self_attn = Attention(dim, heads, dropout)
+        super().__init__(dim, heads, feedforward_dim, dropout, pre_norm)
         self.norm1 = nn.LayerNorm(dim)
         self.norm2 = nn.LayerNorm(dim)
 
-    def forward(self, x: Tensor, position: Tensor, attend: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, position: Tensor, padding_mask: Tensor | None) -> Tensor:
         """Map cells ``x`` [B, S, D] with their ``position`` [B, S, D] to [B, S, D]."""
         value = self._before(self.norm1, x)
         query = value + position
-        x = self._after(self.norm1, x, self.self_attn(query, query, value, attend))
+        x = self._after(self.norm1, x, _attend(self.self_attn, query, query, value, padding_mask))
         return self._after(self.norm2, x, self._feed_forward(self._before(self.norm2, x)))
 
 
@@ -94,24 +66,24 @@ class DecoderLayer(_Layer):
     """Self-attention among the queries, attention to the image's cells, then a feed-forward block."""
 
     def __init__(self, dim: int, heads: int, feedforward_dim: int, dropout: float, pre_norm: bool) -> None:
-        super().__init__(dim, feedforward_dim, dropout, pre_norm)
-        self.self_attn = Attention(dim, heads, dropout)
-        self.multihead_attn = Attention(dim, heads, dropout)
+        super().__init__(dim, heads, feedforward_dim, dropout, pre_norm)
+        self.multihead_attn = nn.MultiheadAttention(dim, heads, dropout, batch_first=True)
         self.norm1 = nn.LayerNorm(dim)
         self.norm2 = nn.LayerNorm(dim)
         self.norm3 = nn.LayerNorm(dim)
 
-    def forward(self, x: Tensor, query_position: Tensor, memory: Tensor, keys: Tensor, attend: Tensor | None) -> Tensor:
+    def forward(
+        self, x: Tensor, query_position: Tensor, memory: Tensor, keys: Tensor, padding_mask: Tensor | None
+    ) -> Tensor:
         """Map queries ``x`` [B, Q, D] with their ``query_position`` [Q, D] to [B, Q, D].
 
-        ``memory`` [B, S, D] is the encoder's output, ``keys`` the same plus the cells' position; ``attend`` bool
-        [B, 1, 1, S] is True for cells that are no padding.
+        ``memory`` [B, S, D] is the encoder's output, ``keys`` the same plus the cells' position.
         """
         value = self._before(self.norm1, x)
         query = value + query_position
-        x = self._after(self.norm1, x, self.self_attn(query, query, value))
+        x = self._after(self.norm1, x, _attend(self.self_attn, query, query, value))
         query = self._before(self.norm2, x) + query_position
-        x = self._after(self.norm2, x, self.multihead_attn(query, keys, memory, attend))
+        x = self._after(self.norm2, x, _attend(self.multihead_attn, query, keys, memory, padding_mask))
         return self._after(self.norm3, x, self._feed_forward(self._before(self.norm3, x)))
 
 
@@ -123,10 +95,10 @@ class Encoder(nn.Module):
         self.layers = nn.ModuleList(layers)
         self.norm = norm
 
-    def forward(self, x: Tensor, position: Tensor, attend: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, position: Tensor, padding_mask: Tensor | None) -> Tensor:
         """Map cells ``x`` [B, S, D] with their ``position`` [B, S, D] to [B, S, D]."""
         for layer in self.layers:
-            x = layer(x, position, attend)
+            x = layer(x, position, padding_mask)
         return x if self.norm is None else self.norm(x)
 
 
@@ -139,14 +111,14 @@ class Decoder(nn.Module):
         self.norm = norm
 
     def forward(
-        self, query_position: Tensor, memory: Tensor, position: Tensor, attend: Tensor | None, all_layers: bool
+        self, query_position: Tensor, memory: Tensor, position: Tensor, padding_mask: Tensor | None, all_layers: bool
     ) -> Tensor:
         """Decode the queries, which start from zeros, to [L, B, Q, D]; L = 1, the last layer, unless ``all_layers``."""
         keys = memory + position
         x = torch.zeros_like(query_position, dtype=memory.dtype).expand(memory.shape[0], -1, -1)
         outputs = []
         for layer in self.layers:
-            x = layer(x, query_position, memory, keys, attend)
+            x = layer(x, query_position, memory, keys, padding_mask)
             outputs.append(x)
         return self.norm(torch.stack(outputs if all_layers else outputs[-1:]))
 
@@ -154,25 +126,15 @@ class Decoder(nn.Module):
 class Transformer(nn.Module):
     """DETR's transformer from a feature map and learned queries to the decoded queries."""
 
-    def __init__(
-        self,
-        *,
-        dim: int = 256,
-        heads: int = 8,
-        encoder_layers: int = 6,
-        decoder_layers: int = 6,
-        feedforward_dim: int = 2048,
-        dropout: float = 0.1,
-        pre_norm: bool = False,
-    ) -> None:
+    def __init__(self, settings: DetrSettings) -> None:
         super().__init__()
-        self.dim = dim
-        self.heads = heads
-        layer_sizes = (dim, heads, feedforward_dim, dropout, pre_norm)
+        dim = settings.hidden_dim
+        sizes = (dim, settings.num_heads, settings.feedforward_dim, settings.dropout, settings.pre_norm)
         self.encoder = Encoder(
-            (EncoderLayer(*layer_sizes) for _ in range(encoder_layers)), nn.LayerNorm(dim) if pre_norm else None
+            (EncoderLayer(*sizes) for _ in range(settings.encoder_layers)),
+            nn.LayerNorm(dim) if settings.pre_norm else None,
         )
-        self.decoder = Decoder((DecoderLayer(*layer_sizes) for _ in range(decoder_layers)), nn.LayerNorm(dim))
+        self.decoder = Decoder((DecoderLayer(*sizes) for _ in range(settings.decoder_layers)), nn.LayerNorm(dim))
         for parameter in self.parameters():
             if parameter.dim() > 1:
                 nn.init.xavier_uniform_(parameter)
@@ -194,33 +156,28 @@ class Transformer(nn.Module):
         """
         cells = features.flatten(2).transpose(1, 2)
         position = position.flatten(2).transpose(1, 2).to(features.dtype)
-        attend = None if padding_mask is None else ~padding_mask.flatten(1)[:, None, None, :]
-        memory = self.encoder(cells, position, attend)
-        decoded = self.decoder(query_embedding, memory, position, attend, all_layers)
+        padding_mask = None if padding_mask is None else padding_mask.flatten(1)
+        memory = self.encoder(cells, position, padding_mask)
+        decoded = self.decoder(query_embedding, memory, position, padding_mask, all_layers)
         return decoded, memory.transpose(1, 2).unflatten(2, features.shape[-2:])
 
 
-def sine_position_embedding(padding_mask: Tensor, channels: int, temperature: float = 10_000.0) -> Tensor:
+def sine_position_embedding(padding_mask: Tensor, channels: int) -> Tensor:
     """Give each feature-map cell sines and cosines of its place within the unpadded part of its image.
 
     Rows and columns are counted over the cells that are not padding and scaled to 0…2π, so that the embedding of an
     image does not depend on the batch that it is padded into (DETR, section 3.2 and supplementary A.4). Of
     ``padding_mask`` [B, h, w], True on padding, it gives float32 [B, D, h, w] with D = ``channels``, a multiple of 4;
-    the first half encodes the row, the second the column. ``temperature`` is the longest wavelength over the shortest.
+    the first half encodes the row, the second the column.
     """
-    inside = ~padding_mask
-    rows = inside.cumsum(1, dtype=torch.float32)
-    columns = inside.cumsum(2, dtype=torch.float32)
-    epsilon = 1e-6
-    rows = rows / (rows[:, -1:, :] + epsilon) * (2 * math.pi)
-    columns = columns / (columns[:, :, -1:] + epsilon) * (2 * math.pi)
-
     half = channels // 2
     pairs = torch.arange(half // 2, dtype=torch.float32, device=padding_mask.device)
-    wavelengths = temperature ** (2 * pairs / half)
+    wavelengths = TEMPERATURE ** (2 * pairs / half)
 
-    def waves(place: Tensor) -> Tensor:
+    def waves(axis: int) -> Tensor:
+        place = (~padding_mask).cumsum(axis, dtype=torch.float32)
+        place = place / (place.narrow(axis, -1, 1) + 1e-6) * (2 * math.pi)
         angle = place[..., None] / wavelengths
         return torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(3)
 
-    return torch.cat((waves(rows), waves(columns)), dim=3).permute(0, 3, 1, 2)
+    return torch.cat((waves(1), waves(2)), dim=3).permute(0, 3, 1, 2)

@@ -3,13 +3,12 @@
 It knows no pipelines, tracking or files.
 """
 
-from construction_panoptic.models.panoptic_deeplab.losses import LossTerm, deeplab_losses, normalisers
+from construction_panoptic.models.panoptic_deeplab.losses import deeplab_losses, normalisers
 from construction_panoptic.models.panoptic_deeplab.model import PanopticDeeplabModel
 from construction_panoptic.models.panoptic_deeplab.network import PanopticDeeplab, build_panoptic_deeplab, load_weights
 from construction_panoptic.models.panoptic_deeplab.targets import Targets, make_targets
 
 __all__ = [
-    "LossTerm",
     "PanopticDeeplab",
     "PanopticDeeplabModel",
     "Targets",

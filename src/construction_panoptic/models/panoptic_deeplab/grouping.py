@@ -4,12 +4,9 @@ Pixel y of the image is at (y + 0.5) / 4 - 0.5 on the axis of the cells.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
 from construction_panoptic.config.model import GroupingSettings
@@ -18,46 +15,6 @@ from construction_panoptic.models.protocol import Segmentation
 
 _CHUNK = 2**22
 """Numbers that a temporary tensor holds at most, or a row's."""
-
-
-@dataclass(frozen=True)
-class Groups:
-    """The segments of an image before a threshold is set.
-
-    Attributes:
-        numbers: int32 [H, W] of the network's input without padding: 0 void, else a place in the lists, from 1.
-        categories: of each group.
-        scores: of each group, 0…1: the mean probability of its class in it, for a thing times its centre's heat.
-        is_thing: of each group.
-    """
-
-    numbers: NDArray[np.int32]
-    categories: list[int]
-    scores: list[float]
-    is_thing: list[bool]
-
-    def segmentation(self, size: tuple[int, int], threshold: float = 0.0) -> Segmentation:
-        """Give the groups of a score above ``threshold`` at ``size`` (height, width), by the nearest pixel.
-
-        The boxes are those of the things' masks. Groups without a pixel at this size are left out.
-        """
-        numbers = _nearest(self.numbers, size)
-        areas = np.bincount(numbers.ravel(), minlength=len(self.scores) + 1)[1:]
-        kept = np.flatnonzero((np.array(self.scores) > threshold) & (areas > 0))
-        ids = np.zeros(len(areas) + 1, dtype=np.int32)
-        ids[kept + 1] = np.arange(1, len(kept) + 1)
-        id_map = ids[numbers]
-        segments = [
-            {
-                "id": number,
-                "isthing": self.is_thing[group],
-                "area": int(areas[group]),
-                "category_id": self.categories[group],
-                "score": self.scores[group],
-            }
-            for number, group in enumerate(kept.tolist(), 1)
-        ]
-        return Segmentation(id_map, segments).with_boxes()
 
 
 @torch.no_grad()
@@ -69,20 +26,18 @@ def group(
     size: tuple[int, int],
     is_thing: Mapping[int, bool],
     settings: GroupingSettings,
-) -> Groups:
+) -> Segmentation:
     """Group the pixels of one image (Cheng et al. 2020, section 3.2).
 
     A pixel's class is that of its highest logit. Where it is a thing's, the pixel goes to the nearest centre, and all
     pixels of a centre get the class that most of them have. Pixels of things in an image without a centre, and groups
-    smaller than the least area, are void. Memory: a few numbers a pixel, beside the maps, and what `_CHUNK` says.
+    smaller than the least area, are void. A segment's score is the mean probability of its class in it, for a thing
+    times its centre's heat. Memory: a few numbers a pixel, beside the maps, and what `_CHUNK` says.
 
-    Args:
-        semantic: float [C, H / 2, W / 2], logits; sizes are rounded up, padding may follow.
-        center: float [H / 4, W / 4], logits of the heat.
-        offset: float [2, H / 4, W / 4], (down, right) in cells.
-        size: (H, W) of the image as the network saw it, without padding.
-        is_thing: category id → is a thing; other classes are never predicted.
-        settings: thresholds.
+    ``semantic``, float [C, H / 2, W / 2], are logits, ``center``, float [H / 4, W / 4], logits of the heat, ``offset``
+    is float [2, H / 4, W / 4], (down, right) in cells; sizes are rounded up, padding may follow. ``size`` is (H, W) of
+    the image as the network saw it, without padding, and that of the result. Classes that are not in ``is_thing`` are
+    never predicted.
     """
     device, (height, width) = center.device, size
     categories = sorted(is_thing)
@@ -112,22 +67,25 @@ def group(
     kept = ((areas > 0) & (areas >= least)).nonzero()[:, 0]
     renumbered = torch.zeros(void + 1, dtype=torch.int32, device=device)
     renumbered[kept] = torch.arange(1, len(kept) + 1, dtype=torch.int32, device=device)
-    found = [categories[number] for number in class_of[kept].tolist()]
-    return Groups(
-        numbers=renumbered[numbers].reshape(size).cpu().numpy(),
-        categories=found,
-        scores=scores[kept].tolist(),
-        is_thing=[is_thing[category] for category in found],
-    )
+    segments = [
+        {
+            "id": number,
+            "isthing": is_thing[categories[place]],
+            "area": area,
+            "category_id": categories[place],
+            "score": score,
+        }
+        for number, (place, area, score) in enumerate(
+            zip(class_of[kept].tolist(), areas[kept].tolist(), scores[kept].tolist(), strict=True), 1
+        )
+    ]
+    return Segmentation(renumbered[numbers].reshape(size).cpu().numpy(), segments)
 
 
 def find_centers(center: Tensor, threshold: float, window: int) -> Tensor:
     """Cells int64 [K, 2], (row, column), hotter than ``threshold`` and than all others of their window.
 
-    Args:
-        center: float [h, w], logits of the heat.
-        threshold: least heat, 0…1, exclusive.
-        window: side of the window, odd.
+    ``center`` float [h, w] are logits of the heat; the ``window``'s side is odd.
     """
     hottest = F.max_pool2d(center[None], window, stride=1, padding=window // 2)[0]
     return ((center == hottest) & (center.sigmoid() > threshold)).nonzero()
@@ -180,16 +138,6 @@ def _probability_sum(semantic: Tensor, numbers: Tensor, class_of: Tensor, size: 
     own = numbers[known]
     probability = (semantic.flatten()[class_of[own] * len(total) + cell] - total[cell]).exp()
     return own.bincount(weights=probability, minlength=len(class_of))
-
-
-def _nearest(values: NDArray[np.int32], size: tuple[int, int]) -> NDArray[np.int32]:
-    """Resize a map to ``size`` by the nearest pixel, on PIL's grid."""
-    if values.shape == size:
-        return values
-    rows, columns = (
-        ((np.arange(new) + 0.5) * (old / new)).astype(np.intp) for old, new in zip(values.shape, size, strict=True)
-    )
-    return values.take(columns, axis=1).take(rows, axis=0)
 
 
 def _cells(length: int, stride: int) -> int:

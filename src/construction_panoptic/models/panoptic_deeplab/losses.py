@@ -1,7 +1,6 @@
 """The three losses of Panoptic-DeepLab; void, crowds and padding take part in none."""
 
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -12,34 +11,18 @@ from construction_panoptic.models.panoptic_deeplab.network import SEMANTIC_STRID
 from construction_panoptic.models.panoptic_deeplab.targets import IGNORED, Targets
 
 
-class LossTerm(NamedTuple):
-    """One term of a loss, ``weight * sum / normaliser``; the normaliser is one of `normalisers`."""
-
-    sum: Tensor
-    normaliser: str
-    weight: float
-
-
-def deeplab_losses(
-    outputs: Mapping[str, Tensor], targets: Targets, settings: DeeplabLossSettings
-) -> dict[str, LossTerm]:
-    """Compute the losses of a batch.
+def deeplab_losses(outputs: Mapping[str, Tensor], targets: Targets, settings: DeeplabLossSettings) -> dict[str, Tensor]:
+    """Compute the sums of the losses of what `PanopticDeeplab` gives for a batch; `normalisers` has what divides them.
 
     ``semantic``: cross-entropy of the hardest pixels; ``center``: squared error of the heat, over the cells that take
     part; ``offset``: L1 distance to the true offset, over the cells of things.
-
-    Args:
-        outputs: what `PanopticDeeplab` gives.
-        targets: see `make_targets`.
-        settings: weights, and the fraction of pixels that counts.
     """
     heat = outputs["center"].float().sigmoid()
-    sums = {
+    return {
         "semantic": semantic_loss(outputs["semantic"], targets, settings.hardest_fraction),
         "center": ((heat - targets.center).square() * targets.center_weight).sum(),
         "offset": ((outputs["offset"].float() - targets.offset).abs().sum(1) * targets.offset_weight).sum(),
     }
-    return {name: LossTerm(value, name, getattr(settings, name)) for name, value in sums.items()}
 
 
 def normalisers(targets: Targets, settings: DeeplabLossSettings) -> dict[str, float]:
@@ -56,12 +39,8 @@ def semantic_loss(logits: Tensor, targets: Targets, hardest_fraction: float) -> 
     """Sum of the weighted cross-entropy over the hardest pixels of each image.
 
     That it is each image's own hardest pixels makes the loss of a batch the sum of those of its parts. All pixels are
-    looked at without gradient, the hardest alone with it, which takes less than half the time.
-
-    Args:
-        logits: [B, C, H / 2, W / 2].
-        targets: ``semantic`` and ``semantic_weight`` are used.
-        hardest_fraction: of the pixels that take part; rounded up.
+    looked at without gradient, the hardest alone with it, which takes less than half the time. ``logits`` are [B, C,
+    H / 2, W / 2], ``hardest_fraction`` is of the pixels that take part, rounded up.
     """
     height, width = targets.semantic.shape[-2:]
     # The same number off all logits of a cell changes no probability, and lets exp do without each pixel's maximum.

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from construction_panoptic.config.model import PanopticDeeplabSettings
-from construction_panoptic.errors import CheckpointError
 from construction_panoptic.models.backbones import Backbone
 from construction_panoptic.models.timm_backbones import PREFIX, TimmBackbone, build_timm_backbone
+from construction_panoptic.models.weights import load_fitting
 
 STRIDE = 4
 """Pixels a cell of the maps of centres and offsets, in each direction."""
@@ -25,47 +25,26 @@ class PanopticDeeplab(nn.Module):
     """Panoptic-DeepLab (Cheng et al. 2020, 1911.10194), with a feature pyramid where that has atrous convolutions.
 
     Things are small where data is little: classes are predicted at stride 2, with the help of a convolution that looks
-    at the image itself.
-
-    Args:
-        backbone: gives four maps, finest first, the finest at stride 4; their widths are its ``channels``.
-        num_classes: highest category id + 1.
-        channels: width of the decoder.
-        semantic_channels: width of the semantic branch.
-        instance_channels: width of the instance branch.
+    at the image itself. ``num_classes`` is the highest category id + 1.
     """
 
-    def __init__(
-        self,
-        backbone: Backbone | TimmBackbone,
-        num_classes: int,
-        *,
-        channels: int = 128,
-        semantic_channels: int = 48,
-        instance_channels: int = 64,
-    ) -> None:
+    def __init__(self, backbone: Backbone | TimmBackbone, num_classes: int, settings: PanopticDeeplabSettings) -> None:
         super().__init__()
+        channels, width = settings.channels, settings.instance_channels
         self.backbone = backbone
         self.decoder = PyramidDecoder(backbone.channels, channels)
-        self.semantic = SemanticBranch(channels, semantic_channels, num_classes)
-        self.instance = nn.Sequential(
-            _convolution(channels, instance_channels), _convolution(instance_channels, instance_channels)
-        )
-        self.center = nn.Conv2d(instance_channels, 1, 1)
-        self.offset = nn.Conv2d(instance_channels, 2, 1)
+        self.semantic = SemanticBranch(channels, settings.semantic_channels, num_classes)
+        self.instance = nn.Sequential(_convolution(channels, width), _convolution(width, width))
+        self.center = nn.Conv2d(width, 1, 1)
+        self.offset = nn.Conv2d(width, 2, 1)
         nn.init.constant_(cast("Tensor", self.center.bias), -4.0)  # few cells are centres
 
     def forward(self, images: Tensor, padding_mask: Tensor | None = None) -> dict[str, Tensor]:
-        """Compute the maps.
+        """Compute the maps of images as in `Images`.
 
-        Args:
-            images: float [B, 3, H, W], normalised, 0 in the padding.
-            padding_mask: bool [B, H, W], True in the padding; None where there is none.
-
-        Returns:
-            ``semantic`` [B, num_classes, H / 2, W / 2], logits; ``center`` [B, H / 4, W / 4], logits of the heat;
-            ``offset`` [B, 2, H / 4, W / 4], from a cell to the centre of its thing, (down, right) in cells. Sizes are
-            rounded up.
+        ``semantic`` [B, num_classes, H / 2, W / 2] are logits, ``center`` [B, H / 4, W / 4] logits of the heat,
+        ``offset`` [B, 2, H / 4, W / 4] is from a cell to the centre of its thing, (down, right) in cells. Sizes are
+        rounded up.
         """
         x = self.decoder(self.backbone(images), padding_mask)
         instance = self.instance(x)
@@ -123,56 +102,28 @@ def build_panoptic_deeplab(
 ) -> PanopticDeeplab:
     """Build the network with random weights in all but, perhaps, its backbone.
 
-    Args:
-        num_classes: highest category id + 1.
-        settings: sizes and parts.
-        weights: of a backbone of timm's; see `build_timm_backbone`.
-
-    Raises:
-        ParameterError: the backbone is unknown.
-        CheckpointError: the weights cannot be had or do not fit.
+    ``weights`` are those of a backbone of timm's; see `build_timm_backbone`, also for the errors.
     """
     name, norm = settings.backbone, settings.norm
-    return PanopticDeeplab(
-        build_timm_backbone(name, weights=weights, norm=norm) if name.startswith(PREFIX) else Backbone(name, norm=norm),
-        num_classes,
-        channels=settings.channels,
-        semantic_channels=settings.semantic_channels,
-        instance_channels=settings.instance_channels,
-    )
+    is_timm = name.startswith(PREFIX)
+    backbone = build_timm_backbone(name, weights=weights, norm=norm) if is_timm else Backbone(name, norm=norm)
+    return PanopticDeeplab(backbone, num_classes, settings)
 
 
 def load_weights(network: PanopticDeeplab, state: Mapping[str, Tensor], source: str) -> str:
     """Load the state dict of a network of this kind, or the backbone of a DETR, and say in a line what was done.
 
-    The layer of the classes stays as it is where their number differs. All else must fit, or nothing is loaded.
-
-    Args:
-        network: changed in place.
-        state: of `PanopticDeeplab`, or of a published DETR.
-        source: where it is from, for messages.
-
-    Raises:
-        CheckpointError: it does not fit; the message names the first key.
+    The layer of the classes stays as it is where their number differs; see `load_fitting` for the rest.
     """
-    detr = {f"backbone.{key.partition(_DETR)[2]}": value for key, value in state.items() if _DETR in key}
-    state = detr or state
-    own = {key: value for key, value in network.state_dict().items() if not detr or key.startswith("backbone.")}
-    differing = [
-        key
-        for key in own.keys() | state.keys()
-        if not (key in own and key in state and own[key].shape == state[key].shape)
-    ]
-    reset = [key for key in differing if key in own and key in state and key.startswith("semantic.classes.")]
-    wrong = sorted(key for key in differing if key not in reset and not key.endswith(".num_batches_tracked"))
-    if wrong:
-        raise CheckpointError(
-            f"weights: {source} does not fit: {len(wrong)} keys are missing, unknown or of another shape, such as "
-            f"{wrong[0]}. Set model.backbone, norm and channels as that model has them, or choose other weights."
-        )
-    kept = {key: value for key, value in state.items() if key not in differing}
-    network.load_state_dict(kept, strict=False)
-    return f"{len(kept)} keys kept from {source}" + (f", {', '.join(sorted(reset))} reset" if reset else "")
+    backbone = {f"backbone.{key.partition(_DETR)[2]}": value for key, value in state.items() if _DETR in key}
+    return load_fitting(
+        network,
+        backbone or state,
+        source,
+        sized_by_data=("semantic.classes.weight", "semantic.classes.bias"),
+        optional=("decoder.", "semantic.", "instance.", "center.", "offset.") if backbone else (),
+        advice="Set model.backbone, norm and channels as that model has them, or choose other weights.",
+    )
 
 
 def _convolution(inputs: int, outputs: int) -> nn.Sequential:

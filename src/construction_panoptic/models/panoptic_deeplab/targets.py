@@ -17,23 +17,14 @@ IGNORED = -100
 
 @dataclass(frozen=True)
 class Targets:
-    """Targets of a batch, for images [B, 3, H, W] and maps of h = H / 4 by w = W / 4 cells, rounded up.
+    """Targets of a batch, for images [B, 3, H, W] and maps of h = H / 4 by w = W / 4 cells, rounded up."""
 
-    Attributes:
-        semantic: int64 [B, H, W], category ids, `IGNORED` where a pixel takes no part.
-        semantic_weight: float32 [B, H, W], more than 1 in small things.
-        center: float32 [B, h, w], heat of centres, 0…1.
-        center_weight: float32 [B, h, w], 1 where a cell takes part, else 0.
-        offset: float32 [B, 2, h, w], (down, right) to the centre of the cell's thing, cells; 0 where there is none.
-        offset_weight: float32 [B, h, w], 1 on things, else 0.
-    """
-
-    semantic: Tensor
-    semantic_weight: Tensor
-    center: Tensor
-    center_weight: Tensor
-    offset: Tensor
-    offset_weight: Tensor
+    semantic: Tensor  # int64 [B, H, W], category ids, `IGNORED` where a pixel takes no part
+    semantic_weight: Tensor  # float32 [B, H, W], more than 1 in small things
+    center: Tensor  # float32 [B, h, w], heat of centres, 0…1
+    center_weight: Tensor  # float32 [B, h, w], 1 where a cell takes part, else 0
+    offset: Tensor  # float32 [B, 2, h, w], (down, right) to the centre of the cell's thing, cells; 0 without one
+    offset_weight: Tensor  # float32 [B, h, w], 1 on things, else 0
 
 
 @torch.no_grad()
@@ -45,12 +36,9 @@ def make_targets(
     A thing's centre is the mean of those of its pixels that are in the image. The Gaussian is around that place itself,
     not around the nearest cell. A cell belongs to the segment of the pixel in its middle.
 
-    Args:
-        segmentations: one an image, each with ``id_map`` int32 [height, width] and, for the segments that take part,
-            ``segment_ids`` int64 [N] and ``labels`` int64 [N]. Pixels of other ids are void or of crowds.
-        size: (H, W) of the padded batch.
-        is_thing: bool [C], by category id.
-        settings: widths and weights.
+    ``segmentations`` have of each image ``id_map`` int32 [height, width] and, for the segments that take part,
+    ``segment_ids`` int64 [N] and ``labels`` int64 [N]; pixels of other ids are void or of crowds. ``size`` is (H, W) of
+    the padded batch, ``is_thing`` bool [C], by category id.
     """
     # All segments of the batch are numbered from 1; 0 is what takes no part.
     numbers = torch.zeros(len(segmentations), *size, dtype=torch.int64, device=is_thing.device)

@@ -1,26 +1,24 @@
 """Models of `transformers` from the Hugging Face hub or a folder: safetensors alone, and no code of theirs."""
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from construction_panoptic.errors import CheckpointError, ParameterError
+from construction_panoptic.models.weights import first_line, listed
 
 ONE_SIZE = ("eomt", "eomt_dinov3")
 """Model types that take square images of one size, padded without a mask."""
 ANY_SIZE = ("mask2former", "maskformer", "oneformer")
 FILES = ["*.json", "model*.safetensors", "*.txt", "README.md"]  # of a repository on the hub
-_SHOWN = 10
 
 
 def weights_folder(weights: str, revision: str | None, group: str) -> Path:
     """Give the folder of a model; one of the hub is downloaded once. Messages name the ``group`` of parameters.
 
-    Raises:
-        ParameterError: `transformers` is not installed, or there is a folder, and it is to have a revision.
-        CheckpointError: it cannot be had.
+    `ParameterError`: `transformers` is not installed, or a folder is to have a revision; `CheckpointError`: the model
+    cannot be had.
     """
     try:
         import transformers  # noqa: F401
@@ -38,7 +36,7 @@ def weights_folder(weights: str, revision: str | None, group: str) -> Path:
     except Exception as error:  # the hub's client raises many kinds
         raise CheckpointError(
             f"{group}.weights: there is no folder {weights}, and the Hugging Face hub does not give it "
-            f"({line_of(error)}). Without network, copy the folder from where `hf download {weights} --local-dir "
+            f"({first_line(error)}). Without network, copy the folder from where `hf download {weights} --local-dir "
             "<folder>` works, and give its path."
         ) from error
 
@@ -64,7 +62,7 @@ def loaded(folder: Path, auto_class: str, **options: Any) -> Any:
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise CheckpointError(
             f"{folder} cannot be loaded as a panoptic model of transformers with weights in safetensors "
-            f"({line_of(error)})."
+            f"({first_line(error)})."
         ) from error
 
 
@@ -105,14 +103,3 @@ def licence_of(folder: Path) -> str:
         card = {}
     licence = card.get("license_name") if card.get("license") == "other" else card.get("license")
     return str(licence or card.get("license") or "unknown: no model card names it")
-
-
-def listed(names: Iterable[str]) -> str:
-    """The first ten names."""
-    names = list(names)
-    return ", ".join(names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")
-
-
-def line_of(error: Exception) -> str:
-    """The first line of an error, or its kind."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

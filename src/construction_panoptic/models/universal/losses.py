@@ -29,12 +29,10 @@ class Truth:
 
 @torch.no_grad()
 def truth_of(target: Mapping[str, Tensor], size: tuple[int, int]) -> Truth:
-    """Make the truth of an image.
+    """Make the truth of an image in a padded batch of the ``size`` (H, W).
 
-    Args:
-        target: ``id_map`` int32 [height, width], and of the segments that take part ``segment_ids`` int64 [N] and
-            ``labels`` int64 [N]. Pixels of other ids are void or of crowds.
-        size: (H, W) of the padded batch.
+    ``target`` has ``id_map`` int32 [height, width], and of the segments that take part ``segment_ids`` int64 [N] and
+    ``labels`` int64 [N]; pixels of other ids are void or of crowds.
     """
     id_map = target["id_map"]
     padded = F.pad(id_map, (0, size[1] - id_map.shape[1], 0, size[0] - id_map.shape[0]))
@@ -55,19 +53,12 @@ def query_counts(truths: Sequence[Truth], queries: int, no_object: float) -> flo
 def layer_losses(
     outputs: Mapping[str, Tensor], truths: Sequence[Truth], settings: UniversalLossSettings
 ) -> dict[str, Tensor]:
-    """Compute the sums of the losses of one layer over a batch.
+    """Compute the sums of the losses of one layer, ``outputs`` of `Universal.layers`, over a batch.
 
     ``ce``: cross-entropy of the classes of all queries; those without a segment shall be no object, with the weight
     ``no_object``, unless most of what they mask is void. ``mask`` and ``dice``: binary cross-entropy, mean over the
-    known cells, and Dice loss of the masks of matched queries.
-
-    Args:
-        outputs: of `Universal.layers`.
-        truths: of the images of the batch.
-        settings: weights, which are the matching's costs too.
-
-    Raises:
-        FloatingPointError: an output is not finite.
+    known cells, and Dice loss of the masks of matched queries. The weights are the matching's costs too.
+    `FloatingPointError`: an output is not finite.
     """
     sums = {name: outputs["pred_logits"].sum() * 0.0 for name in ("ce", "mask", "dice")}
     for logits, masks, truth in zip(outputs["pred_logits"], outputs["pred_masks"], truths, strict=True):
@@ -100,15 +91,9 @@ def match(
 ) -> tuple[Tensor, Tensor]:
     """Assign segments to queries at the least cost in all (Hungarian matching); a query has one segment at most.
 
-    Args:
-        logits: of classes, [Q, C + 1].
-        cells: logits of masks in P cells, [Q, P].
-        labels: int64 [N], of the segments.
-        true_cells: float [N, P], their masks.
-        settings: the costs.
-
-    Returns:
-        Indices of queries and of their segments, int64 [min(Q, N)].
+    Of ``logits`` of classes [Q, C + 1], ``cells``, logits of masks in P cells [Q, P], and the segments' ``labels``
+    int64 [N] and masks, ``true_cells`` float [N, P], it gives the indices of queries and of their segments, int64
+    [min(Q, N)].
     """
     count = max(1, cells.shape[1])
     probability = cells.sigmoid()

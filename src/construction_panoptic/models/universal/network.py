@@ -22,12 +22,7 @@ _TASK = "the task is panoptic"  # OneFormer's text
 
 
 class Universal(nn.Module):
-    """A panoptic model of `transformers`.
-
-    Args:
-        body: the model.
-        task: OneFormer's task as token ids; empty for others.
-    """
+    """A panoptic model of `transformers`; ``task`` is OneFormer's as token ids, empty for others."""
 
     def __init__(self, body: nn.Module, task: tuple[int, ...] = ()) -> None:
         super().__init__()
@@ -46,13 +41,8 @@ class Universal(nn.Module):
     def layers(self, images: Tensor, padding_mask: Tensor | None = None) -> list[dict[str, Tensor]]:
         """Predict classes and masks after each layer of the decoder that predicts, the last one last.
 
-        Args:
-            images: float32 [B, 3, H, W], normalised, 0 in the padding.
-            padding_mask: bool [B, H, W], True in the padding; None where there is none.
-
-        Returns:
-            Of each layer ``pred_logits`` [B, Q, C + 1], the last class is no object, and ``pred_masks`` [B, Q, H / 4,
-            W / 4] (rounded up), logits.
+        Of images as in `Images` it gives for each layer ``pred_logits`` [B, Q, C + 1], the last class is no object, and
+        ``pred_masks`` [B, Q, H / 4, W / 4] (rounded up), logits.
         """
         height, width = images.shape[-2:]
         padded = [self.side or -(-length // _MULTIPLE) * _MULTIPLE for length in (height, width)]
@@ -115,11 +105,8 @@ class Universal(nn.Module):
 def pretrained(folder: Path, num_classes: int) -> tuple[Universal, dict[str, Any]]:
     """Load a model for ``num_classes`` classes, of which its own layer of classes knows nothing yet.
 
-    Returns:
-        The network, and its architecture, plain data from which `of_architecture` builds it again.
-
-    Raises:
-        CheckpointError: it cannot be loaded, is of another kind, or lacks weights.
+    Gives the network, and its architecture, plain data from which `of_architecture` builds it again.
+    `CheckpointError`: it cannot be loaded, is of another kind, or lacks weights.
     """
     config = config_of(folder, str(folder))
     names = {number: str(number) for number in range(num_classes)}
@@ -143,8 +130,7 @@ def pretrained(folder: Path, num_classes: int) -> tuple[Universal, dict[str, Any
 def of_architecture(architecture: Mapping[str, Any]) -> Universal:
     """Build the network of an architecture with random weights.
 
-    Raises:
-        ParameterError: `transformers` is not installed, or it does not know the architecture.
+    `ParameterError`: `transformers` is not installed, or it does not know the architecture.
     """
     try:
         import transformers

@@ -51,14 +51,13 @@ class DetectionTask(TrainingTask):
 
     def predict(self, batch: Batch) -> tuple[dict[str, Loss], list[Any]]:
         """Losses, of all layers as in training; and the boxes of each image: ``category_id``, ``bbox``, ``score``."""
-        outputs = self.model.features(batch.images, batch.padding_mask, all_layers=True).outputs
-        return self._losses(outputs, batch), self._detector.boxes_of(outputs, batch.inputs())
+        features = self.model.features(batch.images, batch.padding_mask, all_layers=True)
+        return self._losses(features.outputs, batch), self._detector.boxes_of(features, batch.inputs())
 
     def _losses(self, outputs: dict[str, Any], batch: Batch) -> dict[str, Loss]:
         last, *auxiliary = detection_losses(
             outputs,
             batch.targets,
-            num_classes=self.model.num_classes,
             no_object_weight=self._weights.no_object,
             costs=self._matching,
         )

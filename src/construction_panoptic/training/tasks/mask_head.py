@@ -71,7 +71,7 @@ class MaskHeadTask(TrainingTask):
     def predict(self, batch: Batch) -> tuple[dict[str, Loss], list[Any]]:
         """Losses, and the `Segmentation` of each image."""
         features, matched = self._detect(batch)
-        return self._losses(batch, features, matched), self._segmenter.segment_features(features, batch.inputs())
+        return self._losses(batch, features, matched), self._segmenter.segment_outputs(features, batch.inputs())
 
     def _losses(self, batch: Batch, features: PanopticFeatures, matched: Matches) -> dict[str, Loss]:
         images = [torch.full_like(queries, index) for index, (queries, _) in enumerate(matched)]

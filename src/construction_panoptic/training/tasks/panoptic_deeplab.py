@@ -76,8 +76,8 @@ class PanopticDeeplabTask(TrainingTask):
         return self._losses(outputs, batch), self._segmenter.segment_outputs(outputs, batch.inputs())
 
     def _losses(self, outputs: dict[str, Tensor], batch: Batch) -> dict[str, Loss]:
-        terms = deeplab_losses(outputs, self._targets(batch), self.settings.losses)
-        return {f"loss_{name}": Loss(*term) for name, term in terms.items()}
+        sums = deeplab_losses(outputs, self._targets(batch), self.settings.losses)
+        return {f"loss_{name}": Loss(value, name, getattr(self.settings.losses, name)) for name, value in sums.items()}
 
     def _targets(self, batch: Batch) -> Targets:
         """Make the targets of a batch once for both, its losses and what divides them."""

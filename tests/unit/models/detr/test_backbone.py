@@ -100,7 +100,6 @@ def test_tiny_is_small() -> None:
         ({"name": "resnet152"}, "resnet152.*resnet50"),
         ({"name": "tiny", "dilation": True}, "tiny has no dilated form"),
         ({"name": "resnet34", "dilation": True}, "resnet34 has no dilated form"),
-        ({"norm": "group"}, "group.*frozen, batch"),
     ],
 )
 def test_impossible_settings_are_named(arguments: dict[str, object], message: str) -> None:

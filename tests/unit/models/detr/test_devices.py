@@ -50,7 +50,7 @@ def test_model_and_losses_stay_on_the_device_of_their_inputs(
     monkeypatch.setattr(losses, "match_layers", lambda logits, *_: [MATCHES] * len(logits))
     outputs: dict[str, Any] = {"pred_logits": features.pred_logits, "pred_boxes": features.pred_boxes}
     outputs["aux_outputs"] = features.aux_outputs
-    found, *auxiliary = detection_losses(outputs, targets, num_classes=6)
+    found, *auxiliary = detection_losses(outputs, targets)
     masks = model.masks(features, *(torch.zeros(3, dtype=torch.int64) for _ in range(2)))
     found |= mask_losses(masks, matched_target_masks(targets, MATCHES, (64, 96)))
     assert {"loss_ce", "loss_giou", "loss_mask", "loss_dice"} <= found.keys()

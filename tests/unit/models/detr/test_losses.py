@@ -78,7 +78,7 @@ def matched_masks(pred_masks: Tensor, matches: Matches) -> Tensor:
 
 def our_detection_losses(outputs: dict[str, Any], targets: list[Target], no_object: float = 0.1) -> dict[str, Tensor]:
     """Divided, under the names of the other implementation."""
-    layers = detection_losses(outputs, targets, num_classes=CLASSES, no_object_weight=no_object)
+    layers = detection_losses(outputs, targets, no_object_weight=no_object)
     counts = normalisers(targets, outputs["pred_logits"].shape[1], no_object)
     return {
         name + (f"_{number - 1}" if number else ""): value / (counts[DIVISOR[name]] or 1)
@@ -270,7 +270,7 @@ def test_predictions_that_are_not_finite_are_reported() -> None:
     outputs, targets = random_outputs(1, queries=3, layers=2), random_targets([2])
     outputs["aux_outputs"][0]["pred_logits"] = torch.full((1, 3, CLASSES + 1), float("nan"))
     with pytest.raises(NonFiniteError, match="class logits"):
-        detection_losses(outputs, targets, num_classes=CLASSES)
+        detection_losses(outputs, targets)
 
 
 def test_losses_are_float32_under_autocast_and_from_low_precision() -> None:
@@ -285,12 +285,6 @@ def test_losses_are_float32_under_autocast_and_from_low_precision() -> None:
     for name, value in losses.items():
         assert value.dtype == torch.float32
         torch.testing.assert_close(value, exact[name], atol=0.05, rtol=0.05)
-
-
-def test_the_number_of_classes_must_fit() -> None:
-    outputs, targets = random_outputs(1, queries=3, layers=1), random_targets([2])
-    with pytest.raises(ValueError, match="has 10 columns; 10 classes and no-object need 11"):
-        detection_losses(outputs, targets, num_classes=CLASSES + 1)
 
 
 def test_matched_masks_are_those_of_the_segments_in_the_padded_image() -> None:

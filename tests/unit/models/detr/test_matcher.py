@@ -154,8 +154,3 @@ def test_values_that_are_not_finite_are_reported(value: float, where: str) -> No
 def test_costs_that_cannot_work_are_refused(costs: tuple[float, float, float]) -> None:
     with pytest.raises(ValueError, match=r"matching costs are 0|greater than or equal to 0|finite number"):
         MatchSettings(category=costs[0], bbox=costs[1], giou=costs[2])
-
-
-def test_the_number_of_targets_must_fit() -> None:
-    with pytest.raises(ValueError, match="1 targets for predictions of 2 images"):
-        match(torch.randn(2, 5, CLASSES + 1), random_boxes(2, 5), random_targets([2]))

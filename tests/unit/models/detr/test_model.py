@@ -8,8 +8,11 @@ from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
 from construction_panoptic.errors import ParameterError
-from construction_panoptic.models.detr import Detr, DetrPanoptic, build_detr, build_detr_panoptic, compile_detector
+from construction_panoptic.models.detr import Detr, DetrModel, DetrPanoptic, build_detr, build_detr_panoptic
 from construction_panoptic.models.detr import model as model_module
+from construction_panoptic.models.detr.model import compile_detector
+from construction_panoptic.models.protocol import Images
+from construction_panoptic.models.spec import ModelSpec
 
 pytestmark = pytest.mark.medium
 
@@ -228,7 +231,6 @@ def test_wrong_shapes_are_named() -> None:
         ({"hidden_dim": 36, "num_heads": 8}, r"hidden_dim \(36\)"),
         ({"hidden_dim": 24}, r"hidden_dim \(24\) must be a multiple of 16"),
         ({"num_queries": 0}, r"model\.num_queries: .*, not 0"),
-        ({"num_classes": 0}, "num_classes: 0"),
         ({"decoder_layers": 0}, r"model\.decoder_layers: .*, not 0"),
         ({"encoder_layers": -1}, r"model\.encoder_layers: .*, not -1"),
         ({"dropout": 1.5}, r"model\.dropout: .*, not 1\.5"),
@@ -295,6 +297,30 @@ def test_an_exported_model_serves_images_of_any_size(panoptic: DetrPanoptic, mak
     assert sorted(exported) == sorted(expected)
     for name, value in expected.items():
         torch.testing.assert_close(exported[name], value, rtol=1e-4, atol=1e-5)
+
+
+def test_boxes_are_pixels_of_the_best_category(panoptic: DetrPanoptic, make_batch: MakeBatch) -> None:
+    sizes, originals = [(64, 64), (48, 64)], [(480, 640), (1000, 30)]
+    images, mask = make_batch(sizes)
+    categories = tuple({"id": number, "name": str(number)} for number in (1, 2, 4))
+    model = DetrModel(panoptic.eval(), ModelSpec(categories=categories))
+    with torch.no_grad():
+        panoptic.detr.class_embed.weight.mul_(20)
+        features = panoptic.features(images, mask)
+        found = model.boxes_of(features, Images(images, mask, sizes, originals))
+    for image, (height, width) in enumerate(originals):
+        expected = []
+        for logits, box in zip(features.pred_logits[image], features.pred_boxes[image], strict=True):
+            probability = torch.softmax(logits, dim=0)[:-1]
+            x, y, w, h = box.tolist()
+            if int(probability.argmax()) in (1, 2, 4):
+                bbox = [(x - w / 2) * width, (y - h / 2) * height, w * width, h * height]
+                expected.append((int(probability.argmax()), bbox, float(probability.max())))
+        assert [box["category_id"] for box in found[image]] == [category for category, _, _ in expected]
+        for box, (_, bbox, score) in zip(found[image], expected, strict=True):
+            assert box["bbox"] == pytest.approx(bbox, abs=1e-3)
+            assert box["score"] == pytest.approx(score, rel=1e-5)
+    assert 0 < sum(map(len, found)) < 12
 
 
 # --- masks of chosen queries ---

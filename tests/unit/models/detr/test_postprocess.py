@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
-from construction_panoptic.models.detr.postprocess import box_results, keep_queries, panoptic_result
+from construction_panoptic.models.detr.postprocess import keep_queries, panoptic_result
 from construction_panoptic.models.protocol import Segmentation
 
 STUFF, OTHER_STUFF, THING = 1, 2, 5
@@ -260,26 +260,3 @@ def test_keep_queries_threshold_is_exclusive_and_nothing_may_be_kept() -> None:
     logits = torch.tensor([[0.0, 0.0]])
     assert [len(part) for part in keep_queries(logits, threshold=0.5)] == [0, 0, 0]
     assert keep_queries(logits, threshold=0.4999)[0].tolist() == [0]
-
-
-def test_box_results_are_pixels_of_the_best_class() -> None:
-    torch.manual_seed(0)
-    outputs = {"pred_logits": torch.randn(2, 7, 6) * 3, "pred_boxes": torch.rand(2, 7, 4)}
-    sizes = torch.tensor([[480, 640], [1000, 30]])
-    results = box_results(outputs, sizes)
-    assert len(results) == 2
-    for image, result in enumerate(results):
-        height, width = sizes[image].tolist()
-        for query in range(7):
-            probability = torch.softmax(outputs["pred_logits"][image, query], dim=0)[:-1]
-            x, y, w, h = outputs["pred_boxes"][image, query].tolist()
-            corners = [(x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height]
-            assert int(result["labels"][query]) == int(probability.argmax())
-            assert float(result["scores"][query]) == pytest.approx(float(probability.max()), rel=1e-5)
-            assert result["boxes"][query].tolist() == pytest.approx(corners, abs=1e-3)
-
-
-def test_box_results_needs_a_size_for_each_image() -> None:
-    outputs = {"pred_logits": torch.randn(2, 7, 6), "pred_boxes": torch.rand(2, 7, 4)}
-    with pytest.raises(ValueError, match=r"sizes must be \[2, 2\]"):
-        box_results(outputs, torch.tensor([[480, 640]]))

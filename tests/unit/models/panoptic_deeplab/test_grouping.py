@@ -85,10 +85,14 @@ def pixel_sets(segmentation: Any) -> Any:
     }
 
 
+def scores_of(segmentation: Any) -> Any:
+    return [segment["score"] for segment in segmentation.segments]
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_segments_are_those_of_the_definition(seed: Any) -> None:
     maps = random_maps(seed)
-    found = pixel_sets(grouped(maps).segmentation(SIZE))
+    found = pixel_sets(grouped(maps))
     expected = slow_groups(maps, SIZE)
     assert len(expected) > 3
     assert found.keys() == {frozenset(pixels) for pixels, _, _ in expected}
@@ -104,14 +108,14 @@ def test_the_memory_limit_changes_nothing(monkeypatch: Any) -> None:
     whole = grouped(maps)
     monkeypatch.setattr(grouping, "_CHUNK", 500)
     strips = grouped(maps)
-    np.testing.assert_array_equal(strips.numbers, whole.numbers)
-    assert strips.scores == pytest.approx(whole.scores)
+    np.testing.assert_array_equal(strips.id_map, whole.id_map)
+    assert scores_of(strips) == pytest.approx(scores_of(whole))
 
 
 def test_thresholds_leave_out_segments_and_number_the_rest() -> None:
     groups = grouped(random_maps(2))
-    threshold = sorted(groups.scores)[2]
-    every, some = groups.segmentation(SIZE), groups.segmentation(SIZE, threshold)
+    threshold = sorted(scores_of(groups))[2]
+    every, some = groups.resized(SIZE), groups.resized(SIZE, threshold=threshold)
     assert len(some.segments) == len(every.segments) - 3
     assert [segment["id"] for segment in some.segments] == list(range(1, len(some.segments) + 1))
     kept = {pixels for pixels, segment in pixel_sets(every).items() if segment["score"] > threshold}
@@ -120,7 +124,7 @@ def test_thresholds_leave_out_segments_and_number_the_rest() -> None:
 
 @pytest.mark.parametrize("size", [(92, 114), (23, 20), (7, 9)])
 def test_boxes_and_areas_are_those_of_the_masks(size: Any) -> None:
-    found = grouped(random_maps(3)).segmentation(size)
+    found = grouped(random_maps(3)).resized(size).with_boxes()
     assert found.id_map.shape == size
     things = iter(found.boxes)
     for segment in found.segments:
@@ -138,7 +142,7 @@ def test_boxes_and_areas_are_those_of_the_masks(size: Any) -> None:
 def test_without_centres_things_are_void() -> None:
     maps = random_maps(0)
     maps["center"].fill_(-9.0)
-    found = grouped(maps).segmentation(SIZE)
+    found = grouped(maps)
     assert found.segments
     assert not any(segment["isthing"] for segment in found.segments)
     assert (found.id_map == 0).any()
@@ -152,5 +156,5 @@ def test_thousands_of_things() -> None:
     center[1::3, 1::3] = 5.0
     settings = GroupingSettings(center_window=3, min_thing_area=0.0)
     groups = grouped({"semantic": semantic, "center": center, "offset": torch.zeros(2, 200, 200)}, settings, (800, 800))
-    assert len(groups.scores) == 66**2 + 1 * (200 % 3 == 2) * (2 * 66 + 1)
-    assert np.bincount(groups.numbers.ravel())[1] == 12 * 12
+    assert len(groups.segments) == 66**2 + 1 * (200 % 3 == 2) * (2 * 66 + 1)
+    assert np.bincount(groups.id_map.ravel())[1] == 12 * 12

@@ -6,14 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from construction_panoptic.config.model import PanopticDeeplabSettings
 from construction_panoptic.errors import ParameterError
-from construction_panoptic.models.backbones import Backbone
-from construction_panoptic.models.panoptic_deeplab import PanopticDeeplabModel
-from construction_panoptic.models.panoptic_deeplab.network import PanopticDeeplab
+from construction_panoptic.models.panoptic_deeplab import PanopticDeeplabModel, build_panoptic_deeplab
 from construction_panoptic.models.protocol import Images
 from construction_panoptic.models.spec import ModelSpec
 
-ARCHITECTURE = {
+ARCHITECTURE: dict[str, Any] = {
     "backbone": "tiny",
     "norm": "batch",
     "channels": 16,
@@ -59,7 +58,7 @@ def test_maps_have_the_stated_sizes(model: Any, size: Any) -> None:
 
 def test_the_mean_over_the_image_leaves_out_padding() -> None:
     torch.manual_seed(0)
-    decoder = PanopticDeeplab(Backbone("tiny", norm="batch"), 3, channels=8).decoder
+    decoder = build_panoptic_deeplab(3, PanopticDeeplabSettings(**ARCHITECTURE)).decoder
     seen = []
     decoder.context.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     mask = torch.zeros(1, 64, 64, dtype=torch.bool)

@@ -46,8 +46,8 @@ def test_losses_are_those_of_the_model(whole: Batch, settings: Build) -> None:
     outputs = task.model(whole.images, whole.padding_mask)
     counts = normalisers(targets, own.losses)
     expected = {
-        f"loss_{name}": term.sum.item() / counts[term.normaliser]
-        for name, term in deeplab_losses(outputs, targets, own.losses).items()
+        f"loss_{name}": value.item() / counts[name]
+        for name, value in deeplab_losses(outputs, targets, own.losses).items()
     }
     total, terms = total_loss(task.losses(whole), task.normalisers(whole))
     assert {name: term.item() for name, term in terms.items()} == pytest.approx(expected, rel=1e-5)
@@ -116,7 +116,7 @@ def test_the_backbone_of_a_detr_is_taken(tmp_path: Path, settings: Build, small_
 def test_weights_that_do_not_fit_are_an_error(tmp_path: Path, settings: Build, small_model: dict[str, Any]) -> None:
     torch.save({"model": build_network(NUM_CLASSES, settings()).state_dict()}, tmp_path / "best.pt")
     wider = settings().model.model_dump() | {"channels": 24}
-    with pytest.raises(CheckpointError, match=r"best\.pt does not fit: .* such as decoder"):
+    with pytest.raises(CheckpointError, match=r"best\.pt does not fit the model: .* another shape: decoder"):
         build_network(NUM_CLASSES, settings(model=wider, weights=str(tmp_path / "best.pt")))
     torch.save({"model": build_detr(**small_model | {"backbone": "resnet18"}).state_dict()}, tmp_path / "detr.pth")
     with pytest.raises(CheckpointError, match=r"detr\.pth does not fit"):
