@@ -6,9 +6,7 @@ from typing import Any
 import pandas as pd
 
 from construction_panoptic.evaluation.precision import PRECISION_NAMES
-
-SPLITS = ("All", "Things", "Stuff")
-"""The rows of the PQ table."""
+from construction_panoptic.evaluation.quality import SPLITS
 
 # Per COCO number: AP or AR, IoU thresholds, object area, detections an image.
 _PRECISION_ROWS = {

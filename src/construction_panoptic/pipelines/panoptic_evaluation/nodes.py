@@ -32,7 +32,7 @@ def predict_validation(
 ) -> Iterable[ImagePrediction]:
     """Segment the validation images with the best model, one by one, at the sizes that its checkpoint says."""
     model = model_of(checkpoint, "the best checkpoint")
-    files = ImageFiles.of_coco(panoptic_val, converted.image_folder, model.prepare)
+    files = ImageFiles(panoptic_val, converted.image_folder, model.prepare)
     return predict_files(model, files, parameters)
 
 
