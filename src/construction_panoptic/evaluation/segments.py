@@ -100,7 +100,7 @@ def match_image(
     ``score``.
     """
     columns = len(predicted_segments) + 1
-    index = _positions(true_ids, true_segments) * columns + _positions(predicted_ids, predicted_segments)
+    index = positions(true_ids, true_segments) * columns + positions(predicted_ids, predicted_segments)
     counts = np.bincount(index.ravel(), minlength=(len(true_segments) + 1) * columns)
     shared = counts.reshape(-1, columns)  # pixels, [true + 1, predicted + 1]; position 0 is void
     true_area, predicted_area = shared.sum(axis=1)[1:], shared.sum(axis=0)[1:]
@@ -127,8 +127,8 @@ def match_image(
         yield image_id, "predicted", *_row(*row, true_segments)
 
 
-def _positions(ids: IdMap, segments: Segments) -> NDArray[np.int64]:
-    """Replace ids by positions in the list: 0 for void and for ids that it lacks, k for the k-th segment."""
+def positions(ids: IdMap, segments: Segments) -> NDArray[np.int64]:
+    """Replace ids, [H, W], by positions in the list: 0 for void and for ids that it lacks, k for the k-th segment."""
     known = np.array([0, *(segment["id"] for segment in segments)], dtype=np.int64)
     order = np.argsort(known)
     place = np.searchsorted(known, ids, sorter=order).clip(max=len(known) - 1)

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from construction_panoptic.annotations.images import read_rgb
 from construction_panoptic.annotations.panoptic_png import decode_id_map
-from construction_panoptic.evaluation.differences import SPLITS
 from construction_panoptic.evaluation.predictions import PREDICTIONS_FILE
-from construction_panoptic.visualisation.overlays import ClassTable, Picture, display_name, panoptic_overlay
+from construction_panoptic.evaluation.quality import SPLITS
+from construction_panoptic.visualisation.overlays import ClassTable, display_name, panoptic_overlay
 from construction_panoptic.visualisation.page import PICTURE_SIDE, Markup, ReportPicture, about, render
 
 NUMBERS = ("pq/All", "pq/Things", "pq/Stuff", "sq/All", "rq/All", "box/AP", "box/AP50")
@@ -100,13 +100,10 @@ def _compared(rows: pd.DataFrame) -> dict[str, Any]:
     known = known.loc[order.index]
     limit = max(0.01, known[["low", "high", "difference"]].abs().to_numpy().max(initial=0.0))
     only = rows[rows["difference"].isna() & (rows["one"].notna() | rows["other"].notna())]["name"]
-    total = rows[rows["name"] == "All"].iloc[0]
-    verdict = "Better" if total["low"] > 0 else "Worse" if total["high"] < 0 else "Not told apart"
+    total = rows.iloc[0]
     return {
-        "verdict": verdict,
-        "doubt": " by these images" if verdict == "Not told apart" else "",
-        "points": f"PQ {_signed(total['difference'])} points, 95 % interval "
-        f"{_signed(total['low'])} to {_signed(total['high'])}",
+        "verdict": "Better" if total["low"] > 0 else "Worse" if total["high"] < 0 else None,
+        "difference": [_signed(total[name]) for name in ("difference", "low", "high")],
         "only": [display_name(name) for name in only],
         "rows": [
             [
@@ -166,33 +163,27 @@ def pictures_of_differences(
     if local is None or any(run.predictions is None for run in runs):
         return {}
     spread = np.nan_to_num(np.max(qualities, axis=0) - np.min(qualities, axis=0))
-    chosen = [place for place in np.argsort(-spread, kind="stable")[:count] if spread[place] > 0]
     classes = ClassTable.from_categories(local.truth["categories"])
     files = {image["id"]: image["file_name"] for image in local.truth["images"]}
     truth = {annotation["image_id"]: annotation for annotation in local.truth["annotations"]}
     drawn: dict[str, list[ReportPicture]] = {}
     with ExitStack() as stack:
         archives = [stack.enter_context(ZipFile(run.predictions)) for run in runs if run.predictions is not None]
-        predicted = [_annotations(archive) for archive in archives]
-        for place in chosen:
+        results = [json.loads(archive.read(PREDICTIONS_FILE))["annotations"] for archive in archives]
+        predicted = [{annotation["image_id"]: annotation for annotation in result} for result in results]
+        for place in np.argsort(-spread, kind="stable")[:count]:
+            if spread[place] == 0:
+                break
             image_id = int(images[place])
-            photograph = read_rgb(local.image_folder / files[image_id])
-            png = (local.png_folder / truth[image_id]["file_name"]).read_bytes()
-            row = [ReportPicture(photograph, "image")]
-            row.append(ReportPicture(_overlay(photograph, png, truth[image_id], classes), "ground truth"))
+            true = truth[image_id]
+            found = [("ground truth", true, (local.png_folder / true["file_name"]).read_bytes())]
             for run, quality, archive, annotations in zip(runs, qualities, archives, predicted, strict=True):
-                annotation = annotations[image_id]
-                overlay = _overlay(photograph, archive.read(annotation["file_name"]), annotation, classes)
-                row.append(ReportPicture(overlay, f"{run.name}, PQ {100 * quality[place]:.1f}"))
-            drawn[files[image_id]] = row
+                own = annotations[image_id]
+                found.append((f"{run.name}, PQ {100 * quality[place]:.1f}", own, archive.read(own["file_name"])))
+            photograph = read_rgb(local.image_folder / files[image_id])
+            drawn[files[image_id]] = [ReportPicture(photograph, "image")]
+            for caption, annotation, png in found:
+                ids, segments = decode_id_map(png), annotation["segments_info"]
+                overlay = panoptic_overlay(photograph, ids, segments, classes, max_side=PICTURE_SIDE)
+                drawn[files[image_id]].append(ReportPicture(overlay, caption))
     return drawn
-
-
-def _annotations(archive: ZipFile) -> dict[int, dict[str, Any]]:
-    results = json.loads(archive.read(PREDICTIONS_FILE))
-    return {annotation["image_id"]: annotation for annotation in results["annotations"]}
-
-
-def _overlay(photograph: Picture, png: bytes, annotation: Mapping[str, Any], classes: ClassTable) -> Picture:
-    id_map, segments = decode_id_map(png), annotation["segments_info"]
-    return panoptic_overlay(photograph, id_map, segments, classes, max_side=PICTURE_SIDE)

@@ -47,13 +47,12 @@ def draw_text(draw: ImageDraw.ImageDraw, center: tuple[float, float], text: str,
 
 
 def line_breaks(text: str, lines: int = 3) -> list[str]:
-    """Give ``text`` on one, two … at most ``lines`` lines, broken at the spaces that keep lines short."""
+    """Give ``text`` on one, two … at most ``lines`` lines, broken at the spaces that keep the longest line short."""
     words = text.split(" ")
     return [_balanced(words, count) for count in range(1, min(lines, len(words)) + 1)]
 
 
 def _balanced(words: list[str], count: int) -> str:
-    """Break ``words`` into ``count`` lines whose longest is as short as possible."""
     if count == 1:
         return " ".join(words)
     options = [" ".join(words[:i]) + "\n" + _balanced(words[i:], count - 1) for i in range(1, len(words) - count + 2)]
