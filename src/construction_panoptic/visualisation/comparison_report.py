@@ -17,11 +17,10 @@ from construction_panoptic.annotations.images import read_rgb
 from construction_panoptic.annotations.panoptic_png import decode_id_map
 from construction_panoptic.evaluation.predictions import PREDICTIONS_FILE
 from construction_panoptic.evaluation.quality import SPLITS
-from construction_panoptic.visualisation.overlays import ClassTable, display_name, panoptic_overlay
-from construction_panoptic.visualisation.page import PICTURE_SIDE, Markup, ReportPicture, about, render
+from construction_panoptic.visualisation.overlays import ClassTable, panoptic_overlay
+from construction_panoptic.visualisation.page import PICTURE_SIDE, ReportPicture, about, render
 
 NUMBERS = ("pq/All", "pq/Things", "pq/Stuff", "sq/All", "rq/All", "box/AP", "box/AP50")
-BETTER, WORSE, UNSURE = "#2a8a4a", "#c23b3b", "#888"
 
 
 @dataclass(frozen=True)
@@ -94,49 +93,20 @@ def _described(run: ComparedRun, numbers: Sequence[str]) -> list[str]:
 
 
 def _compared(rows: pd.DataFrame) -> dict[str, Any]:
-    """Say whether a run is better, and list All, Things, Stuff, then the classes that differ most."""
+    """Sort All, Things, Stuff, then the classes by how much they differ; those without a difference apart."""
     known = rows.dropna(subset=["difference"])
     order = known["difference"].abs().where(known.index >= len(SPLITS), 2).sort_values(ascending=False, kind="stable")
-    known = known.loc[order.index]
-    limit = max(0.01, known[["low", "high", "difference"]].abs().to_numpy().max(initial=0.0))
-    only = rows[rows["difference"].isna() & (rows["one"].notna() | rows["other"].notna())]["name"]
-    total = rows.iloc[0]
+    only = rows["difference"].isna() & (rows["one"].notna() | rows["other"].notna())
     return {
-        "verdict": "Better" if total["low"] > 0 else "Worse" if total["high"] < 0 else None,
-        "difference": [_signed(total[name]) for name in ("difference", "low", "high")],
-        "only": [display_name(name) for name in only],
-        "rows": [
-            [
-                Markup(f"<b>{row['name']}</b>") if place < len(SPLITS) else display_name(row["name"]),
-                str(row["images"]),
-                _percent(row["one"]),
-                _percent(row["other"]),
-                _signed(row["difference"]),
-                f"{_signed(row['low'])} … {_signed(row['high'])}",
-                _interval(row["difference"], row["low"], row["high"], limit),
-            ]
-            for place, row in zip(known.index.tolist(), known.to_dict("records"), strict=True)
-        ],
+        "total": rows.iloc[0],
+        "rows": known.loc[order.index],
+        "limit": max(0.01, known[["low", "high", "difference"]].abs().to_numpy().max(initial=0.0)),
+        "only": rows["name"][only].tolist(),
     }
-
-
-def _interval(difference: float, low: float, high: float, limit: float) -> Markup:
-    """Draw an interval on a scale from -limit to limit."""
-    color = BETTER if low > 0 else WORSE if high < 0 else UNSURE
-    left, middle, right = (100 + 96 * value / limit for value in (low, difference, high))
-    return Markup(
-        f'<svg viewBox="0 0 200 16" style="width:12rem" role="img"><path d="M100 0V16" stroke="#8888"/>'
-        f'<path d="M{left:.1f} 8H{right:.1f}" stroke="{color}" stroke-width="3"/>'
-        f'<circle cx="{middle:.1f}" cy="8" r="4.5" fill="{color}"/></svg>'
-    )
 
 
 def _percent(value: float) -> str:
     return "-" if math.isnan(value) else f"{100 * value:.1f}"
-
-
-def _signed(value: float) -> str:
-    return f"{100 * value:+.1f}"
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from construction_panoptic.evaluation.analysis import LOSSES, best_threshold
+from construction_panoptic.evaluation.analysis import best_threshold
 from construction_panoptic.evaluation.calibration import calibration_error
 from construction_panoptic.evaluation.quality import SPLITS
 from construction_panoptic.visualisation import charts, still
@@ -65,7 +65,6 @@ def evaluation_report(
 
     ``threshold`` is the one that the predictions were made with; ``worst`` are the images with the lowest PQ.
     """
-    colors = {display_name(name): color for name, color in charts.LOSS_COLORS.items()}
     best, tried = best_threshold(thresholds), thresholds.set_index("threshold")["pq"]
     rows = {of: calibration[calibration["of"] == of] for of in ("boxes", "segments")}
     return render(
@@ -73,16 +72,9 @@ def evaluation_report(
         title="Evaluation report",
         about=about,
         facts=_facts(quality, precision) | {"score threshold": f"{threshold:g}"},
-        loss_colors={"PQ": charts.GREEN, **colors},
-        error_colors=colors,
-        budget=[
-            {
-                "name": row["name"],
-                "points": {"PQ": row["pq"], **{display_name(name): row[name] for name in LOSSES}},
-                "counts": [int(row[name]) for name in ("tp", "fp", "fn")],
-            }
-            for row in charts.sorted_budget(budget).to_dict("records")
-        ],
+        loss_colors={"PQ": charts.GREEN, **charts.LOSS_COLORS},
+        error_colors=charts.LOSS_COLORS,
+        budget=charts.sorted_budget(budget).rename(columns={"pq": "PQ"}).to_dict("records"),
         confused=most_confused(confusions),
         confusions=confusions.set_index("true"),
         sizes=sizes[["size", "true_segments", *_SIZE_SCORES]].to_numpy().tolist(),
@@ -141,7 +133,7 @@ def validation_page(
         "validation_images.html.j2",
         title="Validation images",
         about=about,
-        colors={display_name(name): color for name, color in charts.LOSS_COLORS.items()},
+        colors=charts.LOSS_COLORS,
         classes=sorted(occurring.items(), key=lambda item: item[1]),
         kinds=list(DRAWN_ERRORS),
         left_out=len(truth["images"]) - len(examples),
