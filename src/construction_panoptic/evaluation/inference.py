@@ -74,10 +74,7 @@ def image_sample(pixels: NDArray[np.uint8], name: str, image_id: int, prepare: P
 
 
 def predict_files(model: PanopticModel, files: ImageFiles, settings: EvaluationSettings) -> Iterator[ImagePrediction]:
-    """Predict image files with a model on the CPU, of which copies go to the processes.
-
-    Gives a prediction for each image, in order, computed as it is asked for; the same with any number of processes.
-    """
+    """Predict images, in order, as they are asked for; copies of the model, on the CPU, go to the processes."""
     predict = partial(predict_images, overrides=settings.overrides, precision=settings.precision)
     if in_this_process(settings.execution, settings.device):
         loader = build_loader(files, batch_size=settings.batch_size, shuffle=False, workers=settings.workers)

@@ -82,8 +82,8 @@ def predict_images(
 ) -> Iterator[ImagePrediction]:
     """Predict boxes and the panoptic segmentation of images, batch by batch, where the network is.
 
-    Batches are those of a loader; see `ModelSpec.overridden` for ``overrides`` and `autocast` for ``precision``. Yields
-    a prediction for each image, in order, at the size of its file. The network is in eval mode while this runs.
+    See `ModelSpec.overridden` for ``overrides`` and `autocast` for ``precision``. Yields a prediction for each image,
+    in order, at the size of its file. The network is in eval mode while this runs.
     """
     device = device_of(model.network)
     with evaluating(model.network):

@@ -72,7 +72,7 @@ def panoptic_quality(
     """
     data = load_json(truth)
     names = name_of(truth, "the ground truth"), name_of(predictions, "the predictions")
-    pairs = _pairs(data, load_json(predictions), *names)
+    pairs = panoptic_pairs(data, load_json(predictions), *names)
     count = partial(_count, engine, data["categories"], (Path(truth_folder), Path(prediction_folder)), names)
     with Workers(**(execution if len(pairs) > 4 * _BLOCK else ONE_PROCESS).model_dump()) as workers:
         counts = merge_counts(workers.map(count, blocks_of(pairs, _BLOCK)))
@@ -140,7 +140,8 @@ def _mean(rows: list[dict[str, Any]]) -> dict[str, float | int | None]:
     return {**means, "n": len(rows)}
 
 
-def _pairs(truth: Any, predictions: Any, truth_name: str, name: str) -> list[tuple[Annotation, Annotation]]:
+def panoptic_pairs(truth: Any, predictions: Any, truth_name: str, name: str) -> list[tuple[Annotation, Annotation]]:
+    """Check two COCO panoptic files, loaded, and give the annotations of each image of the truth in both."""
     needed = "a COCO panoptic file"
     check_keys(truth, ("annotations", "categories"), truth_name, needed)
     check_keys(predictions, ("annotations",), name, needed)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from construction_panoptic.annotations.panoptic_png import decode_id_map
 from construction_panoptic.config.base import ONE_PROCESS, Execution
 from construction_panoptic.errors import InputDataError
-from construction_panoptic.evaluation.quality import Annotation, SegmentCounts
+from construction_panoptic.evaluation.quality import Annotation, SegmentCounts, panoptic_pairs
 from construction_panoptic.parallel.workers import Workers
 
 IdMap = NDArray[np.integer[Any]]
@@ -57,19 +57,16 @@ def match_segments(
     Raises:
         InputDataError: an image has no prediction, or the sizes of its two PNGs differ.
     """
-    predicted = {annotation["image_id"]: annotation for annotation in predictions["annotations"]}
-    pairs = [(true, predicted.get(true["image_id"])) for true in truth["annotations"]]
+    pairs = panoptic_pairs(truth, predictions, "the ground truth", "the predictions")
     with Workers(**(execution if len(pairs) > _FEW else ONE_PROCESS).model_dump()) as workers:
         matched = workers.map(partial(_match_files, truth_folder, prediction_folder), pairs)
         return segment_table(list(chain.from_iterable(matched)))
 
 
 def _match_files(
-    truth_folder: Path, prediction_folder: Path, pair: tuple[Annotation, Annotation | None]
+    truth_folder: Path, prediction_folder: Path, pair: tuple[Annotation, Annotation]
 ) -> list[tuple[Any, ...]]:
     true, predicted = pair
-    if predicted is None:
-        raise InputDataError(f"image {true['image_id']} ({true['file_name']}) has no prediction; predict again.")
     true_ids = decode_id_map(truth_folder / true["file_name"])
     predicted_ids = decode_id_map(prediction_folder / predicted["file_name"])
     if true_ids.shape != predicted_ids.shape:

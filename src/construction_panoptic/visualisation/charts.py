@@ -24,7 +24,7 @@ MOST_COLUMNS = 4
 
 @dataclass(frozen=True)
 class Bars:
-    """Bars of one kind: a value and a hover text for each row; at a thickness of 1 a bar reaches the next row."""
+    """Bars of one kind, a value and a hover text for each row; at a thickness of 1 they touch."""
 
     name: str
     color: str
@@ -104,10 +104,7 @@ class _Row(NamedTuple):
 
 
 def pq_chart(panoptic_quality: Mapping[str, Any], classes: Classes) -> BarChart:
-    """Chart the PQ of every class that occurs, best first, things and stuff apart; SQ and RQ show on hover.
-
-    ``panoptic_quality`` is what `quality.panoptic_quality` gives.
-    """
+    """Chart the `panoptic_quality` of every class that occurs, best first, things and stuff apart."""
     rows = [
         _Row(
             display_name(classes.names[int(key)]),
@@ -200,8 +197,7 @@ def training_chart(history: pd.DataFrame, title: str) -> CurveChart:
     """Chart losses, errors, validation metrics and learning rates against the epoch, a panel each.
 
     ``history`` has a row an epoch: ``epoch``, ``train/<loss>``, ``val/<loss>``, as fractions ``val/ap`` … or ``val/pq``
-    …, ``train/lr``, ``train/lr_backbone``. What was not logged is left out; of an epoch that was logged twice, after a
-    resume, the last row counts.
+    …, ``train/lr``, ``train/lr_backbone``, as far as they were logged. Of an epoch logged twice the last row counts.
     """
     history = history.drop_duplicates("epoch", keep="last").sort_values("epoch")
     further = [name.removeprefix("train/") for name in history.columns if name.startswith("train/loss")]

@@ -88,10 +88,7 @@ class Label:
 
 @dataclass
 class LabelPlacer:
-    """Finds places for names on one picture, clear of what is ``taken``, bool [H, W], and takes them.
-
-    ``size`` is the font size wished for; names shrink down to ``smallest`` to stay inside their segment.
-    """
+    """Finds places for names, clear of what is ``taken``, bool [H, W]; they shrink from ``size`` to ``smallest``."""
 
     taken: NDArray[np.bool_]
     size: int
@@ -100,9 +97,8 @@ class LabelPlacer:
     def place(self, mask: NDArray[np.bool_], offset: tuple[int, int], text: str) -> Label | None:
         """Find a place for ``text`` in a segment, bool [h, w] at the ``offset`` x, y, and keep it from later names.
 
-        The name goes where the largest free ellipse of its shape fits into the segment. If that is too small
-        for legible letters, it is centred on the segment's thickest part and may reach over the border. Gives None if
-        the segment is a speck or other names are in the way.
+        The name goes where the largest free ellipse of its shape fits into the segment. If that is too small, it is
+        centred on the segment's thickest part and may reach over the border. None: there is no room for it.
         """
         label = self._inside(mask, offset, text) or self._across(mask, offset, text)
         if label is not None:

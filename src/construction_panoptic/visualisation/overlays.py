@@ -81,22 +81,19 @@ def panoptic_overlay(
     """Draw a panoptic segmentation over its image; gives uint8 [h, w, 3].
 
     Each segment has its class's colour; further instances of a thing class are lighter or darker, borders are
-    white, and void is grey with diagonal lines. Names stand inside their segments, with the score in percent
-    where a segment has one.
+    white, and void is grey with diagonal lines.
 
     Args:
         image: uint8 [H, W, 3] RGB.
         id_map: integer [H, W], the segment id of each pixel, 0 = void.
         segments: ``id`` and ``category_id`` of every segment, optionally ``score`` (0 to 1), ``iscrowd``.
-        classes: names, colours and kinds of the categories.
         alpha: weight of the colour against the image, 0 to 1.
-        draw_labels, hatch_void: write the names, draw the diagonal lines.
+        draw_labels, hatch_void: write names and scores into the segments, draw the diagonal lines.
         min_side, max_side: a shorter side is enlarged, a longer one reduced to it; ``max_side`` has precedence.
         border: width of the border between segments in pixels, None = 1 or 2 by the picture's size.
 
     Raises:
-        InputDataError: image and id map differ in size, an id of the map has no segment or a segment's
-            category is not in ``classes``.
+        InputDataError: sizes differ, an id of the map has no segment, or a category is not in ``classes``.
     """
     _check_image(image)
     if id_map.shape != image.shape[:2]:
