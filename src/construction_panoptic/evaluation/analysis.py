@@ -1,18 +1,4 @@
-"""Error analysis of what `segments.match_segments` says: which classes are confused, and what costs panoptic quality.
-
-The loss budget. With TP, FP, FN and IoU of a class as in PQ, and D = TP + FP/2 + FN/2,
-
-    100 - PQ = 100 / D · ( Σ over TP of (1 - IoU)  +  FP/2  +  FN/2 ),
-
-since PQ = 100 · ΣIoU / D. Every FN and FP has one outcome (`segments.match_segments`), which splits the sum:
-
-    badly_outlined = 100 / D · ( Σ over TP of (1 - IoU)  +  badly outlined FN / 2  +  badly outlined FP / 2 )
-    mislabelled    = 100 / D · ( mislabelled FN / 2  +  mislabelled FP / 2 )
-    missed         = 100 / D · missed FN / 2
-    spurious       = 100 / D · spurious FP / 2
-
-A mean over classes has the means of their parts, so the parts of All, Things and Stuff sum to 100 - PQ as well.
-"""
+"""Error analysis of matched segments: which classes are confused, and what costs panoptic quality."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,10 +6,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from construction_panoptic.evaluation.quality import pq_sq_rq
+from construction_panoptic.evaluation.quality import SPLITS, pq_sq_rq
 
 LOSSES = ("badly_outlined", "mislabelled", "missed", "spurious")
-"""The parts of the loss budget."""
+"""The parts of the loss budget: the outcomes of false positives and false negatives."""
 
 SIZES = {"small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, 2**62)}
 """COCO's sizes: areas in pixels, from … to below …"""
@@ -34,8 +20,8 @@ Categories = Sequence[Mapping[str, Any]]
 def class_counts(segments: pd.DataFrame, by: Sequence[str] = ("category_id",)) -> pd.DataFrame:
     """Count by class what PQ and its loss budget are made of; with ``image_id`` in ``by``, in each image.
 
-    Gives the index ``by``, and columns ``tp``, ``fp``, ``fn`` (segments), ``iou`` (sum over true positives), and
-    :data:`LOSSES` (false ones, of both sides, with this outcome).
+    Gives ``tp``, ``fp``, ``fn`` (segments), ``iou`` (sum over true positives), and :data:`LOSSES` (false positives and
+    negatives with this outcome), indexed by ``by``.
     """
     counted = segments[segments["outcome"] != "ignored"]
     matched = counted["outcome"] == "matched"
@@ -51,7 +37,14 @@ def class_counts(segments: pd.DataFrame, by: Sequence[str] = ("category_id",)) -
 
 
 def loss_budget(segments: pd.DataFrame, categories: Categories) -> pd.DataFrame:
-    """Say what costs PQ: for All, Things, Stuff and each class, the parts of 100 - PQ.
+    """Say what costs PQ: the parts of 100 - PQ.
+
+    With TP, FP, FN and IoU of a class as in PQ, and D = TP + FP/2 + FN/2,
+
+        100 - PQ = 100 / D · ( Σ over TP of (1 - IoU)  +  FP/2  +  FN/2 ),
+
+    since PQ = 100 · ΣIoU / D. Each FP and FN has one outcome, its part of the sum; the first term is part of what is
+    badly outlined. A mean over classes has the means of their parts.
 
     Gives a row each for All, Things, Stuff (means over the classes) and then each class that PQ counts, in the order of
     ids: ``name``, ``kind`` (all, thing, stuff), ``pq`` and :data:`LOSSES` (points, 0…100; NaN where there is no class),
@@ -62,26 +55,26 @@ def loss_budget(segments: pd.DataFrame, categories: Categories) -> pd.DataFrame:
     parts = counts[list(LOSSES)] / 2
     parts["badly_outlined"] += counts["tp"] - counts["iou"]
     points = 100 * pd.concat([counts["iou"].rename("pq"), parts], axis=1).div(size, axis=0)
-    classes = pd.concat([points, counts[["tp", "fp", "fn"]]], axis=1)
     by_id = {category["id"]: category for category in categories}
-    classes.insert(0, "kind", ["thing" if by_id[identity]["isthing"] else "stuff" for identity in classes.index])
-    classes.insert(0, "name", [by_id[identity]["name"] for identity in classes.index])
-    means = [
-        {"name": name, "kind": kind, **group[["pq", *LOSSES]].mean(), **group[["tp", "fp", "fn"]].sum()}
-        for name, kind in (("All", "all"), ("Things", "thing"), ("Stuff", "stuff"))
-        for group in [classes if kind == "all" else classes[classes["kind"] == kind]]
-    ]
+    named = {
+        "name": [by_id[identity]["name"] for identity in counts.index],
+        "kind": ["thing" if by_id[identity]["isthing"] else "stuff" for identity in counts.index],
+    }
+    classes = pd.concat([pd.DataFrame(named, counts.index), points, counts[["tp", "fp", "fn"]]], axis=1)
+    means = []
+    for name, kinds in SPLITS.items():
+        group = classes[classes["kind"].isin(kinds)]
+        kind = kinds[0] if len(kinds) == 1 else "all"
+        means.append({"name": name, "kind": kind, **group[list(points)].mean(), **group[["tp", "fp", "fn"]].sum()})
     return pd.concat([pd.DataFrame(means), classes], ignore_index=True)
 
 
 def confusion_matrix(segments: pd.DataFrame, categories: Categories) -> pd.DataFrame:
     """Count which class true segments (rows) were predicted as (columns).
 
-    A pair has IoU > 0.5. A row sums to the true segments of its class, and the diagonal holds PQ's true positives. What
-    is badly outlined has no pair: it is missed on one side and spurious on the other.
-
-    The column ``true`` has the names of the classes that occur, in the order of ids, and ``spurious``; then follows an
-    int column each for these classes, and ``missed``.
+    A pair has IoU > 0.5, so the diagonal holds PQ's true positives. What is badly outlined has no pair: it is missed on
+    one side and spurious on the other. The column ``true`` has the names of the classes that occur, in the order of
+    ids, and ``spurious``; then follows an int column each for these classes, and ``missed``.
     """
     from hotcoco import metrics
 

@@ -23,12 +23,9 @@ _KINDS = {
 def box_analysis(truth: Mapping[str, Any], boxes: Sequence[Mapping[str, Any]]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Compare the scores of all predicted boxes with how many are right, and split the errors of box AP.
 
-    ``truth`` is COCO detection JSON, loaded; ``boxes`` are COCO box results.
-
-    Returns:
-        The calibration, see :func:`calibration_table`, a box being right if it is matched at IoU 0.5 to a true one of
-        its class. And TIDE's errors: columns ``error``, ``meaning``, ``count``, ``delta_ap`` (fraction by which AP at
-        IoU 0.5 would rise if only these errors were mended).
+    ``truth`` is COCO detection JSON, loaded; ``boxes`` are COCO box results. Gives the :func:`calibration_table`, where
+    a box is right if it is matched at IoU 0.5 to a true one of its class, and TIDE's errors: ``error``, ``meaning``,
+    ``count``, ``delta_ap`` (fraction by which AP at IoU 0.5 would rise if only these errors were mended).
     """
     import hotcoco
 

@@ -1,11 +1,11 @@
 """Predicting image files in as many processes as it is worth."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,37 +28,31 @@ Prepare = Callable[[Tensor], Tensor]
 
 
 class ImageFiles(Dataset[tuple[Tensor, Target]]):
-    """Image files without annotations, as samples for `build_loader`; a sample is what `image_sample` gives.
+    """The images of a COCO file, by their ids, as samples for `build_loader`; a sample is what `image_sample` gives.
 
-    ``images`` has of each file its ``id``, ``file_name`` and, if it is to be checked, ``width`` and ``height``; by
-    default 1, 2, … and the path's last part. ``prepare`` is the model's.
+    Of an image ``id`` and ``file_name`` are read, and ``width`` and ``height`` where its size is to be checked.
+    ``prepare`` is the model's.
     """
 
-    def __init__(
-        self, paths: Sequence[Path | str], prepare: Prepare, images: Sequence[Mapping[str, Any]] | None = None
-    ) -> None:
-        self.paths = [Path(path) for path in paths]
+    def __init__(self, data: Mapping[str, Any], folder: Path, prepare: Prepare) -> None:
+        self.images = sorted(data["images"], key=lambda image: image["id"])
+        self.folder = folder
         self.prepare = prepare
-        self.images = images or [{"id": k, "file_name": path.name} for k, path in enumerate(self.paths, 1)]
-
-    @classmethod
-    def of_coco(cls, data: Mapping[str, Any], folder: Path, prepare: Prepare) -> Self:
-        """The images of a COCO file, in the order of their ids."""
-        images = sorted(data["images"], key=lambda image: image["id"])
-        return cls([folder / image["file_name"] for image in images], prepare, images)
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.images)
 
     def __getitem__(self, key: SampleKey) -> tuple[Tensor, Target]:
         """Read an image; `InputDataError`: it is missing, no image, or not of the size that it should have."""
-        index = key[1] if isinstance(key, tuple) else key
-        image, pixels = self.images[index], read_rgb(self.paths[index])
-        stated = image.get("height", pixels.shape[0]), image.get("width", pixels.shape[1])
-        if stated != pixels.shape[:2]:
+        image = self.images[key[1] if isinstance(key, tuple) else key]
+        path = self.folder / image["file_name"]
+        pixels = read_rgb(path)
+        height, width, _ = pixels.shape
+        stated = image.get("width", width), image.get("height", height)
+        if stated != (width, height):
             raise InputDataError(
-                f"{self.paths[index]}: {pixels.shape[1]} x {pixels.shape[0]} pixels, but the annotations say "
-                f"{stated[1]} x {stated[0]}; run the conversion again"
+                f"{path}: {width} x {height} pixels, but the annotations say {stated[0]} x {stated[1]}; "
+                "run the conversion again"
             )
         return image_sample(pixels, image["file_name"], image["id"], self.prepare)
 
@@ -80,10 +74,7 @@ def image_sample(pixels: NDArray[np.uint8], name: str, image_id: int, prepare: P
 
 
 def predict_files(model: PanopticModel, files: ImageFiles, settings: EvaluationSettings) -> Iterator[ImagePrediction]:
-    """Predict image files with a model on the CPU, of which copies go to the processes.
-
-    Gives a prediction for each image, in order, computed as it is asked for; the same with any number of processes.
-    """
+    """Predict images, in order, as they are asked for; copies of the model, on the CPU, go to the processes."""
     predict = partial(predict_images, overrides=settings.overrides, precision=settings.precision)
     if in_this_process(settings.execution, settings.device):
         loader = build_loader(files, batch_size=settings.batch_size, shuffle=False, workers=settings.workers)

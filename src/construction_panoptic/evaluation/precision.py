@@ -1,20 +1,16 @@
-"""Average precision and recall of predicted boxes, as COCO defines them.
-
-Source: Lin et al., "Microsoft COCO: Common Objects in Context", and cocodataset.org/#detection-eval. AP is the mean
-over IoU thresholds 0.50:0.05:0.95 and classes of the area under the interpolated precision-recall curve.
-"""
+"""Average precision and recall of predicted boxes, as COCO defines them."""
 
 import contextlib
 import copy
 import io
 import math
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 
-from construction_panoptic.errors import InputDataError, ParameterError
-from construction_panoptic.evaluation.quality import load_json, name_of
+from construction_panoptic.errors import InputDataError
+from construction_panoptic.evaluation.quality import check_keys, load_json, name_of
 
 PrecisionEngine = Literal["hotcoco", "pycocotools"]
 
@@ -30,19 +26,18 @@ def average_precision(
 ) -> dict[str, Any]:
     """Evaluate predicted boxes; the numbers are those of pycocotools, the slower engine, on the same files.
 
-    At most 100 boxes an image count, those with the highest scores. Boxes whose category is not in the truth take no
-    part. ``truth`` is COCO detection JSON, ``results`` COCO box results ``[{image_id, category_id, bbox (x, y, width,
-    height in pixels), score}]``; both as a path or loaded.
+    AP is the mean over IoU thresholds 0.50:0.05:0.95 and classes of the area under the interpolated precision-recall
+    curve (Lin et al., "Microsoft COCO", ECCV 2014; cocodataset.org/#detection-eval), of at most 100 boxes an image,
+    those with the highest scores. ``truth`` is COCO detection JSON, ``results`` COCO box results ``[{image_id,
+    category_id, bbox (x, y, width, height in pixels), score}]``, those of unknown categories take no part; both as a
+    path or loaded.
 
     Gives the 12 numbers of :data:`PRECISION_NAMES` as fractions in 0…1, -1 (as in COCO) where the truth has no object
     of that size; and ``per_class``: {"<category id>": AP}, -1 for a class that is absent from the truth.
 
     Raises:
         InputDataError: a file is missing or malformed, or a result names an image that the truth does not have.
-        ParameterError: an unknown engine.
     """
-    if engine not in get_args(PrecisionEngine):
-        raise ParameterError(f"engine must be one of {', '.join(get_args(PrecisionEngine))}; it is {engine!r}.")
     truth_data, result_data = load_json(truth), load_json(results)
     truth_name = name_of(truth, "the truth")
     _check_truth(truth_data, truth_name)
@@ -61,40 +56,33 @@ def average_precision(
 
 
 def _check_truth(truth: Any, name: str) -> None:
-    for key in ("images", "annotations", "categories"):
-        if not isinstance(truth, dict) or not isinstance(truth.get(key), list):
-            raise InputDataError(f'{name} has no "{key}" list; a COCO detection file is needed.')
+    needed = "a COCO detection file"
+    check_keys(truth, ("images", "annotations", "categories"), name, needed)
     for annotation in truth["annotations"]:
-        if missing := {"id", "image_id", "category_id", "bbox", "area", "iscrowd"} - annotation.keys():
-            raise InputDataError(
-                f"{name}: annotation {annotation.get('id')} of image {annotation.get('image_id')} has no "
-                f"{', '.join(sorted(missing))}; a COCO detection file is needed."
-            )
+        about = f"{name}: annotation {annotation.get('id')} of image {annotation.get('image_id')}"
+        check_keys(annotation, ("id", "image_id", "category_id", "bbox", "area", "iscrowd"), about, needed)
 
 
 def _known_results(truth: dict[str, Any], results: Any, truth_name: str, name: str) -> list[dict[str, Any]]:
     """Check the results and leave out those of categories that are not evaluated."""
-    if not isinstance(results, list):
-        raise InputDataError(f"{name} must be a list of COCO box results.")
     images = {image["id"] for image in truth["images"]}
     categories = {category["id"] for category in truth["categories"]}
+    keys = ("image_id", "category_id", "bbox", "score")
     known = []
     for number, result in enumerate(results):
         this = f"{name}: result {number}"
-        if missing := {"image_id", "category_id", "bbox", "score"} - result.keys():
-            raise InputDataError(f"{this} has no {', '.join(sorted(missing))}.")
-        image, bbox = result["image_id"], result["bbox"]
+        check_keys(result, keys, this, "a COCO box result")
+        image, category, bbox, score = (result[key] for key in keys)
         if image not in images:
+            raise InputDataError(f"{this} is of image {image}, which {truth_name} does not have; predict its images.")
+        numbers = [*bbox, score]
+        if len(numbers) != 5 or not all(isinstance(n, int | float) and math.isfinite(n) for n in numbers):
             raise InputDataError(
-                f"{this} is of image {image}, which {truth_name} does not have. "
-                "Evaluate against the file whose images were predicted."
+                f"{this} (image {image}) has the bbox {bbox} and the score {score}; "
+                "x, y, width, height and the score must be finite numbers."
             )
-        if len(bbox) != 4:
-            raise InputDataError(f"{this} (image {image}) has the bbox {bbox}; x, y, width and height are needed.")
-        if not all(isinstance(v, int | float) and math.isfinite(v) for v in (*bbox, result["score"])):
-            raise InputDataError(f"{this} (image {image}) has a bbox or score that is not a finite number.")
-        if result["category_id"] in categories:
-            known.append({key: result[key] for key in ("image_id", "category_id", "bbox", "score")})
+        if category in categories:
+            known.append({key: result[key] for key in keys})
     return known
 
 

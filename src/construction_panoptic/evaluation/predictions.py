@@ -16,7 +16,7 @@ from construction_panoptic.annotations.panoptic_png import decode_id_map, encode
 from construction_panoptic.errors import InputDataError
 from construction_panoptic.evaluation.quality import load_json
 from construction_panoptic.files import atomic_path, write_bytes, write_json
-from construction_panoptic.models.protocol import Images, PanopticModel, Segmentation, device_of
+from construction_panoptic.models.protocol import PanopticModel, Segmentation, device_of
 from construction_panoptic.parallel.device import autocast
 from construction_panoptic.training.loading import Batch
 
@@ -26,14 +26,13 @@ BOXES_FILE = "boxes.jsonl"
 
 @dataclass(frozen=True)
 class ImagePrediction:
-    """What the model sees in one image.
+    """What the model sees in one image; sizes and places are in pixels of the image file, scores in 0…1.
 
     Attributes:
-        width, height: of the image file, in pixels.
-        segments_info: a dict for each segment: ``id``, ``category_id``, ``isthing``, ``area`` (pixels), ``score``
-            (0…1), ``bbox`` (x, y, width, height in pixels, of the segment's pixels).
-        boxes: COCO box results: ``image_id``, ``category_id``, ``bbox`` (x, y, width, height in pixels, fractional,
-            may reach beyond the image), ``score`` (0…1).
+        segments_info: of each segment ``id``, ``category_id``, ``isthing``, ``area``, ``score``, ``bbox`` (x, y, width,
+            height of its pixels).
+        boxes: COCO box results: ``image_id``, ``category_id``, ``bbox`` (x, y, width, height; may reach beyond the
+            image), ``score``.
         categories: the COCO categories that the model predicts, the same object for all images.
         segmentation: the segment ids, 0 = void, as int32 [height, width] or as a COCO panoptic PNG.
     """
@@ -74,17 +73,6 @@ def evaluating(network: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def images_of(batch: Batch, network: nn.Module) -> Images:
-    """Put a batch's images on the device of a network."""
-    device, mask = device_of(network), batch.padding_mask
-    return Images(
-        batch.images.to(device, non_blocking=True),
-        None if mask is None else mask.to(device, non_blocking=True),
-        [tuple(target["size"].tolist()) for target in batch.targets],
-        [tuple(target["orig_size"].tolist()) for target in batch.targets],
-    )
-
-
 def predict_images(
     model: PanopticModel,
     batches: Iterable[Batch],
@@ -94,14 +82,14 @@ def predict_images(
 ) -> Iterator[ImagePrediction]:
     """Predict boxes and the panoptic segmentation of images, batch by batch, where the network is.
 
-    Batches are those of a loader; see `ModelSpec.overridden` for ``overrides`` and `autocast` for ``precision``. Yields
-    a prediction for each image, in order, at the size of its file. The network is in eval mode while this runs.
+    See `ModelSpec.overridden` for ``overrides`` and `autocast` for ``precision``. Yields a prediction for each image,
+    in order, at the size of its file. The network is in eval mode while this runs.
     """
+    device = device_of(model.network)
     with evaluating(model.network):
         for batch in batches:
-            images = images_of(batch, model.network)
-            with autocast(images.pixels.device, precision):
-                found = model.segment(images, overrides)
+            with autocast(device, precision):
+                found = model.segment(batch.to(device).inputs(), overrides)
             for target, name, each in zip(batch.targets, batch.file_names, found, strict=True):
                 yield _prediction(int(target["image_id"]), name, each, model.spec.categories)
 
@@ -153,14 +141,12 @@ def png_name(prediction: ImagePrediction, taken: Collection[str]) -> str:
     """A file name without folders, made from the image's; the id is added where two would be the same."""
     path = PurePosixPath(prediction.file_name)
     stem = "__".join(part for part in path.with_suffix("").parts if part not in ("/", ".."))
-    name = f"{stem}.png"
-    return name if name not in taken else f"{stem}__{prediction.image_id}.png"
+    return f"{stem}.png" if f"{stem}.png" not in taken else f"{stem}__{prediction.image_id}.png"
 
 
 def read_results(folder: Path | str) -> dict[str, Any]:
     """Read the COCO panoptic results of a folder of predictions; `InputDataError`: they are missing or malformed."""
-    results: dict[str, Any] = load_json(Path(folder) / PREDICTIONS_FILE)
-    return results
+    return load_json(Path(folder) / PREDICTIONS_FILE)
 
 
 def read_predictions(folder: Path | str) -> Iterator[ImagePrediction]:

@@ -1,28 +1,26 @@
-"""Panoptic quality: PQ, SQ and RQ of predictions in COCO panoptic format.
-
-Source of the measure: Kirillov et al., "Panoptic Segmentation", CVPR 2019, section 4. A predicted and a ground-truth
-segment of one class match when their IoU is above 0.5; per class, over all images, ``PQ = sum of matched IoU
-/ (TP + FP / 2 + FN / 2) = SQ * RQ``. `pq_sq_rq` is the one place that says so.
-"""
+"""Panoptic quality: PQ, SQ and RQ of predictions in COCO panoptic format."""
 
 import contextlib
 import io
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from construction_panoptic.config.base import ONE_PROCESS, Execution
-from construction_panoptic.errors import InputDataError, ParameterError, UserError
+from construction_panoptic.errors import InputDataError, UserError
 from construction_panoptic.parallel.workers import Workers, blocks_of
 
 QualityEngine = Literal["hotcoco", "panopticapi"]
 Annotation = Mapping[str, Any]
+
+SPLITS = {"All": ("thing", "stuff"), "Things": ("thing",), "Stuff": ("stuff",)}
+"""The rows of the PQ table: means over the classes of these kinds."""
 
 _BLOCK = 64
 """Images a task; the same with any number of processes, so that sums round alike."""
@@ -38,7 +36,11 @@ class SegmentCounts(NamedTuple):
 
 
 def pq_sq_rq(iou: ArrayLike, tp: ArrayLike, fp: ArrayLike, fn: ArrayLike) -> NDArray[np.float64]:
-    """Give PQ, SQ and RQ, float64 [3, …], of arrays of one shape; NaN where a class has no segment at all."""
+    """Give PQ, SQ and RQ, float64 [3, …], of arrays of one shape; NaN where a class has no segment at all.
+
+    ``PQ = sum of matched IoU / (TP + FP / 2 + FN / 2) = SQ * RQ``, where segments of one class match when their IoU is
+    above 0.5 (Kirillov et al., "Panoptic Segmentation", CVPR 2019, section 4).
+    """
     iou, tp, fp, fn = (np.asarray(values, dtype=np.float64) for values in (iou, tp, fp, fn))
     segments = tp + fp / 2 + fn / 2
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -58,23 +60,19 @@ def panoptic_quality(
     """Evaluate panoptic predictions; gives what `quality_of_counts` does, with panopticapi's numbers.
 
     ``truth`` and ``predictions`` are COCO panoptic JSON, as a path or loaded, with their folders of PNGs. Every image
-    of the truth needs a prediction, if one without segments; predictions of other images take no part. Nor does a class
-    without a segment that counts in a mean; the PQ of 0 of one that is predicted but absent from the truth does, as in
-    panopticapi. Void pixels, and crowd segments, are not held against a prediction.
-
-    The engine ``panopticapi`` is the reference, slower; it needs the extra ``reference``. The numbers are the same to
-    the last bit with any number of processes.
+    of the truth needs a prediction, if one without segments; predictions of other images take no part. A class without
+    a segment takes no part in a mean; one that is predicted but absent from the truth has a PQ of 0, as in panopticapi,
+    which is the reference engine, slower, of the extra ``reference``. The numbers are the same to the last bit with any
+    number of processes.
 
     Raises:
         InputDataError: a file is missing or malformed, an image has no prediction, a PNG and its
             ``segments_info`` differ, a predicted category is unknown, or the sizes of two PNGs differ.
-        UserError: the engine is unknown or not installed.
+        UserError: the engine is not installed.
     """
-    if engine not in get_args(QualityEngine):
-        raise ParameterError(f"engine must be one of {', '.join(get_args(QualityEngine))}; it is {engine!r}.")
     data = load_json(truth)
     names = name_of(truth, "the ground truth"), name_of(predictions, "the predictions")
-    pairs = _pairs(data, load_json(predictions), *names)
+    pairs = panoptic_pairs(data, load_json(predictions), *names)
     count = partial(_count, engine, data["categories"], (Path(truth_folder), Path(prediction_folder)), names)
     with Workers(**(execution if len(pairs) > 4 * _BLOCK else ONE_PROCESS).model_dump()) as workers:
         counts = merge_counts(workers.map(count, blocks_of(pairs, _BLOCK)))
@@ -95,9 +93,9 @@ def quality_of_counts(counts: Mapping[int, SegmentCounts], categories: Iterable[
     """Turn counts into PQ, SQ and RQ of all classes, things, stuff, and each class.
 
     Gives panopticapi's layout, fractions in 0…1: ``{"All": {"pq", "sq", "rq", "n"}, "Things": …, "Stuff": …,
-    "per_class": {"<category id>": {"pq", "sq", "rq", …}}}``. ``n`` is the number of classes in the mean; where it is 0,
-    pq, sq and rq are None. ``per_class`` has all categories, zeros for one that takes no part, and further ``tp``,
-    ``fp``, ``fn``, ``isthing``, and ``present`` (whether the class takes part in the means).
+    "per_class": {"<category id>": {"pq", "sq", "rq", "tp", "fp", "fn", "isthing", "present"}}}``. ``n`` is the number
+    of classes in the mean; where it is 0, pq, sq and rq are None. A category that takes no part in the means is not
+    ``present`` and has zeros.
     """
     per_class: dict[str, dict[str, Any]] = {}
     for category in categories:
@@ -106,12 +104,11 @@ def quality_of_counts(counts: Mapping[int, SegmentCounts], categories: Iterable[
         kind = {"isthing": bool(category["isthing"]), "present": tp + fp + fn > 0}
         per_class[str(category["id"])] = {**scores, "tp": tp, "fp": fp, "fn": fn, **kind}
     rows = [row for row in per_class.values() if row["present"]]
-    return {
-        "All": _mean(rows),
-        "Things": _mean([row for row in rows if row["isthing"]]),
-        "Stuff": _mean([row for row in rows if not row["isthing"]]),
-        "per_class": per_class,
+    means = {
+        split: _mean([row for row in rows if ("thing" if row["isthing"] else "stuff") in kinds])
+        for split, kinds in SPLITS.items()
     }
+    return {**means, "per_class": per_class}
 
 
 def load_json(source: Path | str | Any) -> Any:
@@ -131,35 +128,35 @@ def name_of(source: Path | str | Any, otherwise: str) -> str:
     return str(source) if isinstance(source, Path | str) else otherwise
 
 
+def check_keys(item: Any, keys: Collection[str], name: str, needed: str) -> None:
+    """Raise an `InputDataError` unless ``item``, which messages call ``name``, is a dict that has the keys."""
+    missing = [key for key in keys if not isinstance(item, dict) or key not in item]
+    if missing:
+        raise InputDataError(f"{name} has no {', '.join(missing)}; {needed} is needed.")
+
+
 def _mean(rows: list[dict[str, Any]]) -> dict[str, float | int | None]:
     means = {key: math.fsum(row[key] for row in rows) / len(rows) if rows else None for key in ("pq", "sq", "rq")}
     return {**means, "n": len(rows)}
 
 
-def _pairs(truth: Any, predictions: Any, truth_name: str, name: str) -> list[tuple[Annotation, Annotation]]:
-    for key in ("annotations", "categories"):
-        if not isinstance(truth, dict) or not isinstance(truth.get(key), list) or not truth[key]:
-            raise InputDataError(
-                f'{truth_name} has no "{key}"; a COCO panoptic file with at least one image is needed.'
-            )
-    if not isinstance(predictions, dict) or not isinstance(predictions.get("annotations"), list):
-        raise InputDataError(f'{name} has no "annotations" list; COCO panoptic results are needed.')
+def panoptic_pairs(truth: Any, predictions: Any, truth_name: str, name: str) -> list[tuple[Annotation, Annotation]]:
+    """Check two COCO panoptic files, loaded, and give the annotations of each image of the truth in both."""
+    needed = "a COCO panoptic file"
+    check_keys(truth, ("annotations", "categories"), truth_name, needed)
+    check_keys(predictions, ("annotations",), name, needed)
     for category in truth["categories"]:
-        if "isthing" not in category:
-            raise InputDataError(f'{truth_name}: category {category.get("id")} has no "isthing"; set it to 1 or 0.')
+        check_keys(category, ("isthing",), f"{truth_name}: category {category.get('id')}", needed)
     for annotation in truth["annotations"]:
-        if "segments_info" not in annotation:
-            raise InputDataError(
-                f'{truth_name}: the annotation of image {annotation.get("image_id")} has no "segments_info"; '
-                "this is not a COCO panoptic file."
-            )
+        check_keys(annotation, ("segments_info",), f"{truth_name}: image {annotation.get('image_id')}", needed)
     predicted = {annotation["image_id"]: annotation for annotation in predictions["annotations"]}
-    missing = [a["image_id"] for a in truth["annotations"] if a["image_id"] not in predicted]
-    if missing:
+    images = [annotation["image_id"] for annotation in truth["annotations"]]
+    if not images:
+        raise InputDataError(f"{truth_name} has no images; {needed} with at least one is needed.")
+    if missing := [image for image in images if image not in predicted]:
         raise InputDataError(
-            f"{name} has no prediction for {len(missing)} of the {len(truth['annotations'])} images of {truth_name}, "
-            f"the first being image {missing[0]}. Predict all of them; an image in which nothing is found needs an "
-            'entry with empty "segments_info" and an all-zero PNG.'
+            f"{name} has no prediction for {len(missing)} of the {len(images)} images of {truth_name}, the first being "
+            f"image {missing[0]}. An image in which nothing is found needs an annotation without segments."
         )
     return [(annotation, predicted[annotation["image_id"]]) for annotation in truth["annotations"]]
 
@@ -178,17 +175,15 @@ def _count(
             return _count_with_hotcoco(categories, true, predicted, folders)
         return _count_with_panopticapi(categories, true, predicted, folders)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+        reason = error.args[0] if isinstance(error, KeyError) else error
         raise InputDataError(f"{names[1]} cannot be evaluated against {names[0]}: {reason}") from error
 
 
 def _checked(annotation: Annotation, known: set[int]) -> dict[str, Any]:
     for segment in annotation["segments_info"]:
         if segment["category_id"] not in known:
-            raise ValueError(
-                f"segment {segment['id']} of image {annotation['image_id']} has the unknown category_id "
-                f"{segment['category_id']}"
-            )
+            about = f"segment {segment['id']} of image {annotation['image_id']}"
+            raise ValueError(f"{about} has the unknown category_id {segment['category_id']}")
     return {**annotation, "segments_info": [{"iscrowd": 0, **segment} for segment in annotation["segments_info"]]}
 
 

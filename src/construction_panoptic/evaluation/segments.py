@@ -1,9 +1,4 @@
-"""Matching of ground-truth and predicted segments, one by one, for the error analysis and for validation.
-
-Segments are matched as in panoptic quality (Kirillov et al. 2019, section 4.1), but whatever their class: void pixels
-leave a predicted segment's area, and IoU > 0.5 makes a pair, of which a segment can have only one. A pair of one class
-is what PQ counts as a true positive, so PQ follows from these rows.
-"""
+"""Matching of ground-truth and predicted segments, one by one, for the error analysis and for validation."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -18,7 +13,7 @@ from numpy.typing import NDArray
 from construction_panoptic.annotations.panoptic_png import decode_id_map
 from construction_panoptic.config.base import ONE_PROCESS, Execution
 from construction_panoptic.errors import InputDataError
-from construction_panoptic.evaluation.quality import Annotation, SegmentCounts
+from construction_panoptic.evaluation.quality import Annotation, SegmentCounts, panoptic_pairs
 from construction_panoptic.parallel.workers import Workers
 
 IdMap = NDArray[np.integer[Any]]
@@ -28,18 +23,8 @@ NEAR = 0.1  # least IoU of a segment that was found, but outlined badly (TIDE's 
 
 _FEW = 64  # images; more processes would take longer to start
 
-COLUMNS = (
-    "image_id",
-    "side",
-    "segment_id",
-    "category_id",
-    "area",
-    "score",
-    "outcome",
-    "iou",
-    "other_id",
-    "other_category_id",
-)
+_OWN_COLUMNS = ("image_id", "side", "segment_id", "category_id", "area", "score")
+_FOUND_COLUMNS = ("outcome", "iou", "other_id", "other_category_id")
 
 
 def match_segments(
@@ -51,8 +36,10 @@ def match_segments(
 ) -> pd.DataFrame:
     """Say of every segment of a data set what became of it.
 
-    ``truth`` and ``predictions`` are COCO panoptic JSON, loaded, with their folders of PNGs; the rows are the same with
-    any number of processes.
+    ``truth`` and ``predictions`` are COCO panoptic JSON, loaded, with their folders of PNGs. Segments are matched as in
+    panoptic quality (Kirillov et al. 2019, section 4.1), but whatever their class: void pixels leave a predicted
+    segment's area, and IoU > 0.5 makes a pair, of which a segment can have only one. The rows are the same with any
+    number of processes.
 
     Returns:
         A row a segment; crowd segments of the truth have none. Columns ``image_id``; ``side`` (true, predicted);
@@ -60,7 +47,7 @@ def match_segments(
         with the other side's segment that decided the outcome (0 if there is none), and its ``other_id`` and
         ``other_category_id`` (missing if there is none). Outcomes:
 
-        - ``matched``: IoU > 0.5 with a segment of its class. PQ's true positives.
+        - ``matched``: IoU > 0.5 with a segment of its class: PQ's true positives.
         - ``mislabelled``: IoU > 0.5 with a segment of another class.
         - ``badly_outlined``: IoU from 0.1 to 0.5 with a segment of its class that is not matched.
         - ``missed`` (true) or ``spurious`` (predicted): none of these; the other segment is the one it overlaps most.
@@ -70,19 +57,16 @@ def match_segments(
     Raises:
         InputDataError: an image has no prediction, or the sizes of its two PNGs differ.
     """
-    predicted = {annotation["image_id"]: annotation for annotation in predictions["annotations"]}
-    pairs = [(true, predicted.get(true["image_id"])) for true in truth["annotations"]]
+    pairs = panoptic_pairs(truth, predictions, "the ground truth", "the predictions")
     with Workers(**(execution if len(pairs) > _FEW else ONE_PROCESS).model_dump()) as workers:
         matched = workers.map(partial(_match_files, truth_folder, prediction_folder), pairs)
         return segment_table(list(chain.from_iterable(matched)))
 
 
 def _match_files(
-    truth_folder: Path, prediction_folder: Path, pair: tuple[Annotation, Annotation | None]
+    truth_folder: Path, prediction_folder: Path, pair: tuple[Annotation, Annotation]
 ) -> list[tuple[Any, ...]]:
     true, predicted = pair
-    if predicted is None:
-        raise InputDataError(f"image {true['image_id']} ({true['file_name']}) has no prediction; predict again.")
     true_ids = decode_id_map(truth_folder / true["file_name"])
     predicted_ids = decode_id_map(prediction_folder / predicted["file_name"])
     if true_ids.shape != predicted_ids.shape:
@@ -90,13 +74,13 @@ def _match_files(
             f"image {true['image_id']}: {true['file_name']} is {true_ids.shape[::-1]}, the prediction "
             f"{predicted['file_name']} {predicted_ids.shape[::-1]} pixels (width, height); predict again."
         )
-    sides = true_ids, true["segments_info"], predicted_ids, predicted["segments_info"]
-    return list(match_image(true["image_id"], *sides))
+    given = true["image_id"], true_ids, true["segments_info"], predicted_ids, predicted["segments_info"]
+    return list(match_image(*given))
 
 
 def segment_table(rows: Sequence[tuple[Any, ...]]) -> pd.DataFrame:
     """Set rows of :func:`match_image` in a table; see :func:`match_segments`."""
-    table = pd.DataFrame(rows, columns=list(COLUMNS))
+    table = pd.DataFrame(rows, columns=[*_OWN_COLUMNS, *_FOUND_COLUMNS])
     return table.astype({"score": float, "iou": float, "other_id": "Int64", "other_category_id": "Int64"})
 
 
@@ -113,7 +97,7 @@ def match_image(
     ``score``.
     """
     columns = len(predicted_segments) + 1
-    index = _positions(true_ids, true_segments) * columns + _positions(predicted_ids, predicted_segments)
+    index = positions(true_ids, true_segments) * columns + positions(predicted_ids, predicted_segments)
     counts = np.bincount(index.ravel(), minlength=(len(true_segments) + 1) * columns)
     shared = counts.reshape(-1, columns)  # pixels, [true + 1, predicted + 1]; position 0 is void
     true_area, predicted_area = shared.sum(axis=1)[1:], shared.sum(axis=0)[1:]
@@ -140,8 +124,8 @@ def match_image(
         yield image_id, "predicted", *_row(*row, true_segments)
 
 
-def _positions(ids: IdMap, segments: Segments) -> NDArray[np.int64]:
-    """Replace ids by positions in the list: 0 for void and for ids that it lacks, k for the k-th segment."""
+def positions(ids: IdMap, segments: Segments) -> NDArray[np.int64]:
+    """Replace ids, [H, W], by positions in the list: 0 for void and for ids that it lacks, k for the k-th segment."""
     known = np.array([0, *(segment["id"] for segment in segments)], dtype=np.int64)
     order = np.argsort(known)
     place = np.searchsorted(known, ids, sorter=order).clip(max=len(known) - 1)

@@ -5,10 +5,9 @@ from typing import Any
 
 import pandas as pd
 
-from construction_panoptic.evaluation.precision import PRECISION_NAMES
+from construction_panoptic.evaluation.quality import SPLITS
 
-SPLITS = ("All", "Things", "Stuff")
-"""The rows of the PQ table."""
+SCORES = ("pq", "sq", "rq")
 
 # Per COCO number: AP or AR, IoU thresholds, object area, detections an image.
 _PRECISION_ROWS = {
@@ -36,13 +35,12 @@ def quality_text(quality: Mapping[str, Any]) -> str:
 
 def class_quality_text(quality: Mapping[str, Any], names: Mapping[int, str]) -> str:
     """PQ, SQ, RQ in percent and segment counts of each class that takes part in the means, best first."""
-    table = quality_table(quality, names)
-    table = table[table["present"]].sort_values(["pq", "name"], ascending=[False, True])
-    width = max([len("class"), *(len(name) for name in table["name"])])
+    classes = sorted(_class_rows(quality, names), key=lambda row: (-row["pq"], row["name"]))
+    width = max([len("class"), *(len(row["name"]) for row in classes)])
     titles = f"{'PQ':>5s}  {'SQ':>5s}  {'RQ':>5s} {'TP':>6s} {'FP':>6s} {'FN':>6s}"
     header = f"{'class':{width}s} | {'kind':5s} | {titles}"
     lines = [header, "-" * len(header)]
-    for row in table.to_dict("records"):
+    for row in classes:
         counts = " ".join(f"{row[key]:6d}" for key in ("tp", "fp", "fn"))
         lines.append(f"{row['name']:{width}s} | {row['kind']:5s} | {_scores(row)} {counts}")
     return "\n".join(lines)
@@ -58,39 +56,39 @@ def precision_text(precision: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def summary_table(quality: Mapping[str, Any]) -> pd.DataFrame:
-    """Give the PQ table: columns split (All, Things, Stuff), pq, sq, rq (fractions; NaN where n is 0), n."""
-    rows = [{"split": split, **{key: quality[split][key] for key in ("pq", "sq", "rq", "n")}} for split in SPLITS]
-    return pd.DataFrame(rows).astype({"pq": float, "sq": float, "rq": float, "n": int})
-
-
 def quality_table(quality: Mapping[str, Any], names: Mapping[int, str]) -> pd.DataFrame:
-    """Give one row a class, in the order of category ids; a class that is not in ``names`` is named by its id.
+    """Give rows All, Things, Stuff, then the classes that take part in the means, in the order of category ids.
 
-    Columns category_id, name, kind ("thing" or "stuff"), pq, sq, rq (fractions; NaN for a class that takes no part in
-    the means), tp, fp, fn (segments), present.
+    Columns ``name`` (of a class that is not in ``names``, its id), ``pq``, ``sq``, ``rq`` (fractions; NaN for a mean
+    over no class), and of classes ``category_id``, ``kind`` (thing, stuff), ``tp``, ``fp``, ``fn``, ``present``.
     """
-    rows = [
-        {
-            "category_id": int(key),
-            "name": names.get(int(key), key),
-            "kind": "thing" if row["isthing"] else "stuff",
-            **{score: row[score] if row["present"] else float("nan") for score in ("pq", "sq", "rq")},
-            **{name: row[name] for name in ("tp", "fp", "fn", "present")},
-        }
-        for key, row in sorted(quality["per_class"].items(), key=lambda item: int(item[0]))
-    ]
-    columns = ["category_id", "name", "kind", "pq", "sq", "rq", "tp", "fp", "fn", "present"]
-    return pd.DataFrame(rows, columns=columns).astype({"present": bool})
+    means = pd.DataFrame([{"name": split, **{key: quality[split][key] for key in SCORES}} for split in SPLITS])
+    columns = ["category_id", "name", "kind", *SCORES, "tp", "fp", "fn", "present"]
+    classes = pd.DataFrame(_class_rows(quality, names), columns=columns)
+    return pd.concat([means.astype(dict.fromkeys(SCORES, float)), classes], ignore_index=True)
 
 
 def precision_table(precision: Mapping[str, Any]) -> pd.DataFrame:
-    """Give the 12 COCO numbers: columns metric, iou, area, detections, value (NaN for COCO's -1)."""
-    rows = [(name, *_PRECISION_ROWS[name][1:], float(precision[name])) for name in PRECISION_NAMES]
-    table = pd.DataFrame(rows, columns=["metric", "iou", "area", "detections", "value"])
-    return table.replace({"value": {-1: float("nan")}})
+    """Give the 12 COCO numbers: columns metric, iou, area, detections, box (the value; NaN for COCO's -1)."""
+    rows = [(name, *setting[1:], float(precision[name])) for name, setting in _PRECISION_ROWS.items()]
+    table = pd.DataFrame(rows, columns=["metric", "iou", "area", "detections", "box"])
+    return table.replace({"box": {-1: float("nan")}})
+
+
+def _class_rows(quality: Mapping[str, Any], names: Mapping[int, str]) -> list[dict[str, Any]]:
+    rows = sorted(quality["per_class"].items(), key=lambda item: int(item[0]))
+    return [
+        {
+            **row,
+            "category_id": int(key),
+            "name": names.get(int(key), key),
+            "kind": "thing" if row["isthing"] else "stuff",
+        }
+        for key, row in rows
+        if row["present"]
+    ]
 
 
 def _scores(row: Mapping[Any, Any]) -> str:
-    values = (row[key] for key in ("pq", "sq", "rq"))
+    values = (row[key] for key in SCORES)
     return "  ".join(f"{'n/a':>5s}" if value is None else f"{100 * value:5.1f}" for value in values)

@@ -8,9 +8,9 @@ import pandas as pd
 
 from construction_panoptic.annotations.panoptic_png import decode_id_map
 from construction_panoptic.evaluation.analysis import class_scores, kind_means
-from construction_panoptic.evaluation.predictions import evaluating, images_of
+from construction_panoptic.evaluation.predictions import evaluating
 from construction_panoptic.evaluation.segments import match_image, segment_table
-from construction_panoptic.models.protocol import PanopticModel
+from construction_panoptic.models.protocol import PanopticModel, device_of
 from construction_panoptic.parallel.device import autocast
 from construction_panoptic.training.loading import Batch
 
@@ -30,24 +30,22 @@ def threshold_curve(
 ) -> pd.DataFrame:
     """Measure PQ at several thresholds and at the one in use; the network runs once an image.
 
-    ``truth`` is COCO panoptic JSON, loaded, with an annotation for each image; see `predict_images` for the rest.
+    ``truth`` is COCO panoptic JSON, loaded, of the images in ``batches``; see `predict_images` for the rest.
 
     Returns:
         A row a threshold, ascending: ``threshold``, ``pq``, ``pq_things``, ``pq_stuff`` (fractions, NaN where there is
         no class), ``segments`` (mean number predicted an image), ``images``, ``in_use`` (True for one).
     """
+    device = device_of(model.network)
     used = model.spec.overridden(overrides).least_score
     thresholds = sorted({*thresholds, used})
     annotations = {annotation["image_id"]: annotation for annotation in truth["annotations"]}
     rows: dict[float, list[tuple[Any, ...]]] = {threshold: [] for threshold in thresholds}
-    count = 0
     with evaluating(model.network):
         for batch in batches:
-            images = images_of(batch, model.network)
-            with autocast(images.pixels.device, precision):
-                found = model.segment_at(images, thresholds, overrides)
+            with autocast(device, precision):
+                found = model.segment_at(batch.to(device).inputs(), thresholds, overrides)
             for target, segmentations in zip(batch.targets, found, strict=True):
-                count += 1
                 true = annotations[int(target["image_id"])]
                 given = true["image_id"], decode_id_map(truth_folder / true["file_name"]), true["segments_info"]
                 for threshold, each in zip(thresholds, segmentations, strict=True):
@@ -56,7 +54,6 @@ def threshold_curve(
     for threshold in thresholds:
         segments = segment_table(rows[threshold])
         pq = kind_means(class_scores(segments)["pq"], truth["categories"])
-        predicted = (segments["side"] == "predicted").sum() / count
-        in_use = threshold == used
-        table.append({"threshold": threshold, **pq, "segments": predicted, "images": count, "in_use": in_use})
-    return pd.DataFrame(table)
+        predicted = (segments["side"] == "predicted").sum() / len(annotations)
+        table.append({"threshold": threshold, **pq, "segments": predicted})
+    return pd.DataFrame(table).assign(images=len(annotations), in_use=[each == used for each in thresholds])

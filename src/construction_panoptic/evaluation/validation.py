@@ -1,10 +1,9 @@
-"""Metrics of the validation during training: what turns a task's predictions into ``val/…``.
+"""Metrics of the validation during training: functions that turn predictions into ``val/…``, in 0…1.
 
-Each function makes a `Measure`, whose metrics are fractions in 0…1 over the images of all processes. It draws nothing
-from the global random generators, so that training is the same with and without it.
+They draw nothing from the global random generators, so that training is the same with and without validation.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 from construction_panoptic.annotations.panoptic_png import decode_id_map
 from construction_panoptic.errors import InputDataError
 from construction_panoptic.evaluation.precision import average_precision
-from construction_panoptic.evaluation.quality import SegmentCounts, merge_counts, quality_of_counts
+from construction_panoptic.evaluation.quality import SegmentCounts, check_keys, merge_counts, quality_of_counts
 from construction_panoptic.evaluation.segments import counts_of, match_image
 from construction_panoptic.models.protocol import Segmentation
 from construction_panoptic.parallel import collectives
@@ -33,11 +32,11 @@ _PRECISION_METRICS = {
 def box_metrics(truth: dict[str, Any]) -> Measure:
     """Measure boxes against a COCO detection file, loaded.
 
-    Takes (image id, boxes as dicts with ``category_id``, ``bbox``, ``score``); gives ``ap``, ``ap50``, ``ap75``,
-    ``ap_small``, ``ap_medium``, ``ap_large``, ``ar`` (at most 100 boxes), but no size that the set has no object of.
-    Raises an `InputDataError` if the truth is malformed, or has no object.
+    Takes (image id, boxes as dicts with ``category_id``, ``bbox``, ``score``); gives `_PRECISION_METRICS`, of at most
+    100 boxes an image, without sizes that the set has no object of. Raises an `InputDataError` if the truth is
+    malformed, or has no object.
     """
-    _check(truth, truth.get("annotations", ()), "object")
+    _check(truth, "object")
 
     def measure(predictions: Iterable[tuple[int, list[dict[str, Any]]]]) -> dict[str, float]:
         own = [{"image_id": image_id, **box} for image_id, boxes in predictions for box in boxes]
@@ -56,8 +55,8 @@ def panoptic_metrics(truth: dict[str, Any], truth_folder: Path) -> Measure:
     Takes (image id, `Segmentation`); gives ``pq``, ``sq``, ``rq``, and the same ending in ``_things`` and ``_stuff``
     where there are such classes. Raises an `InputDataError` if the truth is malformed, or has no segment.
     """
-    annotations = {annotation["image_id"]: annotation for annotation in truth.get("annotations", ())}
-    _check(truth, (s for a in annotations.values() for s in a.get("segments_info", [])), "segment")
+    _check(truth, "segment")
+    annotations = {annotation["image_id"]: annotation for annotation in truth["annotations"]}
 
     def measure(predictions: Iterable[tuple[int, Segmentation]]) -> dict[str, float]:
         counts: dict[int, SegmentCounts] = {}
@@ -77,8 +76,9 @@ def panoptic_metrics(truth: dict[str, Any], truth_folder: Path) -> Measure:
     return measure
 
 
-def _check(truth: Mapping[str, Any], objects: Iterable[Mapping[str, Any]], what: str) -> None:
-    if not {"annotations", "categories"} <= truth.keys():
-        raise InputDataError("the validation set: no annotations and categories in it; a COCO file is needed.")
+def _check(truth: dict[str, Any], what: str) -> None:
+    name = "the validation set"
+    check_keys(truth, ("annotations", "categories"), name, "a COCO file")
+    objects = (item for annotation in truth["annotations"] for item in annotation.get("segments_info", [annotation]))
     if all(item.get("iscrowd", 0) for item in objects):
-        raise InputDataError(f"the validation set: no {what} to validate on; put images with {what}s into the split.")
+        raise InputDataError(f"{name} has no {what} to validate on; put images with {what}s into the split.")

@@ -16,7 +16,7 @@ from mlflow.exceptions import MlflowException
 
 from construction_panoptic.errors import InputDataError, ParameterError
 from construction_panoptic.evaluation.analysis import image_scores
-from construction_panoptic.evaluation.differences import ImageCounts, image_counts, quality_differences
+from construction_panoptic.evaluation.differences import image_counts, quality_differences
 from construction_panoptic.evaluation.predictions import PREDICTIONS_FILE
 from construction_panoptic.evaluation.segments import match_segments
 from construction_panoptic.files import write_bytes
@@ -75,32 +75,22 @@ def compare_runs(
         tables = pd.concat([run.classes[["category_id", "name", "kind"]] for run in runs])
         classes = tables.drop_duplicates("category_id").astype({"category_id": int})
         classes = classes.sort_values("category_id", ignore_index=True)
-        counts = _on_the_same_images([image_counts(run.segments, classes["category_id"].tolist()) for run in runs])
+        images = np.unique(pd.concat([run.segments["image_id"] for run in runs]))
+        counts = [image_counts(run.segments, images, classes["category_id"].tolist()) for run in runs]
         differences = {
             run.name: quality_differences(counts[0], count, classes)
             for run, count in zip(runs[1:], counts[1:], strict=True)
         }
         parameters = _differing_parameters(runs)
-        qualities = [image_scores(run.segments).reindex(counts[0].images).to_numpy() for run in runs]
+        qualities = [image_scores(run.segments).reindex(images).to_numpy() for run in runs]
         local = _local(validation, runs[0].validation)
-        pictures = pictures_of_differences(runs, counts[0].images, qualities, local, PICTURED_IMAGES)
+        pictures = pictures_of_differences(runs, images, qualities, local, PICTURED_IMAGES)
         page = comparison_page(runs, differences, parameters, pictures)
     named = pd.concat([table.assign(run=name) for name, table in differences.items()])
     write_bytes(output / "comparison.html", page.encode())
     write_bytes(output / "parameters.csv", parameters.to_csv(index=False).encode())
     write_bytes(output / "quality.csv", named.to_csv(index=False).encode())
     return _text(runs[0].name, differences, parameters)
-
-
-def _on_the_same_images(counts: Sequence[ImageCounts]) -> list[ImageCounts]:
-    """Give counts of all images that any has; an image without a segment in it counts nothing."""
-    images = np.unique(np.concatenate([count.images for count in counts]))
-    same = []
-    for count in counts:
-        table = np.zeros((4, len(images), count.counts.shape[2]))
-        table[:, np.searchsorted(images, count.images)] = count.counts
-        same.append(ImageCounts(images, table))
-    return same
 
 
 def _differing_parameters(runs: Sequence[ComparedRun]) -> pd.DataFrame:

@@ -1,8 +1,4 @@
-"""The charts of data, training, quality and errors, apart from how they are drawn.
-
-A function a chart gives a `BarChart` or a `CurveChart`; `interactive.draw` makes a plotly figure of it, `still.draw` a
-matplotlib one. A class that does not occur is left out.
-"""
+"""The charts of data, training, quality and errors, apart from how `still.draw` and `interactive.draw` draw them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +8,8 @@ import numpy as np
 import pandas as pd
 
 from construction_panoptic.evaluation.analysis import LOSSES
+from construction_panoptic.evaluation.quality import SPLITS
+from construction_panoptic.parallel.workers import blocks_of
 from construction_panoptic.visualisation.overlays import Classes, display_name
 
 # Colours of Okabe and Ito (2008): distinct for colour-blind readers, and on white as on dark ground.
@@ -26,7 +24,7 @@ MOST_COLUMNS = 4
 
 @dataclass(frozen=True)
 class Bars:
-    """Bars of one kind: a value and a hover text for each row; at a thickness of 1 a bar reaches the next row."""
+    """Bars of one kind, a value and a hover text for each row; at a thickness of 1 they touch."""
 
     name: str
     color: str
@@ -106,10 +104,7 @@ class _Row(NamedTuple):
 
 
 def pq_chart(panoptic_quality: Mapping[str, Any], classes: Classes) -> BarChart:
-    """Chart the PQ of every class that occurs, best first, things and stuff apart; SQ and RQ show on hover.
-
-    ``panoptic_quality`` is what `quality.panoptic_quality` gives.
-    """
+    """Chart the `panoptic_quality` of every class that occurs, best first, things and stuff apart."""
     rows = [
         _Row(
             display_name(classes.names[int(key)]),
@@ -117,7 +112,7 @@ def pq_chart(panoptic_quality: Mapping[str, Any], classes: Classes) -> BarChart:
             tuple(100 * float(score[name]) for name in ("pq", "sq", "rq")),
         )
         for key, score in panoptic_quality["per_class"].items()
-        if score.get("present", True)
+        if score["present"]
     ]
     columns = []
     for title, group in _columns(sorted(rows, key=lambda row: (-row.numbers[0], row.name))):
@@ -125,16 +120,9 @@ def pq_chart(panoptic_quality: Mapping[str, Any], classes: Classes) -> BarChart:
         values = [row.numbers[0] for row in group]
         bars = Bars("PQ", BLUE if group[0].is_thing else GREEN, values, hover)
         columns.append(BarColumn(title, [row.name for row in group], [bars], [f"{value:.1f}" for value in values]))
-    return BarChart(quality_title(panoptic_quality), "PQ (%)", columns, (0, 118))
-
-
-def quality_title(panoptic_quality: Mapping[str, Any]) -> str:
-    """Give the means in percent on one line, with the number of classes in each."""
-    means = {split: panoptic_quality[split] for split in ("All", "Things", "Stuff")}
-    return "PQ: " + ", ".join(
-        f"{split} {percent_text(mean['pq'])} ({mean['n']} class{'' if mean['n'] == 1 else 'es'})"
-        for split, mean in means.items()
-    )
+    means = [(split, panoptic_quality[split]["pq"], panoptic_quality[split]["n"]) for split in SPLITS]
+    texts = [f"{split} {percent_text(pq)} ({n} class{'' if n == 1 else 'es'})" for split, pq, n in means]
+    return BarChart(f"PQ: {', '.join(texts)}", "PQ (%)", columns, (0, 118))
 
 
 def percent_text(fraction: float | None) -> str:
@@ -170,19 +158,17 @@ def class_balance_chart(counts: pd.DataFrame) -> BarChart:
     return BarChart(title, "segments (log scale)" if log else "segments", columns, span, log)
 
 
-def _columns(rows: Sequence[_Row]) -> list[tuple[str, Sequence[_Row]]]:
+def _columns(rows: Sequence[_Row]) -> list[tuple[str, list[_Row]]]:
     """Set rows in titled columns, things before stuff, each short enough for a screen."""
     kinds = {"Things": [row for row in rows if row.is_thing], "Stuff": [row for row in rows if not row.is_thing]}
     limit = ROWS_PER_COLUMN
     while sum(-(-len(group) // limit) for group in kinds.values()) > MOST_COLUMNS:
         limit += 1
-    columns: list[tuple[str, Sequence[_Row]]] = []
+    columns = []
     for title, group in kinds.items():
-        length = -(-len(group) // max(1, -(-len(group) // limit)))
-        columns += [
-            (f"{title}, continued" if start else title, group[start : start + length])
-            for start in range(0, len(group), max(1, length))
-        ]
+        count = max(1, -(-len(group) // limit))
+        for number, part in enumerate(blocks_of(group, -(-len(group) // count))):
+            columns.append((f"{title}, continued" if number else title, part))
     return columns
 
 
@@ -196,7 +182,7 @@ _LOSSES = {
     "loss_mask": "Mask focal loss",
     "loss_dice": "Mask Dice loss",
 }
-# The first metric of each panel selects the best checkpoint.
+# AP and PQ select the best checkpoint.
 _METRICS = {
     "Validation box AP (%)": {"val/ap": ("AP", GREEN), "val/ap50": ("AP50", PURPLE), "val/ap75": ("AP75", SKY)},
     "Validation PQ (%)": {
@@ -211,8 +197,7 @@ def training_chart(history: pd.DataFrame, title: str) -> CurveChart:
     """Chart losses, errors, validation metrics and learning rates against the epoch, a panel each.
 
     ``history`` has a row an epoch: ``epoch``, ``train/<loss>``, ``val/<loss>``, as fractions ``val/ap`` … or ``val/pq``
-    …, ``train/lr``, ``train/lr_backbone``. What was not logged is left out; of an epoch that was logged twice, after a
-    resume, the last row counts.
+    …, ``train/lr``, ``train/lr_backbone``, as far as they were logged. Of an epoch logged twice the last row counts.
     """
     history = history.drop_duplicates("epoch", keep="last").sort_values("epoch")
     further = [name.removeprefix("train/") for name in history.columns if name.startswith("train/loss")]
@@ -222,7 +207,7 @@ def training_chart(history: pd.DataFrame, title: str) -> CurveChart:
         panels.append(Panel(_LOSSES.get(loss, display_name(loss)), curves))
     for name, metrics in _METRICS.items():
         curves = _curves(history, metrics, 100)
-        if curves and curves[0].name == next(iter(metrics.values()))[0]:
+        if curves and curves[0].name in ("AP", "PQ"):
             place = int(np.argmax(curves[0].y))
             epoch, value = curves[0].x[place], curves[0].y[place]
             curves.append(Curve(f"best: {value:.1f} in epoch {epoch:g}", RED, [epoch], [value], "star"))
@@ -285,12 +270,3 @@ def sorted_budget(budget: pd.DataFrame) -> pd.DataFrame:
     """The rows of All, Things and Stuff that are not empty, then the classes, best first."""
     classes = budget.iloc[3:].sort_values("pq", ascending=False, kind="stable")
     return pd.concat([budget.iloc[:3].dropna(subset="pq"), classes])
-
-
-def shown_confusions(confusions: pd.DataFrame) -> list[tuple[str, str, int]]:
-    """List (class, predicted class, segments) of the pairs that are confused, most frequent first."""
-    classes = confusions.drop(columns="missed").melt("true", var_name="predicted", value_name="segments")
-    classes = classes[(classes["true"] != "spurious") & (classes["segments"] > 0)]
-    wrong = classes[classes["true"] != classes["predicted"]]
-    pairs = [(str(a), str(b), int(count)) for a, b, count in wrong.itertuples(index=False)]
-    return sorted(pairs, key=lambda pair: (-pair[2], pair[:2]))

@@ -15,13 +15,12 @@ from numpy.typing import NDArray
 
 from construction_panoptic.annotations.images import read_rgb
 from construction_panoptic.annotations.panoptic_png import decode_id_map
-from construction_panoptic.evaluation.differences import SPLITS
 from construction_panoptic.evaluation.predictions import PREDICTIONS_FILE
-from construction_panoptic.visualisation.overlays import ClassTable, Picture, display_name, panoptic_overlay
-from construction_panoptic.visualisation.page import PICTURE_SIDE, Markup, ReportPicture, about, render
+from construction_panoptic.evaluation.quality import SPLITS
+from construction_panoptic.visualisation.overlays import ClassTable, panoptic_overlay
+from construction_panoptic.visualisation.page import PICTURE_SIDE, ReportPicture, about, render
 
 NUMBERS = ("pq/All", "pq/Things", "pq/Stuff", "sq/All", "rq/All", "box/AP", "box/AP50")
-BETTER, WORSE, UNSURE = "#2a8a4a", "#c23b3b", "#888"
 
 
 @dataclass(frozen=True)
@@ -94,52 +93,20 @@ def _described(run: ComparedRun, numbers: Sequence[str]) -> list[str]:
 
 
 def _compared(rows: pd.DataFrame) -> dict[str, Any]:
-    """Say whether a run is better, and list All, Things, Stuff, then the classes that differ most."""
+    """Sort All, Things, Stuff, then the classes by how much they differ; those without a difference apart."""
     known = rows.dropna(subset=["difference"])
     order = known["difference"].abs().where(known.index >= len(SPLITS), 2).sort_values(ascending=False, kind="stable")
-    known = known.loc[order.index]
-    limit = max(0.01, known[["low", "high", "difference"]].abs().to_numpy().max(initial=0.0))
-    only = rows[rows["difference"].isna() & (rows["one"].notna() | rows["other"].notna())]["name"]
-    total = rows[rows["name"] == "All"].iloc[0]
-    verdict = "Better" if total["low"] > 0 else "Worse" if total["high"] < 0 else "Not told apart"
+    only = rows["difference"].isna() & (rows["one"].notna() | rows["other"].notna())
     return {
-        "verdict": verdict,
-        "doubt": " by these images" if verdict == "Not told apart" else "",
-        "points": f"PQ {_signed(total['difference'])} points, 95 % interval "
-        f"{_signed(total['low'])} to {_signed(total['high'])}",
-        "only": [display_name(name) for name in only],
-        "rows": [
-            [
-                Markup(f"<b>{row['name']}</b>") if place < len(SPLITS) else display_name(row["name"]),
-                str(row["images"]),
-                _percent(row["one"]),
-                _percent(row["other"]),
-                _signed(row["difference"]),
-                f"{_signed(row['low'])} … {_signed(row['high'])}",
-                _interval(row["difference"], row["low"], row["high"], limit),
-            ]
-            for place, row in zip(known.index.tolist(), known.to_dict("records"), strict=True)
-        ],
+        "total": rows.iloc[0],
+        "rows": known.loc[order.index],
+        "limit": max(0.01, known[["low", "high", "difference"]].abs().to_numpy().max(initial=0.0)),
+        "only": rows["name"][only].tolist(),
     }
-
-
-def _interval(difference: float, low: float, high: float, limit: float) -> Markup:
-    """Draw an interval on a scale from -limit to limit."""
-    color = BETTER if low > 0 else WORSE if high < 0 else UNSURE
-    left, middle, right = (100 + 96 * value / limit for value in (low, difference, high))
-    return Markup(
-        f'<svg viewBox="0 0 200 16" style="width:12rem" role="img"><path d="M100 0V16" stroke="#8888"/>'
-        f'<path d="M{left:.1f} 8H{right:.1f}" stroke="{color}" stroke-width="3"/>'
-        f'<circle cx="{middle:.1f}" cy="8" r="4.5" fill="{color}"/></svg>'
-    )
 
 
 def _percent(value: float) -> str:
     return "-" if math.isnan(value) else f"{100 * value:.1f}"
-
-
-def _signed(value: float) -> str:
-    return f"{100 * value:+.1f}"
 
 
 @dataclass(frozen=True)
@@ -166,33 +133,27 @@ def pictures_of_differences(
     if local is None or any(run.predictions is None for run in runs):
         return {}
     spread = np.nan_to_num(np.max(qualities, axis=0) - np.min(qualities, axis=0))
-    chosen = [place for place in np.argsort(-spread, kind="stable")[:count] if spread[place] > 0]
     classes = ClassTable.from_categories(local.truth["categories"])
     files = {image["id"]: image["file_name"] for image in local.truth["images"]}
     truth = {annotation["image_id"]: annotation for annotation in local.truth["annotations"]}
     drawn: dict[str, list[ReportPicture]] = {}
     with ExitStack() as stack:
         archives = [stack.enter_context(ZipFile(run.predictions)) for run in runs if run.predictions is not None]
-        predicted = [_annotations(archive) for archive in archives]
-        for place in chosen:
+        results = [json.loads(archive.read(PREDICTIONS_FILE))["annotations"] for archive in archives]
+        predicted = [{annotation["image_id"]: annotation for annotation in result} for result in results]
+        for place in np.argsort(-spread, kind="stable")[:count]:
+            if spread[place] == 0:
+                break
             image_id = int(images[place])
-            photograph = read_rgb(local.image_folder / files[image_id])
-            png = (local.png_folder / truth[image_id]["file_name"]).read_bytes()
-            row = [ReportPicture(photograph, "image")]
-            row.append(ReportPicture(_overlay(photograph, png, truth[image_id], classes), "ground truth"))
+            true = truth[image_id]
+            found = [("ground truth", true, (local.png_folder / true["file_name"]).read_bytes())]
             for run, quality, archive, annotations in zip(runs, qualities, archives, predicted, strict=True):
-                annotation = annotations[image_id]
-                overlay = _overlay(photograph, archive.read(annotation["file_name"]), annotation, classes)
-                row.append(ReportPicture(overlay, f"{run.name}, PQ {100 * quality[place]:.1f}"))
-            drawn[files[image_id]] = row
+                own = annotations[image_id]
+                found.append((f"{run.name}, PQ {100 * quality[place]:.1f}", own, archive.read(own["file_name"])))
+            photograph = read_rgb(local.image_folder / files[image_id])
+            drawn[files[image_id]] = [ReportPicture(photograph, "image")]
+            for caption, annotation, png in found:
+                ids, segments = decode_id_map(png), annotation["segments_info"]
+                overlay = panoptic_overlay(photograph, ids, segments, classes, max_side=PICTURE_SIDE)
+                drawn[files[image_id]].append(ReportPicture(overlay, caption))
     return drawn
-
-
-def _annotations(archive: ZipFile) -> dict[int, dict[str, Any]]:
-    results = json.loads(archive.read(PREDICTIONS_FILE))
-    return {annotation["image_id"]: annotation for annotation in results["annotations"]}
-
-
-def _overlay(photograph: Picture, png: bytes, annotation: Mapping[str, Any], classes: ClassTable) -> Picture:
-    id_map, segments = decode_id_map(png), annotation["segments_info"]
-    return panoptic_overlay(photograph, id_map, segments, classes, max_side=PICTURE_SIDE)

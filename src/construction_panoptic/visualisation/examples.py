@@ -14,7 +14,7 @@ from construction_panoptic.annotations.panoptic_png import decode_id_map
 from construction_panoptic.evaluation.predictions import read_results
 from construction_panoptic.visualisation import overlays
 from construction_panoptic.visualisation.charts import LOSS_COLORS
-from construction_panoptic.visualisation.overlays import Classes, ClassTable, Color, Picture, display_name
+from construction_panoptic.visualisation.overlays import Classes, ClassTable, Color, Picture, panoptic_overlay
 from construction_panoptic.visualisation.sheets import CELL_SIDE, Example
 
 ERROR_COLORS: dict[str, Color] = {name: ImageColor.getrgb(color)[:3] for name, color in LOSS_COLORS.items()}
@@ -33,7 +33,7 @@ def overlay_of(
     """Draw one annotation of a COCO panoptic file over its image: uint8 [h, w, 3], which suits a cell of a sheet."""
     photograph = read_rgb(image_folder / image["file_name"])
     id_map = decode_id_map(png_folder / annotation["file_name"])
-    return overlays.panoptic_overlay(photograph, id_map, annotation["segments_info"], classes, max_side=CELL_SIDE)
+    return panoptic_overlay(photograph, id_map, annotation["segments_info"], classes, max_side=CELL_SIDE)
 
 
 def examples_of(
@@ -57,22 +57,24 @@ def examples_of(
     """
     classes = ClassTable.from_categories(truth["categories"])
     names = {image["id"]: image["file_name"] for image in truth["images"]}
-    sides = [
-        {a["image_id"]: (folder / a["file_name"], a["segments_info"]) for a in data["annotations"]}
-        for folder, data in ((folders[1], truth), (predictions, read_results(predictions)))
-    ]
+    truth_of = {annotation["image_id"]: annotation for annotation in truth["annotations"]}
+    prediction_of = {annotation["image_id"]: annotation for annotation in read_results(predictions)["annotations"]}
     for image_id, quality in qualities.items():
         photograph = read_rgb(folders[0] / names[image_id])
-        (true_png, true_info), (png, info) = (side[image_id] for side in sides)
-        true_ids, ids = decode_id_map(true_png), decode_id_map(png)
-        true_drawn = overlays.panoptic_overlay(photograph, true_ids, true_info, classes, max_side=max_side)
-        drawn = overlays.panoptic_overlay(photograph, ids, info, classes, max_side=max_side)
-        legend, errors = overlays.legend_entries([*true_info, *info], classes), None
+        true, predicted = truth_of[image_id], prediction_of[image_id]
+        true_ids, true_info = decode_id_map(folders[1] / true["file_name"]), true["segments_info"]
+        ids, info = decode_id_map(predictions / predicted["file_name"]), predicted["segments_info"]
+        pictures = {
+            "Image": photograph,
+            "Ground truth": panoptic_overlay(photograph, true_ids, true_info, classes, max_side=max_side),
+            "Prediction": panoptic_overlay(photograph, ids, info, classes, max_side=max_side),
+        }
+        legend = overlays.legend_entries([*true_info, *info], classes)
         if segments is not None:
             matches = segments[segments["image_id"] == image_id]
-            errors = errors_overlay(photograph, true_ids, ids, matches, classes, max_side=max_side)
-            legend += [(display_name(outcome), color) for outcome, color in ERROR_COLORS.items()]
-        yield Example(photograph, names[image_id], true_drawn, drawn, quality, legend, errors)
+            pictures["Errors"] = errors_overlay(photograph, true_ids, ids, matches, classes, max_side=max_side)
+            legend += [(overlays.display_name(outcome), color) for outcome, color in ERROR_COLORS.items()]
+        yield Example(names[image_id], pictures, quality, legend)
 
 
 def errors_overlay(
@@ -102,4 +104,4 @@ def errors_overlay(
             colors[number] = ERROR_COLORS[outcome]
     errors = ClassTable(names, colors, dict.fromkeys(names, False))
     segments = [{"id": number, "category_id": number} for number in names]
-    return overlays.panoptic_overlay(image, id_map, segments, errors, alpha=0.6, max_side=max_side, hatch_void=False)
+    return panoptic_overlay(image, id_map, segments, errors, alpha=0.6, max_side=max_side, hatch_void=False)

@@ -1,7 +1,4 @@
-"""Charts as interactive figures (plotly), which Kedro-Viz previews.
-
-The colours of text and background are left to the viewer, so that they are readable on a dark ground too.
-"""
+"""Charts as interactive figures (plotly), which Kedro-Viz previews, on its light or dark ground."""
 
 import numpy as np
 import pandas as pd
@@ -54,12 +51,13 @@ def confusion_chart(confusions: pd.DataFrame) -> go.Figure:
 
 
 def _draw_bars(chart: BarChart) -> go.Figure:
-    longest = max((len(_short(label)) for column in chart.columns[1:] for label in column.labels), default=0)
+    names = [[shorten_text(label, len, LONGEST_NAME) for label in column.labels] for column in chart.columns]
+    longest = max((len(name) for column in names[1:] for name in column), default=0)
     gap = min(0.03 + 0.0062 * longest, WIDEST_GAP) if len(chart.columns) > 1 else 0
     titles = [column.title for column in chart.columns]
     figure = make_subplots(cols=len(titles), subplot_titles=titles, horizontal_spacing=gap)
     length = max([4, *(len(column.labels) for column in chart.columns)])
-    for position, column in enumerate(chart.columns, start=1):
+    for position, (column, texts) in enumerate(zip(chart.columns, names, strict=True), start=1):
         places = list(range(len(column.labels)))
         for bars in column.bars:
             figure.add_bar(
@@ -91,8 +89,8 @@ def _draw_bars(chart: BarChart) -> go.Figure:
                 row=1,
                 col=position,
             )
-        names = [_short(label) + "\u00a0" for label in column.labels]
-        figure.update_yaxes(tickvals=places, ticktext=names, range=[length - 0.4, -0.6], col=position)
+        ticks = [f"{text}\u00a0" for text in texts]
+        figure.update_yaxes(tickvals=places, ticktext=ticks, range=[length - 0.4, -0.6], col=position)
     figure.update_xaxes(title_text=chart.x_title, title_font_size=12, gridcolor=GRID, zerolinecolor=GRID)
     if chart.log:
         figure.update_xaxes(type="log", range=np.log10(chart.span).tolist(), dtick=1)
@@ -160,10 +158,6 @@ def _trace(curve: Curve, *, in_legend: bool) -> go.Scatter:
         hovertext=list(curve.hover) or None,
         hoverinfo="text" if curve.hover else None,
     )
-
-
-def _short(name: str) -> str:
-    return shorten_text(name, len, LONGEST_NAME)
 
 
 def _empty(text: str) -> go.Figure:

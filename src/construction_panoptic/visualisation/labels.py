@@ -47,13 +47,12 @@ def draw_text(draw: ImageDraw.ImageDraw, center: tuple[float, float], text: str,
 
 
 def line_breaks(text: str, lines: int = 3) -> list[str]:
-    """Give ``text`` on one, two … at most ``lines`` lines, broken at the spaces that keep lines short."""
+    """Give ``text`` on one, two … at most ``lines`` lines, broken at the spaces that keep the longest line short."""
     words = text.split(" ")
     return [_balanced(words, count) for count in range(1, min(lines, len(words)) + 1)]
 
 
 def _balanced(words: list[str], count: int) -> str:
-    """Break ``words`` into ``count`` lines whose longest is as short as possible."""
     if count == 1:
         return " ".join(words)
     options = [" ".join(words[:i]) + "\n" + _balanced(words[i:], count - 1) for i in range(1, len(words) - count + 2)]
@@ -89,10 +88,7 @@ class Label:
 
 @dataclass
 class LabelPlacer:
-    """Finds places for names on one picture, clear of what is ``taken``, bool [H, W], and takes them.
-
-    ``size`` is the font size wished for; names shrink down to ``smallest`` to stay inside their segment.
-    """
+    """Finds places for names, clear of what is ``taken``, bool [H, W]; they shrink from ``size`` to ``smallest``."""
 
     taken: NDArray[np.bool_]
     size: int
@@ -101,9 +97,8 @@ class LabelPlacer:
     def place(self, mask: NDArray[np.bool_], offset: tuple[int, int], text: str) -> Label | None:
         """Find a place for ``text`` in a segment, bool [h, w] at the ``offset`` x, y, and keep it from later names.
 
-        The name goes where the largest free ellipse of its shape fits into the segment. If that is too small
-        for legible letters, it is centred on the segment's thickest part and may reach over the border. Gives None if
-        the segment is a speck or other names are in the way.
+        The name goes where the largest free ellipse of its shape fits into the segment. If that is too small, it is
+        centred on the segment's thickest part and may reach over the border. None: there is no room for it.
         """
         label = self._inside(mask, offset, text) or self._across(mask, offset, text)
         if label is not None:

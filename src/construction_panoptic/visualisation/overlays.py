@@ -1,4 +1,4 @@
-"""Segments and boxes drawn over photographs, and what this takes of a taxonomy: names, colours, which are things."""
+"""Segments and boxes drawn over photographs, and what this takes of a taxonomy."""
 
 import colorsys
 from collections import Counter
@@ -13,6 +13,8 @@ from scipy.ndimage import find_objects, maximum_filter, minimum_filter
 
 from construction_panoptic.annotations.taxonomy import Taxonomy
 from construction_panoptic.errors import InputDataError
+from construction_panoptic.evaluation.quality import check_keys
+from construction_panoptic.evaluation.segments import positions
 from construction_panoptic.visualisation.labels import LabelPlacer, draw_text, label_size, load_font, text_size
 
 Color = tuple[int, int, int]
@@ -31,13 +33,12 @@ class ClassTable:
         """Read COCO's ``categories``; `InputDataError`: one lacks ``id``, ``name``, ``isthing`` or ``color``."""
         names, colors, is_thing = {}, {}, {}
         for category in categories:
-            if missing := {"id", "name", "isthing", "color"} - category.keys():
-                raise InputDataError(f"category {dict(category)} lacks {', '.join(sorted(missing))}")
-            category_id = int(category["id"])
-            names[category_id] = str(category["name"])
+            needed = "a category of a COCO panoptic file"
+            check_keys(category, ("id", "name", "isthing", "color"), f"category {category}", needed)
+            names[category["id"]] = category["name"]
             red, green, blue = category["color"]
-            colors[category_id] = (int(red), int(green), int(blue))
-            is_thing[category_id] = bool(category["isthing"])
+            colors[category["id"]] = (red, green, blue)
+            is_thing[category["id"]] = bool(category["isthing"])
         return cls(names, colors, is_thing)
 
 
@@ -80,34 +81,30 @@ def panoptic_overlay(
     """Draw a panoptic segmentation over its image; gives uint8 [h, w, 3].
 
     Each segment has its class's colour; further instances of a thing class are lighter or darker, borders are
-    white, and void is grey with diagonal lines. Names stand inside their segments, with the score in percent
-    where a segment has one.
+    white, and void is grey with diagonal lines.
 
     Args:
         image: uint8 [H, W, 3] RGB.
         id_map: integer [H, W], the segment id of each pixel, 0 = void.
         segments: ``id`` and ``category_id`` of every segment, optionally ``score`` (0 to 1), ``iscrowd``.
-        classes: names, colours and kinds of the categories.
         alpha: weight of the colour against the image, 0 to 1.
-        draw_labels, hatch_void: write the names, draw the diagonal lines.
+        draw_labels, hatch_void: write names and scores into the segments, draw the diagonal lines.
         min_side, max_side: a shorter side is enlarged, a longer one reduced to it; ``max_side`` has precedence.
         border: width of the border between segments in pixels, None = 1 or 2 by the picture's size.
 
     Raises:
-        InputDataError: image and id map differ in size, an id of the map has no segment or a segment's
-            category is not in ``classes``.
+        InputDataError: sizes differ, an id of the map has no segment, or a category is not in ``classes``.
     """
     _check_image(image)
     if id_map.shape != image.shape[:2]:
-        raise InputDataError(
-            f"the id map has {id_map.shape} (height, width) and the image {image.shape[:2]}: "
-            "they must be of one picture"
-        )
+        raise InputDataError(f"image and id map must be of one size, not {image.shape[:2]} and {id_map.shape}")
     _check_categories((int(segment["category_id"]) for segment in segments), classes)
-    height, width = display_size(image.shape[0], image.shape[1], min_side, max_side)
-    base = resize_picture(image, height, width)
-    positions = Image.fromarray(_segment_index(id_map, segments))
-    index = np.asarray(positions.resize((width, height), Image.Resampling.NEAREST))
+    places = positions(id_map, segments)
+    if (unknown := np.unique(id_map[(places == 0) & (id_map != 0)])).size:
+        raise InputDataError(f"the id map has ids {unknown[:5].tolist()} that no segment describes")
+    base = _resized(image, min_side, max_side)
+    height, width, _ = base.shape
+    index = np.asarray(Image.fromarray(places.astype(np.int32)).resize((width, height), Image.Resampling.NEAREST))
 
     colors = np.array([(0, 0, 0), *segment_colors(segments, classes)], dtype=np.float32)
     blended = base * np.float32(1 - alpha) + colors[index] * np.float32(alpha)
@@ -131,11 +128,10 @@ def boxes_overlay(
     # Weak boxes first, so that the strongest lie on top.
     boxes = sorted(boxes, key=lambda box: box.get("score", 0))
     _check_categories((box["category_id"] for box in boxes), classes)
-    height, width = display_size(image.shape[0], image.shape[1], min_side, max_side)
-    scale = np.array([width / image.shape[1], height / image.shape[0]] * 2)
-    picture = Image.fromarray(resize_picture(image, height, width))
+    picture = Image.fromarray(_resized(image, min_side, max_side))
+    scale = np.array([picture.width / image.shape[1], picture.height / image.shape[0]] * 2)
     draw = ImageDraw.Draw(picture)
-    size = max(11, round(label_size(width, height) * 0.75))
+    size = max(11, round(label_size(*picture.size) * 0.75))
     line = max(2, size // 7)
     corners = []
     for box in boxes:
@@ -155,8 +151,8 @@ def display_size(height: int, width: int, min_side: int, max_side: int) -> tuple
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
-def resize_picture(image: Picture, height: int, width: int) -> Picture:
-    """Resize uint8 [H, W, 3] smoothly."""
+def _resized(image: Picture, min_side: int, max_side: int) -> Picture:
+    height, width = display_size(image.shape[0], image.shape[1], min_side, max_side)
     if image.shape[:2] == (height, width):
         return image
     return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3.0))
@@ -197,16 +193,6 @@ def _check_image(image: Picture) -> None:
 def _check_categories(categories: Iterable[int], classes: Classes) -> None:
     if unknown := sorted(set(categories) - classes.names.keys()):
         raise InputDataError(f"category ids {unknown} are not in the taxonomy, so they have no name or colour")
-
-
-def _segment_index(id_map: NDArray[np.integer[Any]], segments: Sequence[Mapping[str, Any]]) -> NDArray[np.int32]:
-    """Replace ids by positions: 0 for void, k for the k-th segment."""
-    position = {0: 0} | {int(segment["id"]): k for k, segment in enumerate(segments, start=1)}
-    ids, inverse = np.unique(id_map, return_inverse=True)
-    if unknown := [int(i) for i in ids if int(i) not in position]:
-        raise InputDataError(f"the id map has ids {unknown[:5]} that no segment describes")
-    lookup = np.array([position[int(i)] for i in ids], dtype=np.int32)
-    return lookup[inverse].reshape(id_map.shape)
 
 
 def _pale(base: Picture, hatched: bool) -> NDArray[np.float32]:

@@ -57,6 +57,10 @@ def _jpeg(picture: Picture) -> dict[str, Any]:
     return {"width": image.width, "height": image.height, "content": content}
 
 
+def _signed(fraction: float) -> str:
+    return f"{100 * fraction:+.1f}"
+
+
 _ENVIRONMENT = Environment(
     loader=PackageLoader("construction_panoptic.visualisation"),
     autoescape=True,
@@ -64,4 +68,4 @@ _ENVIRONMENT = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_ENVIRONMENT.filters |= {"jpeg": _jpeg, "percent": percent_text, "words": display_name}
+_ENVIRONMENT.filters |= {"jpeg": _jpeg, "percent": percent_text, "signed": _signed, "words": display_name}

@@ -1,6 +1,6 @@
 """Pictures by which to watch a training."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -26,20 +26,16 @@ class ProgressSheet:
     """
 
     def __init__(self, truth: Mapping[str, Any], converted: ConvertedImages, count: int) -> None:
-        self._images = {image["id"]: image for image in choose_images(truth, count)} if count else {}
+        self._files = {image["id"]: image["file_name"] for image in choose_images(truth, count)} if count else {}
         self._classes = ClassTable.from_categories(truth["categories"])
-        self._converted = converted
-        self._truth = self._true_pictures(truth)
+        self._image_folder = converted.image_folder
+        self._truth = {image_id: self._draw(image_id, _found(truth, image_id, converted)) for image_id in self._files}
         self._seen: dict[int, Picture] = {}
 
     def see(self, image_id: int, prediction: Any) -> None:
         """Draw a prediction, a `Segmentation` or boxes as dicts, of a score of 0.5 or more, if its image is shown."""
-        if image_id not in self._images:
-            return
-        if isinstance(prediction, Segmentation):
-            self._seen[image_id] = self._segments(image_id, prediction.id_map, prediction.segments)
-        else:
-            self._seen[image_id] = self._boxes(image_id, [box for box in prediction if box["score"] >= LEAST_SCORE])
+        if image_id in self._files:
+            self._seen[image_id] = self._draw(image_id, prediction)
 
     def take(self, epoch: int) -> Image.Image | None:
         """Give the sheet of what all processes have seen since the last one; None if that is nothing."""
@@ -48,32 +44,28 @@ class ProgressSheet:
         if not seen:
             return None
         pictures, titles = [], []
-        ids = list(self._images)
+        ids = list(self._files)
         for start in range(0, len(ids), PROGRESS_COLUMNS):
             row = ids[start : start + PROGRESS_COLUMNS]
             blank = [np.full((1, 4, 3), 255, np.uint8)] * (PROGRESS_COLUMNS - len(row) if start else 0)
             pictures += [self._truth[i] for i in row] + blank + [seen[i] for i in row] + blank
-            titles += [self._images[i]["file_name"] for i in row] + [""] * len(blank)
+            titles += [self._files[i] for i in row] + [""] * len(blank)
             titles += [f"epoch {epoch}"] * len(row) + [""] * len(blank)
         columns = min(len(ids), PROGRESS_COLUMNS)
         return mosaic(pictures, titles, columns=columns, width=columns * PROGRESS_CELL)
 
-    def _true_pictures(self, truth: Mapping[str, Any]) -> dict[int, Picture]:
-        annotations = [a for a in truth["annotations"] if a["image_id"] in self._images]
-        if any("segments_info" in annotation for annotation in annotations):
-            return {
-                a["image_id"]: self._segments(
-                    a["image_id"], decode_id_map(self._converted.png_folder / a["file_name"]), a["segments_info"]
-                )
-                for a in annotations
-            }
-        return {i: self._boxes(i, [a for a in annotations if a["image_id"] == i]) for i in self._images}
+    def _draw(self, image_id: int, found: Segmentation | list[dict[str, Any]]) -> Picture:
+        photograph = read_rgb(self._image_folder / self._files[image_id])
+        if isinstance(found, Segmentation):
+            return panoptic_overlay(photograph, found.id_map, found.segments, self._classes, max_side=PROGRESS_CELL)
+        boxes = [box for box in found if box.get("score", 1) >= LEAST_SCORE]
+        return boxes_overlay(photograph, boxes, self._classes, max_side=PROGRESS_CELL)
 
-    def _segments(self, image_id: int, id_map: Any, segments: Sequence[Mapping[str, Any]]) -> Picture:
-        return panoptic_overlay(self._photograph(image_id), id_map, segments, self._classes, max_side=PROGRESS_CELL)
 
-    def _boxes(self, image_id: int, boxes: list[dict[str, Any]]) -> Picture:
-        return boxes_overlay(self._photograph(image_id), boxes, self._classes, max_side=PROGRESS_CELL)
-
-    def _photograph(self, image_id: int) -> Picture:
-        return read_rgb(self._converted.image_folder / self._images[image_id]["file_name"])
+def _found(truth: Mapping[str, Any], image_id: int, converted: ConvertedImages) -> Segmentation | list[dict[str, Any]]:
+    """The truth of an image, as a model would predict it."""
+    own = [annotation for annotation in truth["annotations"] if annotation["image_id"] == image_id]
+    if own and "segments_info" in own[0]:
+        id_map = decode_id_map(converted.png_folder / own[0]["file_name"])
+        return Segmentation(id_map.astype(np.int32), own[0]["segments_info"])
+    return own

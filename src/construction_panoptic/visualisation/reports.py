@@ -5,8 +5,9 @@ from typing import Any
 
 import pandas as pd
 
-from construction_panoptic.evaluation.analysis import LOSSES, best_threshold
+from construction_panoptic.evaluation.analysis import best_threshold
 from construction_panoptic.evaluation.calibration import calibration_error
+from construction_panoptic.evaluation.quality import SPLITS
 from construction_panoptic.visualisation import charts, still
 from construction_panoptic.visualisation.examples import DRAWN_ERRORS
 from construction_panoptic.visualisation.overlays import ClassTable, display_name
@@ -15,6 +16,7 @@ from construction_panoptic.visualisation.sheets import Example
 
 _COUNTS = ["images_train", "images_val", "segments_train", "segments_val", "rejected"]
 _SIZE_SCORES = ["pq", "sq", "rq", "pq_things", "pq_stuff", "ap", "ar"]
+MOST_CONFUSIONS = 15
 
 
 def data_report(
@@ -32,47 +34,18 @@ def data_report(
     """
     present = counts[(counts["images_total"] > 0) | (counts["rejected"] > 0)]
     present = present.sort_values("segments_total", ascending=False, kind="stable")
+    classes = present.assign(**{"class": present["class"].map(display_name)})
     return render(
         "data_report.html.j2",
         title="Data report",
         about=about,
-        facts=_data_facts(summary),
-        class_head=["class", "kind", *map(display_name, _COUNTS)],
-        class_rows=[
-            [display_name(row["class"]), row["kind"], *(f"{row[name]:,}" for name in _COUNTS)]
-            for row in present.to_dict("records")
-        ],
-        rejected=summary["rejected"]["by_reason"],
-        repaired=summary["repaired"]["by_reason"],
+        summary=summary,
+        count_names=[display_name(name) for name in _COUNTS],
+        classes=classes[["class", "kind", *_COUNTS]].to_numpy().tolist(),
         distributions=distributions,
         suspicious=suspicious,
         examples=examples,
     )
-
-
-def _data_facts(summary: Mapping[str, Any]) -> dict[str, Any]:
-    whole, fringe = summary["all"], summary.get("fringe")
-    void = whole["void_share"]
-    facts = {
-        "images": f"{whole['images']:,}",
-        "train / val": f"{summary['train']['images']:,} / {summary['val']['images']:,}",
-        "groups of look-alikes": f"{summary['groups']:,}",
-        "segments": f"{whole['segments']:,}",
-        "things": f"{whole['thing_segments']:,}",
-        "segments an image": whole["segments_per_image"],
-        "void": "–" if void is None else f"{charts.percent_text(void)} %",
-        "images without stuff": f"{whole['images_without_stuff']:,}",
-        "images without things": f"{whole['images_without_things']:,}",
-        "rejected": f"{summary['rejected']['total']:,}",
-        "repaired": f"{summary['repaired']['total']:,}",
-    }
-    if fringe:
-        name = f"leftover stuff within {fringe['within_pixels']} px of things, before → after"
-        facts[name] = f"{fringe['pixels_before']:,} → {fringe['pixels_after']:,} px"
-    return facts
-
-
-MOST_CONFUSIONS = 15
 
 
 def evaluation_report(
@@ -92,7 +65,6 @@ def evaluation_report(
 
     ``threshold`` is the one that the predictions were made with; ``worst`` are the images with the lowest PQ.
     """
-    colors = {display_name(name): color for name, color in charts.LOSS_COLORS.items()}
     best, tried = best_threshold(thresholds), thresholds.set_index("threshold")["pq"]
     rows = {of: calibration[calibration["of"] == of] for of in ("boxes", "segments")}
     return render(
@@ -100,25 +72,12 @@ def evaluation_report(
         title="Evaluation report",
         about=about,
         facts=_facts(quality, precision) | {"score threshold": f"{threshold:g}"},
-        loss_colors={"PQ": charts.GREEN, **colors},
-        error_colors=colors,
-        budget=[
-            {
-                "name": row["name"],
-                "points": {"PQ": row["pq"], **{display_name(name): row[name] for name in LOSSES}},
-                "counts": [int(row[name]) for name in ("tp", "fp", "fn")],
-            }
-            for row in charts.sorted_budget(budget).to_dict("records")
-        ],
-        confused=[
-            (display_name(true), display_name(predicted), f"{count:,}")
-            for true, predicted, count in charts.shown_confusions(confusions)[:MOST_CONFUSIONS]
-        ],
+        loss_colors={"PQ": charts.GREEN, **charts.LOSS_COLORS},
+        error_colors=charts.LOSS_COLORS,
+        budget=charts.sorted_budget(budget).rename(columns={"pq": "PQ"}).to_dict("records"),
+        confused=most_confused(confusions),
         confusions=confusions.set_index("true"),
-        sizes=[
-            [row["size"], f"{row['true_segments']:,}", *(charts.percent_text(row[name]) for name in _SIZE_SCORES)]
-            for row in sizes.to_dict("records")
-        ],
+        sizes=sizes[["size", "true_segments", *_SIZE_SCORES]].to_numpy().tolist(),
         calibration_errors={of: calibration_error(found) for of, found in rows.items() if len(found)},
         calibration_chart=Markup(still.svg(charts.calibration_chart(calibration))),
         threshold=threshold,
@@ -127,31 +86,28 @@ def evaluation_report(
         gain=tried[best] - tried[threshold],
         threshold_chart=Markup(still.svg(charts.threshold_chart(thresholds, threshold))),
         thresholds=[
-            [f"{row['threshold']:g}", *map(charts.percent_text, (row["pq"], row["pq_things"], row["pq_stuff"])),
-             f"{row['segments']:.1f}"]
+            [f"{row['threshold']:g}", row["pq"], row["pq_things"], row["pq_stuff"], f"{row['segments']:.1f}"]
             for row in thresholds.to_dict("records")
         ],
-        box_errors=[
-            [row["error"], row["meaning"], f"{row['count']:,}", charts.percent_text(row["delta_ap"])]
-            for row in box_errors.to_dict("records")
-        ],
-        worst={f"{each.title}: PQ {charts.percent_text(each.quality)}": example_pictures(each) for each in worst},
-    )  # fmt: skip
+        box_errors=box_errors[["error", "meaning", "count", "delta_ap"]].to_numpy().tolist(),
+        worst=worst,
+    )
 
 
-def _facts(quality: Mapping[str, Any], precision: Mapping[str, Any]) -> dict[str, str]:
-    means = {f"PQ {name} ({quality[name]['n']})": quality[name]["pq"] for name in ("All", "Things", "Stuff")}
+def most_confused(confusions: pd.DataFrame) -> list[list[Any]]:
+    """List [class, predicted class, segments] of the pairs of a `confusion_matrix`, most frequent first."""
+    pairs = confusions.drop(columns="missed").melt("true", var_name="predicted", value_name="segments")
+    confused = (pairs["true"] != pairs["predicted"]) & (pairs["true"] != "spurious") & (pairs["segments"] > 0)
+    pairs = pairs[confused].sort_values(["segments", "true", "predicted"], ascending=[False, True, True])
+    shown = pairs.head(MOST_CONFUSIONS).assign(**{n: pairs[n].map(display_name) for n in ("true", "predicted")})
+    return shown.to_numpy().tolist()
+
+
+def _facts(quality: Mapping[str, Any], precision: Mapping[str, Any]) -> dict[str, float | None]:
+    means = {f"PQ {name} ({quality[name]['n']})": quality[name]["pq"] for name in SPLITS}
     means |= {score.upper(): quality["All"][score] for score in ("sq", "rq")}
     # COCO's -1: there is no such box.
-    means |= {f"box {name}": None if precision[name] == -1 else precision[name] for name in ("AP", "AP50")}
-    return {name: charts.percent_text(mean) for name, mean in means.items()}
-
-
-def example_pictures(example: Example) -> list[ReportPicture]:
-    """Give the pictures of an example, the image first, with what they are."""
-    captions = ("image", "ground truth", "prediction", "errors")
-    pictures = zip((example.image, example.truth, example.prediction, example.errors), captions, strict=True)
-    return [ReportPicture(picture, caption) for picture, caption in pictures if picture is not None]
+    return means | {f"box {name}": None if precision[name] == -1 else precision[name] for name in ("AP", "AP50")}
 
 
 MOST_IMAGES = 200  # about 50 kB each
@@ -177,7 +133,7 @@ def validation_page(
         "validation_images.html.j2",
         title="Validation images",
         about=about,
-        colors={display_name(name): color for name, color in charts.LOSS_COLORS.items()},
+        colors=charts.LOSS_COLORS,
         classes=sorted(occurring.items(), key=lambda item: item[1]),
         kinds=list(DRAWN_ERRORS),
         left_out=len(truth["images"]) - len(examples),
@@ -196,10 +152,9 @@ def _cards(
         }
         yield {
             "name": example.title,
-            "sorted_by": -1 if quality is None else quality,
-            "quality": charts.percent_text(quality),
+            "quality": quality,
             "errors": ", ".join(f"{count} {kind}" for kind, count in counts.items() if count) or "no error",
             # A class and what became of it, such as 3:missed; the filters look for parts of this text.
             "found": " ".join(sorted(set(rows["category_id"].astype(str) + ":" + rows["outcome"]))),
-            "pictures": example_pictures(example)[1:],
+            "pictures": {name: picture for name, picture in example.pictures.items() if name != "Image"},
         }

@@ -1,6 +1,6 @@
 """Sheets of several pictures: examples beside their ground truth and prediction, and mosaics."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from PIL import Image, ImageDraw, ImageFont
@@ -21,43 +21,31 @@ TALLEST = 1.25
 
 @dataclass(frozen=True)
 class Example:
-    """One row of a sheet: an image, uint8 [H, W, 3], its overlays, uint8 [h, w, 3], and its PQ, 0 to 1.
+    """One row of a sheet: pictures of an image, uint8 [h, w, 3] each, by what they are.
 
-    ``legend`` has (class name, colour) of the classes in the row; see ``overlays.legend_entries``.
+    ``quality`` is PQ, 0 to 1, if known; ``legend`` has (name, colour), see `overlays.legend_entries`.
     """
 
-    image: Picture
     title: str
-    truth: Picture | None = None
-    prediction: Picture | None = None
+    pictures: Mapping[str, Picture]
     quality: float | None = None
     legend: Sequence[tuple[str, Color]] = ()
-    errors: Picture | None = None
 
 
 def example_sheet(examples: Sequence[Example], *, width: int = 2400) -> Image.Image:
-    """Set images, ground truths and predictions side by side, a row each.
+    """Set examples, which have the same kinds of pictures, below each other on a sheet, ``width`` pixels wide.
 
-    Above each row stand its file name, the PQ of the image if known, and the colours of its classes. A column
-    that no example fills is left out. ``width`` is that of the sheet in pixels.
-
-    Raises:
-        InputDataError: there is no example.
+    Above each row stand its title, the PQ of the image if known, and the legend. Raises an `InputDataError` if there is
+    no example.
     """
     if not examples:
         raise InputDataError("a sheet needs at least one example")
-    columns: dict[str, list[Picture | None]] = {
-        "Image": [example.image for example in examples],
-        "Ground truth": [example.truth for example in examples],
-        "Prediction": [example.prediction for example in examples],
-        "Errors": [example.errors for example in examples],
-    }
-    shown = {heading: pictures for heading, pictures in columns.items() if any(p is not None for p in pictures)}
-    cell = (width - MARGIN * (len(shown) + 1)) // len(shown)
-    parts = [_titles(list(shown), cell, load_font(max(16, width // 75)))]
-    for example, pictures in zip(examples, zip(*shown.values(), strict=True), strict=True):
-        caption = _caption(example, width - 2 * MARGIN, max(12, width // 110))
-        parts += [caption, _row(pictures, cell)]
+    headings = list(examples[0].pictures)
+    cell = (width - MARGIN * (len(headings) + 1)) // len(headings)
+    parts = [_titles(headings, cell, load_font(max(16, width // 75)))]
+    for example in examples:
+        parts.append(_caption(example, width - 2 * MARGIN, max(12, width // 110)))
+        parts.append(_row(list(example.pictures.values()), cell))
     return _stacked(parts, width)
 
 
@@ -69,15 +57,12 @@ def mosaic(
     columns: int = 3,
     width: int = 2400,
 ) -> Image.Image:
-    """Set pictures, uint8 [h, w, 3] each, in a grid ``width`` pixels wide, each under its title.
+    """Set pictures, uint8 [h, w, 3] each, in a grid ``width`` pixels wide, between their titles and captions.
 
-    Below it comes its caption, where there are any.
-
-    Raises:
-        InputDataError: there is no picture, or the numbers of pictures and titles differ.
+    Raises an `InputDataError` if there is no picture.
     """
-    if not pictures or len(pictures) != len(titles):
-        raise InputDataError(f"a mosaic needs pictures, and as many titles: {len(pictures)} and {len(titles)}")
+    if not pictures:
+        raise InputDataError("a mosaic needs at least one picture")
     columns = min(columns, len(pictures))
     cell = (width - MARGIN * (columns + 1)) // columns
     font = load_font(max(12, width // 110), bold=False)
@@ -109,18 +94,12 @@ def _titles(texts: Sequence[str], cell: int, font: ImageFont.FreeTypeFont) -> Im
     return line
 
 
-def _row(pictures: Sequence[Picture | None], cell: int) -> Image.Image:
-    fitted = {k: _resized(picture, cell) for k, picture in enumerate(pictures) if picture is not None}
-    height = max(picture.height for picture in fitted.values())
+def _row(pictures: Sequence[Picture], cell: int) -> Image.Image:
+    fitted = [_resized(picture, cell) for picture in pictures]
+    height = max(picture.height for picture in fitted)
     row = Image.new("RGB", (len(pictures) * (cell + MARGIN) - MARGIN, height + MARGIN), PAPER)
-    draw = ImageDraw.Draw(row)
-    for k in range(len(pictures)):
-        left = k * (cell + MARGIN)
-        if k in fitted:
-            row.paste(fitted[k], (left + (cell - fitted[k].width) // 2, 0))
-        else:
-            draw.rectangle((left, 0, left + cell - 1, height - 1), outline=PALE)
-            draw.text((left + cell / 2, height / 2), "none", PALE, load_font(20, bold=False), anchor="mm")
+    for k, picture in enumerate(fitted):
+        row.paste(picture, (k * (cell + MARGIN) + (cell - picture.width) // 2, 0))
     return row
 
 

@@ -6,11 +6,7 @@ import pandas as pd
 import pytest
 
 from construction_panoptic.evaluation.analysis import image_scores
-from construction_panoptic.evaluation.differences import (
-    ImageCounts,
-    image_counts,
-    quality_differences,
-)
+from construction_panoptic.evaluation.differences import Numbers, image_counts, quality_differences
 
 CLASSES = pd.DataFrame({"name": ["sky", "crane", "pump"], "kind": ["stuff", "thing", "thing"]})
 
@@ -19,16 +15,14 @@ def segment(image: int, side: str, category: int, outcome: str, iou: float = 0.0
     return {"image_id": image, "side": side, "category_id": category, "outcome": outcome, "iou": iou}
 
 
-def random_counts(seed: int, images: int, better: float = 0.0) -> ImageCounts:
+def random_counts(seed: int, images: int, better: float = 0.0) -> Numbers:
     generator = np.random.default_rng(seed)
     tp, fp, fn = generator.integers(0, 3, (3, images, 3)).astype(float)
-    return ImageCounts(
-        np.arange(images), np.stack([tp * (0.5 + better + generator.random((images, 3)) / 10), tp, fp, fn])
-    )
+    return np.stack([tp * (0.5 + better + generator.random((images, 3)) / 10), tp, fp, fn])
 
 
-def pq_of(counts: ImageCounts, draw: list[int] | slice = slice(None)) -> Any:
-    iou, tp, fp, fn = counts.counts[:, draw].sum(axis=1)
+def pq_of(counts: Numbers, draw: list[int] | slice = slice(None)) -> Any:
+    iou, tp, fp, fn = counts[:, draw].sum(axis=1)
     return iou / (tp + fp / 2 + fn / 2)
 
 
@@ -44,13 +38,12 @@ def test_segments_are_counted_as_pq_does() -> None:
             segment(9, "true", 3, "missed"),
         ]
     )
-    counts = image_counts(table, [1, 2, 3])
-    assert counts.images.tolist() == [7, 9]
-    assert counts.counts.tolist() == [
-        [[0.8, 0, 0], [0, 0, 0]],  # IoU
-        [[1, 0, 0], [0, 0, 0]],  # true positives
-        [[0, 1, 1], [0, 0, 0]],  # false positives
-        [[0, 1, 0], [0, 0, 1]],  # false negatives
+    counts = image_counts(table, np.array([7, 8, 9]), [1, 2, 3])
+    assert counts.tolist() == [
+        [[0.8, 0, 0], [0, 0, 0], [0, 0, 0]],  # IoU
+        [[1, 0, 0], [0, 0, 0], [0, 0, 0]],  # true positives
+        [[0, 1, 1], [0, 0, 0], [0, 0, 0]],  # false positives
+        [[0, 1, 0], [0, 0, 0], [0, 0, 1]],  # false negatives
     ]
     assert image_scores(table).to_dict() == pytest.approx({7: 0.8 / 3, 9: 0.0})
 
@@ -93,6 +86,6 @@ def test_more_images_make_it_surer() -> None:
 
 def test_a_class_that_is_in_none_of_the_images_has_no_difference() -> None:
     counts = random_counts(6, 10)
-    counts.counts[:, :, 2] = 0
+    counts[:, :, 2] = 0
     row = quality_differences(counts, counts, CLASSES).set_index("name").loc["pump"]
     assert row[["one", "other", "difference", "low", "high"]].isna().all()

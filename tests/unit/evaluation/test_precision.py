@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from construction_panoptic.errors import InputDataError, ParameterError
+from construction_panoptic.errors import InputDataError
 from construction_panoptic.evaluation.precision import PRECISION_NAMES, average_precision
 
 CATEGORIES = [{"id": i, "name": f"class {i}", "supercategory": "x", "isthing": int(i > 3)} for i in range(1, 8)]
@@ -136,8 +136,6 @@ def test_panoptic_truth_is_refused() -> None:
         average_precision(truth, [])
 
 
-def test_missing_file_and_unknown_engine(tmp_path: Path) -> None:
+def test_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputDataError, match=r"none\.json does not exist"):
         average_precision(tmp_path / "none.json", [])
-    with pytest.raises(ParameterError, match="pycocotools"):
-        average_precision({}, [], engine="other")  # type: ignore[arg-type]

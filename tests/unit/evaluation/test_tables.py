@@ -18,7 +18,6 @@ from construction_panoptic.evaluation.tables import (
     precision_text,
     quality_table,
     quality_text,
-    summary_table,
 )
 
 NAMES = {1: "earth", 17: "crane", 20: "a thing with a rather long name"}
@@ -110,28 +109,19 @@ def test_class_quality_text_without_classes() -> None:
     assert len(class_quality_text({"per_class": {}}, NAMES).splitlines()) == 2
 
 
-def test_quality_table_leaves_absent_classes_blank() -> None:
-    table = quality_table(QUALITY, NAMES)
-    assert table["category_id"].tolist() == [1, 17, 20]
-    assert table["name"].tolist() == list(NAMES.values())
-    assert table["kind"].tolist() == ["stuff", "thing", "thing"]
-    assert table["pq"].tolist()[:2] == [1.0, 0.25]
-    assert table.loc[2, ["pq", "sq", "rq"]].isna().all()
-    assert table["present"].tolist() == [True, True, False]
-    assert quality_table(json.loads(json.dumps(QUALITY)), {})["name"].tolist() == ["1", "17", "20"]
-
-
-def test_summary_table() -> None:
-    table = summary_table(QUALITY).set_index("split")
-    assert table.loc["All", "pq"] == 0.41249
-    assert table["pq"].isna().tolist() == [False, True, False]
-    assert table["n"].tolist() == [2, 0, 1]
+def test_quality_table_has_the_means_then_the_classes_that_take_part() -> None:
+    table = quality_table(QUALITY, NAMES).set_index("name")
+    assert table.index.tolist() == ["All", "Things", "Stuff", "earth", "crane"]
+    assert table["category_id"].tolist()[3:] == [1, 17]
+    assert table["kind"].tolist()[3:] == ["stuff", "thing"]
+    assert table["pq"].fillna(-1).tolist() == [0.41249, -1, 1.0, 1.0, 0.25]
+    assert quality_table(json.loads(json.dumps(QUALITY)), {})["name"].tolist()[3:] == ["1", "17"]
 
 
 def test_precision_table() -> None:
     precision = average_precision(TRUTH, RESULTS)
     table = precision_table(precision).set_index("metric")
     assert len(table) == 12
-    assert table.loc["AP50", "value"] == precision["AP50"] > 0
-    assert table["value"].isna()["APs"]
+    assert table.loc["AP50", "box"] == precision["AP50"] > 0
+    assert table["box"].isna()["APs"]
     assert [table[column]["APm"] for column in ("iou", "area", "detections")] == ["0.50:0.95", "medium", 100]

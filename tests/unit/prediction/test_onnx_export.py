@@ -35,7 +35,8 @@ def test_onnx_computes_what_the_model_does(trained: PanopticModel, site: Path, t
     (tmp_path / "model.onnx").write_bytes(content)
 
     # Images of different sizes in one batch, with padding.
-    samples = ImageFiles([site / "a.jpg", site / "a.png"], trained.prepare)
+    images = [{"id": 1, "file_name": "a.jpg"}, {"id": 2, "file_name": "a.png"}]
+    samples = ImageFiles({"images": images}, site, trained.prepare)
     batch = collate([samples[0], samples[1]])
     assert batch.padding_mask is not None
     with torch.no_grad():

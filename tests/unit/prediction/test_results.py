@@ -47,10 +47,10 @@ def out(trained: PanopticModel, site: Path, tmp_path: Path) -> Path:
 
 
 def test_images_are_predicted_as_in_evaluation(trained: PanopticModel, site: Path) -> None:
-    paths = [site / "a.jpg", site / "a.png", site / "north" / "b.JPG"]
-    loader = build_loader(ImageFiles(paths, trained.prepare), batch_size=1, shuffle=False)
+    images = [{"id": k, "file_name": name} for k, name in enumerate(["a.jpg", "a.png", "north/b.JPG"], 1)]
+    loader = build_loader(ImageFiles({"images": images}, site, trained.prepare), batch_size=1, shuffle=False)
     expected = list(predict_images(trained, loader))
-    files = [file for path in paths for file in find_files(path)]
+    files = [file for image in images for file in find_files(site) if file.name == image["file_name"]]
     items = list(predict_source(trained, files, SETTINGS.model_copy(update={"batch_size": 1})))
     assert any(len(prediction.segments_info) > 1 for prediction in expected)
     for item, prediction in zip(items, expected, strict=True):

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from construction_panoptic.visualisation import ClassTable
-from construction_panoptic.visualisation.charts import class_balance_chart, pq_chart, quality_title, training_chart
+from construction_panoptic.visualisation.charts import class_balance_chart, pq_chart, training_chart
 
 
 def test_pq_is_in_percent_best_first_and_without_absent_classes(quality: dict[str, Any], classes: ClassTable) -> None:
@@ -22,10 +22,11 @@ def test_pq_is_in_percent_best_first_and_without_absent_classes(quality: dict[st
     assert things.color != stuff.color
 
 
-def test_the_title_has_the_means(quality: dict[str, Any]) -> None:
-    assert quality_title(quality) == "PQ: All 40.0 (3 classes), Things 72.0 (1 class), Stuff 24.0 (2 classes)"
+def test_the_title_has_the_means(quality: dict[str, Any], classes: ClassTable) -> None:
+    title = "PQ: All 40.0 (3 classes), Things 72.0 (1 class), Stuff 24.0 (2 classes)"
+    assert pq_chart(quality, classes).title == title
     quality["Stuff"] = {"pq": None, "sq": None, "rq": None, "n": 0}
-    assert quality_title(quality).endswith("Stuff n/a (0 classes)")
+    assert pq_chart(quality, classes).title.endswith("Stuff n/a (0 classes)")
 
 
 def counts(train: list[int], val: list[int], kinds: str = "tttttt") -> pd.DataFrame:

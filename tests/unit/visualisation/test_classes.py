@@ -22,7 +22,7 @@ def test_coco_categories_become_a_table() -> None:
 
 
 def test_a_category_without_colour_is_refused() -> None:
-    with pytest.raises(InputDataError, match="lacks color, isthing"):
+    with pytest.raises(InputDataError, match="has no isthing, color"):
         ClassTable.from_categories([{"id": 1, "name": "person"}])
 
 

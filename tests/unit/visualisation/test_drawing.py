@@ -44,7 +44,8 @@ def full(classes: ClassTable) -> BarChart:
     """64 classes."""
     rng = np.random.default_rng(0)
     mean = {"pq": 0.5, "n": 64}
-    per_class = {str(i): dict.fromkeys(("pq", "sq", "rq"), float(rng.random())) for i in range(1, 65)}
+    scores = {i: dict.fromkeys(("pq", "sq", "rq"), float(rng.random())) for i in range(1, 65)}
+    per_class = {str(i): {**score, "present": True} for i, score in scores.items()}
     return pq_chart({**dict.fromkeys(("All", "Things", "Stuff"), mean), "per_class": per_class}, classes)
 
 

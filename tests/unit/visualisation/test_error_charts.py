@@ -5,11 +5,11 @@ from construction_panoptic.evaluation.analysis import LOSSES
 from construction_panoptic.visualisation.charts import (
     calibration_chart,
     loss_budget_chart,
-    shown_confusions,
     sorted_budget,
     threshold_chart,
 )
 from construction_panoptic.visualisation.interactive import confusion_chart
+from construction_panoptic.visualisation.reports import most_confused
 
 NAN = float("nan")
 
@@ -54,7 +54,7 @@ def test_the_matrix_is_drawn_as_fractions_of_the_ground_truth() -> None:
 
 
 def test_confusions_come_most_frequent_first() -> None:
-    assert shown_confusions(CONFUSIONS) == [("wall", "sky", 3), ("sky", "wall", 2)]
+    assert most_confused(CONFUSIONS) == [["wall", "sky", 3], ["sky", "wall", 2]]
 
 
 def test_the_threshold_in_use_is_marked() -> None:

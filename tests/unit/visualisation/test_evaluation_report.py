@@ -31,7 +31,7 @@ CURVE = pd.DataFrame(
     }
 )
 PICTURE = np.full((90, 60, 3), 200, np.uint8)
-WORST = [Example(PICTURE, "<b>yard.jpg", PICTURE, PICTURE, 0.12, errors=PICTURE)]
+WORST = [Example("<b>yard.jpg", dict.fromkeys(("Image", "Ground truth", "Prediction", "Errors"), PICTURE), 0.12)]
 
 
 def report(threshold: float = 0.7, calibration: pd.DataFrame = CALIBRATION) -> str:
@@ -61,7 +61,8 @@ def test_the_page_holds_every_part_and_stands_alone() -> None:
     assert page.count("data:image/jpeg;base64,") == 4
     assert page.count("<svg") == 2
     assert not re.search(r'(?:src|href)="(?!data:|#)', page)
-    assert page.count('width="60" height="90"') == 4
+    captions = ["image", "ground truth", "prediction", "errors"]
+    assert re.findall(r'alt="(.*)" width="60" height="90"', page) == captions
     assert "nan" not in re.sub(r"base64,[^\"]+|<svg.*?</svg>", "", page, flags=re.DOTALL)
 
 

@@ -173,7 +173,7 @@ def test_specks_and_segments_without_pixels_get_no_name(classes: ClassTable) -> 
 
 
 def test_bad_input_is_named(classes: ClassTable) -> None:
-    with pytest.raises(InputDataError, match="of one picture"):
+    with pytest.raises(InputDataError, match="of one size"):
         panoptic_overlay(grey_image(20, 30), halves(30, 20), LEFT_RIGHT, classes)
     with pytest.raises(InputDataError, match=r"300000.* no segment"):
         panoptic_overlay(grey_image(20, 30), halves(20, 30), LEFT_RIGHT[:1], classes)

@@ -61,7 +61,7 @@ def try_thresholds(
     """Measure PQ of some training images at several score thresholds."""
     truth = some_images(panoptic_train, parameters.threshold_images)
     model = on_device(model_of(checkpoint, "the best checkpoint"), parameters.device)
-    files = ImageFiles.of_coco(truth, converted.image_folder, model.prepare)
+    files = ImageFiles(truth, converted.image_folder, model.prepare)
     loader = build_loader(files, batch_size=parameters.batch_size, shuffle=False, workers=parameters.workers)
     folder, precision = converted.png_folder, parameters.precision
     return threshold_curve(model, loader, truth, folder, overrides=parameters.overrides, precision=precision)

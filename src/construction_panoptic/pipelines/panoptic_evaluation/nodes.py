@@ -18,7 +18,7 @@ from construction_panoptic.evaluation.precision import average_precision
 from construction_panoptic.evaluation.predictions import PREDICTIONS_FILE, ImagePrediction, read_boxes, read_results
 from construction_panoptic.evaluation.quality import panoptic_quality
 from construction_panoptic.evaluation.segments import match_segments
-from construction_panoptic.evaluation.tables import precision_table, quality_table, summary_table
+from construction_panoptic.evaluation.tables import precision_table, quality_table
 from construction_panoptic.models.files import model_of
 from construction_panoptic.visualisation import interactive, still
 from construction_panoptic.visualisation.charts import pq_chart
@@ -32,7 +32,7 @@ def predict_validation(
 ) -> Iterable[ImagePrediction]:
     """Segment the validation images with the best model, one by one, at the sizes that its checkpoint says."""
     model = model_of(checkpoint, "the best checkpoint")
-    files = ImageFiles.of_coco(panoptic_val, converted.image_folder, model.prepare)
+    files = ImageFiles(panoptic_val, converted.image_folder, model.prepare)
     return predict_files(model, files, parameters)
 
 
@@ -48,9 +48,7 @@ def measure_quality(
     given = panoptic_val, converted.png_folder, predictions / PREDICTIONS_FILE, predictions
     quality = panoptic_quality(*given, engine=parameters.quality_engine, execution=parameters.execution)
     names = ClassTable.from_categories(panoptic_val["categories"]).names
-    summary = summary_table(quality).rename(columns={"split": "name"}).drop(columns="n")
-    classes = quality_table(quality, names)
-    return quality, pd.concat([summary, classes[classes["present"]]], ignore_index=True)
+    return quality, quality_table(quality, names)
 
 
 def measure_precision(
@@ -58,7 +56,7 @@ def measure_precision(
 ) -> tuple[dict[str, Any], pd.DataFrame]:
     """Measure COCO's 12 numbers of the boxes."""
     precision = average_precision(detection_val, boxes, engine=parameters.precision_engine)
-    return precision, precision_table(precision).rename(columns={"value": "box"})
+    return precision, precision_table(precision)
 
 
 def draw_quality(quality: dict[str, Any], panoptic_val: dict[str, Any]) -> tuple[go.Figure, Figure]:
