@@ -30,6 +30,13 @@ class _Class(_Entry):
     id: Annotated[StrictInt, Field(ge=1, le=65535)]
     name: _Name
     color: tuple[_Channel, _Channel, _Channel]
+    aliases: tuple[_Name, ...] = ()
+    """Other names of the class in exports, or classes there that are one here."""
+
+    @property
+    def names(self) -> set[str]:
+        """Its name and aliases, normalised."""
+        return {normalise_name(name) for name in (self.name, *self.aliases)}
 
 
 class StuffClass(_Class):
@@ -53,8 +60,8 @@ class CocoMapping(_Entry):
 class Taxonomy(_Entry):
     """All classes of a project.
 
-    Ids are unique over stuff and things (0 is void); names are unique under `normalise_name`; every ``coco_to_stuff``
-    target is the name of a stuff class.
+    Ids are unique over stuff and things (0 is void); names and aliases are unique under `normalise_name`; every
+    ``coco_to_stuff`` target is the name of a stuff class.
     """
 
     stuff: list[StuffClass]
@@ -80,7 +87,7 @@ class Taxonomy(_Entry):
     def _check_across_entries(self) -> Self:
         problems = [
             *_repeats("id", [(kind, c.id) for kind, c in self._classes]),
-            *_repeats("name", [(kind, normalise_name(c.name)) for kind, c in self._classes]),
+            *_repeats("name", [(kind, name) for kind, c in self._classes for name in sorted(c.names)]),
             *_repeats("coco_id", [("coco_to_stuff", m.coco_id) for m in self.coco_to_stuff]),
             *_repeats("coco_name", [("coco_to_stuff", normalise_name(m.coco_name)) for m in self.coco_to_stuff]),
         ]
@@ -114,18 +121,18 @@ class Taxonomy(_Entry):
 
     @cached_property
     def _thing_ids(self) -> dict[str, int]:
-        return {normalise_name(c.name): c.id for c in self.things}
+        return {name: c.id for c in self.things for name in c.names}
 
     @cached_property
     def _stuff_ids(self) -> dict[str, int]:
-        return {normalise_name(c.name): c.id for c in self.stuff}
+        return {name: c.id for c in self.stuff for name in c.names}
 
     def thing_id(self, name: str) -> int | None:
-        """Return the id of the thing class called ``name`` (see `normalise_name`), or None."""
+        """Return the id of the thing class called ``name``, or with that alias (see `normalise_name`), or None."""
         return self._thing_ids.get(normalise_name(name))
 
     def stuff_id(self, name: str) -> int | None:
-        """Return the id of the project's own stuff class called ``name`` (see `normalise_name`), or None."""
+        """Return the id of the project's own stuff class called ``name``, or with that alias (see `normalise_name`), or None."""
         return self._stuff_ids.get(normalise_name(name))
 
     def stuff_id_of_name(self, name: str) -> int | None:

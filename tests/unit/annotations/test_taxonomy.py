@@ -49,6 +49,19 @@ def test_lookups() -> None:
     }
 
 
+def test_aliases_are_names_of_their_class() -> None:
+    data = copy.deepcopy(VALID)
+    data["things"][0]["aliases"] = ["Mobile crane", "crawler-crane"]
+    data["stuff"][0]["aliases"] = ["clouds"]
+    taxonomy = Taxonomy.from_dict(data)
+    assert taxonomy.thing_id("mobile_crane") == taxonomy.thing_id("Crawler crane") == taxonomy.thing_id("tower_crane")
+    assert taxonomy.stuff_id("Clouds") == 1
+    assert taxonomy.names[5] == "tower_crane"
+    data["stuff"][1]["aliases"] = ["mobile-crane"]
+    with pytest.raises(InputDataError, match="'mobile_crane' is listed twice"):
+        Taxonomy.from_dict(data)
+
+
 def test_normalised_names() -> None:
     assert normalise_name("  Tower - Crane_") == "tower_crane"
 
