@@ -128,11 +128,11 @@ class Taxonomy(_Entry):
         return {name: c.id for c in self.stuff for name in c.names}
 
     def thing_id(self, name: str) -> int | None:
-        """Return the id of the thing class called ``name``, or with that alias (see `normalise_name`), or None."""
+        """Return the id of the thing class of this name or alias (see `normalise_name`), or None."""
         return self._thing_ids.get(normalise_name(name))
 
     def stuff_id(self, name: str) -> int | None:
-        """Return the id of the project's own stuff class called ``name``, or with that alias (see `normalise_name`), or None."""
+        """Return the id of the project's own stuff class of this name or alias (see `normalise_name`), or None."""
         return self._stuff_ids.get(normalise_name(name))
 
     def stuff_id_of_name(self, name: str) -> int | None:

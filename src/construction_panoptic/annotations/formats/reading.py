@@ -14,6 +14,7 @@ import pandas as pd
 from construction_panoptic.annotations.formats.checking import Found, Task, check_objects, image_row
 from construction_panoptic.annotations.formats.coco_panoptic import CocoPanopticReader
 from construction_panoptic.annotations.formats.cvat_coco import CvatCocoReader
+from construction_panoptic.annotations.formats.datumaro_formats import DatumaroReader
 from construction_panoptic.annotations.formats.reader import AnnotationReader, ListedImage, ListedObject, Refused
 from construction_panoptic.annotations.formats.sources import NoExportError, Source, find_sources, whole_folder
 from construction_panoptic.annotations.records import UnusableError
@@ -23,7 +24,7 @@ from construction_panoptic.annotations.taxonomy import Taxonomy
 from construction_panoptic.errors import InputDataError
 from construction_panoptic.parallel.workers import Engine, WorkerCount, Workers, blocks_of
 
-READERS: tuple[AnnotationReader, ...] = (CocoPanopticReader(), CvatCocoReader())
+READERS: tuple[AnnotationReader, ...] = (CocoPanopticReader(), CvatCocoReader(), DatumaroReader())
 """The export formats that can be read, in the order in which they are tried."""
 
 _OBJECTS_AT_ONCE = 16

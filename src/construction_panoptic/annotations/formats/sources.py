@@ -28,6 +28,11 @@ class _FolderSource:
     def __init__(self, name: str, path: Path, root: Path | None = None) -> None:
         self.name, self.path, self._root, self._resolved = name, path, root or path, _resolve(path)
 
+    @property
+    def folder(self) -> Path | None:
+        """Where its files lie; None in an archive."""
+        return self._root
+
     def inner(self) -> "_FolderSource | None":
         """Return it without the one folder around everything, as unpacking often leaves it; None: there is none."""
         try:
@@ -69,6 +74,10 @@ class _ZipSource:
 
     def __init__(self, name: str, path: Path, root: str = "") -> None:
         self.name, self.path, self._root = name, _resolve(path), root
+
+    @property
+    def folder(self) -> None:
+        return None
 
     def inner(self) -> "_ZipSource | None":
         tops = {name.split("/", 1)[0] for name, _ in self._members} - {*_SKIPPED}
