@@ -51,8 +51,11 @@ class ReportHook:
         env = f" --env {run_params['env']}" if run_params.get("env") else ""
         click.echo(f"  {'pipelines':26s} kedro viz run{env}")
         store = os.environ.get("MLFLOW_TRACKING_URI", "")
-        runs = store if store.startswith("http") else "mlflow ui --backend-store-uri sqlite:///mlflow.db"
-        click.echo(f"  {'compare runs':26s} {runs}")
+        local = not store.startswith("http")
+        click.echo(f"  {'compare runs':26s} {'mlflow ui --backend-store-uri sqlite:///mlflow.db' if local else store}")
+        if local:
+            # MLflow 3 opens on traces of language models unless its address says otherwise.
+            click.echo(f"  {'':26s} http://127.0.0.1:5000/#/experiments/1?workflowType=machine_learning")
 
 
 REPORT = ReportHook()

@@ -31,6 +31,7 @@ def test_the_end_of_the_run_says_how_good_and_where(finished: tuple[Project, str
         assert words in printed
     assert "kedro viz run --env sample" in printed
     assert "mlflow ui" in printed
+    assert "?workflowType=machine_learning" in printed
 
 
 def test_the_start_of_the_run_says_what_it_will_do(finished: tuple[Project, str]) -> None:
