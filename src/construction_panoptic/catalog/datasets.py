@@ -74,8 +74,8 @@ class GeneratedFilesDataset(LocalDataset):
             others = [path for path in folder.rglob("[!.]*") if path.is_file() and path not in generated]
             if others:
                 raise InputDataError(
-                    f"{min(others)} was not generated: the sample data would mix with your own. "
-                    f"Move {folder} away, or run without the sample_data pipeline."
+                    f"{min(others)} was not generated: what this run makes would mix with your own. "
+                    f"Move {folder} away, or leave out the pipeline that writes there."
                 )
         for path in generated:
             path.unlink(missing_ok=True)

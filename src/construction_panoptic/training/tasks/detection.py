@@ -1,6 +1,5 @@
 """Stage one of the DETR recipe: the detector learns every query's class and box."""
 
-import logging
 from dataclasses import replace
 from typing import Any
 
@@ -15,16 +14,13 @@ from construction_panoptic.training.loading import Batch
 from construction_panoptic.training.state import own_randomness
 from construction_panoptic.training.tasks.protocol import Loss, TrainingTask
 
-logger = logging.getLogger(__name__)
-
 
 def build_detector(num_classes: int, architecture: DetrSettings, settings: DetectionSettings) -> Detr:
     """Build the detector with seeded random weights, or from published ones."""
     with own_randomness(settings.seed):
         model = build_detr(num_classes, **architecture.model_dump())
     if settings.weights is not None:
-        report = load_weights(model, settings.weights)
-        logger.info("Fine-tuning from %s: %s", settings.weights, report)
+        load_weights(model, settings.weights)
     if settings.compile:
         compile_detector(model)
     return model
