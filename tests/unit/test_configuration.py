@@ -14,7 +14,7 @@ def parameters(repository: Path, env: str, **runtime: Any) -> dict[str, Any]:
     return dict(config_loader(repository / "conf", env, runtime)["parameters"])
 
 
-@pytest.mark.parametrize("env", ["base", "sample"])
+@pytest.mark.parametrize("env", ["base", "laptop", "large", "sample", "small"])
 def test_every_parameter_is_valid(repository: Path, env: str) -> None:
     check_parameters(parameters(repository, env))
 

@@ -79,7 +79,8 @@ def test_it_runs_with_the_archive_of_the_configuration(built: Path, tmp_path: Pa
 def test_it_runs_where_init_has_written_the_configuration(built: Path, tmp_path: Path) -> None:
     done = run(built, tmp_path.parent, "init", tmp_path.name)
     assert done.returncode == 0, done.stderr
-    assert {path.name for path in (tmp_path / "conf").iterdir()} == {"base", "laptop", "local", "logging.yml", "sample"}
+    environments = {"base", "laptop", "large", "local", "sample", "small"}
+    assert {path.name for path in (tmp_path / "conf").iterdir()} == environments | {"logging.yml"}
     done = run(built, tmp_path, "--env", "sample", "--params", TINY, "--pipelines", "sample_data")
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     # A class that the taxonomy of this folder does not have is rejected: it is this taxonomy that counts.
