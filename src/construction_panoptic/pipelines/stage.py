@@ -3,13 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import pandas as pd
 from kedro.pipeline import Node, Pipeline
-from matplotlib.figure import Figure
-from plotly import graph_objects as go
-
-from construction_panoptic.visualisation import interactive, still
-from construction_panoptic.visualisation.charts import training_chart
 
 
 def stage_pipeline(
@@ -31,8 +25,12 @@ def stage_pipeline(
         made: of these, which are entries of other stages.
     """
 
-    def draw_curves(history: pd.DataFrame) -> tuple[go.Figure, Figure]:
+    def draw_curves(history: Any) -> tuple[Any, Any]:
         """Draw losses, validation and learning rates against the epoch."""
+        # Here, since the check of a command imports this module and has no time for libraries that draw.
+        from construction_panoptic.visualisation import interactive, still
+        from construction_panoptic.visualisation.charts import training_chart
+
         chart = training_chart(history, f"Training of {learner}")
         return interactive.draw(chart), still.draw(chart)
 

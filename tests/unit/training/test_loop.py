@@ -469,7 +469,7 @@ def test_one_line_an_epoch_is_logged(kit: Kit, caplog: pytest.LogCaptureFixture)
 
 
 def test_both_stages_learn_a_few_images(kit: Kit) -> None:
-    kit = Kit(kit.scene, {**kit.small_model, "hidden_dim": 64}, kit.small_settings)
+    kit = Kit(kit.scene, {**kit.small_model, "hidden_dim": 64, "dropout": 0.0}, kit.small_settings)
     still = {"sides": [72], "max_side": 112, "flip": 0, "crop": 0, "evaluation_side": 72}
     changes: dict[str, Any] = {
         "epochs": 15,
