@@ -1,5 +1,6 @@
 """The parameters of the conversion and of the way back to CVAT: what each means, its unit and its default."""
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal, Self
 
@@ -68,6 +69,16 @@ class SplitSettings(Settings):
     """folds: the one to validate on, from 1."""
     list: str | None = None
     """CSV file with columns key and split (train or val) to use instead. null: divide."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.folds is not None and self.fold > self.folds:
+            raise ValueError(f"fold is {self.fold} of {self.folds} folds; give one of 1…{self.folds}")
+        try:
+            re.compile(self.video_pattern or "")
+        except re.error as error:
+            raise ValueError(f"video_pattern {self.video_pattern!r} is no regular expression ({error})") from None
+        return self
 
 
 class ConversionSettings(Settings):

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from construction_panoptic.errors import InputDataError, ParameterError
+from construction_panoptic.errors import InputDataError
 
 _FLUSH_EDGES = 1_000_000
 _SORTED = 30  # a hash that is sorted into its bucket, and
@@ -40,13 +40,9 @@ def video_names(keys: Sequence[str], pattern: str) -> list[str | None]:
     """Name the video that each image is a frame of, or whatever else images have in common by their names.
 
     The whole file name without suffix must match the pattern, whose first group, if it has one, names the video within
-    the image's folder; None for an image that does not match. Raises `ParameterError`: the pattern is no regular
-    expression.
+    the image's folder; None for an image that does not match.
     """
-    try:
-        compiled = re.compile(pattern)
-    except re.error as error:
-        raise ParameterError(f"video_pattern {pattern!r} is no regular expression ({error}).") from None
+    compiled = re.compile(pattern)
     names: list[str | None] = []
     for path in map(PurePosixPath, keys):
         match = compiled.fullmatch(path.stem)

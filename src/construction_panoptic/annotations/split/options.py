@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from construction_panoptic.annotations.split.splitting import TRAIN, VAL, groups_of_keys, split
-from construction_panoptic.errors import InputDataError, ParameterError
+from construction_panoptic.errors import InputDataError
 
 _SHOWN = 5
 
@@ -26,10 +26,8 @@ def fold_split(
 
     Folds are taken one after the other, each by `splitting.split` from what is left, so that rare classes are spread
     and the same data and seed give the same folds whichever is asked for. Raises `InputDataError`: fewer groups than
-    folds. `ParameterError`: no fold of this number.
+    folds.
     """
-    if fold > folds:
-        raise ParameterError(f"split.fold is {fold} of {folds} folds; give one of 1…{folds}.")
     members = Counter(groups)
     if len(members) < folds:
         raise InputDataError(

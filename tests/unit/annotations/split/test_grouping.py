@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from construction_panoptic.annotations.split import grouping
 from construction_panoptic.annotations.split.grouping import join_groups, near_duplicate_groups, video_names
 from construction_panoptic.config.conversion import SplitSettings
-from construction_panoptic.errors import InputDataError, ParameterError
+from construction_panoptic.errors import InputDataError
 
 pytestmark = pytest.mark.medium
 
@@ -189,8 +189,6 @@ def test_the_first_group_names_the_video() -> None:
     names = video_names(keys, r"(.+)_\d+")
     assert names[0] == names[1] != names[2]
     assert names[3] is None
-    with pytest.raises(ParameterError, match="video_pattern"):
-        video_names(keys, "(")
 
 
 def test_videos_join_groups_of_near_duplicates() -> None:
