@@ -22,11 +22,11 @@ MASK_MERGING = (
     "probability times the mean mask probability where it is at least 0.5; from the highest quality down, a query "
     "with at least quality_things or quality_stuff takes those pixels of its mask that are free, if they are at least "
     f"{LEAST_FREE[0]} of it (things) or {LEAST_FREE[1]} (stuff); queries of a stuff class are one segment; drop those "
-    "of tiny_area pixels or fewer"
+    f"of {TINY_AREA} pixels or fewer"
 )
 _MERGING = {
     "pixels": "keep queries whose best class is a category with a score above threshold; each pixel goes to the one "
-    "with the largest mask score; queries of a stuff class are one segment; drop those of tiny_area pixels or fewer",
+    f"with the largest mask score; queries of a stuff class are one segment; drop those of {TINY_AREA} pixels or fewer",
     "masks": MASK_MERGING,
 }
 
