@@ -36,7 +36,7 @@ def test_a_cluster_of_this_machine_is_private_and_leaves_nothing(
     assert listening
     assert {address.removeprefix("::ffff:") for address in listening} == {"127.0.0.1"}
     assert signal.getsignal(signal.SIGTERM) is handler
-    assert not psutil.wait_procs(processes, timeout=60)[1]
+    assert not psutil.wait_procs(processes, timeout=180)[1]  # on a busy machine they take their time
     assert not list(home.iterdir())
     assert folder.parent.name.startswith("ray_")  # made for this cluster
     assert not folder.parent.exists()
