@@ -57,7 +57,7 @@ def average_precision(
 
 def _check_truth(truth: Any, name: str) -> None:
     needed = "a COCO detection file"
-    check_keys(truth, ("images", "annotations", "categories"), name, needed)
+    check_keys(truth, ("images", "annotations", "categories"), name, needed, list)
     for annotation in truth["annotations"]:
         about = f"{name}: annotation {annotation.get('id')} of image {annotation.get('image_id')}"
         check_keys(annotation, ("id", "image_id", "category_id", "bbox", "area", "iscrowd"), about, needed)
@@ -65,6 +65,8 @@ def _check_truth(truth: Any, name: str) -> None:
 
 def _known_results(truth: dict[str, Any], results: Any, truth_name: str, name: str) -> list[dict[str, Any]]:
     """Check the results and leave out those of categories that are not evaluated."""
+    if not isinstance(results, list):
+        raise InputDataError(f"{name} must be a list of COCO box results.")
     images = {image["id"] for image in truth["images"]}
     categories = {category["id"] for category in truth["categories"]}
     keys = ("image_id", "category_id", "bbox", "score")

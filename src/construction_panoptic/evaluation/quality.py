@@ -128,9 +128,9 @@ def name_of(source: Path | str | Any, otherwise: str) -> str:
     return str(source) if isinstance(source, Path | str) else otherwise
 
 
-def check_keys(item: Any, keys: Collection[str], name: str, needed: str) -> None:
-    """Raise an `InputDataError` unless ``item``, which messages call ``name``, is a dict that has the keys."""
-    missing = [key for key in keys if not isinstance(item, dict) or key not in item]
+def check_keys(item: Any, keys: Collection[str], name: str, needed: str, of: type = object) -> None:
+    """Raise an `InputDataError` unless ``item``, which messages call ``name``, is a dict with values of a type."""
+    missing = [key for key in keys if not isinstance(item, dict) or key not in item or not isinstance(item[key], of)]
     if missing:
         raise InputDataError(f"{name} has no {', '.join(missing)}; {needed} is needed.")
 
@@ -143,8 +143,8 @@ def _mean(rows: list[dict[str, Any]]) -> dict[str, float | int | None]:
 def panoptic_pairs(truth: Any, predictions: Any, truth_name: str, name: str) -> list[tuple[Annotation, Annotation]]:
     """Check two COCO panoptic files, loaded, and give the annotations of each image of the truth in both."""
     needed = "a COCO panoptic file"
-    check_keys(truth, ("annotations", "categories"), truth_name, needed)
-    check_keys(predictions, ("annotations",), name, needed)
+    check_keys(truth, ("annotations", "categories"), truth_name, needed, list)
+    check_keys(predictions, ("annotations",), name, needed, list)
     for category in truth["categories"]:
         check_keys(category, ("isthing",), f"{truth_name}: category {category.get('id')}", needed)
     for annotation in truth["annotations"]:

@@ -50,8 +50,10 @@ class Segmentation:
 
         Segments of fewer pixels there than ``least_area``, or whose score is not above ``threshold``, become void.
         """
-        rows, columns = (nearest_index(old, new) for old, new in zip(self.id_map.shape, size, strict=True))
-        id_map = self.id_map.take(columns, axis=1).take(rows, axis=0)
+        id_map = self.id_map
+        if id_map.shape != size:
+            rows, columns = (nearest_index(old, new) for old, new in zip(id_map.shape, size, strict=True))
+            id_map = id_map.take(columns, axis=1).take(rows, axis=0)
         areas = np.bincount(id_map.ravel(), minlength=len(self.segments) + 1).tolist()
         found = ({**segment, "area": areas[segment["id"]]} for segment in self.segments)
         kept = [each for each in found if each["area"] >= least_area and each["score"] > threshold]

