@@ -3,13 +3,15 @@
 import importlib.util
 import re
 from collections.abc import Mapping
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, cast
 
 import timm
-from timm.layers import freeze_batch_norm_2d
+from timm.layers import BatchNormAct2d, Conv2dSame, freeze_batch_norm_2d
 from timm.models import FeatureInfo, PretrainedCfg
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from construction_panoptic.errors import CheckpointError, ParameterError
 from construction_panoptic.models.backbones import fast_layout
@@ -57,8 +59,9 @@ def build_timm_backbone(name: str, *, weights: str | None = None, norm: str = "f
 
     ``weights`` are None for random ones; ``imagenet`` for those that timm names, downloaded at first, or
     ``imagenet@<revision>`` for those of a commit of their repository on the hub; `PACKAGED`; or the path of a file, of
-    timm's keys or of the packaged weights' keys. ``norm`` is "frozen" for fixed statistics, scale and shift, or "batch"
-    for trainable batch normalisation; networks with another normalisation are the same with both.
+    timm's keys or of the packaged weights' keys. ``norm`` is "batch" for trainable batch normalisation, or "frozen" for
+    fixed statistics, scale and shift, which become part of the convolutions; then, as in `Backbone`, what comes before
+    the first map does not learn.
 
     `ParameterError`: the name is unknown, or the network has no maps at these strides; `CheckpointError`: the weights
     cannot be had or do not fit.
@@ -84,8 +87,32 @@ def build_timm_backbone(name: str, *, weights: str | None = None, norm: str = "f
         raise ParameterError(f"backbone: timm/{name} takes images of one size; choose a convolutional network.")
     mean, std = rgb or (config.mean, config.std)
     if norm == "frozen":
+        _fold_normalisation(body)
         body = freeze_batch_norm_2d(body)
+        _freeze_up_to(body, maps.module_name()[0])
     return TimmBackbone(body, tuple(maps.channels()), mean, std)
+
+
+def _fold_normalisation(body: nn.Module) -> None:
+    """Fold batch normalisation into the convolutions right before it, which saves passes over the maps."""
+    for parent in list(body.modules()):
+        for (_, conv), (name, norm) in pairwise(list(parent.named_children())):
+            follows = type(conv) in (nn.Conv2d, Conv2dSame) and isinstance(norm, nn.BatchNorm2d)
+            if not follows or conv.out_channels != norm.num_features:
+                continue
+            conv.weight, conv.bias = fuse_conv_bn_weights(
+                conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+            )
+            setattr(parent, name, norm.act if isinstance(norm, BatchNormAct2d) else nn.Identity())
+
+
+def _freeze_up_to(body: nn.Module, stage: str) -> None:
+    """Freeze all parameters up to the last of a stage, which timm's lists of features name with underscores."""
+    names = [name for name, _ in body.named_parameters()]
+    of_stage = tuple(f"{prefix}." for prefix in (stage, stage.replace(".", "_")))
+    count = max((number for number, name in enumerate(names, 1) if name.startswith(of_stage)), default=0)
+    for parameter in islice(body.parameters(), count):
+        parameter.requires_grad_(False)
 
 
 def packaged_weights() -> Path:

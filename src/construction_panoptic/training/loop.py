@@ -104,7 +104,9 @@ def train(
     settings = task.settings
     device = resolve_device(settings.device)
     task.model.to(device)
-    optimizer = AdamW(task.parameter_groups(), lr=settings.optimizer.lr, weight_decay=settings.optimizer.weight_decay)
+    optimizer = AdamW(
+        task.parameter_groups(), lr=settings.optimizer.lr, weight_decay=settings.optimizer.weight_decay, fused=True
+    )
     steps = len(train_loader)
     factor = rate_factor(settings.schedule, epochs=settings.epochs, steps_per_epoch=steps)
     randomness = settings.seed + collectives.rank()

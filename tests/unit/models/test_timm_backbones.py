@@ -42,6 +42,31 @@ def test_packaged_weights_are_those_of_the_network_and_frozen() -> None:
     torch.testing.assert_close(backbone.train()(images)[-1], taken["last"], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["resnet18", "resnetv2_50", "densenet121", "mobilenetv4_conv_small"])
+def test_frozen_normalisation_gives_the_same_maps_and_what_is_before_the_first_does_not_learn(
+    name: Any, tmp_path: Any
+) -> None:
+    torch.manual_seed(0)
+    whole: Any = timm.create_model(name)
+    for module in whole.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            for values in (module.running_var, module.weight.data):
+                values.uniform_(0.8, 1.2)
+            for values in (module.running_mean, module.bias.data):
+                values.normal_(std=0.1)
+    torch.save(whole.state_dict(), tmp_path / "weights.pth")
+    trained, frozen = (
+        build_timm_backbone(name, weights=str(tmp_path / "weights.pth"), norm=norm).eval().double()
+        for norm in ("batch", "frozen")
+    )
+    images = torch.randn(1, 3, 64, 64, dtype=torch.float64)
+    for one, other in zip(trained(images), frozen(images), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
+    first, second = frozen.train()(images)[:2]
+    assert second.requires_grad
+    assert not first.requires_grad
+
+
 def test_packaged_weights_go_by_their_names_whatever_their_order() -> None:
     state = read_weights(packaged_weights())
     ordered, reversed_ = timm_keys(state), timm_keys(dict(reversed(state.items())))
@@ -74,7 +99,7 @@ def test_weights_of_a_file(tmp_path: Any, suffix: Any) -> None:
         from safetensors.torch import save_file
 
         save_file(whole.state_dict(), path)
-    body = build_timm_backbone("timm/resnet18", weights=str(path)).body
+    body = build_timm_backbone("timm/resnet18", weights=str(path), norm="batch").body
     torch.testing.assert_close(body.state_dict()["layer4.1.conv2.weight"], whole.layer4[1].conv2.weight)
 
 
