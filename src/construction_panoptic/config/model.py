@@ -6,7 +6,7 @@ pixels.
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from construction_panoptic.config.base import Fraction, PositiveInt, Settings, Threshold
 
@@ -19,13 +19,25 @@ Merging = Annotated[
 ]
 
 
+_BACKBONES = ("tiny", "resnet18", "resnet34", "resnet50", "resnet101")
+
+
+def _known(backbone: str) -> str:
+    if backbone not in _BACKBONES and not backbone.startswith("timm/"):
+        raise ValueError(f"{backbone!r} is unknown; choose {', '.join(_BACKBONES)}, or timm/<name>")
+    return backbone
+
+
+BackboneName = Annotated[str, AfterValidator(_known)]
+
+
 class DetrSettings(Settings):
     """The network's size and parts; the number of classes follows from the taxonomy."""
 
-    backbone: Literal["tiny", "resnet18", "resnet34", "resnet50", "resnet101"] = "resnet50"
-    """Feature extractor; 'tiny' is a small network for trials on a CPU."""
+    backbone: BackboneName = "resnet50"
+    """Feature extractor: tiny (for trials on a CPU), resnet18 … resnet101, or timm/<name>."""
     dilation: bool = False
-    """Dilated last stage (DETR's DC5): stride 16 instead of 32."""
+    """Dilated last stage of a ResNet-50 or 101 (DETR's DC5): stride 16 instead of 32."""
     norm: Literal["frozen", "batch"] = "frozen"
     """Batch normalisation: 'frozen' statistics as in DETR, or trained ('batch')."""
     num_queries: PositiveInt = 100
@@ -78,7 +90,7 @@ class GroupingSettings(Settings):
 class PanopticDeeplabSettings(Settings):
     """The network's size and parts; the number of classes follows from the taxonomy."""
 
-    backbone: str = Field(default="resnet50", min_length=1)
+    backbone: BackboneName = "resnet50"
     """Feature extractor: tiny, resnet18 … resnet101, or timm/<name>."""
     norm: Literal["frozen", "batch"] = "frozen"
     """The backbone's batch normalisation: 'frozen' statistics, or trained ('batch')."""

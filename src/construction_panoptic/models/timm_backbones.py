@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from construction_panoptic.errors import CheckpointError, ParameterError
-from construction_panoptic.models.backbones import fast_layout
+from construction_panoptic.models.backbones import Backbone, Norm, fast_layout
+from construction_panoptic.models.spec import ModelSpec
 from construction_panoptic.models.weights import first_line, read_weights
 
 PREFIX = "timm/"
@@ -52,6 +53,17 @@ class TimmBackbone(nn.Module):
     def forward(self, images: Tensor) -> list[Tensor]:
         """Map images [B, 3, H, W] to the four maps, finest first."""
         return self.body(fast_layout(images))
+
+
+def build_backbone(
+    name: str, *, norm: Norm = "frozen", dilation: bool = False, weights: str | None = None
+) -> Backbone | TimmBackbone:
+    """Build any backbone; ``weights`` are those of one of timm's, see `build_timm_backbone`, also for the errors."""
+    if not name.startswith(PREFIX):
+        return Backbone(name, norm=norm, dilation=dilation)
+    if dilation:
+        raise ParameterError(f"dilation: {name} has no dilated form; set it to false.")
+    return build_timm_backbone(name, weights=weights, norm=norm)
 
 
 def build_timm_backbone(name: str, *, weights: str | None = None, norm: str = "frozen") -> TimmBackbone:
@@ -113,6 +125,14 @@ def _freeze_up_to(body: nn.Module, stage: str) -> None:
     count = max((number for number, name in enumerate(names, 1) if name.startswith(of_stage)), default=0)
     for parameter in islice(body.parameters(), count):
         parameter.requires_grad_(False)
+
+
+def own_normalisation(spec: ModelSpec, backbone: nn.Module) -> ModelSpec:
+    """Put into a spec the mean and standard deviation that a backbone of timm's was trained with."""
+    if not isinstance(backbone, TimmBackbone):
+        return spec
+    own = {"mean": backbone.mean, "std": backbone.std}
+    return spec.model_copy(update={"preprocessing": spec.preprocessing.model_copy(update=own)})
 
 
 def packaged_weights() -> Path:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from construction_panoptic.errors import CheckpointError
 from construction_panoptic.models.detr.model import Detr, DetrPanoptic
+from construction_panoptic.models.timm_backbones import PREFIX
 from construction_panoptic.models.weights import load_fitting, read_weights
 
 logger = logging.getLogger(__name__)
@@ -71,6 +72,14 @@ def fetch_weights(name_or_path: str | Path) -> Path:
             f"file. Delete it to download it again from {url}."
         )
     return path
+
+
+def of_backbone_alone(weights: str | None, backbone: str) -> bool:
+    """Whether ``weights`` are those of a backbone of timm's, see `build_timm_backbone`, and not a checkpoint's."""
+    if weights is None or not backbone.startswith(PREFIX) or weights in PUBLISHED_WEIGHTS:
+        return False
+    is_file = Path(weights).is_file()
+    return not is_file or not any(key.startswith(("backbone.", _PREFIX)) for key in read_weights(weights))
 
 
 def _download(name: str, url: str, path: Path, sha256: str) -> None:

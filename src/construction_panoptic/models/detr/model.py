@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from construction_panoptic.config.base import parse
 from construction_panoptic.config.model import DetrSettings
-from construction_panoptic.models.backbones import Backbone
 from construction_panoptic.models.detr.mask_head import CHUNK_PIXELS, MaskAttention, MaskHead
 from construction_panoptic.models.detr.transformer import Transformer, sine_position_embedding
+from construction_panoptic.models.timm_backbones import build_backbone
 
 
 class BoxHead(nn.Module):
@@ -65,14 +65,16 @@ class PanopticFeatures:
 class Detr(nn.Module):
     """DETR: backbone, transformer and the heads for classes and boxes. Build it with `build_detr`."""
 
-    def __init__(self, num_classes: int, settings: DetrSettings) -> None:
+    def __init__(self, num_classes: int, settings: DetrSettings, backbone_weights: str | None = None) -> None:
         super().__init__()
         dim = settings.hidden_dim
         self.num_classes, self.num_queries = num_classes, settings.num_queries
         self.dim, self.heads = dim, settings.num_heads
         self.auxiliary_outputs = settings.auxiliary_outputs
         transformer = Transformer(settings)
-        backbone = Backbone(settings.backbone, norm=settings.norm, dilation=settings.dilation)
+        backbone = build_backbone(
+            settings.backbone, norm=settings.norm, dilation=settings.dilation, weights=backbone_weights
+        )
         self.channels = backbone.channels
         self.transformer = transformer
         self.class_embed = nn.Linear(dim, num_classes + 1)
@@ -190,13 +192,14 @@ class DetrPanoptic(nn.Module):
         return features.outputs | {"pred_masks": masks.unflatten(0, (batch, queries))}
 
 
-def build_detr(num_classes: int, **architecture: Any) -> Detr:
-    """Build a DETR with random weights; `ParameterError` for a value that cannot work.
+def build_detr(num_classes: int, *, backbone_weights: str | None = None, **architecture: Any) -> Detr:
+    """Build a DETR, random but perhaps for its backbone; `ParameterError` for a value that cannot work.
 
     ``num_classes`` is the highest category id + 1, one more output stands for no-object; ``architecture`` are the
-    fields of `DetrSettings`, by default those of the published DETR-R50.
+    fields of `DetrSettings`, by default those of the published DETR-R50. ``backbone_weights`` are those of a backbone
+    of timm's; see `build_timm_backbone`, also for more errors.
     """
-    return Detr(num_classes, parse(DetrSettings, architecture, "model"))
+    return Detr(num_classes, parse(DetrSettings, architecture, "model"), backbone_weights)
 
 
 def build_detr_panoptic(

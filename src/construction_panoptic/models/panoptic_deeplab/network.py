@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from construction_panoptic.config.model import PanopticDeeplabSettings
 from construction_panoptic.models.backbones import Backbone
-from construction_panoptic.models.timm_backbones import PREFIX, TimmBackbone, build_timm_backbone
+from construction_panoptic.models.timm_backbones import TimmBackbone, build_backbone
 from construction_panoptic.models.weights import load_fitting
 
 STRIDE = 4
@@ -104,9 +104,7 @@ def build_panoptic_deeplab(
 
     ``weights`` are those of a backbone of timm's; see `build_timm_backbone`, also for the errors.
     """
-    name, norm = settings.backbone, settings.norm
-    is_timm = name.startswith(PREFIX)
-    backbone = build_timm_backbone(name, weights=weights, norm=norm) if is_timm else Backbone(name, norm=norm)
+    backbone = build_backbone(settings.backbone, norm=settings.norm, weights=weights)
     return PanopticDeeplab(backbone, num_classes, settings)
 
 

@@ -8,8 +8,8 @@ from construction_panoptic.annotations.records import ConvertedImages
 from construction_panoptic.config.model import DetrSettings
 from construction_panoptic.config.training import DetectionSettings
 from construction_panoptic.evaluation.validation import box_metrics
-from construction_panoptic.models.detr import fetch_weights
 from construction_panoptic.models.spec import ModelSpec, Preprocessing
+from construction_panoptic.models.timm_backbones import own_normalisation
 from construction_panoptic.training.running import Stage, TrainingOutputs, fingerprint_of, run_training
 from construction_panoptic.training.samples import DetectionSamples
 from construction_panoptic.training.tasks.detection import DetectionTask, build_detector
@@ -25,8 +25,8 @@ def train_detector(
     resume_from: dict[str, Any] | None,
 ) -> Iterator[TrainingOutputs]:
     """Train DETR on the boxes of things and stuff; yields when a checkpoint is due, after each epoch at least."""
-    if settings.weights is not None:
-        fetch_weights(settings.weights)  # once for all processes, and a signal ends it at once
+    if settings.weights is not None:  # downloads once for all processes, and a signal ends it at once
+        build_detector(1, architecture, settings)
     arguments = (detection_train, detection_val, converted, architecture, settings)
     yield from run_training(_stage, arguments, settings, resume_from)
 
@@ -44,6 +44,7 @@ def _stage(
         preprocessing=Preprocessing.of(settings.augmentation),
     )
     model = build_detector(spec.num_classes, architecture, settings)
+    spec = own_normalisation(spec, model.backbone[0])
     return Stage(
         DetectionTask(model, settings, spec),
         spec,

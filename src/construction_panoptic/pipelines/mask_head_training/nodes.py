@@ -3,8 +3,6 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from torch import Tensor
-
 from construction_panoptic.annotations.records import ConvertedImages
 from construction_panoptic.config.evaluation import EvaluationSettings
 from construction_panoptic.config.model import DetrSettings
@@ -37,8 +35,7 @@ def train_mask_head(
     if settings.weights is not None:
         fetch_weights(settings.weights)  # once for all processes, and a signal ends it at once
     threshold = settings.threshold if evaluation.threshold is None else evaluation.threshold
-    weights = detector["model"]
-    arguments = (panoptic_train, panoptic_val, converted, weights, architecture, settings, threshold)
+    arguments = (panoptic_train, panoptic_val, converted, detector, architecture, settings, threshold)
     yield from run_training(_stage, arguments, settings, resume_from)
 
 
@@ -46,19 +43,22 @@ def _stage(
     train: Mapping[str, Any],
     val: dict[str, Any],
     converted: ConvertedImages,
-    detector: dict[str, Tensor],
+    detector: dict[str, Any],
     architecture: DetrSettings,
     settings: MaskHeadSettings,
     threshold: float,
 ) -> Stage:
+    weights = detector["model"]
+    trained = ModelSpec.model_validate(detector["extra"]["spec"]).preprocessing
+    normalisation = {"mean": trained.mean, "std": trained.std}
     spec = ModelSpec(
         architecture=architecture.model_dump(mode="json"),
         categories=tuple(train["categories"]),
-        preprocessing=Preprocessing.of(settings.augmentation),
+        preprocessing=Preprocessing.of(settings.augmentation.model_copy(update=normalisation)),
         threshold=threshold,
         merging=settings.merging,
     )
-    fingerprint = fingerprint_of(train, settings, model=spec.architecture, detector=weights_digest(detector))
-    model = build_panoptic(spec.num_classes, architecture, settings, detector)
+    fingerprint = fingerprint_of(train, settings, model=spec.architecture, detector=weights_digest(weights))
+    model = build_panoptic(spec.num_classes, architecture, settings, weights)
     task = MaskHeadTask(model, settings, spec, open_cache(settings, fingerprint))
     return panoptic_stage(task, spec, train, val, converted, fingerprint)

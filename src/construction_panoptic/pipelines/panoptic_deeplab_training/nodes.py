@@ -6,8 +6,9 @@ from typing import Any
 from construction_panoptic.annotations.records import ConvertedImages
 from construction_panoptic.config.evaluation import EvaluationSettings
 from construction_panoptic.config.training import PanopticDeeplabTrainingSettings
+from construction_panoptic.models.panoptic_deeplab import class_weights
 from construction_panoptic.models.spec import ModelSpec, Preprocessing
-from construction_panoptic.models.timm_backbones import TimmBackbone
+from construction_panoptic.models.timm_backbones import own_normalisation
 from construction_panoptic.pipelines.panoptic_stage import panoptic_stage
 from construction_panoptic.training.running import Stage, TrainingOutputs, fingerprint_of, run_training
 from construction_panoptic.training.tasks.panoptic_deeplab import PanopticDeeplabTask, build_network
@@ -43,8 +44,7 @@ def _stage(
     spec: ModelSpec,
 ) -> Stage:
     network = build_network(spec.num_classes, settings)
-    if isinstance(network.backbone, TimmBackbone):  # its weights were trained with a normalisation of their own
-        own = {"mean": network.backbone.mean, "std": network.backbone.std}
-        spec = spec.model_copy(update={"preprocessing": spec.preprocessing.model_copy(update=own)})
-    task = PanopticDeeplabTask(network, settings, spec)
+    spec = own_normalisation(spec, network.backbone)
+    weights = class_weights(train["annotations"], spec.num_classes, settings.targets.class_balance)
+    task = PanopticDeeplabTask(network, settings, spec, weights)
     return panoptic_stage(task, spec, train, val, converted, fingerprint_of(train, settings))

@@ -5,7 +5,7 @@ from typing import Any
 
 from construction_panoptic.config.model import DetrSettings
 from construction_panoptic.config.training import DetectionSettings
-from construction_panoptic.models.detr.checkpoint import load_weights
+from construction_panoptic.models.detr.checkpoint import load_weights, of_backbone_alone
 from construction_panoptic.models.detr.losses import detection_losses, normalisers
 from construction_panoptic.models.detr.model import Detr, build_detr, compile_detector
 from construction_panoptic.models.detr.panoptic_model import DetrModel
@@ -16,11 +16,15 @@ from construction_panoptic.training.tasks.protocol import Loss, TrainingTask
 
 
 def build_detector(num_classes: int, architecture: DetrSettings, settings: DetectionSettings) -> Detr:
-    """Build the detector with seeded random weights, or from published ones."""
+    """Build the detector with seeded random weights, or from those that the settings name.
+
+    `ParameterError` and `CheckpointError` as of `build_timm_backbone` and `load_weights`.
+    """
+    weights, alone = settings.weights, of_backbone_alone(settings.weights, architecture.backbone)
     with own_randomness(settings.seed):
-        model = build_detr(num_classes, **architecture.model_dump())
-    if settings.weights is not None:
-        load_weights(model, settings.weights)
+        model = build_detr(num_classes, backbone_weights=weights if alone else None, **architecture.model_dump())
+    if weights is not None and not alone:
+        load_weights(model, weights)
     if settings.compile:
         compile_detector(model)
     return model

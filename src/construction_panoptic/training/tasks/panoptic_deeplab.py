@@ -1,14 +1,13 @@
 """The recipe `panoptic_deeplab`: classes of pixels, centres of things and offsets to them are learnt in one stage."""
 
 import logging
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from construction_panoptic.config.training import PanopticDeeplabTrainingSettings
-from construction_panoptic.models.detr.checkpoint import PUBLISHED_WEIGHTS, fetch_weights, read_weights
+from construction_panoptic.models.detr.checkpoint import fetch_weights, of_backbone_alone, read_weights
 from construction_panoptic.models.panoptic_deeplab import (
     PanopticDeeplab,
     PanopticDeeplabModel,
@@ -20,7 +19,6 @@ from construction_panoptic.models.panoptic_deeplab import (
     normalisers,
 )
 from construction_panoptic.models.spec import ModelSpec
-from construction_panoptic.models.timm_backbones import PREFIX
 from construction_panoptic.training.loading import Batch
 from construction_panoptic.training.state import own_randomness
 from construction_panoptic.training.tasks.protocol import Loss, TrainingTask
@@ -35,27 +33,31 @@ def build_network(num_classes: int, settings: PanopticDeeplabTrainingSettings) -
         ParameterError: the backbone is unknown.
         CheckpointError: the weights cannot be had or do not fit.
     """
-    weights, is_timm, state = settings.weights, settings.model.backbone.startswith(PREFIX), None
-    if weights is not None and (not is_timm or weights in PUBLISHED_WEIGHTS or Path(weights).is_file()):
-        state = read_weights(fetch_weights(weights))
-        if is_timm and not any(key.startswith(("backbone.", "detr.")) for key in state):
-            state = None  # a file of the backbone alone
+    weights, alone = settings.weights, of_backbone_alone(settings.weights, settings.model.backbone)
     with own_randomness(settings.seed):
-        network = build_panoptic_deeplab(num_classes, settings.model, weights if state is None else None)
-    if state is not None:
-        logger.info("Weights: %s", load_weights(network, state, str(weights)))
+        network = build_panoptic_deeplab(num_classes, settings.model, weights if alone else None)
+    if weights is not None and not alone:
+        logger.info("Weights: %s", load_weights(network, read_weights(fetch_weights(weights)), weights))
     return network
 
 
 class PanopticDeeplabTask(TrainingTask):
-    """Training of Panoptic-DeepLab; ``spec`` says its categories, and how segments are made in validation."""
+    """Training of Panoptic-DeepLab; ``spec`` says its categories, and how segments are made in validation, ``weights``
+    what the classes' pixels weigh (see `class_weights`).
+    """
 
     name, monitor = "panoptic_deeplab", "val/pq"
     model: PanopticDeeplab
     settings: PanopticDeeplabTrainingSettings
 
-    def __init__(self, model: PanopticDeeplab, settings: PanopticDeeplabTrainingSettings, spec: ModelSpec) -> None:
-        self.model, self.settings = model, settings
+    def __init__(
+        self,
+        model: PanopticDeeplab,
+        settings: PanopticDeeplabTrainingSettings,
+        spec: ModelSpec,
+        weights: Tensor | None = None,
+    ) -> None:
+        self.model, self.settings, self._weights = model, settings, weights
         self._segmenter = PanopticDeeplabModel(model, spec)
         self._is_thing = torch.tensor([spec.is_thing.get(category, False) for category in range(spec.num_classes)])
         self._made_of: list[int] = []
@@ -84,7 +86,10 @@ class PanopticDeeplabTask(TrainingTask):
         height, width = batch.images.shape[-2:]
         key = [height, width, *(id(target["id_map"]) for target in batch.targets)]
         if key != self._made_of:
-            is_thing = self._is_thing.to(batch.targets[0]["id_map"].device)
-            self._targets_made = make_targets(batch.targets, (height, width), is_thing, self.settings.targets)
+            device = batch.targets[0]["id_map"].device
+            weights = None if self._weights is None else self._weights.to(device)
+            self._targets_made = make_targets(
+                batch.targets, (height, width), self._is_thing.to(device), self.settings.targets, weights
+            )
             self._made_of, self._kept_alive = key, batch.targets
         return self._targets_made
