@@ -109,13 +109,16 @@ def _fold_normalisation(body: nn.Module) -> None:
     """Fold batch normalisation into the convolutions right before it, which saves passes over the maps."""
     for parent in list(body.modules()):
         for (_, conv), (name, norm) in pairwise(list(parent.named_children())):
-            follows = type(conv) in (nn.Conv2d, Conv2dSame) and isinstance(norm, nn.BatchNorm2d)
-            if not follows or conv.out_channels != norm.num_features:
+            # Of exact types, since some convolutions standardise their weights, which takes every scale off.
+            if type(conv) not in (nn.Conv2d, Conv2dSame) or not isinstance(norm, nn.BatchNorm2d):
                 continue
-            conv.weight, conv.bias = fuse_conv_bn_weights(
-                conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
-            )
-            setattr(parent, name, norm.act if isinstance(norm, BatchNormAct2d) else nn.Identity())
+            conv = cast("nn.Conv2d", conv)
+            if conv.out_channels == norm.num_features:
+                mean, variance = cast("Tensor", norm.running_mean), cast("Tensor", norm.running_var)
+                conv.weight, conv.bias = fuse_conv_bn_weights(
+                    conv.weight, conv.bias, mean, variance, norm.eps, norm.weight, norm.bias
+                )
+                setattr(parent, name, norm.act if isinstance(norm, BatchNormAct2d) else nn.Identity())
 
 
 def _freeze_up_to(body: nn.Module, stage: str) -> None:
