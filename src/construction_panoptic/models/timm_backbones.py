@@ -11,6 +11,7 @@ import timm
 from timm.layers import BatchNormAct2d, Conv2dSame, freeze_batch_norm_2d
 from timm.models import FeatureInfo, PretrainedCfg
 from torch import Tensor, nn
+from torch.nn.functional import pad
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from construction_panoptic.errors import CheckpointError, ParameterError
@@ -53,6 +54,17 @@ class TimmBackbone(nn.Module):
     def forward(self, images: Tensor) -> list[Tensor]:
         """Map images [B, 3, H, W] to the four maps, finest first."""
         return self.body(fast_layout(images))
+
+
+class _ExportableConv2dSame(Conv2dSame):
+    """TensorFlow's padding at stride 2, in sums that are easy to follow: of timm's own, `torch.export` finds no end."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve [B, C, H, W] to [B, C', H / 2, W / 2], rounded up."""
+        height, width = self.kernel_size
+        rows, columns = ((side - 3) // 2 + size % 2 for side, size in zip(self.kernel_size, x.shape[2:], strict=True))
+        x = pad(x, [columns, (width - 1) // 2, rows, (height - 1) // 2])
+        return self._conv_forward(x, self.weight, self.bias)
 
 
 def build_backbone(
@@ -102,6 +114,9 @@ def build_timm_backbone(name: str, *, weights: str | None = None, norm: str = "f
         _fold_normalisation(body)
         body = freeze_batch_norm_2d(body)
         _freeze_up_to(body, maps.module_name()[0])
+    for module in body.modules():
+        if type(module) is Conv2dSame and module.stride == (2, 2) and {*module.kernel_size} <= {3, 5, 7}:
+            module.__class__ = _ExportableConv2dSame
     return TimmBackbone(body, tuple(maps.channels()), mean, std)
 
 

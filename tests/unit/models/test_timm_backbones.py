@@ -35,7 +35,7 @@ def test_packaged_weights_are_those_of_the_network_and_frozen() -> None:
     assert backbone.std == pytest.approx([128 / 255] * 3)
     whole: Any = timm.create_model("tf_efficientnet_lite0")
     whole.load_state_dict(timm_keys(read_weights(packaged_weights())))
-    images = torch.randn(1, 3, 64, 96)
+    images = torch.randn(1, 3, 65, 98)
     taken: dict[str, Any] = {}
     whole.blocks[-1].register_forward_hook(lambda _module, _inputs, output: taken.update(last=output))
     whole.eval()(images)

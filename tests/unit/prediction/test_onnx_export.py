@@ -14,7 +14,9 @@ from PIL import Image
 from construction_panoptic.evaluation.inference import ImageFiles
 from construction_panoptic.models.detr import DetrModel
 from construction_panoptic.models.files import export_model
+from construction_panoptic.models.panoptic_deeplab import PanopticDeeplabModel
 from construction_panoptic.models.protocol import PanopticModel
+from construction_panoptic.models.spec import ModelSpec, Preprocessing
 from construction_panoptic.prediction import onnx_export
 from construction_panoptic.prediction.answering import answer
 from construction_panoptic.prediction.onnx_export import OnnxError, onnx_model
@@ -50,6 +52,18 @@ def test_onnx_computes_what_the_model_does(trained: PanopticModel, site: Path, t
     for merging in ("pixels", "masks"):
         model = DetrModel(trained.network, trained.spec.overridden({"merging": merging}))
         the_example_sees_what_the_model_does(model, site, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_backbone_of_timms_is_exported_too(trained: PanopticModel) -> None:
+    spec = ModelSpec(
+        kind="panoptic_deeplab",
+        architecture={"backbone": "timm/tf_efficientnet_lite0"},
+        categories=trained.spec.categories,
+        preprocessing=Preprocessing(evaluation_side=64, max_side=128),
+    )
+    _, report = onnx_model(PanopticDeeplabModel.from_spec(spec))
+    assert max(report["largest_difference"].values()) < 1e-4
 
 
 def the_example_sees_what_the_model_does(trained: PanopticModel, site: Path, folder: Path) -> None:

@@ -107,12 +107,12 @@ def report_evaluation(
     )
     folders = (converted.image_folder, converted.png_folder)
     scores: dict[int, float | None] = dict(image_scores(segments))
+    scores |= {image["id"]: None for image in panoptic_val["images"] if image["id"] not in scores}
     worst = dict(islice(scores.items(), parameters.examples))
     worst_drawn = list(examples_of(worst, panoptic_val, folders, predictions, segments))
     budget, confusions, sizes, calibration, box_errors, thresholds = tables
     found = budget, confusions, sizes, calibration, box_errors, thresholds, _in_use(thresholds)
     report = evaluation_report(said, quality, precision, *found, worst_drawn)
-    listed = scores | {image["id"]: None for image in panoptic_val["images"] if image["id"] not in scores}
-    shown = dict(islice(listed.items(), MOST_IMAGES))
+    shown = dict(islice(scores.items(), MOST_IMAGES))
     drawn = examples_of(shown, panoptic_val, folders, predictions, segments, max_side=THUMBNAIL_SIDE)
     return report, example_sheet(worst_drawn), validation_page(said, panoptic_val, segments, shown, drawn)
