@@ -293,9 +293,6 @@ class TargetSettings(Settings):
     """Things of less than this fraction of the image count as small (published: 64 x 64 of 641 x 641)."""
     small_weight: Positive = 3.0
     """Weight of a small thing's pixels in the cross-entropy, as published."""
-    class_balance: Fraction = 0.0
-    """Weight of a class's pixels: its fraction of all pixels to the power of minus this; 0 weighs all classes alike, 1
-    gives each class the same weight in all."""
 
 
 class DeeplabLossSettings(Settings):

@@ -6,14 +6,13 @@ It knows no pipelines, tracking or files.
 from construction_panoptic.models.panoptic_deeplab.losses import deeplab_losses, normalisers
 from construction_panoptic.models.panoptic_deeplab.model import PanopticDeeplabModel
 from construction_panoptic.models.panoptic_deeplab.network import PanopticDeeplab, build_panoptic_deeplab, load_weights
-from construction_panoptic.models.panoptic_deeplab.targets import Targets, class_weights, make_targets
+from construction_panoptic.models.panoptic_deeplab.targets import Targets, make_targets
 
 __all__ = [
     "PanopticDeeplab",
     "PanopticDeeplabModel",
     "Targets",
     "build_panoptic_deeplab",
-    "class_weights",
     "deeplab_losses",
     "load_weights",
     "make_targets",

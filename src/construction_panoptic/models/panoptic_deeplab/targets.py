@@ -1,9 +1,8 @@
 """What Panoptic-DeepLab shall learn of a batch, from its maps of segment ids."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,33 +20,16 @@ class Targets:
     """Targets of a batch, for images [B, 3, H, W] and maps of h = H / 4 by w = W / 4 cells, rounded up."""
 
     semantic: Tensor  # int64 [B, H, W], category ids, `IGNORED` where a pixel takes no part
-    semantic_weight: Tensor  # float32 [B, H, W]
+    semantic_weight: Tensor  # float32 [B, H, W], more than 1 in small things
     center: Tensor  # float32 [B, h, w], heat of centres, 0…1
     center_weight: Tensor  # float32 [B, h, w], 1 where a cell takes part, else 0
     offset: Tensor  # float32 [B, 2, h, w], (down, right) to the centre of the cell's thing, cells; 0 without one
     offset_weight: Tensor  # float32 [B, h, w], 1 on things, else 0
 
 
-def class_weights(annotations: Iterable[Mapping[str, Any]], num_classes: int, balance: float) -> Tensor:
-    """Weights float32 [num_classes] of the classes' pixels: ``fraction of the pixels ** -balance``, 1 on average.
-
-    ``annotations`` are those of COCO panoptic; a class without a pixel weighs 0.
-    """
-    area = torch.zeros(num_classes, dtype=torch.float64)
-    for annotation in annotations:
-        for segment in annotation["segments_info"]:
-            area[segment["category_id"]] += segment["area"]
-    weight = torch.where(area > 0, area**-balance, 0.0)
-    return (weight * area.sum() / (weight * area).sum().clamp(min=1)).float()
-
-
 @torch.no_grad()
 def make_targets(
-    segmentations: Sequence[Mapping[str, Tensor]],
-    size: tuple[int, int],
-    is_thing: Tensor,
-    settings: TargetSettings,
-    weights: Tensor | None = None,
+    segmentations: Sequence[Mapping[str, Tensor]], size: tuple[int, int], is_thing: Tensor, settings: TargetSettings
 ) -> Targets:
     """Make the targets of a batch (Cheng et al. 2020, section 3.1).
 
@@ -56,7 +38,7 @@ def make_targets(
 
     ``segmentations`` have of each image ``id_map`` int32 [height, width] and, for the segments that take part,
     ``segment_ids`` int64 [N] and ``labels`` int64 [N]; pixels of other ids are void or of crowds. ``size`` is (H, W) of
-    the padded batch, ``is_thing`` bool [C] and ``weights`` float32 [C], see `class_weights`, by category id.
+    the padded batch, ``is_thing`` bool [C], by category id.
     """
     # All segments of the batch are numbered from 1; 0 is what takes no part.
     numbers = torch.zeros(len(segmentations), *size, dtype=torch.int64, device=is_thing.device)
@@ -79,8 +61,6 @@ def make_targets(
     centers = torch.stack([_sums(numbers, axis, count) for axis in (1, 2)]).div_(area.clamp(min=1)).float()  # [2, S]
     small = thing & (area < least_area)
     weight = torch.where(small, settings.small_weight, 1.0)
-    if weights is not None:
-        weight *= weights[label.clamp(min=0)]
 
     cells = numbers[:, STRIDE // 2 :: STRIDE, STRIDE // 2 :: STRIDE]
     h, w = (-(-side // STRIDE) for side in size)

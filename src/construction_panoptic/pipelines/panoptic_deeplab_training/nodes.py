@@ -6,7 +6,6 @@ from typing import Any
 from construction_panoptic.annotations.records import ConvertedImages
 from construction_panoptic.config.evaluation import EvaluationSettings
 from construction_panoptic.config.training import PanopticDeeplabTrainingSettings
-from construction_panoptic.models.panoptic_deeplab import class_weights
 from construction_panoptic.models.spec import ModelSpec, Preprocessing
 from construction_panoptic.models.timm_backbones import own_normalisation
 from construction_panoptic.pipelines.panoptic_stage import panoptic_stage
@@ -45,6 +44,5 @@ def _stage(
 ) -> Stage:
     network = build_network(spec.num_classes, settings)
     spec = own_normalisation(spec, network.backbone)
-    weights = class_weights(train["annotations"], spec.num_classes, settings.targets.class_balance)
-    task = PanopticDeeplabTask(network, settings, spec, weights)
+    task = PanopticDeeplabTask(network, settings, spec)
     return panoptic_stage(task, spec, train, val, converted, fingerprint_of(train, settings))

@@ -42,22 +42,14 @@ def build_network(num_classes: int, settings: PanopticDeeplabTrainingSettings) -
 
 
 class PanopticDeeplabTask(TrainingTask):
-    """Training of Panoptic-DeepLab; ``spec`` says its categories, and how segments are made in validation, ``weights``
-    what the classes' pixels weigh (see `class_weights`).
-    """
+    """Training of Panoptic-DeepLab; ``spec`` says its categories, and how segments are made in validation."""
 
     name, monitor = "panoptic_deeplab", "val/pq"
     model: PanopticDeeplab
     settings: PanopticDeeplabTrainingSettings
 
-    def __init__(
-        self,
-        model: PanopticDeeplab,
-        settings: PanopticDeeplabTrainingSettings,
-        spec: ModelSpec,
-        weights: Tensor | None = None,
-    ) -> None:
-        self.model, self.settings, self._weights = model, settings, weights
+    def __init__(self, model: PanopticDeeplab, settings: PanopticDeeplabTrainingSettings, spec: ModelSpec) -> None:
+        self.model, self.settings = model, settings
         self._segmenter = PanopticDeeplabModel(model, spec)
         self._is_thing = torch.tensor([spec.is_thing.get(category, False) for category in range(spec.num_classes)])
         self._made_of: list[int] = []
@@ -86,10 +78,7 @@ class PanopticDeeplabTask(TrainingTask):
         height, width = batch.images.shape[-2:]
         key = [height, width, *(id(target["id_map"]) for target in batch.targets)]
         if key != self._made_of:
-            device = batch.targets[0]["id_map"].device
-            weights = None if self._weights is None else self._weights.to(device)
-            self._targets_made = make_targets(
-                batch.targets, (height, width), self._is_thing.to(device), self.settings.targets, weights
-            )
+            is_thing = self._is_thing.to(batch.targets[0]["id_map"].device)
+            self._targets_made = make_targets(batch.targets, (height, width), is_thing, self.settings.targets)
             self._made_of, self._kept_alive = key, batch.targets
         return self._targets_made

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from construction_panoptic.config.training import TargetSettings
-from construction_panoptic.models.panoptic_deeplab.targets import IGNORED, class_weights, make_targets
+from construction_panoptic.models.panoptic_deeplab.targets import IGNORED, make_targets
 
 IS_THING = torch.tensor([False, False, False, True, True])
 SETTINGS = TargetSettings(small_area=0.02, small_weight=3.0)
@@ -105,24 +105,3 @@ def test_an_image_without_segments() -> None:
     found = make_targets([segmentation(torch.zeros(8, 8), {})], (8, 8), IS_THING, SETTINGS)
     assert (found.semantic == IGNORED).all()
     assert found.center_weight.sum() == 0
-
-
-@pytest.mark.parametrize("balance", [0.0, 0.5, 1.0])
-def test_weights_of_classes_are_one_on_average_and_fall_with_their_pixels(balance: float) -> None:
-    areas = {1: [30, 60], 3: [10]}  # class 2 has none
-    annotations = [
-        {"segments_info": [{"category_id": category, "area": area}]} for category in areas for area in areas[category]
-    ]
-    weights = class_weights(annotations, 4, balance)
-    assert weights[1] * 90 + weights[3] * 10 == pytest.approx(100)
-    assert weights[3] / weights[1] == pytest.approx(9**balance)
-    assert weights[2] == weights[0] == 0
-
-
-def test_pixels_have_the_weight_of_their_class(batch: Any) -> None:
-    plain, weighted = (
-        make_targets(batch, (24, 30), IS_THING, SETTINGS, weights) for weights in (None, torch.arange(5.0))
-    )
-    expected = plain.semantic_weight * plain.semantic.clamp(min=0)
-    taking_part = plain.semantic != IGNORED
-    assert torch.equal(weighted.semantic_weight[taking_part], expected[taking_part])
