@@ -42,10 +42,11 @@ def semantic_loss(logits: Tensor, targets: Targets, hardest_fraction: float) -> 
     [B, C, H / 2, W / 2], ``hardest_fraction`` is of the pixels that take part, rounded up.
     """
     height, width = targets.semantic.shape[-2:]
-    logits = logits.float().contiguous()  # the cross-entropy of maps is faster so than with channels last
-    full = F.interpolate(logits, scale_factor=SEMANTIC_STRIDE, mode="bilinear", align_corners=False)
-    losses = F.cross_entropy(full[..., :height, :width], targets.semantic, ignore_index=IGNORED, reduction="none")
-    losses = (losses * targets.semantic_weight).flatten(1)
+    full = F.interpolate(logits.float(), scale_factor=SEMANTIC_STRIDE, mode="bilinear", align_corners=False)
+    # As rows [B H W, C], since the cross-entropy of maps of many classes is slow.
+    pixels = full[..., :height, :width].permute(0, 2, 3, 1).flatten(0, 2)
+    losses = F.cross_entropy(pixels, targets.semantic.flatten(), ignore_index=IGNORED, reduction="none")
+    losses = (losses * targets.semantic_weight.flatten()).view(len(logits), -1)
     if hardest_fraction == 1.0:
         return losses.sum()
     counts = _hardest_counts(targets.semantic != IGNORED, hardest_fraction)
