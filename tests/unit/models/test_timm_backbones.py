@@ -12,7 +12,7 @@ from torchvision.transforms.v2 import functional as transforms
 
 from construction_panoptic.errors import CheckpointError, ParameterError
 from construction_panoptic.models import timm_backbones
-from construction_panoptic.models.detr.checkpoint import read_weights
+from construction_panoptic.models.detr.checkpoint import of_backbone_alone, read_weights
 from construction_panoptic.models.timm_backbones import PACKAGED, build_timm_backbone, packaged_weights, timm_keys
 
 LITE0 = "timm/tf_efficientnet_lite0"
@@ -138,3 +138,12 @@ def test_a_download_that_fails_says_what_to_do(monkeypatch: Any) -> None:
     with pytest.raises(CheckpointError, match=r"cannot get ImageNet weights of timm/resnet18 \(no network\)"):
         build_timm_backbone("timm/resnet18", weights="imagenet@0123abc")
     assert asked == ["timm/resnet18.a1_in1k@0123abc"]
+
+
+def test_weights_of_a_backbone_alone_are_told_from_those_of_a_checkpoint(tmp_path: Path) -> None:
+    whole: Any = timm.create_model("resnet18")
+    torch.save(whole.state_dict(), tmp_path / "backbone.pth")
+    torch.save({f"backbone.body.{key}": value for key, value in whole.state_dict().items()}, tmp_path / "checkpoint.pt")
+    told = [None, "imagenet", PACKAGED, "detr-r50", str(tmp_path / "backbone.pth"), str(tmp_path / "checkpoint.pt")]
+    assert [of_backbone_alone(weights, "timm/resnet18") for weights in told] == [False, True, True, False, True, False]
+    assert not any(of_backbone_alone(weights, "resnet50") for weights in told)

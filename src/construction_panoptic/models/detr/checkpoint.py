@@ -13,7 +13,7 @@ from torch import Tensor
 
 from construction_panoptic.errors import CheckpointError
 from construction_panoptic.models.detr.model import Detr, DetrPanoptic
-from construction_panoptic.models.timm_backbones import PREFIX
+from construction_panoptic.models.timm_backbones import PREFIX, build_backbone
 from construction_panoptic.models.weights import load_fitting, read_weights
 
 logger = logging.getLogger(__name__)
@@ -80,6 +80,14 @@ def of_backbone_alone(weights: str | None, backbone: str) -> bool:
         return False
     is_file = Path(weights).is_file()
     return not is_file or not any(key.startswith(("backbone.", _PREFIX)) for key in read_weights(weights))
+
+
+def fetch_starting_weights(weights: str | None, backbone: str) -> None:
+    """Download weights, of a checkpoint or of a backbone of timm's alone, unless they are on this machine."""
+    if of_backbone_alone(weights, backbone):
+        build_backbone(backbone, weights=weights)
+    elif weights is not None:
+        fetch_weights(weights)
 
 
 def _download(name: str, url: str, path: Path, sha256: str) -> None:

@@ -8,6 +8,7 @@ from construction_panoptic.annotations.records import ConvertedImages
 from construction_panoptic.config.model import DetrSettings
 from construction_panoptic.config.training import DetectionSettings
 from construction_panoptic.evaluation.validation import box_metrics
+from construction_panoptic.models.detr.checkpoint import fetch_starting_weights
 from construction_panoptic.models.spec import ModelSpec, Preprocessing
 from construction_panoptic.models.timm_backbones import own_normalisation
 from construction_panoptic.training.running import Stage, TrainingOutputs, fingerprint_of, run_training
@@ -25,8 +26,7 @@ def train_detector(
     resume_from: dict[str, Any] | None,
 ) -> Iterator[TrainingOutputs]:
     """Train DETR on the boxes of things and stuff; yields when a checkpoint is due, after each epoch at least."""
-    if settings.weights is not None:  # downloads once for all processes, and a signal ends it at once
-        build_detector(1, architecture, settings)
+    fetch_starting_weights(settings.weights, architecture.backbone)  # once for all processes, and a signal ends it
     arguments = (detection_train, detection_val, converted, architecture, settings)
     yield from run_training(_stage, arguments, settings, resume_from)
 

@@ -6,6 +6,7 @@ from typing import Any
 from construction_panoptic.annotations.records import ConvertedImages
 from construction_panoptic.config.evaluation import EvaluationSettings
 from construction_panoptic.config.training import PanopticDeeplabTrainingSettings
+from construction_panoptic.models.detr.checkpoint import fetch_starting_weights
 from construction_panoptic.models.spec import ModelSpec, Preprocessing
 from construction_panoptic.models.timm_backbones import own_normalisation
 from construction_panoptic.pipelines.panoptic_stage import panoptic_stage
@@ -29,8 +30,7 @@ def train_panoptic_deeplab(
         preprocessing=Preprocessing.of(settings.augmentation),
         threshold=settings.threshold if evaluation.threshold is None else evaluation.threshold,
     )
-    if settings.weights is not None:
-        build_network(spec.num_classes, settings)  # downloads once for all processes
+    fetch_starting_weights(settings.weights, settings.model.backbone)  # once for all processes
     arguments = (panoptic_train, panoptic_val, converted, settings, spec)
     yield from run_training(_stage, arguments, settings, resume_from)
 
