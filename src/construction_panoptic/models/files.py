@@ -35,18 +35,18 @@ def load_model(path: Path | str) -> PanopticModel:
 
 
 def model_of(checkpoint: Mapping[str, Any], source: str = "the checkpoint") -> PanopticModel:
-    """Build the model of a checkpoint; `CheckpointError` if it lacks weights, or as `spec_of`."""
+    """Build the model of a checkpoint; `CheckpointError` if it lacks weights or has no masks, or as `spec_of`."""
     if not checkpoint.get("model"):
         raise CheckpointError(f"{source} lacks weights: it is not a checkpoint of a panoptic model.")
-    return build(spec_of(checkpoint, source), checkpoint["model"], source)
-
-
-def spec_of(checkpoint: Mapping[str, Any], source: str = "the checkpoint") -> ModelSpec:
-    """Give the spec of a checkpoint's model; `CheckpointError` if it has no masks or does not describe its model."""
     if checkpoint.get("stage") == "detection":
         raise CheckpointError(
             f"{source} is a checkpoint of the detection training, which has no masks. Give the mask head's best.pt."
         )
+    return build(spec_of(checkpoint, source), checkpoint["model"], source)
+
+
+def spec_of(checkpoint: Mapping[str, Any], source: str = "the checkpoint") -> ModelSpec:
+    """Give the spec of a checkpoint's model; `CheckpointError` if it does not describe its model."""
     extra = checkpoint.get("extra") or {}
     if "spec" in extra:
         return parse(ModelSpec, extra["spec"], "spec")

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from construction_panoptic.errors import CheckpointError, ParameterError
 from construction_panoptic.models.detr import DetrModel
-from construction_panoptic.models.files import export_model, load_exported, load_model, model_of
+from construction_panoptic.models.files import export_model, load_exported, load_model, model_of, spec_of
 from construction_panoptic.models.protocol import Images, PanopticModel
 from tests.unit.small_model import small_model
 
@@ -63,6 +63,7 @@ def test_checkpoints_from_before_there_were_specs(oldest: bool) -> None:
     if oldest:
         old |= {"fingerprint": {"model": architecture}, "settings": {"augmentation": augmentation}}
         assert model_of(old).spec == model.spec
+        assert spec_of(old | {"stage": "detection"}) == model.spec  # the mask head starts from a detector
     else:
         old["extra"] |= {"model": architecture, "augmentation": augmentation, "threshold": 0.2}
         assert_same(model, model_of(old))

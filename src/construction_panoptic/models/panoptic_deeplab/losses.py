@@ -47,7 +47,7 @@ def semantic_loss(logits: Tensor, targets: Targets, hardest_fraction: float) -> 
     pixels = full[..., :height, :width].permute(0, 2, 3, 1).flatten(0, 2)
     losses = F.cross_entropy(pixels, targets.semantic.flatten(), ignore_index=IGNORED, reduction="none")
     losses = (losses * targets.semantic_weight.flatten()).view(len(logits), -1)
-    if hardest_fraction == 1.0:
+    if hardest_fraction == 1.0:  # without sorting them all
         return losses.sum()
     counts = _hardest_counts(targets.semantic != IGNORED, hardest_fraction)
     hardest = losses.topk(int(counts.max()), dim=1).values

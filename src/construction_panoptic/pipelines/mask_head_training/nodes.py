@@ -8,6 +8,7 @@ from construction_panoptic.config.evaluation import EvaluationSettings
 from construction_panoptic.config.model import DetrSettings
 from construction_panoptic.config.training import MaskHeadSettings
 from construction_panoptic.models.detr import fetch_weights
+from construction_panoptic.models.files import spec_of
 from construction_panoptic.models.spec import ModelSpec, Preprocessing
 from construction_panoptic.pipelines.panoptic_stage import panoptic_stage
 from construction_panoptic.training.running import (
@@ -49,7 +50,7 @@ def _stage(
     threshold: float,
 ) -> Stage:
     weights = detector["model"]
-    trained = ModelSpec.model_validate(detector["extra"]["spec"]).preprocessing
+    trained = spec_of(detector, "the detector").preprocessing
     normalisation = {"mean": trained.mean, "std": trained.std}
     spec = ModelSpec(
         architecture=architecture.model_dump(mode="json"),
