@@ -3,16 +3,15 @@
 import importlib.util
 import re
 from collections.abc import Mapping
-from itertools import islice, pairwise
+from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
 import timm
-from timm.layers import BatchNormAct2d, Conv2dSame, freeze_batch_norm_2d
+from timm.layers import Conv2dSame, freeze_batch_norm_2d
 from timm.models import FeatureInfo, PretrainedCfg
 from torch import Tensor, nn
 from torch.nn.functional import pad
-from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from construction_panoptic.errors import CheckpointError, ParameterError
 from construction_panoptic.models.backbones import Backbone, Norm, fast_layout
@@ -84,8 +83,7 @@ def build_timm_backbone(name: str, *, weights: str | None = None, norm: str = "f
     ``weights`` are None for random ones; ``imagenet`` for those that timm names, downloaded at first, or
     ``imagenet@<revision>`` for those of a commit of their repository on the hub; `PACKAGED`; or the path of a file, of
     timm's keys or of the packaged weights' keys. ``norm`` is "batch" for trainable batch normalisation, or "frozen" for
-    fixed statistics, scale and shift, which become part of the convolutions; then, as in `Backbone`, what comes before
-    the first map does not learn.
+    fixed statistics, scale and shift; then, as in `Backbone`, what comes before the first map does not learn.
 
     `ParameterError`: the name is unknown, or the network has no maps at these strides; `CheckpointError`: the weights
     cannot be had or do not fit.
@@ -111,29 +109,12 @@ def build_timm_backbone(name: str, *, weights: str | None = None, norm: str = "f
         raise ParameterError(f"backbone: timm/{name} takes images of one size; choose a convolutional network.")
     mean, std = rgb or (config.mean, config.std)
     if norm == "frozen":
-        _fold_normalisation(body)
         body = freeze_batch_norm_2d(body)
         _freeze_up_to(body, maps.module_name()[0])
     for module in body.modules():
         if type(module) is Conv2dSame and module.stride == (2, 2) and {*module.kernel_size} <= {3, 5, 7}:
             module.__class__ = _ExportableConv2dSame
     return TimmBackbone(body, tuple(maps.channels()), mean, std)
-
-
-def _fold_normalisation(body: nn.Module) -> None:
-    """Fold batch normalisation into the convolutions right before it, which saves passes over the maps."""
-    for parent in list(body.modules()):
-        for (_, conv), (name, norm) in pairwise(list(parent.named_children())):
-            # Of exact types, since some convolutions standardise their weights, which takes every scale off.
-            if type(conv) not in (nn.Conv2d, Conv2dSame) or not isinstance(norm, nn.BatchNorm2d):
-                continue
-            conv = cast("nn.Conv2d", conv)
-            if conv.out_channels == norm.num_features:
-                mean, variance = cast("Tensor", norm.running_mean), cast("Tensor", norm.running_var)
-                conv.weight, conv.bias = fuse_conv_bn_weights(
-                    conv.weight, conv.bias, mean, variance, norm.eps, norm.weight, norm.bias
-                )
-                setattr(parent, name, norm.act if isinstance(norm, BatchNormAct2d) else nn.Identity())
 
 
 def _freeze_up_to(body: nn.Module, stage: str) -> None:
