@@ -94,17 +94,20 @@ def mlflow(project: Any, arguments: tuple[str, ...]) -> None:
 def compare(runs: tuple[str, ...], env: str | None, unfinished: bool) -> None:
     """Compare RUNS, given by MLflow ids or names, with the first of them: PQ by class, parameters, pictures."""
     from construction_panoptic.catalog.files import local_path, shown_path
-    from construction_panoptic.tracking.comparison import Validation, compare_runs
+    from construction_panoptic.tracking.runs import find_runs
 
     context = _context(env)
-    entries = context.catalog
-    file, validation = local_path(entries, "panoptic_val"), None
-    if file is not None and entries.exists("converted_images"):
-        converted = entries.load("converted_images")
-        validation = Validation(file, converted.png_folder, converted.image_folder)
+    experiment = context.config_loader["mlflow"]["tracking"]["experiment"]["name"]
+    output = context.project_path / "data/08_reporting/comparison"
     with contextlib.chdir(context.project_path):  # where the paths of artifacts begin
-        experiment = context.config_loader["mlflow"]["tracking"]["experiment"]["name"]
-        output = context.project_path / "data/08_reporting/comparison"
+        find_runs(runs, experiment, unfinished=unfinished)  # a mistyped name is said before torch is imported
+        from construction_panoptic.tracking.comparison import Validation, compare_runs
+
+        entries = context.catalog
+        file, validation = local_path(entries, "panoptic_val"), None
+        if file is not None and entries.exists("converted_images"):
+            converted = entries.load("converted_images")
+            validation = Validation(file, converted.png_folder, converted.image_folder)
         text = compare_runs(runs, experiment, output, validation=validation, unfinished=unfinished)
     click.echo(f"{text}\n\nThe comparison is in {shown_path(output / 'comparison.html', context.project_path)}")
 

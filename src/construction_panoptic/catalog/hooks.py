@@ -152,9 +152,10 @@ class FreshnessHook:
             return
         previous, name = self._data / layer / "previous", "/".join(rest)
         kept = previous / self._time / name
+        if not (previous / self._time).exists():
+            logger.info("Finished results are kept in %s", shown_path(previous / self._time, self._data.parent))
         kept.parent.mkdir(parents=True, exist_ok=True)
         path.rename(kept)
-        logger.info("The finished %s is kept as %s", name, shown_path(kept, self._data.parent))
         for old in sorted(previous.glob(f"*/{escape(name)}"))[:-KEPT]:
             shutil.rmtree(old) if old.is_dir() else old.unlink()
             for folder in old.parents:

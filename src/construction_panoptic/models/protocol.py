@@ -62,13 +62,12 @@ class Segmentation:
         return type(self)(new_ids[id_map], [segment | {"id": number} for number, segment in enumerate(kept, 1)])
 
     def with_boxes(self) -> Self:
-        """The same with the boxes of the things' masks; each segment has a pixel."""
+        """The same with the boxes of the masks, of things and stuff; each segment has a pixel."""
         boxes = []
         for segment, (rows, columns) in zip(self.segments, find_objects(self.id_map), strict=True):
-            if segment["isthing"]:
-                box = (columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start)
-                own = {name: segment[name] for name in ("category_id", "score")}
-                boxes.append({"bbox": [float(side) for side in box], **own})
+            box = (columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start)
+            own = {name: segment[name] for name in ("category_id", "score")}
+            boxes.append({"bbox": [float(side) for side in box], **own})
         return replace(self, boxes=boxes)
 
 
@@ -139,7 +138,7 @@ class PanopticModel(ABC):
     ) -> list[Segmentation]:
         """Segment a batch of which the outputs are there already, as in a validation with losses.
 
-        The boxes are those of the things' masks.
+        The boxes are those of the masks.
         """
         spec = self.spec.overridden(overrides)
         return [segmentation_at(spec).with_boxes() for segmentation_at in self.candidates(outputs, images, spec)]

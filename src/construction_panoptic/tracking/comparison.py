@@ -4,7 +4,6 @@ import json
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,15 +11,15 @@ import mlflow
 import numpy as np
 import pandas as pd
 from mlflow.entities import Run
-from mlflow.exceptions import MlflowException
 
-from construction_panoptic.errors import InputDataError, ParameterError
+from construction_panoptic.errors import InputDataError
 from construction_panoptic.evaluation.analysis import image_scores
 from construction_panoptic.evaluation.differences import image_counts, quality_differences
 from construction_panoptic.evaluation.predictions import PREDICTIONS_FILE
 from construction_panoptic.evaluation.segments import match_segments
 from construction_panoptic.files import write_bytes
 from construction_panoptic.tracking.facts import file_digest
+from construction_panoptic.tracking.runs import begun, find_runs, run_by_id
 from construction_panoptic.visualisation.comparison_report import (
     ComparedRun,
     LocalData,
@@ -32,7 +31,6 @@ SEGMENTS = "errors/segment_matches.parquet"
 CLASSES = "results/panoptic_quality.csv"
 PREDICTIONS = "results/panoptic_predictions.zip"
 VALIDATION_SET = "panoptic_val"
-UNFINISHED = ("FAILED", "KILLED")
 PICTURED_IMAGES = 8
 
 
@@ -54,24 +52,13 @@ def compare_runs(
 ) -> str:
     """Compare runs with the first of them: ``comparison.html``, ``quality.csv``, ``parameters.csv``, tables as text.
 
-    Names are ids or names of two runs or more of an experiment, with ``unfinished`` also of some that failed or were
-    stopped. ``validation`` is for pictures, and runs without an error analysis, if it is the runs' own.
-
-    Raises:
-        ParameterError: fewer than two runs, or one is not found.
-        InputDataError: a run has not been evaluated, or they have different validation sets.
+    See `find_runs` for names, experiment and ``unfinished``. ``validation`` is for pictures, and runs without an error
+    analysis, if it is the runs' own. Raises an `InputDataError` too: a run has not been evaluated, or they have
+    different validation sets.
     """
-    client = mlflow.MlflowClient()
-    known = client.get_experiment_by_name(experiment)
-    if known is None:
-        raise ParameterError(f"there is no experiment {experiment!r} yet: train first")
-    listed = [_find_run(client, known.experiment_id, name, unfinished=unfinished) for name in names]
-    found = {run.info.run_id: run for run in listed}
-    if len(found) < 2:
-        raise ParameterError("give the ids or names of at least two runs to compare")
-
+    found = find_runs(names, experiment, unfinished=unfinished)
     with tempfile.TemporaryDirectory() as folder:
-        runs = _read_runs(client, list(found.values()), Path(folder), validation)
+        runs = _read_runs(mlflow.MlflowClient(), found, Path(folder), validation)
         tables = pd.concat([run.classes[["category_id", "name", "kind"]] for run in runs])
         classes = tables.drop_duplicates("category_id").astype({"category_id": int})
         classes = classes.sort_values("category_id", ignore_index=True)
@@ -105,23 +92,6 @@ def _differing_parameters(runs: Sequence[ComparedRun]) -> pd.DataFrame:
     return pd.DataFrame(differing, columns=["parameter", *(run.name for run in runs)])
 
 
-def _find_run(client: mlflow.MlflowClient, experiment_id: str, name: str, *, unfinished: bool) -> Run:
-    """Find a run by its id, or by its name; of a training, the run that it belongs to."""
-    quoted = name.replace("'", "''")
-    named = client.search_runs([experiment_id], f"attributes.run_name = '{quoted}'")
-    kept = [run for run in named if unfinished or run.info.status not in UNFINISHED]
-    found = [run for run in _by_id(client, name) if run.info.experiment_id == experiment_id] or kept
-    if len(found) > 1:
-        listed = "".join(f"\n  {_described(run)}" for run in found)
-        raise ParameterError(f"{len(found)} runs are named {name!r}; give an id:{listed}")
-    if not found and named:
-        raise ParameterError(f"the runs named {name!r} failed or were stopped; --unfinished takes them too")
-    if not found:
-        raise ParameterError(f"there is no run with the id or name {name!r}; mlflow ui lists them")
-    parent = found[0].data.tags.get("mlflow.parentRunId")
-    return found[0] if parent is None else client.get_run(parent)
-
-
 def _read_runs(
     client: mlflow.MlflowClient, runs: Sequence[Run], folder: Path, validation: Validation | None
 ) -> list[ComparedRun]:
@@ -148,7 +118,7 @@ def _read_runs(
                 parameters=_parameters(client, run),
                 metrics=dict(run.data.metrics),
                 tags=dict(run.data.tags),
-                date=_begun(run),
+                date=begun(run),
                 validation=digest,
                 classes=pd.read_csv(classes).dropna(subset=["category_id"]),
                 segments=matched,
@@ -164,28 +134,12 @@ def _read_runs(
     return read
 
 
-def _by_id(client: mlflow.MlflowClient, name: str) -> list[Run]:
-    try:
-        return [client.get_run(name)]
-    except MlflowException:
-        return []
-
-
-def _begun(run: Run) -> str:
-    return f"{datetime.fromtimestamp(run.info.start_time / 1000).astimezone():%Y-%m-%d %H:%M}"
-
-
-def _described(run: Run) -> str:
-    quality = run.data.metrics.get("pq/All")
-    return f"{run.info.run_id}  {_begun(run)}  {'no PQ' if quality is None else f'PQ {100 * quality:.1f}'}"
-
-
 def _parameters(client: mlflow.MlflowClient, run: Run) -> dict[str, str]:
     """Parameters of a run, and of the trainings that its model comes from."""
     parameters = dict(run.data.params)
     for tag, run_id in run.data.tags.items():
         if tag.endswith("_run"):
-            training = _by_id(client, run_id)
+            training = run_by_id(client, run_id)
             parameters = (_parameters(client, training[0]) if training else {}) | parameters
     return parameters
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 
 from construction_panoptic.files import git_state
 
@@ -17,6 +16,8 @@ LONGEST_PARAMETER = 6000  # characters that MLflow keeps of a parameter
 
 def origin_tags(project: Path) -> dict[str, str]:
     """Tell the device that ``device: auto`` takes; in git, the project's commit, and whether files differ from it."""
+    import torch  # not at the top: it takes seconds, and the command line reads facts too
+
     cuda = torch.cuda.is_available()
     tags = {"device": torch.cuda.get_device_name() if cuda else f"cpu, {torch.get_num_threads()} threads"}
     if (state := git_state(project)) is not None:
@@ -27,6 +28,8 @@ def origin_tags(project: Path) -> dict[str, str]:
 
 def checkpoint_epoch(path: Path) -> int:
     """Give the epoch after which a checkpoint was saved."""
+    import torch
+
     return int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["epoch"])
 
 

@@ -42,6 +42,23 @@ def test_packaged_weights_are_those_of_the_network_and_frozen() -> None:
     torch.testing.assert_close(backbone.train()(images)[-1], taken["last"], rtol=1e-4, atol=1e-4)
 
 
+def test_under_autocast_on_a_cpu_depthwise_convolutions_are_in_float32() -> None:
+    body = build_timm_backbone(LITE0, weights=PACKAGED).eval()
+    depthwise, others = set(), set()
+    for module in body.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            dtypes = others if module.groups == 1 else depthwise
+            module.register_forward_hook(lambda _module, _inputs, output, dtypes=dtypes: dtypes.add(output.dtype))
+    images = torch.randn(1, 3, 64, 96)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        maps = body(images)
+    assert (depthwise, others) == ({torch.float32}, {torch.bfloat16})
+    with torch.no_grad():
+        expected = body(images)
+    for own, exact in zip(maps, expected, strict=True):
+        assert float((own - exact).norm() / exact.norm()) < 0.05
+
+
 @pytest.mark.parametrize("name", ["resnet18", "resnetv2_50", "densenet121", "mobilenetv4_conv_small"])
 def test_frozen_normalisation_gives_the_same_maps_and_what_is_before_the_first_does_not_learn(
     name: Any, tmp_path: Any

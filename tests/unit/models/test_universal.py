@@ -105,20 +105,18 @@ def test_annealing_lets_go_of_the_masks_block_by_block() -> None:
     assert probabilities(1.0) == [0.0] * 4
 
 
-def test_images_are_segmented_with_boxes_of_their_things(folders: dict[str, Path]) -> None:
+def test_images_are_segmented_with_boxes_of_their_segments(folders: dict[str, Path]) -> None:
     network, architecture = pretrained(folders["mask2former"], CLASSES)
     spec = ModelSpec(kind="universal", architecture=architecture, categories=CATEGORIES, merging="masks")
     model = UniversalModel(network.eval(), spec)
     images = Images(photographs(), None, [(48, 60), (40, 60)], [(96, 120), (80, 120)])
     found = model.segment(images, {"threshold": 0.0})
     assert [segmentation.id_map.shape for segmentation in found] == [(96, 120), (80, 120)]
-    things = [segment for segmentation in found for segment in segmentation.segments if segment["isthing"]]
-    assert len(things) == sum(len(segmentation.boxes) for segmentation in found) > 0
-    first = next(segmentation for segmentation in found if segmentation.boxes)
-    thing = next(segment for segment in first.segments if segment["isthing"])
-    rows, columns = np.nonzero(first.id_map == thing["id"])
-    box = [columns.min(), rows.min(), np.ptp(columns) + 1, np.ptp(rows) + 1]
-    assert first.boxes[0] == {"bbox": box, "category_id": thing["category_id"], "score": thing["score"]}
+    assert all(len(segmentation.boxes) == len(segmentation.segments) > 0 for segmentation in found)
+    for segment, box in zip(found[0].segments, found[0].boxes, strict=True):
+        rows, columns = np.nonzero(found[0].id_map == segment["id"])
+        sides = [columns.min(), rows.min(), np.ptp(columns) + 1, np.ptp(rows) + 1]
+        assert box == {"bbox": sides, "category_id": segment["category_id"], "score": segment["score"]}
     [at_zero, at_most], _ = (list(each) for each in model.segment_at(images, [0.0, 0.99]))
     np.testing.assert_array_equal(at_zero.id_map, found[0].id_map)
     assert len(at_most.segments) < len(at_zero.segments)

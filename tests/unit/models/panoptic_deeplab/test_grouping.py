@@ -126,16 +126,12 @@ def test_thresholds_leave_out_segments_and_number_the_rest() -> None:
 def test_boxes_and_areas_are_those_of_the_masks(size: Any) -> None:
     found = grouped(random_maps(3)).resized(size).with_boxes()
     assert found.id_map.shape == size
-    things = iter(found.boxes)
-    for segment in found.segments:
+    for segment, box in zip(found.segments, found.boxes, strict=True):
         rows, columns = np.nonzero(found.id_map == segment["id"])
         assert segment["area"] == len(rows) > 0
-        if segment["isthing"]:
-            box = next(things)
-            sides = [np.ptp(columns) + 1, np.ptp(rows) + 1]
-            assert box["bbox"] == [columns.min(), rows.min(), *sides]
-            assert (box["category_id"], box["score"]) == (segment["category_id"], segment["score"])
-    assert next(things, None) is None
+        sides = [np.ptp(columns) + 1, np.ptp(rows) + 1]
+        assert box["bbox"] == [columns.min(), rows.min(), *sides]
+        assert (box["category_id"], box["score"]) == (segment["category_id"], segment["score"])
     assert set(np.unique(found.id_map)) <= {0, *(segment["id"] for segment in found.segments)}
 
 
