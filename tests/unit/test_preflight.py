@@ -75,21 +75,27 @@ def test_outlines_are_the_pipelines() -> None:
         }
 
 
-def test_the_check_and_the_commands_import_nothing_heavy(repository: Path) -> None:
-    code = """if True:
+@pytest.mark.parametrize(
+    ("imports", "heavy"),
+    [
+        ("import construction_panoptic.cli; construction_panoptic.preflight.outlines()", HEAVY),
+        ("import construction_panoptic.tracking.runs", HEAVY - {"mlflow", "pandas"}),
+    ],
+)
+def test_the_check_and_the_commands_import_nothing_heavy(imports: str, heavy: set[str], repository: Path) -> None:
+    code = f"""if True:
         import json, sys
         from kedro.framework.startup import bootstrap_project
         bootstrap_project(".")
-        import construction_panoptic.cli
-        from construction_panoptic.preflight import outlines
-        outlines()
+        import construction_panoptic.preflight
+        {imports}
         print(json.dumps(sorted(sys.modules)))
     """
     command = [sys.executable, "-c", code]
     modules = json.loads(
         subprocess.run(command, cwd=repository, capture_output=True, check=True).stdout.splitlines()[-1]
     )
-    assert HEAVY.isdisjoint(modules)
+    assert heavy.isdisjoint(modules)
 
 
 def test_a_recipe_for_a_gpu_goes_on_without_one_only_when_told(monkeypatch: pytest.MonkeyPatch) -> None:
