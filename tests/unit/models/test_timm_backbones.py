@@ -44,7 +44,8 @@ def test_packaged_weights_are_those_of_the_network_and_frozen() -> None:
 
 def test_under_autocast_on_a_cpu_depthwise_convolutions_are_in_float32() -> None:
     body = build_timm_backbone(LITE0, weights=PACKAGED).eval()
-    depthwise, others = set(), set()
+    depthwise: set[torch.dtype] = set()
+    others: set[torch.dtype] = set()
     for module in body.modules():
         if isinstance(module, torch.nn.Conv2d):
             dtypes = others if module.groups == 1 else depthwise
