@@ -13,6 +13,8 @@ from contextlib import ExitStack, contextmanager
 from itertools import cycle
 from typing import Any, Literal
 
+import psutil
+
 from construction_panoptic.errors import ParameterError
 
 _AT_HOME = {
@@ -64,7 +66,7 @@ def joined_ray(cores: int | Literal["auto"] = "auto") -> Iterator[Any]:
     if not ray.is_initialized():
         with _signals_kept():
             ray.init(log_to_driver=False, logging_level=logging.ERROR, **(_new_cluster(cores) if local else {}))
-        _membership.end.callback(ray.shutdown)
+        _membership.end.callback(_shut_down, ray)
     _membership.users += 1
     try:
         yield ray
@@ -72,6 +74,15 @@ def joined_ray(cores: int | Literal["auto"] = "auto") -> Iterator[Any]:
         _membership.users -= 1
         if _membership.users == 0:
             _membership.end.close()
+
+
+def _shut_down(ray: Any) -> None:
+    """Leave the cluster; of a new one, end the processes that outlive its raylet, which now and then some do."""
+    raylets = [child for child in psutil.Process().children() if child.name() == "raylet"]
+    processes = [process for raylet in raylets for process in raylet.children(recursive=True)]
+    ray.shutdown()
+    for process in psutil.wait_procs(processes, timeout=10)[1]:
+        process.kill()
 
 
 def _new_cluster(cores: int | Literal["auto"]) -> dict[str, Any]:
