@@ -100,7 +100,7 @@ def compare(runs: tuple[str, ...], env: str | None, unfinished: bool) -> None:
     experiment = context.config_loader["mlflow"]["tracking"]["experiment"]["name"]
     output = context.project_path / "data/08_reporting/comparison"
     with contextlib.chdir(context.project_path):  # where the paths of artifacts begin
-        find_runs(runs, experiment, unfinished=unfinished)  # a mistyped name is said before torch is imported
+        found = find_runs(runs, experiment, unfinished=unfinished)  # a mistyped name is said before torch is imported
         from construction_panoptic.tracking.comparison import Validation, compare_runs
 
         entries = context.catalog
@@ -108,7 +108,7 @@ def compare(runs: tuple[str, ...], env: str | None, unfinished: bool) -> None:
         if file is not None and entries.exists("converted_images"):
             converted = entries.load("converted_images")
             validation = Validation(file, converted.png_folder, converted.image_folder)
-        text = compare_runs(runs, experiment, output, validation=validation, unfinished=unfinished)
+        text = compare_runs(found, output, validation)
     click.echo(f"{text}\n\nThe comparison is in {shown_path(output / 'comparison.html', context.project_path)}")
 
 

@@ -151,9 +151,10 @@ class FreshnessHook:
         if layer < FIRST_KEPT_LAYER or not rest:
             return
         previous, name = self._data / layer / "previous", "/".join(rest)
-        kept = previous / self._time / name
-        if not (previous / self._time).exists():
-            logger.info("Finished results are kept in %s", shown_path(previous / self._time, self._data.parent))
+        folder = previous / self._time
+        if not folder.exists():
+            logger.info("Finished results are kept in %s", shown_path(folder, self._data.parent))
+        kept = folder / name
         kept.parent.mkdir(parents=True, exist_ok=True)
         path.rename(kept)
         for old in sorted(previous.glob(f"*/{escape(name)}"))[:-KEPT]:

@@ -48,6 +48,7 @@ def autocast(device: torch.device, precision: str = "auto") -> AbstractContextMa
     if device.type == "cuda":
         is_fast = torch.cuda.is_bf16_supported()
     else:
+        # torch.cpu.get_capabilities, the public way, is newer than torch 2.10.
         is_fast = precision == "fast" and torch.cpu._is_amx_tile_supported()
     if precision == "bfloat16" or (precision != "float32" and is_fast):
         return torch.autocast(device.type, dtype=torch.bfloat16)

@@ -86,8 +86,8 @@ def views(picture: PredictedPicture, *, max_side: int = 1600) -> dict[str, Pixel
     """Draw the masks, and the boxes of things that score above the threshold, uint8 [h, w, 3] each."""
     prediction, pixels = picture.prediction, picture.picture.pixels
     classes = ClassTable.from_categories(prediction.categories)
-    things = {category["id"] for category in prediction.categories if category["isthing"]}
-    boxes = [box for box in prediction.boxes if box["score"] > picture.threshold and box["category_id"] in things]
+    shown = (box for box in prediction.boxes if box["score"] > picture.threshold)
+    boxes = [box for box in shown if classes.is_thing[box["category_id"]]]
     return {
         "masks": panoptic_overlay(pixels, prediction.id_map, prediction.segments_info, classes, max_side=max_side),
         "boxes": boxes_overlay(pixels, boxes, classes, max_side=max_side),

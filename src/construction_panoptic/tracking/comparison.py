@@ -19,7 +19,7 @@ from construction_panoptic.evaluation.predictions import PREDICTIONS_FILE
 from construction_panoptic.evaluation.segments import match_segments
 from construction_panoptic.files import write_bytes
 from construction_panoptic.tracking.facts import file_digest
-from construction_panoptic.tracking.runs import begun, find_runs, run_by_id
+from construction_panoptic.tracking.runs import begun, run_by_id
 from construction_panoptic.visualisation.comparison_report import (
     ComparedRun,
     LocalData,
@@ -42,21 +42,12 @@ class Validation(NamedTuple):
     image_folder: Path
 
 
-def compare_runs(
-    names: Sequence[str],
-    experiment: str,
-    output: Path,
-    *,
-    validation: Validation | None = None,
-    unfinished: bool = False,
-) -> str:
+def compare_runs(found: Sequence[Run], output: Path, validation: Validation | None = None) -> str:
     """Compare runs with the first of them: ``comparison.html``, ``quality.csv``, ``parameters.csv``, tables as text.
 
-    See `find_runs` for names, experiment and ``unfinished``. ``validation`` is for pictures, and runs without an error
-    analysis, if it is the runs' own. Raises an `InputDataError` too: a run has not been evaluated, or they have
-    different validation sets.
+    ``found`` is what `find_runs` gives. ``validation`` is for pictures, and runs without an error analysis, if it is
+    the runs' own. Raises `InputDataError`: a run has not been evaluated, or they have different validation sets.
     """
-    found = find_runs(names, experiment, unfinished=unfinished)
     with tempfile.TemporaryDirectory() as folder:
         runs = _read_runs(mlflow.MlflowClient(), found, Path(folder), validation)
         tables = pd.concat([run.classes[["category_id", "name", "kind"]] for run in runs])

@@ -1,6 +1,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from construction_panoptic.errors import ParameterError
 from construction_panoptic.evaluation.inference import ImageFiles
 from construction_panoptic.evaluation.predictions import predict_images, read_predictions
 from construction_panoptic.models.protocol import PanopticModel
-from construction_panoptic.prediction.results import is_complete, write_results
+from construction_panoptic.prediction.results import is_complete, views, write_results
 from construction_panoptic.prediction.running import PredictedPicture, RejectedFile, predict_source
 from construction_panoptic.prediction.sources import find_files
 from construction_panoptic.prediction.tables import rejected_table, seen_table
@@ -70,6 +71,21 @@ def test_processes_predict_as_one_does(trained: PanopticModel, site: Path) -> No
     torch.set_num_threads(threads)
     assert len(found[0]) == 13
     assert found[0] == found[1]
+
+
+def test_stuff_has_no_boxes_in_the_pictures(trained: PanopticModel, site: Path) -> None:
+    item = next(iter(predict_source(trained, find_files(site), SETTINGS)))
+    assert isinstance(item, PredictedPicture)
+
+    def drawn(kinds: set[bool]) -> Any:
+        chosen: list[Any] = [category["id"] for category in CATEGORIES if bool(category["isthing"]) in kinds]
+        boxes = [{"bbox": [4 * each, 4, 20, 20], "category_id": each, "score": 0.99} for each in chosen]
+        assert boxes or not kinds
+        return views(replace(item, prediction=replace(item.prediction, boxes=boxes)))["boxes"]
+
+    np.testing.assert_array_equal(drawn({True, False}), drawn({True}))
+    np.testing.assert_array_equal(drawn({False}), drawn(set()))
+    assert not np.array_equal(drawn({True}), drawn(set()))
 
 
 def test_the_panoptic_files_fit_the_images(out: Path, site: Path) -> None:

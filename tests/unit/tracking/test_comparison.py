@@ -20,6 +20,7 @@ from construction_panoptic.evaluation.tables import quality_table
 from construction_panoptic.files import write_json
 from construction_panoptic.tracking.comparison import Validation, compare_runs
 from construction_panoptic.tracking.facts import file_digest
+from construction_panoptic.tracking.runs import find_runs
 from tests.unit.evaluation.pairs import entry
 
 pytestmark = pytest.mark.medium
@@ -87,7 +88,7 @@ class Site:
     def compare(self, *names: str, unfinished: bool = False) -> tuple[str, str]:
         """Give the text and the page."""
         out = self.folder / "out"
-        text = compare_runs(names, "test", out, validation=self.validation, unfinished=unfinished)
+        text = compare_runs(find_runs(names, "test", unfinished=unfinished), out, self.validation)
         page = (out / "comparison.html").read_text()
         assert "http" not in page  # it needs nothing outside itself
         return text, page
