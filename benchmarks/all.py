@@ -15,6 +15,7 @@ NAMES = (
     "detector_inference",
     "panoptic_inference",
     "panoptic_deeplab_step",
+    "panoptic_deeplab_inference",
     "post_processing",
     "loader",
     "quality",

@@ -25,7 +25,7 @@ Precision = Annotated[
     Literal["auto", "fast", "float32", "bfloat16"],
     Field(
         description="Arithmetic of the network; 'auto' is bfloat16 autocast on CUDA, float32 on a CPU, 'fast' bfloat16 "
-        "on CPUs with AMX (Intel Xeon since 2023) too."
+        "on CPUs with AVX512-BF16 (Intel Xeon since 2023, AMD since Zen 4) too."
     ),
 ]
 

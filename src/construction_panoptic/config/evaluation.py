@@ -19,6 +19,8 @@ class ModelUse(Settings):
 
     threshold: Threshold | None = None
     """Least score of a segment and of a drawn box; null takes the one that the model was validated with."""
+    threshold_stuff: Threshold | None = None
+    """The same of stuff alone; null takes ``threshold``, or what the model says."""
     merging: Merging | None = None
     """pixels or masks; null takes what the model says."""
     batch_size: PositiveInt = 1
@@ -30,7 +32,7 @@ class ModelUse(Settings):
     @property
     def overrides(self) -> dict[str, Any]:
         """What replaces values of the model's spec; None does not."""
-        return {"threshold": self.threshold, "merging": self.merging}
+        return self.model_dump(include={"threshold", "threshold_stuff", "merging"})
 
 
 class EvaluationSettings(ModelUse):

@@ -30,7 +30,7 @@ _NEUTRAL = {"micro_batches", "workers", "cache_mb", "device", "execution", "vali
 _NEUTRAL |= {"on_non_finite", "max_skipped", "checkpoint_every_minutes", "progress_images"}
 _NEUTRAL |= {"cache", "cache_limit_mb", "cache_folder"}
 # and how segments are made of what the network gives; the same in `model.grouping`.
-_NEUTRAL |= {"threshold", "merging", "quality_things", "quality_stuff"}
+_NEUTRAL |= {"threshold", "threshold_stuff", "merging", "quality_things", "quality_stuff"}
 
 
 class OptimizerSettings(Settings):
@@ -323,6 +323,8 @@ class PanopticDeeplabTrainingSettings(TrainingSettings):
     null."""
     threshold: Threshold = 0.3
     """Least score of a predicted segment, in validation and in all that uses the model later."""
+    threshold_stuff: Threshold | None = None
+    """The same of stuff alone; null takes ``threshold``."""
     model: PanopticDeeplabSettings = PanopticDeeplabSettings()
     targets: TargetSettings = TargetSettings()
     losses: DeeplabLossSettings = DeeplabLossSettings()

@@ -145,6 +145,16 @@ def image_scores(segments: pd.DataFrame) -> pd.Series:
     return scores.groupby("image_id").mean().sort_values(kind="stable")
 
 
-def best_threshold(curve: pd.DataFrame) -> float:
-    """Give the threshold with the highest PQ in a `thresholds.threshold_curve`; of equals, the highest."""
-    return float(curve.sort_values(["pq", "threshold"])["threshold"].iloc[-1])
+def best_thresholds(curve: pd.DataFrame) -> pd.DataFrame:
+    """Compare the thresholds in use with the best of a `thresholds.threshold_curve`.
+
+    A row for things and for stuff, where there are any: ``kind``, ``in_use``, ``best`` (of equals, the one in use, or
+    the highest) and ``gain``, the difference of their PQ (fraction).
+    """
+    rows = []
+    for kind in ("things", "stuff"):
+        pq, in_use = f"pq_{kind}", f"in_use_{kind}"
+        if len(known := curve.dropna(subset=[pq])):
+            used, best = known[known[in_use]].iloc[0], known.sort_values([pq, in_use, "threshold"]).iloc[-1]
+            rows.append((kind, used["threshold"], best["threshold"], best[pq] - used[pq]))
+    return pd.DataFrame(rows, columns=["kind", "in_use", "best", "gain"])

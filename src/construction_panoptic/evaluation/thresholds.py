@@ -15,7 +15,7 @@ from construction_panoptic.parallel.device import autocast
 from construction_panoptic.training.loading import Batch
 
 THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
-"""The thresholds that are tried beside the one in use."""
+"""The thresholds that are tried beside those in use."""
 
 
 def threshold_curve(
@@ -28,17 +28,18 @@ def threshold_curve(
     overrides: Mapping[str, Any] | None = None,
     precision: str = "auto",
 ) -> pd.DataFrame:
-    """Measure PQ at several thresholds and at the one in use; the network runs once an image.
+    """Measure PQ at several thresholds and at those in use; the network runs once an image.
 
     ``truth`` is COCO panoptic JSON, loaded, of the images in ``batches``; see `predict_images` for the rest.
 
     Returns:
         A row a threshold, ascending: ``threshold``, ``pq``, ``pq_things``, ``pq_stuff`` (fractions, NaN where there is
-        no class), ``segments`` (mean number predicted an image), ``images``, ``in_use`` (True for one).
+        no class), ``segments`` (mean number predicted an image), ``images``, ``in_use_things``
+        and ``in_use_stuff`` (True for one).
     """
     device = device_of(model.network)
-    used = model.spec.overridden(overrides).least_score
-    thresholds = sorted({*thresholds, used})
+    used = model.spec.overridden(overrides).least_scores
+    thresholds = sorted({*thresholds, *used.values()})
     annotations = {annotation["image_id"]: annotation for annotation in truth["annotations"]}
     rows: dict[float, list[tuple[Any, ...]]] = {threshold: [] for threshold in thresholds}
     with evaluating(model.network):
@@ -56,4 +57,6 @@ def threshold_curve(
         pq = kind_means(class_scores(segments)["pq"], truth["categories"])
         predicted = (segments["side"] == "predicted").sum() / len(annotations)
         table.append({"threshold": threshold, **pq, "segments": predicted})
-    return pd.DataFrame(table).assign(images=len(annotations), in_use=[each == used for each in thresholds])
+    kinds = {"in_use_things": used[True], "in_use_stuff": used[False]}
+    in_use = {column: [each == threshold for each in thresholds] for column, threshold in kinds.items()}
+    return pd.DataFrame(table).assign(images=len(annotations), **in_use)

@@ -45,10 +45,13 @@ class Segmentation:
     segments: Sequence[Mapping[str, Any]]
     boxes: list[dict[str, Any]] = field(default_factory=list)
 
-    def resized(self, size: tuple[int, int], *, threshold: float = 0.0, least_area: int = 1) -> Self:
+    def resized(
+        self, size: tuple[int, int], *, least_scores: Mapping[bool, float] | None = None, least_area: int = 1
+    ) -> Self:
         """The same without boxes at (height, width), nearest, on PIL's grid.
 
-        Segments of fewer pixels there than ``least_area``, or whose score is not above ``threshold``, become void.
+        Segments of fewer pixels there than ``least_area``, or whose score is not above that of ``least_scores`` for
+        things (True) or stuff (False), become void.
         """
         id_map = self.id_map
         if id_map.shape != size:
@@ -56,7 +59,8 @@ class Segmentation:
             id_map = id_map.take(columns, axis=1).take(rows, axis=0)
         areas = np.bincount(id_map.ravel(), minlength=len(self.segments) + 1).tolist()
         found = ({**segment, "area": areas[segment["id"]]} for segment in self.segments)
-        kept = [each for each in found if each["area"] >= least_area and each["score"] > threshold]
+        least = least_scores or {True: 0.0, False: 0.0}
+        kept = [each for each in found if each["area"] >= least_area and each["score"] > least[bool(each["isthing"])]]
         new_ids = np.zeros(len(areas), dtype=np.int32)
         new_ids[[segment["id"] for segment in kept]] = np.arange(1, len(kept) + 1)
         return type(self)(new_ids[id_map], [segment | {"id": number} for number, segment in enumerate(kept, 1)])

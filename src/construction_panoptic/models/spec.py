@@ -36,6 +36,7 @@ class ModelSpec(Settings):
     categories: tuple[dict[str, Any], ...] = Field(description="COCO categories: id, name, isthing, color.")
     preprocessing: Preprocessing = Preprocessing()
     threshold: Threshold = Field(default=0.85, description="Merging by pixels: least class probability of a query.")
+    threshold_stuff: Threshold | None = Field(default=None, description="The same of stuff; null: as of things.")
     merging: Merging = "pixels"
     quality_things: Fraction = Field(default=0.4, description="Merging by masks: least quality of a thing.")
     quality_stuff: Fraction = Field(default=0.3, description="Merging by masks: least quality of a stuff mask.")
@@ -51,9 +52,16 @@ class ModelSpec(Settings):
         return max(self.is_thing) + 1
 
     @property
+    def least_scores(self) -> dict[bool, float]:
+        """The scores above which segments are shown, of things (True) and of stuff (False)."""
+        if self.merging == "masks":
+            return {True: self.quality_things, False: self.quality_stuff}
+        return {True: self.threshold, False: self.threshold if self.threshold_stuff is None else self.threshold_stuff}
+
+    @property
     def least_score(self) -> float:
-        """The score above which segments and boxes are shown; where it is another one for stuff, that of things."""
-        return self.threshold if self.merging == "pixels" else self.quality_things
+        """The score above which segments and boxes of things are shown."""
+        return self.least_scores[True]
 
     @property
     def merges_pixels(self) -> bool:
@@ -61,11 +69,16 @@ class ModelSpec(Settings):
         return self.kind == "detr" and self.merging == "pixels"
 
     def overridden(self, overrides: Mapping[str, Any] | None) -> Self:
-        """Replace values; those that are None stay. A ``threshold`` is that of the merging that is used."""
+        """Replace values; those that are None stay.
+
+        A ``threshold`` is that of the merging that is used, and of stuff too, unless there is a ``threshold_stuff``.
+        """
         changed = {name: value for name, value in (overrides or {}).items() if value is not None}
         if self.kind != "detr":
             changed.pop("merging", None)  # is a matter of queries
-        if "threshold" in changed and changed.get("merging", self.merging) == "masks":
-            threshold = changed.pop("threshold")
-            changed |= {"quality_things": threshold, "quality_stuff": threshold}
+        if "threshold" in changed:
+            changed.setdefault("threshold_stuff", changed["threshold"])
+        if changed.get("merging", self.merging) == "masks":
+            names = {"threshold": "quality_things", "threshold_stuff": "quality_stuff"}
+            changed = {names.get(name, name): value for name, value in changed.items()}
         return self.model_copy(update=changed)

@@ -43,13 +43,13 @@ def process_count(devices: int | Literal["auto"], device: str = "auto") -> int:
 def autocast(device: torch.device, precision: str = "auto") -> AbstractContextManager[object]:
     """The context to run the network in: bfloat16 autocast, or nothing for float32.
 
-    ``auto`` is bfloat16 where CUDA has it, ``fast`` on CPUs with AMX too: others compute it slowly.
+    ``auto`` is bfloat16 where CUDA has it, ``fast`` on CPUs with AVX512-BF16 too: others compute it slowly.
     """
     if device.type == "cuda":
         is_fast = torch.cuda.is_bf16_supported()
     else:
         # torch.cpu.get_capabilities, the public way, is newer than torch 2.10.
-        is_fast = precision == "fast" and torch.cpu._is_amx_tile_supported()
+        is_fast = precision == "fast" and torch.cpu._is_avx512_bf16_supported()
     if precision == "bfloat16" or (precision != "float32" and is_fast):
         return torch.autocast(device.type, dtype=torch.bfloat16)
     return nullcontext()

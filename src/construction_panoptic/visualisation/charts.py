@@ -242,16 +242,17 @@ def loss_budget_chart(budget: pd.DataFrame) -> BarChart:
     return BarChart("What costs PQ", "points", [BarColumn("", labels, bars)], (0, 100), stacked=True)
 
 
-def threshold_chart(thresholds: pd.DataFrame, threshold: float) -> CurveChart:
-    """Chart the PQ of a `threshold_curve` against the score threshold, and mark the one in use."""
+def threshold_chart(thresholds: pd.DataFrame) -> CurveChart:
+    """Chart the PQ of a `threshold_curve` against the score threshold, and mark those in use."""
     curves = [
         Curve(name, color, thresholds["threshold"].tolist(), (100 * thresholds[column]).tolist())
         for name, column, color in (("PQ", "pq", GREEN), ("things", "pq_things", BLUE), ("stuff", "pq_stuff", ORANGE))
         if thresholds[column].notna().any()
     ]
-    in_use = Curve(f"in use: {threshold:g}", GREY, [threshold] * 2, [0, 100], "dashed")
+    used = thresholds.loc[thresholds["in_use_things"] | thresholds["in_use_stuff"], "threshold"]
+    in_use = [Curve(f"in use: {each:g}", GREY, [each] * 2, [0, 100], "dashed") for each in used]
     title = "PQ of training images by the least score of a segment"
-    return CurveChart(title, "threshold", [Panel("PQ", [*curves, in_use], top=100)], (0, 1))
+    return CurveChart(title, "threshold", [Panel("PQ", [*curves, *in_use], top=100)], (0, 1))
 
 
 def calibration_chart(calibration: pd.DataFrame) -> CurveChart:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from construction_panoptic.evaluation.analysis import best_threshold
+from construction_panoptic.evaluation.analysis import best_thresholds
 from construction_panoptic.evaluation.calibration import calibration_error
 from construction_panoptic.evaluation.quality import SPLITS
 from construction_panoptic.visualisation import charts, still
@@ -58,20 +58,20 @@ def evaluation_report(
     calibration: pd.DataFrame,
     box_errors: pd.DataFrame,
     thresholds: pd.DataFrame,
-    threshold: float,
     worst: Sequence[Example],
 ) -> str:
     """Set the report as an HTML page, of what `quality`, `precision`, `analysis`, `calibration` and `thresholds` give.
 
-    ``threshold`` is the one that the predictions were made with; ``worst`` are the images with the lowest PQ.
+    ``worst`` are the images with the lowest PQ.
     """
-    best, tried = best_threshold(thresholds), thresholds.set_index("threshold")["pq"]
+    chosen = best_thresholds(thresholds)
     rows = {of: calibration[calibration["of"] == of] for of in ("boxes", "segments")}
     return render(
         "evaluation_report.html.j2",
         title="Evaluation report",
         about=about,
-        facts=_facts(quality, precision) | {"score threshold": f"{threshold:g}"},
+        facts=_facts(quality, precision)
+        | {f"score threshold of {row.kind}": f"{row.in_use:g}" for row in chosen.itertuples()},
         loss_colors={"PQ": charts.GREEN, **charts.LOSS_COLORS},
         error_colors=charts.LOSS_COLORS,
         budget=charts.sorted_budget(budget).rename(columns={"pq": "PQ"}).to_dict("records"),
@@ -80,11 +80,9 @@ def evaluation_report(
         sizes=sizes[["size", "true_segments", *_SIZE_SCORES]].to_numpy().tolist(),
         calibration_errors={of: calibration_error(found) for of, found in rows.items() if len(found)},
         calibration_chart=Markup(still.svg(charts.calibration_chart(calibration))),
-        threshold=threshold,
         threshold_images=int(thresholds["images"].iloc[0]),
-        best=best,
-        gain=tried[best] - tried[threshold],
-        threshold_chart=Markup(still.svg(charts.threshold_chart(thresholds, threshold))),
+        chosen=chosen.to_dict("records"),
+        threshold_chart=Markup(still.svg(charts.threshold_chart(thresholds))),
         thresholds=[
             [f"{row['threshold']:g}", row["pq"], row["pq_things"], row["pq_stuff"], f"{row['segments']:.1f}"]
             for row in thresholds.to_dict("records")

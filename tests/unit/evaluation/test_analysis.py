@@ -6,7 +6,7 @@ import pytest
 
 from construction_panoptic.evaluation.analysis import (
     LOSSES,
-    best_threshold,
+    best_thresholds,
     confusion_matrix,
     image_scores,
     loss_budget,
@@ -130,6 +130,16 @@ def test_the_score_of_an_image_is_its_own_pq(seed: int, random_pair: Callable[..
     assert scores.is_monotonic_increasing
 
 
-def test_of_equal_thresholds_the_higher_is_best() -> None:
-    curve = pd.DataFrame({"threshold": [0.5, 0.7, 0.9], "pq": [0.4, 0.4, 0.3]})
-    assert best_threshold(curve) == 0.7
+def test_of_equal_thresholds_the_one_in_use_or_the_higher_is_best() -> None:
+    curve = pd.DataFrame(
+        {
+            "threshold": [0.25, 0.5, 0.75],
+            "pq_things": [0.5, 0.5, 0.25],
+            "pq_stuff": [0.5, 0.5, 0.25],
+            "in_use_things": [True, False, False],
+            "in_use_stuff": [False, False, True],
+        }
+    )
+    assert best_thresholds(curve).to_numpy().tolist() == [["things", 0.25, 0.25, 0.0], ["stuff", 0.75, 0.5, 0.25]]
+    without = best_thresholds(curve.assign(pq_things=float("nan")))
+    assert without["kind"].tolist() == ["stuff"]

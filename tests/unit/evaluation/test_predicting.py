@@ -24,7 +24,7 @@ from construction_panoptic.evaluation.quality import panoptic_quality
 from construction_panoptic.models.detr import DetrModel, DetrPanoptic
 from construction_panoptic.models.detr.postprocess import keep_queries, panoptic_result
 from construction_panoptic.models.spec import ModelSpec
-from tests.unit.small_model import CATEGORIES
+from tests.unit.small_model import CATEGORIES, small_model
 
 THRESHOLD = 0.3
 
@@ -145,6 +145,19 @@ def test_only_some_categories(model: DetrPanoptic, small_data: Any) -> None:
     predictions = predict(model, small_data, categories=categories)
     assert {s["category_id"] for p in predictions for s in p.segments_info} == {chosen}
     assert {b["category_id"] for p in predictions for b in p.boxes} <= {chosen}
+
+
+@pytest.mark.parametrize("merging", ["pixels", "masks"])
+def test_things_and_stuff_have_thresholds_of_their_own(small_data: Any, merging: str) -> None:
+    model = small_model(merging=merging)
+
+    def kinds(**overrides: float) -> set[int]:
+        found = predict_images(model, small_data.panoptic_loader(), overrides=overrides)
+        return {segment["isthing"] for prediction in found for segment in prediction.segments_info}
+
+    assert kinds(threshold=0.2) == {0, 1}
+    assert kinds(threshold=0.999, threshold_stuff=0.2) == {0}
+    assert kinds(threshold=0.2, threshold_stuff=0.999) == {1}
 
 
 def random_states() -> list[Any]:

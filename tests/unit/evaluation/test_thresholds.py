@@ -13,11 +13,12 @@ from tests.unit.small_model import small_model
 @pytest.mark.parametrize("merging", ["pixels", "masks"])
 def test_each_threshold_has_the_pq_of_its_own_predictions(small_data: SmallData, merging: str, tmp_path: Path) -> None:
     model = small_model(merging=merging)
-    used = 0.2 if merging == "pixels" else 0.4
+    things, stuff = (0.2, 0.2) if merging == "pixels" else (0.4, 0.3)
     files, truth = small_data.panoptic_loader(), small_data.panoptic
     curve = threshold_curve(model, files, truth, small_data.pngs, thresholds=[0.6, 0.3, 0.4])
-    assert curve["threshold"].tolist() == sorted({0.3, 0.4, 0.6, used})
-    assert curve["threshold"][curve["in_use"]].tolist() == [used]
+    assert curve["threshold"].tolist() == sorted({0.3, 0.4, 0.6, things, stuff})
+    assert curve["threshold"][curve["in_use_things"]].tolist() == [things]
+    assert curve["threshold"][curve["in_use_stuff"]].tolist() == [stuff]
     assert curve["segments"].is_monotonic_decreasing
     assert curve["segments"].nunique() > 1  # the thresholds do something
     for row in curve.to_dict("records"):

@@ -32,10 +32,10 @@ def test_precision_on_a_cpu(precision: str, dtype: torch.dtype) -> None:
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
 
 
-@pytest.mark.parametrize("has_amx", [False, True])
-def test_fast_is_bfloat16_on_a_cpu_that_computes_it_fast(has_amx: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: has_amx)
+@pytest.mark.parametrize("is_new", [False, True])
+def test_fast_is_bfloat16_on_a_cpu_that_computes_it_fast(is_new: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: is_new)
     with autocast(torch.device("cpu"), "fast"):
-        assert torch.is_autocast_enabled("cpu") is has_amx
+        assert torch.is_autocast_enabled("cpu") is is_new
     with autocast(torch.device("cpu"), "auto"):
         assert not torch.is_autocast_enabled("cpu")

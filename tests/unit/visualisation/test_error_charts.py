@@ -57,12 +57,14 @@ def test_confusions_come_most_frequent_first() -> None:
     assert most_confused(CONFUSIONS) == [["wall", "sky", 3], ["sky", "wall", 2]]
 
 
-def test_the_threshold_in_use_is_marked() -> None:
+def test_the_thresholds_in_use_are_marked() -> None:
     curve = pd.DataFrame({"threshold": [0.5, 0.9], "pq": [0.5, 0.4], "pq_things": [0.5, 0.4], "pq_stuff": [NAN, NAN]})
-    pq, things, in_use = threshold_chart(curve, 0.7).panels[0].curves
+    curve = curve.assign(in_use_things=[True, False], in_use_stuff=[False, True])
+    pq, things, of_things, of_stuff = threshold_chart(curve).panels[0].curves
     assert (pq.name, pq.y) == ("PQ", pytest.approx([50, 40]))
     assert things.name == "things"
-    assert (in_use.style, in_use.x) == ("dashed", [0.7, 0.7])
+    assert (of_things.style, of_things.x) == ("dashed", [0.5, 0.5])
+    assert of_stuff.x == [0.9, 0.9]
 
 
 def test_boxes_and_segments_have_a_curve_each() -> None:

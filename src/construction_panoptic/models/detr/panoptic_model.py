@@ -81,7 +81,7 @@ class DetrModel(PanopticModel):
             outputs,
             images.sizes,
             spec.is_thing,
-            threshold=spec.threshold if by_pixels else LEAST_PROBABILITY,
+            threshold=min(spec.least_scores.values()) if by_pixels else LEAST_PROBABILITY,
             keep=keep_queries if by_pixels else likely_queries,
         )
         for queries, size, original in zip(found, images.sizes, images.original_sizes, strict=True):
@@ -144,7 +144,8 @@ def merge_queries(
     """Merge the queries of an image of the processed and the original ``size``, as the spec says."""
     sizes: dict[str, Any] = {"processed_size": size, "target_size": original, "is_thing": spec.is_thing}
     if spec.merging == "pixels":
-        kept = queries.select(queries.scores > spec.threshold)
+        least = [spec.least_scores[spec.is_thing[label]] for label in queries.labels.tolist()]
+        kept = queries.select(queries.scores > queries.scores.new_tensor(least))
         return panoptic_result(kept.masks, kept.scores, kept.labels, **sizes)
     least_quality = (spec.quality_things, spec.quality_stuff)
     return merged_masks(queries.masks, queries.scores, queries.labels, **sizes, least_quality=least_quality)

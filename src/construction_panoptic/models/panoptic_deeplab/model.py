@@ -43,7 +43,7 @@ class PanopticDeeplabModel(PanopticModel):
             "belongs to the centre nearest to ((y + 0.5) / 4 - 0.5, (x + 0.5) / 4 - 0.5) + offset; a thing has the "
             f"class of most of its pixels; drop things below {grouping.min_thing_area} and stuff below "
             f"{grouping.min_stuff_area} of the image; score = mean probability of the class, for things times the "
-            "centre's heat; keep scores above threshold",
+            "centre's heat; keep scores above threshold, of stuff above threshold_stuff if there is one",
         }
 
     def candidates(
@@ -57,4 +57,4 @@ class PanopticDeeplabModel(PanopticModel):
 
 
 def _above_threshold(found: Segmentation, size: tuple[int, int], spec: ModelSpec) -> Segmentation:
-    return found.resized(size, threshold=spec.threshold)
+    return found.resized(size, least_scores=spec.least_scores)

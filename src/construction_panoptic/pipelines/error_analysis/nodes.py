@@ -75,12 +75,8 @@ def draw_errors(
         interactive.draw(loss_budget_chart(budget)),
         interactive.confusion_chart(confusions),
         interactive.draw(calibration_chart(calibration)),
-        interactive.draw(threshold_chart(thresholds, _in_use(thresholds))),
+        interactive.draw(threshold_chart(thresholds)),
     )
-
-
-def _in_use(thresholds: pd.DataFrame) -> float:
-    return float(thresholds.loc[thresholds["in_use"], "threshold"].iloc[0])
 
 
 def report_evaluation(
@@ -110,9 +106,7 @@ def report_evaluation(
     scores |= {image["id"]: None for image in panoptic_val["images"] if image["id"] not in scores}
     worst = dict(islice(scores.items(), parameters.examples))
     worst_drawn = list(examples_of(worst, panoptic_val, folders, predictions, segments))
-    budget, confusions, sizes, calibration, box_errors, thresholds = tables
-    found = budget, confusions, sizes, calibration, box_errors, thresholds, _in_use(thresholds)
-    report = evaluation_report(said, quality, precision, *found, worst_drawn)
+    report = evaluation_report(said, quality, precision, *tables, worst=worst_drawn)
     shown = dict(islice(scores.items(), MOST_IMAGES))
     drawn = examples_of(shown, panoptic_val, folders, predictions, segments, max_side=THUMBNAIL_SIDE)
     return report, example_sheet(worst_drawn), validation_page(said, panoptic_val, segments, shown, drawn)

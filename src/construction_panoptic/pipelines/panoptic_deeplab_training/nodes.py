@@ -28,8 +28,9 @@ def train_panoptic_deeplab(
         architecture=settings.model.model_dump(mode="json"),
         categories=tuple(panoptic_train["categories"]),
         preprocessing=Preprocessing.of(settings.augmentation),
-        threshold=settings.threshold if evaluation.threshold is None else evaluation.threshold,
-    )
+        threshold=settings.threshold,
+        threshold_stuff=settings.threshold_stuff,
+    ).overridden(evaluation.overrides)
     fetch_starting_weights(settings.weights, settings.model.backbone)  # once for all processes
     arguments = (panoptic_train, panoptic_val, converted, settings, spec)
     yield from run_training(_stage, arguments, settings, resume_from)

@@ -115,7 +115,7 @@ def test_the_memory_limit_changes_nothing(monkeypatch: Any) -> None:
 def test_thresholds_leave_out_segments_and_number_the_rest() -> None:
     groups = grouped(random_maps(2))
     threshold = sorted(scores_of(groups))[2]
-    every, some = groups.resized(SIZE), groups.resized(SIZE, threshold=threshold)
+    every, some = groups.resized(SIZE), groups.resized(SIZE, least_scores={True: threshold, False: threshold})
     assert len(some.segments) == len(every.segments) - 3
     assert [segment["id"] for segment in some.segments] == list(range(1, len(some.segments) + 1))
     kept = {pixels for pixels, segment in pixel_sets(every).items() if segment["score"] > threshold}

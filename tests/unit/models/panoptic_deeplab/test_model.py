@@ -113,6 +113,19 @@ def test_the_network_can_be_exported_with_free_sizes(model: Any) -> None:
         torch.testing.assert_close(value, model.network(batch, mask)[name])
 
 
+def test_things_and_stuff_have_thresholds_of_their_own(model: Any) -> None:
+    batch = images([(64, 96)], [(64, 96)])
+
+    def kinds(**overrides: float) -> set[int]:
+        (found,) = model.segment(batch, overrides)
+        return {segment["isthing"] for segment in found.segments}
+
+    assert kinds() == {True, False}
+    assert kinds(threshold=0.9) == set()
+    assert kinds(threshold=0.9, threshold_stuff=0.0) == {False}
+    assert kinds(threshold_stuff=0.9) == {True}
+
+
 def test_merging_of_queries_has_no_meaning_here() -> None:
     changed = SPEC.overridden({"threshold": 0.4, "merging": "masks"})
     assert (changed.threshold, changed.merging, changed.least_score) == (0.4, "pixels", 0.4)
