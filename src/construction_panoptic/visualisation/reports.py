@@ -52,13 +52,13 @@ def evaluation_report(
     about: Mapping[str, str],
     quality: Mapping[str, Any],
     precision: Mapping[str, Any],
+    worst: Sequence[Example],
     budget: pd.DataFrame,
     confusions: pd.DataFrame,
     sizes: pd.DataFrame,
     calibration: pd.DataFrame,
     box_errors: pd.DataFrame,
     thresholds: pd.DataFrame,
-    worst: Sequence[Example],
 ) -> str:
     """Set the report as an HTML page, of what `quality`, `precision`, `analysis`, `calibration` and `thresholds` give.
 

@@ -38,7 +38,7 @@ def report(things: float = 0.7, stuff: float = 0.7, calibration: pd.DataFrame = 
     precision = {"AP": 0.345, "AP50": -1}
     curve = CURVE.assign(in_use_things=CURVE["threshold"] == things, in_use_stuff=CURVE["threshold"] == stuff)
     tables = (budget(), CONFUSIONS, SIZES, calibration, ERRORS, curve)
-    return evaluation_report({"model": "DETR, epoch 8"}, QUALITY, precision, *tables, WORST)
+    return evaluation_report({"model": "DETR, epoch 8"}, QUALITY, precision, WORST, *tables)
 
 
 def test_the_page_holds_every_part_and_stands_alone() -> None:

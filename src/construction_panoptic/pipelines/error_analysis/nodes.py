@@ -106,7 +106,7 @@ def report_evaluation(
     scores |= {image["id"]: None for image in panoptic_val["images"] if image["id"] not in scores}
     worst = dict(islice(scores.items(), parameters.examples))
     worst_drawn = list(examples_of(worst, panoptic_val, folders, predictions, segments))
-    report = evaluation_report(said, quality, precision, *tables, worst=worst_drawn)
+    report = evaluation_report(said, quality, precision, worst_drawn, *tables)
     shown = dict(islice(scores.items(), MOST_IMAGES))
     drawn = examples_of(shown, panoptic_val, folders, predictions, segments, max_side=THUMBNAIL_SIDE)
     return report, example_sheet(worst_drawn), validation_page(said, panoptic_val, segments, shown, drawn)
