@@ -25,14 +25,14 @@ def build(backbone: Any, num_classes: int, *, queries: int, width: int = 256, la
     """Build the model with random weights around the backbone; ``layers`` of its pixel decoder and decoder."""
     from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, ResNetConfig
 
-    maps = ResNetConfig(  # type: ignore[call-arg]  # of the right widths; it is replaced
+    maps = ResNetConfig(  # of the right widths; it is replaced
         embedding_size=8,
         hidden_sizes=list(backbone.channels),
         depths=[1, 1, 1, 1],
         layer_type="basic",
         out_features=["stage1", "stage2", "stage3", "stage4"],
     )
-    config = Mask2FormerConfig(  # type: ignore[call-arg]
+    config = Mask2FormerConfig(
         backbone_config=maps,
         num_labels=num_classes,
         num_queries=queries,

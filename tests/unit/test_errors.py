@@ -114,6 +114,7 @@ class Hanging(Killed):
         return index
 
 
+@pytest.mark.medium
 def test_a_process_that_loads_and_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loading, "LONGEST_LOAD", 1)
     monkeypatch.setattr(loading, "collate", list)

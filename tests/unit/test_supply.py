@@ -8,6 +8,8 @@ import pytest
 
 import construction_panoptic
 
+pytestmark = pytest.mark.medium
+
 SOURCES = sorted(Path(construction_panoptic.__file__).parent.rglob("*.py"))
 
 

@@ -22,7 +22,7 @@ def network(family: str) -> Any:
         return transformers.EomtForUniversalSegmentation(
             transformers.EomtConfig(**small, num_queries=20, image_size=EOMT_SIDE, patch_size=16, **classes)
         )
-    swin: Any = transformers.SwinConfig(  # type: ignore[call-arg]
+    swin: Any = transformers.SwinConfig(
         embed_dim=8,
         depths=[1, 1, 1, 1],
         num_heads=[1, 1, 2, 2],
@@ -30,7 +30,7 @@ def network(family: str) -> Any:
         out_features=["stage1", "stage2", "stage3", "stage4"],
     )
     if family == "maskformer":
-        detr: Any = transformers.DetrConfig(  # type: ignore[call-arg]
+        detr: Any = transformers.DetrConfig(
             d_model=16,
             decoder_layers=1,
             decoder_attention_heads=2,
@@ -80,7 +80,7 @@ def write_model(folder: Path, family: str) -> Path:
     elif family == "oneformer":
         # As published: names of classes that it would have to download.
         processor = transformers.OneFormerImageProcessor(size=size)
-        processor.class_info_file = "coco_panoptic.json"  # type: ignore[assignment]
+        processor.class_info_file = "coco_panoptic.json"
         processor.save_pretrained(folder)
         tokens = ["<|startoftext|>", "<|endoftext|>", *LETTERS, *(f"{letter}</w>" for letter in LETTERS)]
         vocabulary = {token: number for number, token in enumerate(tokens)}

@@ -85,6 +85,7 @@ def test_rows_are_those_of_the_key(monkeypatch: pytest.MonkeyPatch, size: int) -
             assert [row["order"] for row in orders.of(key)] == [row["order"] for row in wanted if row["key"] == key]
 
 
+@pytest.mark.medium
 def test_rows_of_a_long_table_take_little_memory() -> None:
     writer = TableWriter({"key": "string", "outline": "string"})
     for start in range(0, 100_000, 2000):

@@ -60,6 +60,7 @@ def test_under_autocast_on_a_cpu_depthwise_convolutions_are_in_float32() -> None
         assert float((own - exact).norm() / exact.norm()) < 0.05
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("name", ["resnet18", "resnetv2_50", "densenet121", "mobilenetv4_conv_small"])
 def test_frozen_normalisation_gives_the_same_maps_and_what_is_before_the_first_does_not_learn(
     name: Any, tmp_path: Any

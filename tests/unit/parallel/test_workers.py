@@ -61,6 +61,7 @@ def test_a_process_that_hangs_is_waited_for_a_while_only(monkeypatch: pytest.Mon
             list(workers.map(time.sleep, [600] * 20))
 
 
+@pytest.mark.medium
 def test_processes_end_when_the_one_that_started_them_is_killed() -> None:
     code = (
         "import os, time\n"

@@ -100,6 +100,7 @@ def test_a_thing_of_another_class_is_another_thing(clip: list[tuple[np.ndarray, 
     assert tracks([tracker.follow(other)]) == [[1, 4, 5]]
 
 
+@pytest.mark.medium
 def test_the_table_counts_things_and_not_frames(clip: list[tuple[np.ndarray, ImagePrediction]], tmp_path: Path) -> None:
     file, tracker = SourceFile(Path("clip.mp4"), "clip.mp4"), Tracker()
     write_results(

@@ -100,6 +100,7 @@ def test_the_description_names_the_outputs(model: Any) -> None:
     assert model.describe()["outputs"].keys() == model.network(torch.zeros(1, 3, 32, 32)).keys()
 
 
+@pytest.mark.medium
 def test_the_network_can_be_exported_with_free_sizes(model: Any) -> None:
     free, mask = torch.export.Dim.AUTO, torch.zeros(2, 64, 96, dtype=torch.bool)
     program = torch.export.export(
