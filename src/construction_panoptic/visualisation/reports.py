@@ -71,7 +71,7 @@ def evaluation_report(
         title="Evaluation report",
         about=about,
         facts=_facts(quality, precision)
-        | {f"score threshold of {row.kind}": f"{row.in_use:g}" for row in chosen.itertuples()},
+        | {"score threshold": " / ".join(map("{:g}".format, chosen["in_use"].unique()))},
         loss_colors={"PQ": charts.GREEN, **charts.LOSS_COLORS},
         error_colors=charts.LOSS_COLORS,
         budget=charts.sorted_budget(budget).rename(columns={"pq": "PQ"}).to_dict("records"),

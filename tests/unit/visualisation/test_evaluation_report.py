@@ -73,6 +73,7 @@ def test_the_best_thresholds_on_training_images_are_recommended() -> None:
     assert "Of stuff the one in use, 0.7, is the best of those tried." in page
     assert "panoptic_evaluation.threshold=0.5,panoptic_evaluation.threshold_stuff=0.7<" in page
     assert "To take the best" not in report(things=0.5)
+    assert "0.5 / 0.7" in report(things=0.5)
 
 
 def test_without_predictions_there_is_a_page() -> None:
