@@ -65,6 +65,7 @@ def evaluation_report(
     ``worst`` are the images with the lowest PQ.
     """
     chosen = best_thresholds(thresholds)
+    in_use = " / ".join(f"{threshold:g}" for threshold in chosen["in_use"].unique())
     rows = {of: calibration[calibration["of"] == of] for of in ("boxes", "segments")}
     return render(
         "evaluation_report.html.j2",
