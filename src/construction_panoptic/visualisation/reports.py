@@ -71,8 +71,7 @@ def evaluation_report(
         "evaluation_report.html.j2",
         title="Evaluation report",
         about=about,
-        facts=_facts(quality, precision)
-        | {"score threshold": " / ".join(map("{:g}".format, chosen["in_use"].unique()))},
+        facts=_facts(quality, precision) | {"score threshold": in_use},
         loss_colors={"PQ": charts.GREEN, **charts.LOSS_COLORS},
         error_colors=charts.LOSS_COLORS,
         budget=charts.sorted_budget(budget).rename(columns={"pq": "PQ"}).to_dict("records"),
