@@ -84,7 +84,13 @@ def build(model: "PanopticModel", hosts: list[str]) -> "FastAPI":
 
     @application.get("/model")
     def describe() -> dict[str, Any]:
-        return {"categories": model.spec.categories, "threshold": model.spec.least_score, "least": least_score(model)}
+        shown = model.spec.least_scores
+        return {
+            "categories": model.spec.categories,
+            "things": shown[True],
+            "stuff": shown[False],
+            "least": least_score(model),
+        }
 
     @application.post("/segments")
     async def find(request: Request, name: str) -> dict[str, Any]:
@@ -93,11 +99,11 @@ def build(model: "PanopticModel", hosts: list[str]) -> "FastAPI":
             return await answered(segments_of, model, path)
 
     @application.post("/results")
-    async def give(request: Request, name: str, threshold: float) -> FileResponse:
+    async def give(request: Request, name: str, threshold: float, threshold_stuff: float | None = None) -> FileResponse:
         with ExitStack() as stack:
             folder = stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))
             path = await received(request, Path(folder), name)
-            archive = await answered(results_of, model, path, threshold)
+            archive = await answered(results_of, model, path, threshold, threshold_stuff)
             forget = BackgroundTask(stack.pop_all().close)
         return FileResponse(archive, filename=f"{path.stem}.zip", background=forget)
 
@@ -106,7 +112,7 @@ def build(model: "PanopticModel", hosts: list[str]) -> "FastAPI":
 
 def least_score(model: "PanopticModel") -> float:
     """Give the score from which on segments are sent: weak ones too, unless they would change the others."""
-    shown = model.spec.least_score
+    shown = min(model.spec.least_scores.values())
     return shown if model.spec.merges_pixels else min(LEAST_SCORE, shown)
 
 
@@ -144,7 +150,7 @@ def segments_of(model: "PanopticModel", path: Path) -> dict[str, Any]:
     }
 
 
-def results_of(model: "PanopticModel", path: Path, threshold: float) -> Path:
+def results_of(model: "PanopticModel", path: Path, threshold: float, threshold_stuff: float | None) -> Path:
     """Predict an image or a video, and pack what `predict` writes; `UserError`: it cannot be read."""
     from construction_panoptic.config.base import parse
     from construction_panoptic.config.prediction import PredictionSettings
@@ -153,7 +159,8 @@ def results_of(model: "PanopticModel", path: Path, threshold: float) -> Path:
     from construction_panoptic.prediction.sources import find_files
     from construction_panoptic.prediction.tables import write_tables
 
-    chosen = {"source": str(path), "threshold": threshold, "cvat": "masks", "execution": {"workers": 1}}
+    least = {"threshold": threshold, "threshold_stuff": threshold_stuff}
+    chosen = {"source": str(path), **least, "cvat": "masks", "execution": {"workers": 1}}
     folder = path.parent / "results"
     settings = parse(PredictionSettings, chosen, "app")
     write_results(predict_source(model, find_files(str(path)), settings), folder)

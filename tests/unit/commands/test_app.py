@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 from pathlib import Path
 from zipfile import ZipFile
 
@@ -66,6 +67,16 @@ def test_results_are_those_of_predict(client: TestClient) -> None:
         "seen.csv",
         "cvat.zip",
     } <= names
+
+
+def test_things_and_stuff_have_thresholds_of_their_own(client: TestClient) -> None:
+    for things, stuff, kinds in ((0.2, 0.2, {0, 1}), (0.2, 0.999, {1}), (0.999, 0.2, {0})):
+        query = f"name=site.png&threshold={things}&threshold_stuff={stuff}"
+        answer = client.post(f"/results?{query}", content=photograph(kind="PNG")).raise_for_status()
+        found = json.loads(ZipFile(io.BytesIO(answer.content)).read("panoptic/predictions.json"))
+        is_thing = {category["id"]: category["isthing"] for category in found["categories"]}
+        segments = found["annotations"][0]["segments_info"]
+        assert {is_thing[segment["category_id"]] for segment in segments} == kinds
 
 
 def test_what_is_no_image_is_refused_without_a_path(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
