@@ -15,6 +15,8 @@ PARAMS = {
     "universal.weights": "eomt",
     "universal.epochs": "2",
     "universal.workers": "0",
+    "universal.devices": "2",
+    "universal.batch_size": "4",  # on each
     "universal.augmentation.max_side": str(EOMT_SIDE),
     "universal.augmentation.crop": "0",
     "universal.optimizer.lr": "0.001",
