@@ -128,3 +128,12 @@ def write_exports(options: Options) -> None:
 def is_thing_of(options: Options) -> Mapping[int, bool]:  # noqa: ARG001
     """By category id, whether it is a thing: 1 to 16 are stuff, as in the default taxonomy."""
     return {label: label > 16 for label in range(NUM_CLASSES)}
+
+
+def categories_of(options: Options) -> tuple[dict[str, Any], ...]:
+    """The classes of `is_thing_of` as COCO categories; 0 is none."""
+    return tuple(
+        {"id": label, "name": str(label), "isthing": int(thing)}
+        for label, thing in is_thing_of(options).items()
+        if label
+    )

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from benchmarks.inputs import NUM_CLASSES
+from benchmarks.measuring import Options
 from construction_panoptic.training.loading import Batch
 
 
@@ -47,6 +49,12 @@ def build(backbone: Any, num_classes: int, *, queries: int, width: int = 256, la
     model = Mask2FormerForUniversalSegmentation(config)
     model.model.pixel_level_module.encoder = _Encoder(backbone)
     return model
+
+
+def build_for(options: Options, backbone: Any) -> Any:
+    """Build the model around the backbone at its published size, or a small one to try a benchmark with."""
+    small = {"queries": 10, "width": 32, "layers": 1}
+    return build(backbone, NUM_CLASSES, **(small if options.small else {"queries": 100})).to(options.torch_device)
 
 
 def loss(model: Any, batch: Batch) -> Tensor:

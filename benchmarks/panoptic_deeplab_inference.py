@@ -4,15 +4,17 @@ They are different models: what is compared are the maps of the backbone, which 
 are random, so the least heat of a centre is set to what keeps twenty centres.
 """
 
+from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 from benchmarks import mask2former
-from benchmarks.inputs import NUM_CLASSES, image_size, is_thing_of, random_images
+from benchmarks.inputs import NUM_CLASSES, categories_of, image_size, is_thing_of, random_images
 from benchmarks.measuring import Benchmark, Options, Outputs, Step, main
 from construction_panoptic.annotations.panoptic_png import encode_id_map
-from construction_panoptic.config.model import GroupingSettings, PanopticDeeplabSettings
+from construction_panoptic.config.model import PanopticDeeplabSettings
 from construction_panoptic.models.panoptic_deeplab import PanopticDeeplabModel, build_panoptic_deeplab
 from construction_panoptic.models.panoptic_deeplab.grouping import find_centers
 from construction_panoptic.models.protocol import Images
@@ -21,9 +23,8 @@ from construction_panoptic.training.loading import Batch
 
 SIZE = (800, 1066)
 CENTERS = 20
-SETTINGS = PanopticDeeplabSettings(
-    backbone="timm/tf_efficientnet_lite0", channels=64, semantic_channels=32, instance_channels=48
-)
+LAPTOP = yaml.safe_load((Path(__file__).parents[1] / "conf/laptop/parameters.yml").read_text(encoding="utf-8"))
+SETTINGS = PanopticDeeplabSettings(**LAPTOP["panoptic_deeplab"]["model"])
 
 
 def network(options: Options) -> Any:
@@ -33,10 +34,8 @@ def network(options: Options) -> Any:
 
 
 def peer(options: Options) -> Step:
-    small = {"queries": 10, "width": 32, "layers": 1}
     backbone = network(options).backbone
-    model = mask2former.build(backbone, NUM_CLASSES, **(small if options.small else {"queries": 100}))
-    model = model.eval().to(options.torch_device)
+    model = mask2former.build_for(options, backbone).eval()
     kept = _maps_of(backbone)
     size = torch.tensor(image_size(options, *SIZE))
     batch = Batch(random_images(options, 1, *SIZE), None, [{"size": size, "orig_size": size}], ["random"])
@@ -57,16 +56,12 @@ def ours(options: Options) -> Step:
     images = Images(random_images(options, 1, *SIZE), None, [size], [size])
     with torch.inference_mode():
         center = built(images.pixels)["center"][0]
-        rows, columns = find_centers(center, 0.0, GroupingSettings().center_window).T
+        rows, columns = find_centers(center, 0.0, SETTINGS.grouping.center_window).T
         heat = center[rows, columns].sigmoid().sort(descending=True).values
-    grouping = GroupingSettings(center_threshold=float(heat[CENTERS]))
+    grouping = SETTINGS.grouping.model_copy(update={"center_threshold": float(heat[CENTERS])})
     architecture = SETTINGS.model_copy(update={"grouping": grouping}).model_dump(mode="json")
-    categories = tuple(
-        {"id": category, "name": str(category), "isthing": int(thing)}
-        for category, thing in is_thing_of(options).items()
-        if category
-    )
-    model = PanopticDeeplabModel(built, ModelSpec(categories=categories, architecture=architecture, threshold=0.0))
+    spec = ModelSpec(categories=categories_of(options), architecture=architecture, threshold=0.0)
+    model = PanopticDeeplabModel(built, spec)
 
     @torch.inference_mode()
     def step() -> Outputs:

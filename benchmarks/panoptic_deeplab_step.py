@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from benchmarks import mask2former
-from benchmarks.inputs import NUM_CLASSES, is_thing_of, random_images, random_targets
+from benchmarks.inputs import NUM_CLASSES, categories_of, random_images, random_targets
 from benchmarks.measuring import Benchmark, Options, Outputs, Step, main
 from construction_panoptic.config.model import PanopticDeeplabSettings
 from construction_panoptic.config.training import PanopticDeeplabTrainingSettings
@@ -19,11 +19,7 @@ from construction_panoptic.training.tasks.panoptic_deeplab import PanopticDeepla
 from construction_panoptic.training.tasks.protocol import total_loss
 
 IMAGES, TARGETS, SIZE = 4, 12, (320, 416)
-SPEC = ModelSpec(
-    categories=tuple(
-        {"id": k, "name": str(k), "isthing": int(thing)} for k, thing in is_thing_of(Options()).items() if k
-    )
-)
+SPEC = ModelSpec(categories=categories_of(Options()))
 
 
 def network(options: Options) -> Any:
@@ -33,20 +29,13 @@ def network(options: Options) -> Any:
     return build_panoptic_deeplab(NUM_CLASSES, settings).to(options.torch_device)
 
 
-def peer_network(options: Options) -> Any:
-    """Build the peer on the same backbone, at its published size."""
-    small = {"queries": 10, "width": 32, "layers": 1}
-    model = mask2former.build(network(options).backbone, NUM_CLASSES, **(small if options.small else {"queries": 100}))
-    return model.to(options.torch_device)
-
-
 def _batch(options: Options) -> Batch:
     images = random_images(options, IMAGES, *SIZE)
     return Batch(images, None, random_targets(options, IMAGES, TARGETS, *SIZE), ["random"] * IMAGES)
 
 
 def peer(options: Options) -> Step:
-    model, batch = peer_network(options).train(), _batch(options)
+    model, batch = mask2former.build_for(options, network(options).backbone).train(), _batch(options)
 
     def step() -> Outputs:
         model.zero_grad()

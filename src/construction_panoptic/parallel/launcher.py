@@ -279,7 +279,6 @@ class _RayProcesses:
         # Ray Train keeps nothing of ours there.
         self._folder = tempfile.TemporaryDirectory(prefix="ray_train_", ignore_cleanup_errors=True)
         self._error: BaseException | None = None
-        # Two of them are of Ray Train's second version, which mypy does not see.
         once = FailureConfig(max_failures=0, controller_failure_limit=0, max_preemption_failures=0)
         backend, patience = _BACKENDS if kind == "GPU" else "gloo", int(_PATIENCE.total_seconds())
         packed, threads = pickle.dumps(arguments), torch.get_num_threads()

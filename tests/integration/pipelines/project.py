@@ -16,6 +16,7 @@ TINY = {
     "mask_head.epochs": "2",
     "mask_head.validate_every": "1",
     "panoptic_evaluation.threshold": "0.05",
+    "panoptic_evaluation.threshold_stuff": "0.04",
     "panoptic_evaluation.examples": "2",
 }
 

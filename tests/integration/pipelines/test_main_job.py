@@ -121,7 +121,7 @@ def test_the_best_checkpoint_describes_itself(finished: tuple[Project, str]) -> 
     spec = load_model(finished[0].folder / "data" / "06_models" / "mask_head" / "best.pt").spec
     assert (spec.architecture["backbone"], spec.architecture["num_queries"]) == ("tiny", 20)
     assert (spec.preprocessing.evaluation_side, spec.preprocessing.max_side) == (96, 160)
-    assert spec.threshold == 0.05
+    assert (spec.threshold, spec.threshold_stuff) == (0.05, 0.04)
     truth = json.loads((finished[0].folder / "data/05_model_input/panoptic_val.json").read_text())
     assert list(spec.categories) == truth["categories"]
 

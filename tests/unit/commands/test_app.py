@@ -13,6 +13,7 @@ from PIL import Image
 
 from construction_panoptic.annotations.panoptic_png import decode_id_map
 from construction_panoptic.commands import app
+from construction_panoptic.prediction.running import predict_pixels
 from tests.unit.small_model import CATEGORIES, small_model
 
 pytestmark = pytest.mark.medium
@@ -92,6 +93,16 @@ def test_what_is_no_image_is_refused_without_a_path(client: TestClient, monkeypa
 def test_other_names_of_the_machine_are_refused(client: TestClient) -> None:
     assert client.get("/").status_code == 200
     assert client.get("/", headers={"Host": "elsewhere.example"}).status_code == 400
+
+
+def test_weak_queries_take_no_pixels_from_what_is_shown(tmp_path: Path) -> None:
+    model = small_model(merging="pixels", threshold=0.7, threshold_stuff=0.2)
+    path = tmp_path / "site.png"
+    path.write_bytes(photograph(kind="PNG"))
+    (expected,) = predict_pixels(model, [np.asarray(Image.open(path))])
+    assert app.segments_of(model, path)["segments"] == expected.segments_info
+    (weak,) = predict_pixels(model, [np.asarray(Image.open(path))], 0.2)
+    assert weak.segments_info != expected.segments_info
 
 
 def test_weak_segments_are_sent_where_that_changes_no_other() -> None:

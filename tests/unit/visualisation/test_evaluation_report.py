@@ -34,9 +34,11 @@ PICTURE = np.full((90, 60, 3), 200, np.uint8)
 WORST = [Example("<b>yard.jpg", dict.fromkeys(("Image", "Ground truth", "Prediction", "Errors"), PICTURE), 0.12)]
 
 
-def report(things: float = 0.7, stuff: float = 0.7, calibration: pd.DataFrame = CALIBRATION) -> str:
+def report(
+    things: float = 0.7, stuff: float = 0.7, calibration: pd.DataFrame = CALIBRATION, curve: pd.DataFrame = CURVE
+) -> str:
     precision = {"AP": 0.345, "AP50": -1}
-    curve = CURVE.assign(in_use_things=CURVE["threshold"] == things, in_use_stuff=CURVE["threshold"] == stuff)
+    curve = curve.assign(in_use_things=curve["threshold"] == things, in_use_stuff=curve["threshold"] == stuff)
     tables = (budget(), CONFUSIONS, SIZES, calibration, ERRORS, curve)
     return evaluation_report({"model": "DETR, epoch 8"}, QUALITY, precision, WORST, *tables)
 
@@ -74,6 +76,13 @@ def test_the_best_thresholds_on_training_images_are_recommended() -> None:
     assert "panoptic_evaluation.threshold=0.5,panoptic_evaluation.threshold_stuff=0.7<" in page
     assert "To take the best" not in report(things=0.5)
     assert "0.5 / 0.7" in report(things=0.5)
+
+
+def test_nothing_is_said_of_a_kind_that_is_absent() -> None:
+    page = report(curve=CURVE.assign(pq_stuff=NAN))
+    assert "panoptic_evaluation.threshold=0.5<" in page
+    assert "Of stuff" not in page
+    assert "nan" not in re.sub(r"base64,[^\"]+|<svg.*?</svg>", "", page, flags=re.DOTALL)
 
 
 def test_without_predictions_there_is_a_page() -> None:

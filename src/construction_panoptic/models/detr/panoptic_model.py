@@ -142,9 +142,10 @@ def merge_queries(
     queries: QueryMasks, size: tuple[int, int], original: tuple[int, int], spec: ModelSpec
 ) -> Segmentation:
     """Merge the queries of an image of the processed and the original ``size``, as the spec says."""
-    sizes: dict[str, Any] = {"processed_size": size, "target_size": original, "is_thing": spec.is_thing}
+    is_thing, least_scores = spec.is_thing, spec.least_scores
+    sizes: dict[str, Any] = {"processed_size": size, "target_size": original, "is_thing": is_thing}
     if spec.merging == "pixels":
-        least = [spec.least_scores[spec.is_thing[label]] for label in queries.labels.tolist()]
+        least = [least_scores[is_thing[label]] for label in queries.labels.tolist()]
         kept = queries.select(queries.scores > queries.scores.new_tensor(least))
         return panoptic_result(kept.masks, kept.scores, kept.labels, **sizes)
     least_quality = (spec.quality_things, spec.quality_stuff)

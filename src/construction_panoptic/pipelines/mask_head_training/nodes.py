@@ -35,8 +35,7 @@ def train_mask_head(
     """Train the mask head behind the frozen detector; yields when a checkpoint is due, after each epoch at least."""
     if settings.weights is not None:
         fetch_weights(settings.weights)  # once for all processes, and a signal ends it at once
-    threshold = settings.threshold if evaluation.threshold is None else evaluation.threshold
-    arguments = (panoptic_train, panoptic_val, converted, detector, architecture, settings, threshold)
+    arguments = (panoptic_train, panoptic_val, converted, detector, architecture, settings, evaluation)
     yield from run_training(_stage, arguments, settings, resume_from)
 
 
@@ -47,7 +46,7 @@ def _stage(
     detector: dict[str, Any],
     architecture: DetrSettings,
     settings: MaskHeadSettings,
-    threshold: float,
+    evaluation: EvaluationSettings,
 ) -> Stage:
     weights = detector["model"]
     trained = spec_of(detector, "the detector").preprocessing
@@ -56,7 +55,8 @@ def _stage(
         architecture=architecture.model_dump(mode="json"),
         categories=tuple(train["categories"]),
         preprocessing=Preprocessing.of(settings.augmentation.model_copy(update=normalisation)),
-        threshold=threshold,
+        threshold=settings.threshold if evaluation.threshold is None else evaluation.threshold,
+        threshold_stuff=evaluation.threshold_stuff,
         merging=settings.merging,
     )
     fingerprint = fingerprint_of(train, settings, model=spec.architecture, detector=weights_digest(weights))
