@@ -42,17 +42,20 @@ def average_precision(
     truth_name = name_of(truth, "the truth")
     _check_truth(truth_data, truth_name)
     known = _known_results(truth_data, result_data, truth_name, name_of(results, "the box results"))
-    evaluate = _evaluate_with_hotcoco if engine == "hotcoco" else _evaluate_with_pycocotools
     # Both engines print while they load and when they summarise.
     with contextlib.redirect_stdout(io.StringIO()):
-        numbers, precision = evaluate(truth_data, known)
+        evaluator = _evaluator(truth_data, known, engine)
+        evaluator.evaluate()
+        evaluator.accumulate()
+        evaluator.summarize()
+    precision = np.asarray(evaluator.eval["precision"])
     category_ids = sorted({category["id"] for category in truth_data["categories"]})
     per_class: dict[str, float] = {}
     for k, identity in enumerate(category_ids):
         values = precision[:, :, k, 0, -1]  # of all areas, at most 100 detections
         values = values[values > -1]
         per_class[str(identity)] = float(values.mean()) if values.size else -1.0
-    return {**dict(zip(PRECISION_NAMES, map(float, numbers), strict=True)), "per_class": per_class}
+    return {**dict(zip(PRECISION_NAMES, map(float, evaluator.stats), strict=True)), "per_class": per_class}
 
 
 def _check_truth(truth: Any, name: str) -> None:
@@ -88,17 +91,12 @@ def _known_results(truth: dict[str, Any], results: Any, truth_name: str, name: s
     return known
 
 
-def _evaluate_with_hotcoco(truth: dict[str, Any], results: list[dict[str, Any]]) -> tuple[Any, np.ndarray]:
-    import hotcoco
+def _evaluator(truth: dict[str, Any], results: list[dict[str, Any]], engine: PrecisionEngine) -> Any:
+    if engine == "hotcoco":
+        import hotcoco
 
-    data = hotcoco.COCO(truth)
-    evaluator = hotcoco.COCOeval(data, data.load_res(results), "bbox")
-    evaluator.run()
-    evaluation: dict[str, Any] = evaluator.eval  # type: ignore[assignment]  # None only before the run
-    return evaluator.stats, np.asarray(evaluation["precision"])
-
-
-def _evaluate_with_pycocotools(truth: dict[str, Any], results: list[dict[str, Any]]) -> tuple[Any, np.ndarray]:
+        loaded = hotcoco.COCO(truth)
+        return hotcoco.COCOeval(loaded, loaded.load_res(results), "bbox")
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
@@ -108,8 +106,4 @@ def _evaluate_with_pycocotools(truth: dict[str, Any], results: list[dict[str, An
     # loadRes looks into the first result to learn of what kind they are.
     predicted = data.loadRes(copy.deepcopy(results)) if results else COCO()
     predicted.dataset.setdefault("annotations", [])
-    evaluator = COCOeval(data, predicted, "bbox")
-    evaluator.evaluate()
-    evaluator.accumulate()
-    evaluator.summarize()
-    return evaluator.stats, np.asarray(evaluator.eval["precision"])
+    return COCOeval(data, predicted, "bbox")

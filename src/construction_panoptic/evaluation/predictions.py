@@ -9,14 +9,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import find_objects
 from torch import nn
 
 from construction_panoptic.annotations.panoptic_png import decode_id_map, encode_id_map
 from construction_panoptic.errors import InputDataError
 from construction_panoptic.evaluation.quality import load_json
 from construction_panoptic.files import atomic_path, write_bytes, write_json
-from construction_panoptic.models.protocol import PanopticModel, Segmentation, device_of
+from construction_panoptic.models.protocol import PanopticModel, device_of
 from construction_panoptic.parallel.device import autocast
 from construction_panoptic.training.loading import Batch
 
@@ -91,20 +90,12 @@ def predict_images(
             with autocast(device, precision):
                 found = model.segment(batch.to(device).inputs(), overrides)
             for target, name, each in zip(batch.targets, batch.file_names, found, strict=True):
-                yield _prediction(int(target["image_id"]), name, each, model.spec.categories)
-
-
-def _prediction(
-    image_id: int, name: str, found: Segmentation, categories: Sequence[Mapping[str, Any]]
-) -> ImagePrediction:
-    regions = find_objects(found.id_map)
-    segments = []
-    for segment in found.segments:
-        y, x = regions[segment["id"] - 1]
-        segments.append({**segment, "bbox": [x.start, y.start, x.stop - x.start, y.stop - y.start]})
-    height, width = found.id_map.shape
-    boxes = [{"image_id": image_id, **box} for box in found.boxes]
-    return ImagePrediction(image_id, name, width, height, segments, boxes, categories, found.id_map)
+                image_id, (height, width) = int(target["image_id"]), each.id_map.shape
+                extents = zip(each.segments, each.extents(), strict=True)
+                segments = [{**segment, "bbox": extent} for segment, extent in extents]
+                boxes = [{"image_id": image_id, **box} for box in each.boxes]
+                about = image_id, name, width, height
+                yield ImagePrediction(*about, segments, boxes, model.spec.categories, each.id_map)
 
 
 def write_predictions(predictions: Iterable[ImagePrediction], folder: Path | str) -> None:

@@ -56,7 +56,6 @@ def threshold_curve(
         segments = segment_table(rows[threshold])
         pq = kind_means(class_scores(segments)["pq"], truth["categories"])
         predicted = (segments["side"] == "predicted").sum() / len(annotations)
-        table.append({"threshold": threshold, **pq, "segments": predicted})
-    kinds = {"in_use_things": used[True], "in_use_stuff": used[False]}
-    in_use = {column: [each == threshold for each in thresholds] for column, threshold in kinds.items()}
-    return pd.DataFrame(table).assign(images=len(annotations), **in_use)
+        in_use = {"in_use_things": threshold == used[True], "in_use_stuff": threshold == used[False]}
+        table.append({"threshold": threshold, **pq, "segments": predicted, "images": len(annotations), **in_use})
+    return pd.DataFrame(table)

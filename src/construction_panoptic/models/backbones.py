@@ -126,13 +126,11 @@ class Backbone(nn.Module):
     With ``norm="frozen"`` (fine-tuning: fixed statistics, scale and shift) the stem and the first stage keep their
     weights and the other stages learn, as in the published recipe; with ``norm="batch"`` (from scratch) all learn.
     Strides of the stages: ResNets 4, 8, 16, 32; tiny, and ResNet-50 and 101 with ``dilation`` (DC5), 4, 8, 16, 16.
-    ``channels`` are the widths of their maps. `ParameterError` for an unknown name, or dilation with another backbone.
+    ``channels`` are the widths of their maps. `ParameterError` for dilation with another backbone.
     """
 
     def __init__(self, name: str = "resnet50", *, norm: Norm = "frozen", dilation: bool = False) -> None:
         super().__init__()
-        if name not in (*_RESNETS, "tiny"):
-            raise ParameterError(f"backbone: {name!r} is unknown; choose one of {', '.join(_RESNETS)}, tiny.")
         if dilation and name not in ("resnet50", "resnet101"):
             raise ParameterError(f"dilation: {name} has no dilated form; choose resnet50 or resnet101, or false.")
         self.body = _tiny_body(norm) if name == "tiny" else _resnet_body(name, norm, dilation)

@@ -65,13 +65,16 @@ class Segmentation:
         new_ids[[segment["id"] for segment in kept]] = np.arange(1, len(kept) + 1)
         return type(self)(new_ids[id_map], [segment | {"id": number} for number, segment in enumerate(kept, 1)])
 
+    def extents(self) -> list[list[int]]:
+        """Of each segment, which has a pixel, x, y, width and height in pixels."""
+        return [[x.start, y.start, x.stop - x.start, y.stop - y.start] for y, x in find_objects(self.id_map)]
+
     def with_boxes(self) -> Self:
-        """The same with the boxes of the masks, of things and stuff; each segment has a pixel."""
-        boxes = []
-        for segment, (rows, columns) in zip(self.segments, find_objects(self.id_map), strict=True):
-            box = (columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start)
-            own = {name: segment[name] for name in ("category_id", "score")}
-            boxes.append({"bbox": [float(side) for side in box], **own})
+        """The same with the boxes of the masks, of things and stuff."""
+        boxes = [
+            {"bbox": list(map(float, extent)), "category_id": segment["category_id"], "score": segment["score"]}
+            for segment, extent in zip(self.segments, self.extents(), strict=True)
+        ]
         return replace(self, boxes=boxes)
 
 

@@ -28,14 +28,12 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     content = _read(path)
     if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
         content = content["model"]
+    none = f'{path}: holds no state dict, neither itself nor under "model"'
     if not isinstance(content, Mapping) or not content:
-        raise CheckpointError(f'{path}: holds no state dict, neither itself nor under "model".')
+        raise CheckpointError(f"{none}.")
     for key, value in content.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
-            raise CheckpointError(
-                f'{path}: holds no state dict, neither itself nor under "model": '
-                f"{key!r} has type {type(value).__name__}, not Tensor."
-            )
+            raise CheckpointError(f"{none}: {key!r} has type {type(value).__name__}, not Tensor.")
     return dict(content)
 
 

@@ -66,16 +66,20 @@ def panoptic_result(
     # How many pixels of the result each processed pixel becomes.
     copies = np.outer(np.bincount(rows, minlength=height), np.bincount(columns, minlength=width)).ravel()
     logits = upsampled(masks[known], (height, width)).flatten(1)
-    groups = _segment_of_query(categories, is_thing)
+    first: dict[int, int] = {}  # query of a class
+    # For each query the first query of its segment: of its class for stuff, itself for things.
+    groups = np.array(
+        [k if is_thing[category] else first.setdefault(category, k) for k, category in enumerate(categories)]
+    )
     winners, areas = _assign_pixels(logits, groups, copies)
 
     ids = np.zeros(len(categories), dtype=np.int32)
     segments = []
-    for number, first in enumerate(np.flatnonzero(areas).tolist(), 1):
-        members = np.flatnonzero(groups == first)
+    for number, leader in enumerate(np.flatnonzero(areas).tolist(), 1):
+        members = np.flatnonzero(groups == leader)
         ids[members] = number
         score = max(kept_scores[member] for member in members)
-        segments.append(segment_record(number, categories[first], is_thing, areas[first], score))
+        segments.append(segment_record(number, categories[leader], is_thing, areas[leader], score))
     id_map = ids[winners].reshape(height, width).take(columns, axis=1).take(rows, axis=0)
     return Segmentation(id_map, segments)
 
@@ -89,13 +93,6 @@ def segment_record(number: int, category: int, is_thing: Mapping[int, bool], are
 def upsampled(masks: Tensor, size: tuple[int, int]) -> Tensor:
     """Mask logits [K, h, w] brought to ``size``, bilinear, float32."""
     return F.interpolate(masks[:, None].float(), size=size, mode="bilinear", align_corners=False)[:, 0]
-
-
-def _segment_of_query(categories: Sequence[int], is_thing: Mapping[int, bool]) -> np.ndarray:
-    """For each query the first query of its segment: of its class for stuff, itself for things; int64 [K]."""
-    first: dict[int, int] = {}
-    own = enumerate(categories)
-    return np.array([query if is_thing[category] else first.setdefault(category, query) for query, category in own])
 
 
 def _assign_pixels(logits: Tensor, groups: np.ndarray, copies: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -87,40 +87,13 @@ class DecoderLayer(_Layer):
         return self._after(self.norm3, x, self._feed_forward(self._before(self.norm3, x)))
 
 
-class Encoder(nn.Module):
-    """A stack of encoder layers; with ``pre_norm`` its output is normalised once more."""
+class _Stack(nn.Module):
+    """Layers, and the normalisation of what they give."""
 
-    def __init__(self, layers: Iterable[EncoderLayer], norm: nn.LayerNorm | None) -> None:
+    def __init__(self, layers: Iterable[nn.Module], norm: nn.Module) -> None:
         super().__init__()
         self.layers = nn.ModuleList(layers)
         self.norm = norm
-
-    def forward(self, x: Tensor, position: Tensor, padding_mask: Tensor | None) -> Tensor:
-        """Map cells ``x`` [B, S, D] with their ``position`` [B, S, D] to [B, S, D]."""
-        for layer in self.layers:
-            x = layer(x, position, padding_mask)
-        return x if self.norm is None else self.norm(x)
-
-
-class Decoder(nn.Module):
-    """A stack of decoder layers; every output is normalised."""
-
-    def __init__(self, layers: Iterable[DecoderLayer], norm: nn.LayerNorm) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(layers)
-        self.norm = norm
-
-    def forward(
-        self, query_position: Tensor, memory: Tensor, position: Tensor, padding_mask: Tensor | None, all_layers: bool
-    ) -> Tensor:
-        """Decode the queries, which start from zeros, to [L, B, Q, D]; L = 1, the last layer, unless ``all_layers``."""
-        keys = memory + position
-        x = torch.zeros_like(query_position, dtype=memory.dtype).expand(memory.shape[0], -1, -1)
-        outputs = []
-        for layer in self.layers:
-            x = layer(x, query_position, memory, keys, padding_mask)
-            outputs.append(x)
-        return self.norm(torch.stack(outputs if all_layers else outputs[-1:]))
 
 
 class Transformer(nn.Module):
@@ -130,11 +103,10 @@ class Transformer(nn.Module):
         super().__init__()
         dim = settings.hidden_dim
         sizes = (dim, settings.num_heads, settings.feedforward_dim, settings.dropout, settings.pre_norm)
-        self.encoder = Encoder(
-            (EncoderLayer(*sizes) for _ in range(settings.encoder_layers)),
-            nn.LayerNorm(dim) if settings.pre_norm else None,
-        )
-        self.decoder = Decoder((DecoderLayer(*sizes) for _ in range(settings.decoder_layers)), nn.LayerNorm(dim))
+        # An encoder that normalises first has a last normalisation.
+        last = nn.LayerNorm(dim) if settings.pre_norm else nn.Identity()
+        self.encoder = _Stack((EncoderLayer(*sizes) for _ in range(settings.encoder_layers)), last)
+        self.decoder = _Stack((DecoderLayer(*sizes) for _ in range(settings.decoder_layers)), nn.LayerNorm(dim))
         for parameter in self.parameters():
             if parameter.dim() > 1:
                 nn.init.xavier_uniform_(parameter)
@@ -148,17 +120,25 @@ class Transformer(nn.Module):
         *,
         all_layers: bool = False,
     ) -> tuple[Tensor, Tensor]:
-        """Encode the image's ``features`` [B, D, h, w] and decode the learned queries, ``query_embedding`` [Q, D].
+        """Encode the image's ``features`` [B, D, h, w] and decode the queries, which start from zeros.
 
-        ``padding_mask`` [B, h, w] is True where the cell is padding, ``position`` [B, D, h, w] the embedding of the
-        cells' places. Gives the decoded queries [L, B, Q, D] (L = 1 unless ``all_layers``) and the encoded image
-        [B, D, h, w].
+        ``padding_mask`` [B, h, w] is True on padding, ``query_embedding`` [Q, D] is learned, ``position`` [B, D, h, w]
+        embeds the cells' places. Gives the queries [L, B, Q, D], normalised (L = 1, the last layer, unless
+        ``all_layers``), and the encoded image [B, D, h, w].
         """
-        cells = features.flatten(2).transpose(1, 2)
+        memory = features.flatten(2).transpose(1, 2)
         position = position.flatten(2).transpose(1, 2).to(features.dtype)
         padding_mask = None if padding_mask is None else padding_mask.flatten(1)
-        memory = self.encoder(cells, position, padding_mask)
-        decoded = self.decoder(query_embedding, memory, position, padding_mask, all_layers)
+        for layer in self.encoder.layers:
+            memory = layer(memory, position, padding_mask)
+        memory = self.encoder.norm(memory)
+        keys = memory + position
+        x = torch.zeros_like(query_embedding, dtype=memory.dtype).expand(memory.shape[0], -1, -1)
+        outputs = []
+        for layer in self.decoder.layers:
+            x = layer(x, query_embedding, memory, keys, padding_mask)
+            outputs.append(x)
+        decoded = self.decoder.norm(torch.stack(outputs if all_layers else outputs[-1:]))
         return decoded, memory.transpose(1, 2).unflatten(2, features.shape[-2:])
 
 

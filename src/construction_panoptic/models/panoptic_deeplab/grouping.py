@@ -67,16 +67,11 @@ def group(
     kept = ((areas > 0) & (areas >= least)).nonzero()[:, 0]
     renumbered = torch.zeros(void + 1, dtype=torch.int32, device=device)
     renumbered[kept] = torch.arange(1, len(kept) + 1, dtype=torch.int32, device=device)
+    labels = [categories[place] for place in class_of[kept].tolist()]
     segments = [
-        {
-            "id": number,
-            "isthing": is_thing[categories[place]],
-            "area": area,
-            "category_id": categories[place],
-            "score": score,
-        }
-        for number, (place, area, score) in enumerate(
-            zip(class_of[kept].tolist(), areas[kept].tolist(), scores[kept].tolist(), strict=True), 1
+        {"id": number, "isthing": is_thing[label], "area": area, "category_id": label, "score": score}
+        for number, label, area, score in zip(
+            range(1, len(kept) + 1), labels, areas[kept].tolist(), scores[kept].tolist(), strict=True
         )
     ]
     return Segmentation(renumbered[numbers].reshape(size).cpu().numpy(), segments)

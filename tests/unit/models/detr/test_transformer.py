@@ -81,7 +81,6 @@ def test_positions_are_added_to_queries_and_keys_alone(randomise_model: Callable
 
     decoded, memory = transformer(features, None, query_position, position, all_layers=True)
 
-    assert transformer.encoder.norm is not None
     expected_memory = transformer.encoder.norm(features.flatten(2).transpose(1, 2))
     torch.testing.assert_close(memory.flatten(2).transpose(1, 2), expected_memory)
     cells = position.flatten(2).transpose(1, 2)
