@@ -74,8 +74,8 @@ def _match_files(
             f"image {true['image_id']}: {true['file_name']} is {true_ids.shape[::-1]}, the prediction "
             f"{predicted['file_name']} {predicted_ids.shape[::-1]} pixels (width, height); predict again."
         )
-    given = true["image_id"], true_ids, true["segments_info"], predicted_ids, predicted["segments_info"]
-    return list(match_image(*given))
+    sides = true_ids, true["segments_info"], predicted_ids, predicted["segments_info"]
+    return list(match_image(true["image_id"], *sides))
 
 
 def segment_table(rows: Sequence[tuple[Any, ...]]) -> pd.DataFrame:
@@ -85,11 +85,7 @@ def segment_table(rows: Sequence[tuple[Any, ...]]) -> pd.DataFrame:
 
 
 def match_image(
-    image_id: int,
-    true_ids: IdMap,
-    true_segments: Segments,
-    predicted_ids: IdMap,
-    predicted_segments: Segments,
+    image_id: int, true_ids: IdMap, true_segments: Segments, predicted_ids: IdMap, predicted_segments: Segments
 ) -> Iterator[tuple[Any, ...]]:
     """Give a row for each segment of one image, with the columns of :func:`match_segments`.
 
@@ -155,12 +151,7 @@ def _outcomes(
 
 
 def _row(
-    segment: Mapping[str, Any],
-    area: int,
-    outcome: str,
-    iou: NDArray[np.float64],
-    position: int,
-    others: Segments,
+    segment: Mapping[str, Any], area: int, outcome: str, iou: NDArray[np.float64], position: int, others: Segments
 ) -> tuple[Any, ...]:
     met = float(iou[position]) if others else 0.0
     other = others[position] if met > 0 else {}

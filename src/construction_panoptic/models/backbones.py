@@ -63,7 +63,7 @@ class FoldedBottleneck(Bottleneck):
         return F.relu(out.add_(_shortcut(self.downsample, x)), inplace=True)
 
 
-_RESNETS: dict[str, tuple[type[BasicBlock | Bottleneck], list[int]]] = {
+RESNETS: dict[str, tuple[type[BasicBlock | Bottleneck], list[int]]] = {
     "resnet18": (FoldedBasicBlock, [2, 2, 2, 2]),
     "resnet34": (FoldedBasicBlock, [3, 4, 6, 3]),
     "resnet50": (FoldedBottleneck, [3, 4, 6, 3]),
@@ -95,7 +95,7 @@ class Body(nn.Module):
 
 
 def _resnet_body(name: str, norm: Norm, dilation: bool) -> Body:
-    block, depths = _RESNETS[name]
+    block, depths = RESNETS[name]
     net = ResNet(block, depths, norm_layer=_NORM_LAYERS[norm], replace_stride_with_dilation=[False, False, dilation])
     channels = tuple(width * block.expansion for width in (64, 128, 256, 512))
     return Body(net.conv1, net.bn1, [net.layer1, net.layer2, net.layer3, net.layer4], channels)

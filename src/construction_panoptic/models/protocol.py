@@ -125,10 +125,7 @@ class PanopticModel(ABC):
     def candidates(
         self, outputs: Any, images: Images, spec: ModelSpec
     ) -> Iterator[Callable[[ModelSpec], Segmentation]]:
-        """Give of each image a function from a spec to the segmentation without boxes.
-
-        The specs it takes are ``spec``, or that with a higher threshold.
-        """
+        """Give of each image a function to the segmentation without boxes, from ``spec`` or a higher threshold's."""
 
     @torch.no_grad()
     def segment(self, images: Images, overrides: Mapping[str, Any] | None = None) -> list[Segmentation]:
@@ -143,10 +140,7 @@ class PanopticModel(ABC):
     def segment_outputs(
         self, outputs: Any, images: Images, overrides: Mapping[str, Any] | None = None
     ) -> list[Segmentation]:
-        """Segment a batch of which the outputs are there already, as in a validation with losses.
-
-        The boxes are those of the masks.
-        """
+        """Segment a batch whose outputs are there, as in a validation with losses; the boxes are those of the masks."""
         spec = self.spec.overridden(overrides)
         return [segmentation_at(spec).with_boxes() for segmentation_at in self.candidates(outputs, images, spec)]
 

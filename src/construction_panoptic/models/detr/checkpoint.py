@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from construction_panoptic.errors import CheckpointError
+from construction_panoptic.models.backbones import RESNETS, FoldedBottleneck
 from construction_panoptic.models.detr.model import Detr, DetrPanoptic
 from construction_panoptic.models.timm_backbones import PREFIX, build_backbone
 from construction_panoptic.models.weights import load_fitting, read_weights
@@ -25,13 +26,8 @@ _PREFIX = "detr."
 _MASK_BRANCH = ("bbox_attention.", "mask_head.")
 _SIZED_BY_DATA = ("class_embed.weight", "class_embed.bias", "query_embed.weight")
 # Blocks of the third stage, and whether they are bottlenecks.
-_BACKBONES = {
-    (2, False): "resnet18",
-    (6, False): "resnet34",
-    (6, True): "resnet50",
-    (23, True): "resnet101",
-    (1, False): "tiny",
-}
+_BACKBONES = {(depths[2], block is FoldedBottleneck): name for name, (block, depths) in RESNETS.items()}
+_BACKBONES[1, False] = "tiny"
 _BODY = "detr.backbone.0.body."
 _TRANSFORMER = "detr.transformer."
 

@@ -31,11 +31,7 @@ def normalisers(targets: Targets, num_queries: int, no_object_weight: float = 0.
 
 
 def detection_losses(
-    outputs: Mapping[str, Any],
-    targets: Targets,
-    *,
-    no_object_weight: float = 0.1,
-    costs: MatchSettings | None = None,
+    outputs: Mapping[str, Any], targets: Targets, *, no_object_weight: float = 0.1, costs: MatchSettings | None = None
 ) -> list[dict[str, Tensor]]:
     """Losses of classes and boxes, summed over the batch, for each decoder layer, each matched by itself.
 

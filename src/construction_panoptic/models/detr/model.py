@@ -55,12 +55,6 @@ class PanopticFeatures:
         outputs: dict[str, Any] = {"pred_logits": self.pred_logits, "pred_boxes": self.pred_boxes}
         return outputs | {"aux_outputs": self.aux_outputs} if self.aux_outputs else outputs
 
-    @property
-    def mask_size(self) -> tuple[int, int]:
-        """Height and width of the masks: those of the finest map, a quarter of the image's, rounded up."""
-        height, width = self.pyramid[-1].shape[-2:]
-        return height, width
-
 
 class Detr(nn.Module):
     """DETR: backbone, transformer and the heads for classes and boxes. Build it with `build_detr`."""
@@ -71,12 +65,11 @@ class Detr(nn.Module):
         self.num_classes, self.num_queries = num_classes, settings.num_queries
         self.dim, self.heads = dim, settings.num_heads
         self.auxiliary_outputs = settings.auxiliary_outputs
-        transformer = Transformer(settings)
+        self.transformer = Transformer(settings)
         backbone = build_backbone(
             settings.backbone, norm=settings.norm, dilation=settings.dilation, weights=backbone_weights
         )
         self.channels = backbone.channels
-        self.transformer = transformer
         self.class_embed = nn.Linear(dim, num_classes + 1)
         self.bbox_embed = BoxHead(dim)
         self.query_embed = nn.Embedding(self.num_queries, dim)
@@ -114,15 +107,12 @@ class Detr(nn.Module):
         return PanopticFeatures(logits[-1], boxes[-1], queries[-1], memory, projected, padding_mask, pyramid, auxiliary)
 
     def forward(self, images: Tensor, padding_mask: Tensor | None = None) -> dict[str, Any]:
-        """Detect objects.
+        """Detect objects in ``images``, float [B, 3, H, W], normalised, zero on padding.
 
-        Args:
-            images: [B, 3, H, W] float, normalised with ImageNet's mean and standard deviation, zero on padding.
-            padding_mask: [B, H, W] bool, True where the pixel is padding; None when there is no padding.
-
-        Gives `pred_logits` [B, Q, C + 1] (the last class is no-object) and `pred_boxes` [B, Q, 4] (centre x, centre y,
-        width, height in 0…1 of the unpadded image), float32. In training mode also `aux_outputs`, a list of the same
-        two for each decoder layer but the last, unless switched off. `ValueError` if a shape is another one.
+        ``padding_mask``, bool [B, H, W], is True on padding; None when there is none. Gives `pred_logits` [B, Q, C + 1]
+        (the last class is no-object) and `pred_boxes` [B, Q, 4] (centre x, centre y, width, height in 0…1 of the
+        unpadded image), float32. In training mode also `aux_outputs`, a list of the same two for each decoder layer but
+        the last, unless switched off. `ValueError` if a shape is another one.
         """
         return self.features(images, padding_mask, all_layers=self.training).outputs
 
@@ -172,7 +162,7 @@ class DetrPanoptic(nn.Module):
         def compute(batch: Tensor, query: Tensor) -> Tensor:
             return self.mask_head(self.bbox_attention.normalise(scores[batch, query]), shared, batch)
 
-        height, width = features.mask_size
+        height, width = features.pyramid[-1].shape[-2:]
         chunk = max(1, CHUNK_PIXELS // (height * width))
         if torch.is_grad_enabled() or exporting or count <= chunk:
             return compute(batch_index, query_index)

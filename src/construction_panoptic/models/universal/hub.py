@@ -71,14 +71,8 @@ def loaded_model(folder: Path, **options: Any) -> tuple[Any, list[str]]:
 
     `CheckpointError` if it cannot be loaded, or weights are missing.
     """
-    model, info = loaded(
-        folder,
-        "AutoModelForUniversalSegmentation",
-        use_safetensors=True,
-        dtype=torch.float32,
-        output_loading_info=True,
-        **options,
-    )
+    options |= {"use_safetensors": True, "dtype": torch.float32, "output_loading_info": True}
+    model, info = loaded(folder, "AutoModelForUniversalSegmentation", **options)
     missing = sorted(key for key in info["missing_keys"] if not key.startswith("criterion."))
     if missing:
         raise CheckpointError(f"{folder}: the weights lack {listed(missing)}.")

@@ -7,6 +7,7 @@ from kedro.pipeline import Node, Pipeline
 from construction_panoptic.pipelines.error_analysis import nodes
 
 COMPARED = ["panoptic_val", "converted_images", "panoptic_predictions", "params:panoptic_evaluation"]
+MEASURED = ["best_model", "panoptic_quality", "average_precision", "segment_matches"]
 TABLES = ["pq_loss_budget", "confusion_matrix", "size_quality", "calibration", "box_errors", "threshold_curve"]
 
 
@@ -14,12 +15,7 @@ def create_pipeline(**_: Any) -> Pipeline:
     """Match segments, split the loss of PQ, check scores and threshold, draw, and report."""
     return Pipeline(
         [
-            Node(
-                nodes.match_all_segments,
-                inputs=COMPARED,
-                outputs="segment_matches",
-                name="match_true_and_predicted_segments",
-            ),
+            Node(nodes.match_all_segments, COMPARED, "segment_matches", name="match_true_and_predicted_segments"),
             Node(
                 nodes.analyse_segments,
                 inputs=["segment_matches", "panoptic_val", "average_precision"],
@@ -46,15 +42,7 @@ def create_pipeline(**_: Any) -> Pipeline:
             ),
             Node(
                 nodes.report_evaluation,
-                inputs=[
-                    "best_model",
-                    "panoptic_quality",
-                    "average_precision",
-                    "segment_matches",
-                    *COMPARED,
-                    "params:run_name",
-                    *TABLES,
-                ],
+                inputs=[*MEASURED, *COMPARED, "params:run_name", *TABLES],
                 outputs=["evaluation_report", "worst_images", "validation_images"],
                 name="report_evaluation",
             ),

@@ -15,7 +15,7 @@ from construction_panoptic.evaluation.analysis import image_scores
 from construction_panoptic.evaluation.examples import some_images
 from construction_panoptic.evaluation.inference import ImageFiles, predict_files
 from construction_panoptic.evaluation.precision import average_precision
-from construction_panoptic.evaluation.predictions import PREDICTIONS_FILE, ImagePrediction, read_boxes, read_results
+from construction_panoptic.evaluation.predictions import PREDICTIONS_FILE, ImagePrediction, read_results
 from construction_panoptic.evaluation.quality import panoptic_quality
 from construction_panoptic.evaluation.segments import match_segments
 from construction_panoptic.evaluation.tables import precision_table, quality_table
@@ -34,11 +34,6 @@ def predict_validation(
     model = model_of(checkpoint, "the best checkpoint")
     files = ImageFiles(panoptic_val, converted.image_folder, model.prepare)
     return predict_files(model, files, parameters)
-
-
-def collect_boxes(predictions: Path) -> list[dict[str, Any]]:
-    """Gather the boxes of all images as COCO box results."""
-    return read_boxes(predictions)
 
 
 def measure_quality(
