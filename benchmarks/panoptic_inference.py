@@ -71,9 +71,7 @@ def ours(options: Options) -> Step:
     def step() -> Outputs:
         features = model.features(images)
         (kept,) = query_masks(model, features, [size], is_thing, threshold=threshold)
-        result = panoptic_result(
-            kept.masks, kept.scores, kept.labels, processed_size=size, target_size=size, is_thing=is_thing
-        )
+        result = panoptic_result(kept, processed_size=size, target_size=size, is_thing=is_thing)
         encode_id_map(result.id_map)
         return {"id_map": result.id_map, "boxes": features.pred_boxes}
 

@@ -9,7 +9,7 @@ from benchmarks.inputs import NUM_CLASSES, image_size, is_thing_of
 from benchmarks.measuring import Benchmark, Options, Outputs, Step, main
 from benchmarks.published import merge_masks
 from construction_panoptic.annotations.panoptic_png import encode_id_map
-from construction_panoptic.models.detr import panoptic_result
+from construction_panoptic.models.detr.postprocess import QueryMasks, panoptic_result
 
 SIZE = (800, 1066)
 # Six queries of stuff and four of things. No stuff class stands twice: there ours keeps pixels that the published code
@@ -51,13 +51,11 @@ def published(options: Options) -> Step:
 
 def ours(options: Options) -> Step:
     masks, size = _masks(options), image_size(options, *SIZE)
-    scores, labels = torch.full((len(LABELS),), 0.9), torch.tensor(LABELS)
+    queries = QueryMasks(masks, torch.full((len(LABELS),), 0.9), torch.tensor(LABELS))
 
     @torch.inference_mode()
     def step() -> Outputs:
-        result = panoptic_result(
-            masks, scores, labels, processed_size=size, target_size=size, is_thing=is_thing_of(options)
-        )
+        result = panoptic_result(queries, processed_size=size, target_size=size, is_thing=is_thing_of(options))
         encode_id_map(result.id_map)
         return {"id_map": result.id_map}
 

@@ -22,7 +22,7 @@ from construction_panoptic.evaluation.predictions import (
 )
 from construction_panoptic.evaluation.quality import panoptic_quality
 from construction_panoptic.models.detr import DetrModel, DetrPanoptic
-from construction_panoptic.models.detr.postprocess import keep_queries, panoptic_result
+from construction_panoptic.models.detr.postprocess import QueryMasks, keep_queries, panoptic_result
 from construction_panoptic.models.spec import ModelSpec
 from tests.unit.small_model import CATEGORIES, small_model
 
@@ -95,9 +95,7 @@ def test_masks_of_the_kept_queries_give_what_masks_of_all_queries_give(
             kept += sum(label in is_thing for label in labels.tolist())
             height, width = target["size"].tolist()
             expected = panoptic_result(
-                all_masks[queries][:, : height // 4, : width // 4],
-                scores,
-                labels,
+                QueryMasks(all_masks[queries][:, : height // 4, : width // 4], scores, labels),
                 processed_size=(height, width),
                 target_size=target["orig_size"].tolist(),
                 is_thing=is_thing,

@@ -25,8 +25,8 @@ from construction_panoptic.models.detr.checkpoint import (
     read_weights,
 )
 from construction_panoptic.models.detr.model import DetrPanoptic, build_detr_panoptic
-from construction_panoptic.models.detr.panoptic_model import QueryMasks, query_masks
-from construction_panoptic.models.detr.postprocess import panoptic_result
+from construction_panoptic.models.detr.panoptic_model import query_masks
+from construction_panoptic.models.detr.postprocess import QueryMasks, panoptic_result
 from construction_panoptic.models.preprocessing import evaluation_resize, normalise
 from construction_panoptic.models.protocol import Segmentation
 from construction_panoptic.models.spec import Preprocessing
@@ -55,7 +55,7 @@ class QueryLabeller(StuffLabeller):
 
         def map_of(chosen: QueryMasks) -> LabelMap:
             sizes = {"processed_size": processed_size, "target_size": target_size}
-            result = self._merge(chosen.masks, chosen.scores, chosen.labels, **sizes, is_thing=self._is_thing)
+            result = self._merge(chosen, **sizes, is_thing=self._is_thing)
             stuff_ids = [self._stuff_of.get(segment["category_id"], 0) for segment in result.segments]
             stuff: LabelMap = np.array([0, *stuff_ids], dtype=np.uint8)[result.id_map]
             return stuff

@@ -19,8 +19,7 @@ from construction_panoptic.annotations.taxonomy import LAST_COCO_THING, Taxonomy
 from construction_panoptic.config.conversion import StuffSettings
 from construction_panoptic.errors import CheckpointError
 from construction_panoptic.models.detr.mask_merging import merged_masks
-from construction_panoptic.models.detr.panoptic_model import QueryMasks
-from construction_panoptic.models.detr.postprocess import keep_queries
+from construction_panoptic.models.detr.postprocess import QueryMasks, keep_queries
 from construction_panoptic.models.universal.hub import (
     ONE_SIZE,
     config_of,

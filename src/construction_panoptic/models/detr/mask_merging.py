@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from construction_panoptic.models.detr.postprocess import TINY_AREA, segment_record, upsampled
+from construction_panoptic.models.detr.postprocess import TINY_AREA, QueryMasks, segment_record, upsampled
 from construction_panoptic.models.protocol import Segmentation
 
 LEAST_PROBABILITY = 0.2
@@ -23,9 +22,7 @@ CHUNK_PIXELS = 16_000_000
 
 @torch.no_grad()
 def merged_masks(
-    masks: Tensor,
-    scores: Tensor,
-    labels: Tensor,
+    queries: QueryMasks,
     *,
     processed_size: Sequence[int],
     target_size: Sequence[int],
@@ -48,7 +45,7 @@ def merged_masks(
     ids = np.zeros(height * width, dtype=np.int32)
     segments: list[dict[str, Any]] = []
     stuff_segment: dict[int, int] = {}
-    for mask, category, quality in _by_quality(masks, scores, labels, (height, width), is_thing, least_quality):
+    for mask, category, quality in _by_quality(queries, (height, width), is_thing, least_quality):
         free = mask & (ids == 0)
         if np.count_nonzero(free) < LEAST_FREE[not is_thing[category]] * np.count_nonzero(mask):
             continue
@@ -62,25 +59,21 @@ def merged_masks(
 
 
 def _by_quality(
-    masks: Tensor,
-    scores: Tensor,
-    labels: Tensor,
-    size: tuple[int, int],
-    is_thing: Mapping[int, bool],
-    least_quality: tuple[float, float],
+    queries: QueryMasks, size: tuple[int, int], is_thing: Mapping[int, bool], least_quality: tuple[float, float]
 ) -> list[tuple[np.ndarray, int, float]]:
     """Give mask (bool [P]), category and quality of the queries that have enough quality, the highest first."""
     found: list[tuple[np.ndarray, int, float]] = []
-    known = [query for query, label in enumerate(labels.tolist()) if label in is_thing]
+    labels = queries.labels.tolist()
+    known = [query for query, label in enumerate(labels) if label in is_thing]
     step = max(1, CHUNK_PIXELS // (size[0] * size[1]))
     for start in range(0, len(known), step):
         chunk = known[start : start + step]
-        logits = upsampled(masks[chunk], size)
+        logits = upsampled(queries.masks[chunk], size)
         inside = (logits >= 0).flatten(1)
         certainty = (logits.sigmoid().flatten(1) * inside).sum(1) / inside.sum(1).clamp(min=1)
-        qualities = (scores[chunk] * certainty).tolist()
+        qualities = (queries.scores[chunk] * certainty).tolist()
         for number, (query, quality) in enumerate(zip(chunk, qualities, strict=True)):
-            category = int(labels[query])
+            category = labels[query]
             if quality > 0 and quality >= least_quality[not is_thing[category]]:
                 found.append((inside[number].cpu().numpy(), category, quality))
     return sorted(found, key=lambda entry: -entry[2])

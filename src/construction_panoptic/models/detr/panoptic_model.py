@@ -1,7 +1,7 @@
 """DETR as a `PanopticModel`; masks are computed for the kept queries only."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any, Self, cast
 
@@ -11,7 +11,13 @@ from torch import Tensor
 from construction_panoptic.models.detr.mask_merging import LEAST_FREE, LEAST_PROBABILITY, merged_masks
 from construction_panoptic.models.detr.matcher import corners
 from construction_panoptic.models.detr.model import DetrPanoptic, PanopticFeatures, build_detr_panoptic
-from construction_panoptic.models.detr.postprocess import TINY_AREA, keep_queries, likely_queries, panoptic_result
+from construction_panoptic.models.detr.postprocess import (
+    TINY_AREA,
+    QueryMasks,
+    keep_queries,
+    likely_queries,
+    panoptic_result,
+)
 from construction_panoptic.models.protocol import Images, PanopticModel, Segmentation
 from construction_panoptic.models.spec import ModelSpec
 
@@ -29,21 +35,6 @@ _MERGING = {
     f"with the largest mask score; queries of a stuff class are one segment; drop those of {TINY_AREA} pixels or fewer",
     "masks": MASK_MERGING,
 }
-
-
-@dataclass(frozen=True)
-class QueryMasks:
-    """Of the kept queries of one image mask logits [K, h, w], at a quarter of the processed size, rounded up; class
-    probabilities [K]; and labels, int64 [K].
-    """
-
-    masks: Tensor
-    scores: Tensor
-    labels: Tensor
-
-    def select(self, used: Tensor) -> "QueryMasks":
-        """The queries where ``used``, bool [K], is true."""
-        return QueryMasks(self.masks[used], self.scores[used], self.labels[used])
 
 
 class DetrModel(PanopticModel):
@@ -146,7 +137,5 @@ def merge_queries(
     sizes: dict[str, Any] = {"processed_size": size, "target_size": original, "is_thing": is_thing}
     if spec.merging == "pixels":
         least = [least_scores[is_thing[label]] for label in queries.labels.tolist()]
-        kept = queries.select(queries.scores > queries.scores.new_tensor(least))
-        return panoptic_result(kept.masks, kept.scores, kept.labels, **sizes)
-    least_quality = (spec.quality_things, spec.quality_stuff)
-    return merged_masks(queries.masks, queries.scores, queries.labels, **sizes, least_quality=least_quality)
+        return panoptic_result(queries.select(queries.scores > queries.scores.new_tensor(least)), **sizes)
+    return merged_masks(queries, **sizes, least_quality=(spec.quality_things, spec.quality_stuff))

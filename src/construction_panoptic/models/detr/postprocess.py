@@ -1,6 +1,7 @@
 """From masks of queries to the panoptic segmentation, pixel by pixel (DETR, section 4.4)."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -30,21 +31,29 @@ def likely_queries(logits: Tensor, threshold: float) -> tuple[Tensor, Tensor, Te
     return kept, scores[kept], labels[kept]
 
 
+@dataclass(frozen=True)
+class QueryMasks:
+    """Of the kept queries of one image mask logits, float [K, h, w], without padding; class probabilities [K]; and
+    labels, int64 [K].
+    """
+
+    masks: Tensor
+    scores: Tensor
+    labels: Tensor
+
+    def select(self, used: Tensor | list[int]) -> "QueryMasks":
+        """The queries where ``used``, bool [K], is true, or of these indices."""
+        return QueryMasks(self.masks[used], self.scores[used], self.labels[used])
+
+
 @torch.no_grad()
 def panoptic_result(
-    masks: Tensor,
-    scores: Tensor,
-    labels: Tensor,
-    *,
-    processed_size: Sequence[int],
-    target_size: Sequence[int],
-    is_thing: Mapping[int, bool],
+    queries: QueryMasks, *, processed_size: Sequence[int], target_size: Sequence[int], is_thing: Mapping[int, bool]
 ) -> Segmentation:
     """Merge the masks of the kept queries of one image into a panoptic segmentation.
 
-    ``masks`` float [K, h, w] are the queries' logits, without padding, ``scores`` [K] their class probabilities,
-    ``labels`` int [K] their category ids. Sizes are (height, width): ``processed_size`` is the image's as the model saw
-    it, without padding, ``target_size`` the result's. A query whose label is not in ``is_thing`` takes no part.
+    Sizes are (height, width): ``processed_size`` is the image's as the model saw it, without padding, ``target_size``
+    the result's. A query whose label is not in ``is_thing`` takes no part.
 
     The logits are upsampled to ``processed_size`` (bilinear), each pixel goes to the query with the highest
     one, all queries of one stuff class form one segment. A segment with at most 4 pixels at ``target_size``
@@ -56,16 +65,16 @@ def panoptic_result(
     Memory: the upsampled logits, 4 · K · h · w bytes on the masks' device, and on the host 4 bytes a pixel of
     the target.
     """
-    known = [query for query, label in enumerate(labels.tolist()) if label in is_thing]
-    categories = [int(label) for label in labels[known].tolist()]
-    kept_scores = scores[known].tolist()
+    known = [query for query, label in enumerate(queries.labels.tolist()) if label in is_thing]
     if not known:
         return Segmentation(np.zeros(tuple(target_size), dtype=np.int32), [])
+    queries = queries.select(known)
+    categories, scores = queries.labels.tolist(), queries.scores.tolist()
     height, width = processed_size
     rows, columns = nearest_index(height, target_size[0]), nearest_index(width, target_size[1])
     # How many pixels of the result each processed pixel becomes.
     copies = np.outer(np.bincount(rows, minlength=height), np.bincount(columns, minlength=width)).ravel()
-    logits = upsampled(masks[known], (height, width)).flatten(1)
+    logits = upsampled(queries.masks, (height, width)).flatten(1)
     first: dict[int, int] = {}  # query of a class
     # For each query the first query of its segment: of its class for stuff, itself for things.
     groups = np.array(
@@ -78,7 +87,7 @@ def panoptic_result(
     for number, leader in enumerate(np.flatnonzero(areas).tolist(), 1):
         members = np.flatnonzero(groups == leader)
         ids[members] = number
-        score = max(kept_scores[member] for member in members)
+        score = max(scores[member] for member in members)
         segments.append(segment_record(number, categories[leader], is_thing, areas[leader], score))
     id_map = ids[winners].reshape(height, width).take(columns, axis=1).take(rows, axis=0)
     return Segmentation(id_map, segments)

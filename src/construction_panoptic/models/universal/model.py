@@ -7,8 +7,8 @@ from typing import Any, Self
 from torch import Tensor
 
 from construction_panoptic.models.detr.mask_merging import LEAST_PROBABILITY
-from construction_panoptic.models.detr.panoptic_model import LOGITS, MASK_MERGING, MASKS, QueryMasks, merge_queries
-from construction_panoptic.models.detr.postprocess import likely_queries
+from construction_panoptic.models.detr.panoptic_model import LOGITS, MASK_MERGING, MASKS, merge_queries
+from construction_panoptic.models.detr.postprocess import QueryMasks, likely_queries
 from construction_panoptic.models.protocol import Images, PanopticModel, Segmentation
 from construction_panoptic.models.spec import ModelSpec
 from construction_panoptic.models.universal.network import STRIDE, of_architecture

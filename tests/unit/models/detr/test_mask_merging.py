@@ -11,6 +11,7 @@ from torch import Tensor
 
 from construction_panoptic.models.detr import mask_merging
 from construction_panoptic.models.detr.mask_merging import merged_masks
+from construction_panoptic.models.detr.postprocess import QueryMasks
 
 STUFF, OTHER_STUFF, THING = 1, 2, 3
 IS_THING = {STUFF: False, OTHER_STUFF: False, THING: True}
@@ -25,7 +26,7 @@ def merged(masks: Tensor, scores: list[float], labels: list[int], **changes: Any
     size = masks.shape[-2:]
     arguments: dict[str, Any] = {"processed_size": size, "target_size": size, "is_thing": IS_THING}
     arguments |= {"least_quality": (0.4, 0.3), **changes}
-    result = merged_masks(masks, torch.tensor(scores), torch.tensor(labels), **arguments)
+    result = merged_masks(QueryMasks(masks, torch.tensor(scores), torch.tensor(labels)), **arguments)
     segments = [(s["category_id"], s["area"], round(s["score"], 2)) for s in result.segments]
     assert [s["id"] for s in result.segments] == list(range(1, len(segments) + 1))
     assert [s["isthing"] for s in result.segments] == [IS_THING[s["category_id"]] for s in result.segments]
@@ -110,7 +111,7 @@ def test_it_is_what_the_definition_says(seed: int, monkeypatch: pytest.MonkeyPat
     size, target = (30, 38), (45, 29)
     expected, found = by_definition(masks, scores, labels, size, target)
     sizes: dict[str, Any] = {"processed_size": size, "target_size": target, "is_thing": IS_THING}
-    result = merged_masks(masks, scores, labels, **sizes, least_quality=(0.4, 0.3))
+    result = merged_masks(QueryMasks(masks, scores, labels), **sizes, least_quality=(0.4, 0.3))
     kept = [k for k in found if np.count_nonzero(expected == k) > 4]
     assert len(kept) > 2
     renumbered = np.zeros(len(found) + 1, np.int32)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
-from construction_panoptic.models.detr.postprocess import keep_queries, panoptic_result
+from construction_panoptic.models.detr.postprocess import QueryMasks, keep_queries, panoptic_result
 from construction_panoptic.models.protocol import Segmentation
 
 STUFF, OTHER_STUFF, THING = 1, 2, 5
@@ -83,15 +83,8 @@ def assert_same_regions(ours: list[Region], expected: list[Region]) -> None:
 def result_of(
     masks: Tensor, labels: Sequence[int], size: tuple[int, int], target: tuple[int, int] | None = None
 ) -> Segmentation:
-    scores = torch.linspace(0.9, 0.99, len(labels))
-    return panoptic_result(
-        masks,
-        scores,
-        torch.tensor(labels, dtype=torch.int64),
-        processed_size=size,
-        target_size=target or size,
-        is_thing=IS_THING,
-    )
+    queries = QueryMasks(masks, torch.linspace(0.9, 0.99, len(labels)), torch.tensor(labels, dtype=torch.int64))
+    return panoptic_result(queries, processed_size=size, target_size=target or size, is_thing=IS_THING)
 
 
 def regions_as_masks(owner: list[list[int]], queries: int, second: list[list[int]] | None = None) -> Tensor:
@@ -130,14 +123,8 @@ def test_equals_the_literal_version(
     scores = torch.rand(count, generator=generator)
     size = target or processed
 
-    result = panoptic_result(
-        masks,
-        scores,
-        torch.tensor(labels, dtype=torch.int64),
-        processed_size=processed,
-        target_size=size,
-        is_thing=IS_THING,
-    )
+    queries = QueryMasks(masks, scores, torch.tensor(labels, dtype=torch.int64))
+    result = panoptic_result(queries, processed_size=processed, target_size=size, is_thing=IS_THING)
 
     assert_well_formed(result, size)
     expected = literal_result(masks, scores.tolist(), labels, processed, size)
