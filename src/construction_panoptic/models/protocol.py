@@ -155,9 +155,8 @@ class PanopticModel(ABC):
         spec = self.spec.overridden(overrides)
         specs = [spec.overridden({"threshold": threshold}) for threshold in thresholds]
         lowest = spec.overridden({"threshold": min(thresholds)})
-        return [
-            map(segmentation_at, specs) for segmentation_at in self.candidates(self.outputs(images), images, lowest)
-        ]
+        found = self.candidates(self.outputs(images), images, lowest)
+        return [map(segmentation_at, specs) for segmentation_at in found]
 
 
 def device_of(network: nn.Module) -> torch.device:

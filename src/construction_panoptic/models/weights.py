@@ -12,8 +12,6 @@ from torch import Tensor, nn
 
 from construction_panoptic.errors import CheckpointError
 
-_COUNTERS = ".num_batches_tracked"
-
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
     """Read the model's tensors onto the CPU from a ``.safetensors`` file, or from what `torch.save` wrote of a state
@@ -79,7 +77,7 @@ def load_fitting(
         shapes = [f"{key} is {list(state[key].shape)} there and {list(own[key].shape)} here" for key in misshaped]
         problems.append(f"{len(shapes)} of its keys have another shape: {listed(shapes, 3)}")
     for what, keys in (("lacks", missing), ("has unknown", unexpected)):
-        needed = [key for key in keys if not (key.endswith(_COUNTERS) or key.startswith(optional))]
+        needed = [key for key in keys if not (key.endswith(".num_batches_tracked") or key.startswith(optional))]
         if needed:
             problems.append(f"it {what} {len(needed)} keys: {listed(needed, 3)}")
     if problems:

@@ -95,8 +95,8 @@ def matched_target_masks(targets: Targets, indices: Matches, size: Sequence[int]
 
 def _matched_pairs(
     layers: Sequence[Mapping[str, Tensor]], targets: Targets, costs: MatchSettings | None
-) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """Image, query and target index of every match for each layer; targets count through the whole batch.
+) -> list[Tensor]:
+    """Image, query and target index, int64 [3, M], of each layer's matches; targets count through the whole batch.
 
     One copy of the costs to the host and one of the indices back, whatever the number of layers.
     """
@@ -106,12 +106,10 @@ def _matched_pairs(
     for layer in match_layers(logits, boxes, targets, costs):
         first, parts = 0, []
         for image, (target, (query_index, target_index)) in enumerate(zip(targets, layer, strict=True)):
-            image_index = torch.full_like(query_index, image)
-            parts.append(torch.stack([image_index, query_index, target_index + first]))
+            parts.append(torch.stack([torch.full_like(query_index, image), query_index, target_index + first]))
             first += len(target["labels"])
         flat.append(torch.cat(parts, dim=1))
-    on_device = torch.cat(flat, dim=1).to(logits.device).split([pairs.shape[1] for pairs in flat], dim=1)
-    return [(pairs[0], pairs[1], pairs[2]) for pairs in on_device]
+    return list(torch.cat(flat, dim=1).to(logits.device).split([pairs.shape[1] for pairs in flat], dim=1))
 
 
 def _classification_loss(
