@@ -99,7 +99,7 @@ def near_pairs(hashes: NDArray[np.uint8], max_distance: int) -> Iterator[Pairs]:
     bit in one of half as many, wider bands, as every near pair must too. Gives positions of the two of each pair, int64
     [n] each; a pair can come more than once.
     """
-    words = _words(hashes)
+    words = words_of(hashes)
     slips = _cheapest_slips(hashes, max_distance)
     if slips is None:
         yield from _all_pairs(words, max_distance)
@@ -109,10 +109,9 @@ def near_pairs(hashes: NDArray[np.uint8], max_distance: int) -> Iterator[Pairs]:
                 yield from _pairs_of_buckets(words, bucket, max_distance)
 
 
-def _words(hashes: NDArray[np.uint8]) -> NDArray[np.uint64]:
-    """uint64 [words, N]: word by word, so that comparing the first word of many pairs reads one row."""
-    padding = -hashes.shape[1] % 8
-    padded = np.pad(hashes, ((0, 0), (0, padding)))
+def words_of(hashes: NDArray[np.uint8]) -> NDArray[np.uint64]:
+    """Give hashes as uint64 [words, N]: word by word, so that comparing the first word of many pairs reads one row."""
+    padded = np.pad(hashes, ((0, 0), (0, -hashes.shape[1] % 8)))
     return np.ascontiguousarray(padded.view(np.uint64).T)
 
 
