@@ -180,8 +180,8 @@ def report_data(
     classes = Taxonomy.from_dict(taxonomy)
 
     def picture(record: ConvertedRecord, note: str = "") -> ReportPicture:
-        image, annotation = {"file_name": record.image_file}, record.to_dict() | {"file_name": record.png_file}
-        annotation["segments_info"] = annotation["segments"]
+        image = {"file_name": record.image_file}
+        annotation = {"file_name": record.png_file, "segments_info": record.to_dict()["segments"]}
         overlay = overlay_of(converted.image_folder, converted.png_folder, image, annotation, classes)
         return ReportPicture(overlay, record.key + (f": {note}" if note else ""))
 

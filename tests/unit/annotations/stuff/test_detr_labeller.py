@@ -125,7 +125,7 @@ def size_of(path: Path) -> tuple[int, int]:
 
 def maps_of(labeller: DetrLabeller, image: Path, things: NDArray[np.bool_] | None = None) -> StuffMaps:
     read = labeller.read(ImageToLabel("k", str(image), (0, 0)))
-    [found] = labeller.label([read], [np.zeros(read[1], dtype=bool) if things is None else things])
+    [found] = labeller.label([read], [np.zeros(size_of(image), dtype=bool) if things is None else things])
     return found
 
 
