@@ -69,14 +69,13 @@ class DetrLabeller(QueryLabeller):
     stuff class that the taxonomy's ``coco_to_stuff`` gives for its segment's category, COCO's things included, and 0
     where there is none. The pixels of a COCO thing that annotated things explain go to the next best segment. Beside
     the model, memory holds a few images at the network's size, one image's upsampled masks, and a batch's label maps.
-
-    ``model`` is used in place of the checkpoint's. Raises `InputDataError`: the taxonomy maps no COCO category.
+    Raises `InputDataError`: the taxonomy maps no COCO category.
     """
 
     _merge = staticmethod(panoptic_result)
 
-    def __init__(self, settings: StuffSettings, taxonomy: Taxonomy, model: DetrPanoptic | None = None) -> None:
-        self._stuff_of = taxonomy.stuff_id_of_coco
+    def __init__(self, settings: StuffSettings, taxonomy: Taxonomy) -> None:
+        self._settings, self._stuff_of = settings, taxonomy.stuff_id_of_coco
         if not self._stuff_of:
             raise InputDataError("the taxonomy's coco_to_stuff is empty, so no stuff can be labelled; fill it.")
         self.device, self.batch_size = settings.device, settings.batch_size
@@ -84,7 +83,6 @@ class DetrLabeller(QueryLabeller):
             settings.model_dump(exclude={"revision"}), taxonomy.model_dump(), _checkpoint_identity(settings.weights)
         )
         self._sizes = Preprocessing(evaluation_side=settings.side, max_side=settings.max_side)
-        self._settings, self._given = settings, model
 
     @cached_property
     def model(self) -> DetrPanoptic:
@@ -92,7 +90,7 @@ class DetrLabeller(QueryLabeller):
 
         Raises `CheckpointError`: it cannot be loaded, or has fewer classes than the taxonomy's COCO categories need.
         """
-        model = load_detr(self._settings.weights) if self._given is None else self._given
+        model = load_detr(self._settings.weights)
         if max(self._stuff_of) >= model.detr.num_classes:
             raise CheckpointError(
                 f"the stuff model has {model.detr.num_classes} classes, but the taxonomy maps COCO category "
