@@ -3,7 +3,4 @@
 The scenes are drawings, for trying the whole pipeline in minutes; results on them say nothing about photographs.
 """
 
-from construction_panoptic.config.sample import SampleSettings
-from construction_panoptic.sample.export import generate
-
-__all__ = ["SampleSettings", "generate"]
+from construction_panoptic.sample.export import generate as generate

@@ -14,9 +14,10 @@ from construction_panoptic.annotations.formats.cvat_export import cvat_document
 from construction_panoptic.annotations.merging.masks import polygon_area
 from construction_panoptic.annotations.panoptic_png import encode_id_map
 from construction_panoptic.config.sample import SampleSettings
+from construction_panoptic.sample.backdrops import COCO_CATEGORIES
 from construction_panoptic.sample.painting import FloatArray, NoiseBank
 from construction_panoptic.sample.scenes import ALTERATIONS, Alteration, Instance, Scene, altered, draw_scene
-from construction_panoptic.sample.stuff import coco_categories, predict_stuff
+from construction_panoptic.sample.stuff import predict_stuff
 
 MIXED_FOLDER = "mixed_site"
 """Name of the export that holds several classes together."""
@@ -84,7 +85,11 @@ def generate(settings: SampleSettings) -> Iterator[tuple[str, bytes]]:
         name = "annotations/instances_default.json" if folder == MIXED_FOLDER else "coco.json"
         yield f"construction/{folder}/{name}", _json_bytes(export)
     info = {"description": "stuff regions of the sample images, with COCO panoptic categories"}
-    stuff = {"info": info, "categories": coco_categories(), "images": stuff_images, "annotations": stuff_annotations}
+    categories = [
+        {"id": number, "name": name, "supercategory": "", "isthing": int(thing)}
+        for name, (number, thing) in COCO_CATEGORIES.items()
+    ]
+    stuff = {"info": info, "categories": categories, "images": stuff_images, "annotations": stuff_annotations}
     yield "stuff_predictions/panoptic.json", _json_bytes(stuff)
 
 

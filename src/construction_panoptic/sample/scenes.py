@@ -22,12 +22,13 @@ _ATTEMPTS = 14
 
 @dataclass(frozen=True)
 class Instance:
-    """A thing in a scene."""
+    """A thing, or a site worker, in a scene."""
 
     name: str
     coverage: FloatArray  # [H, W], fraction of each pixel inside its full shape
     visible: FloatArray  # the same for the part that no later thing hides
-    outlined_as_seen: bool  # the annotator followed the visible part
+    bottom: float  # its lower edge, in pixels
+    outlined_as_seen: bool = False  # the annotator followed the visible part
 
     @property
     def hidden(self) -> float:
@@ -64,7 +65,10 @@ def draw_scene(
     if layout.outdoors and rng.random() < settings.worker_fraction:
         stage.add_workers(int(rng.integers(1, 3)))
     stage.add_things(fit(layout), fewest)
-    return Scene(_develop(stage.rgb, rng, noise), stage.labels, tuple(stage.instances))
+    things = tuple(one for one in stage.placed if one.name in DRAWINGS)
+    if not things:
+        raise ParameterError("no thing found room in a sample image; make spans smaller or hidden_limit larger")
+    return Scene(_develop(stage.rgb, rng, noise), stage.labels, things)
 
 
 class _Stage:
@@ -74,12 +78,8 @@ class _Stage:
         self, backdrop: Backdrop, settings: SampleSettings, rng: np.random.Generator, noise: NoiseBank
     ) -> None:
         self.rgb, self.labels = backdrop.rgb.copy(), backdrop.labels.copy()
-        self.instances: list[Instance] = []
+        self.placed: list[Instance] = []
         self._backdrop, self._settings, self._rng, self._noise = backdrop, settings, rng, noise
-        # Full coverage, what is left of it, and the lower edge of everything on stage.
-        self._coverages: list[FloatArray] = []
-        self._visible: list[FloatArray] = []
-        self._bottoms: list[float] = []
 
     def add_workers(self, count: int) -> None:
         height, width = self.labels.shape
@@ -90,7 +90,7 @@ class _Stage:
             sprite = draw_sprite(WORKER, self._rng, self._noise, size).placed(left, max(bottom, size * 2.6))
             coverage = _on_image(sprite.alpha, sprite, self.labels.shape)
             if self._accepts(coverage, coverage, bottom):
-                self._put(sprite, coverage, bottom, shadow=True)
+                self._put(sprite, Instance("person", coverage, coverage, bottom), shadow=True)
                 self.labels[coverage > 0.5] = LABELS.index("person")
 
     def add_things(self, names: Sequence[str], fewest: int) -> None:
@@ -106,52 +106,44 @@ class _Stage:
             drawing = DRAWINGS[name]
             size = float(span) * height * drawing.relative_size / np.sqrt(drawing.height)
             sprite = draw_sprite(drawing, rng, self._noise, size)
-            mounted = drawing.mountable and self._backdrop.mounting is not None and rng.random() < 0.5
+            mounting = self._backdrop.mounting if drawing.mountable else None
+            if mounting is not None and rng.random() >= 0.5:
+                mounting = None
             for _ in range(_ATTEMPTS):
                 left = rng.uniform(-0.12 * size, max(0.0, width - 0.88 * size))
-                bottom = self._bottom(float(span) / largest, mounted)
+                if mounting is not None:
+                    bottom = rng.uniform(*mounting)
+                else:  # the larger it looks, the nearer it stands
+                    nearness = np.clip(0.65 * float(span) / largest + rng.uniform(-0.1, 0.4), 0, 1)
+                    bottom = float(np.interp(nearness, (0, 1), self._backdrop.standing))
                 bottom = min(max(bottom, size * drawing.height * 0.97), height * 0.985)
                 sprite = sprite.placed(left, bottom)
                 coverage = _on_image(sprite.alpha, sprite, self.labels.shape)
                 if self._accepts(coverage, sprite.alpha, bottom):
-                    self._put(sprite, coverage, bottom, shadow=not mounted)
                     as_seen = bool(rng.random() < self._settings.visible_outline_fraction)
-                    self.instances.append(Instance(name, coverage, coverage, as_seen))
+                    self._put(sprite, Instance(name, coverage, coverage, bottom, as_seen), shadow=mounting is None)
                     break
-        if not self.instances:
-            raise ParameterError("no thing found room in a sample image; make spans smaller or hidden_limit larger")
-        visible = self._visible[-len(self.instances) :]
-        self.instances = [replace(one, visible=left) for one, left in zip(self.instances, visible, strict=True)]
-
-    def _bottom(self, nearness: float, mounted: bool) -> float:
-        """Lower edge of a thing: the larger it looks, the nearer it stands."""
-        if mounted and self._backdrop.mounting is not None:
-            return self._rng.uniform(*self._backdrop.mounting)
-        share = np.clip(0.65 * nearness + self._rng.uniform(-0.1, 0.4), 0, 1)
-        return float(np.interp(share, (0, 1), self._backdrop.standing))
 
     def _accepts(self, coverage: FloatArray, shape: FloatArray, bottom: float) -> bool:
         """Whether enough of a thing is in the image, and it hides nothing nearer and nothing too much."""
         limit = self._settings.hidden_limit
         if coverage.sum() < (1 - limit) * shape.sum():
             return False
-        for full, left, low in zip(self._coverages, self._visible, self._bottoms, strict=True):
-            hides = float((left * coverage).sum())
-            if hides > 2 and bottom < low + 1:
+        for other in self.placed:
+            hides = float((other.visible * coverage).sum())
+            if hides > 2 and bottom < other.bottom + 1:
                 return False
-            if float(left.sum()) - hides < (1 - limit) * float(full.sum()):
+            if float(other.visible.sum()) - hides < (1 - limit) * float(other.coverage.sum()):
                 return False
         return True
 
-    def _put(self, sprite: Sprite, coverage: FloatArray, bottom: float, *, shadow: bool) -> None:
+    def _put(self, sprite: Sprite, instance: Instance, *, shadow: bool) -> None:
         if shadow:
             _shadow(self.rgb, sprite)
-        alpha = coverage[..., None]
+        alpha = instance.coverage[..., None]
         self.rgb = self.rgb * (1 - alpha) + _on_image(sprite.rgb, sprite, self.labels.shape) * alpha
-        self._visible = [left * (1 - coverage) for left in self._visible]
-        self._coverages.append(coverage)
-        self._visible.append(coverage)
-        self._bottoms.append(bottom)
+        hidden = [replace(one, visible=one.visible * (1 - instance.coverage)) for one in self.placed]
+        self.placed = [*hidden, instance]
 
 
 def _on_image(pixels: FloatArray, sprite: Sprite, shape: tuple[int, ...]) -> FloatArray:

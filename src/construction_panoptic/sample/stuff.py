@@ -24,14 +24,6 @@ class StuffPrediction(NamedTuple):
     segments: list[dict[str, Any]]
 
 
-def coco_categories() -> list[dict[str, Any]]:
-    """The COCO panoptic categories that the predictions may use."""
-    return [
-        {"id": number, "name": name, "supercategory": "", "isthing": int(thing)}
-        for name, (number, thing) in sorted(COCO_CATEGORIES.items(), key=lambda item: item[1])
-    ]
-
-
 def predict_stuff(
     scene: Scene, settings: SampleSettings, rng: np.random.Generator, noise: NoiseBank
 ) -> StuffPrediction:

@@ -14,28 +14,24 @@ from construction_panoptic.annotations.tables import RowsOfKeys, Table, blocks
 from construction_panoptic.annotations.taxonomy import Taxonomy
 from construction_panoptic.parallel.workers import Engine, WorkerCount, Workers
 
-StuffReader = Callable[[str], bytes | None]
-"""Gives the labelled stuff of an image key as the file that `label_maps.encode_labels` makes; None: no stuff."""
-
-Finished = Callable[[str, str], ConvertedRecord | None]
-"""Gives the record of an image that is converted already, by its key and digest; None: it is not."""
-
 
 def merge_images(
     images: pd.DataFrame,
     annotations: Table,
-    stuff_reader: StuffReader,
+    stuff_reader: Callable[[str], bytes | None],
     taxonomy: Taxonomy,
     overlap: Overlap = "last_on_top",
     *,
-    finished: Finished = lambda key, digest: None,  # noqa: ARG005
+    finished: Callable[[str, str], ConvertedRecord | None] = lambda key, digest: None,  # noqa: ARG005
     workers: WorkerCount = 1,
     engine: Engine = "local",
 ) -> Iterator[ConvertedImage | ConvertedRecord]:
     """Convert images in the order of their table; only one, or a few a worker, are in memory.
 
-    Takes the tables of `reading.Exports`, and gives converted images; the record alone of an image that is finished.
-    Raises `InputDataError`, see `merge_image`.
+    Takes the tables of `reading.Exports`. ``stuff_reader`` gives the labelled stuff of an image key as
+    `label_maps.encode_labels` made it, or None; ``finished``, of a key and a digest, the record of an image that is
+    converted already, or None. Of a finished image the record alone is given. Raises `InputDataError`, see
+    `merge_image`.
     """
     stems = unique_stems(images["key"].tolist())
     common = digest_of(METHOD, taxonomy.model_dump(), overlap)

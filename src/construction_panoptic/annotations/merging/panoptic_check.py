@@ -12,14 +12,11 @@ from construction_panoptic.annotations.merging.segment_shapes import segment_ext
 from construction_panoptic.annotations.panoptic_png import MAX_SEGMENT_ID, decode_id_map
 from construction_panoptic.errors import InputDataError
 
-Entry = Mapping[str, Any]
-"""An item of a list of a COCO file."""
-
 _SHOWN_PROBLEMS = 10
 
 
 def detections_of_image(
-    png_folder: Path, is_thing: Mapping[int, bool], entries: tuple[Entry, Entry]
+    png_folder: Path, is_thing: Mapping[int, bool], entries: tuple[Mapping[str, Any], Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
     """Give the detections of an image without their ids. Runs in other processes.
 

@@ -16,22 +16,17 @@ def segment_rles(id_map: NDArray[np.unsignedinteger]) -> dict[int, dict[str, Any
     """Encode the mask of every id of a map [H, W] but 0, void: ``{"size": [H, W], "counts": str}`` as pycocotools."""
     height, width = id_map.shape
     flat = id_map.ravel(order="F")
-    starts = run_starts(flat)
-    ends = np.append(starts[1:], flat.size)
-    order = np.argsort(flat[starts], kind="stable")
-    ids, first = np.unique(flat[starts][order], return_index=True)
-    bounds = np.append(first, len(order))
+    ids, first, starts, lengths = _runs_by_id(flat, run_starts(flat))
     codes: dict[int, dict[str, Any]] = {}
-    for position, segment_id in enumerate(ids.tolist()):
+    # Counts alternate between pixels outside and inside: differences of the run borders in turn.
+    borders = np.split(np.stack([starts, starts + lengths], axis=1), first[1:])
+    for segment_id, of_segment in zip(ids.tolist(), borders, strict=True):
         if segment_id == 0:
             continue
-        runs = order[bounds[position] : bounds[position + 1]]
-        # Counts alternate between pixels outside and inside: differences of the run borders in turn.
-        borders = np.stack([starts[runs], ends[runs]], axis=1).ravel()
-        counts = np.diff(borders, prepend=0, append=flat.size)
+        counts = np.diff(of_segment.ravel(), prepend=0, append=flat.size).tolist()
         if counts[-1] == 0:
-            counts = counts[:-1]
-        code = rle_codec.frPyObjects({"size": [height, width], "counts": counts.tolist()}, height, width)
+            del counts[-1]
+        code = rle_codec.frPyObjects({"size": [height, width], "counts": counts}, height, width)
         codes[segment_id] = {"size": [height, width], "counts": code["counts"].decode("ascii")}
     return codes
 
@@ -43,11 +38,7 @@ def segment_extents(id_map: NDArray[np.integer]) -> dict[int, tuple[int, tuple[i
     borders = np.empty(flat.size, dtype=bool)
     np.not_equal(flat[1:], flat[:-1], out=borders[1:])
     borders[::width] = True
-    starts = np.flatnonzero(borders)
-    lengths = np.diff(starts, append=flat.size)
-    order = np.argsort(flat[starts], kind="stable")
-    starts, lengths = starts[order], lengths[order]
-    ids, first = np.unique(flat[starts], return_index=True)
+    ids, first, starts, lengths = _runs_by_id(flat, np.flatnonzero(borders))
     rows, columns = np.divmod(starts, width)
     left, top = np.minimum.reduceat(columns, first), np.minimum.reduceat(rows, first)
     right = np.maximum.reduceat(columns + lengths, first)
@@ -56,3 +47,11 @@ def segment_extents(id_map: NDArray[np.integer]) -> dict[int, tuple[int, tuple[i
     boxes = zip(left.tolist(), top.tolist(), (right - left).tolist(), (bottom - top).tolist(), strict=True)
     measured = zip(ids.tolist(), areas.tolist(), boxes, strict=True)
     return {segment_id: (area, box) for segment_id, area, box in measured if segment_id}
+
+
+def _runs_by_id(flat: NDArray[Any], starts: NDArray[np.int64]) -> tuple[NDArray[Any], ...]:
+    """Sort runs of equal values by these: the values, the first run of each, starts and lengths of all runs."""
+    order = np.argsort(flat[starts], kind="stable")
+    lengths = np.diff(starts, append=flat.size)
+    ids, first = np.unique(flat[starts[order]], return_index=True)
+    return ids, first, starts[order], lengths[order]

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -99,20 +99,22 @@ def near_pairs(hashes: NDArray[np.uint8], max_distance: int) -> Iterator[Pairs]:
     bit in one of half as many, wider bands, as every near pair must too. Gives positions of the two of each pair, int64
     [n] each; a pair can come more than once.
     """
-    words = _words(hashes)
+    words = words_of(hashes)
     slips = _cheapest_slips(hashes, max_distance)
     if slips is None:
-        yield from _all_pairs(words, max_distance)
+        candidates = _all_pairs(words[0], max_distance)
     else:
-        for band in _bands(hashes, max_distance, slips):
-            for bucket in _buckets(*band, slips):
-                yield from _pairs_of_buckets(words, bucket, max_distance)
+        buckets = (bucket for band in _bands(hashes, max_distance, slips) for bucket in _buckets(*band, slips))
+        candidates = chain.from_iterable(_pairs_in_buckets(words[0], bucket, max_distance) for bucket in buckets)
+    for one, other in candidates:
+        near = np.bitwise_count(words[:, one] ^ words[:, other]).sum(axis=0, dtype=np.int64) <= max_distance
+        if near.any():
+            yield one[near], other[near]
 
 
-def _words(hashes: NDArray[np.uint8]) -> NDArray[np.uint64]:
-    """uint64 [words, N]: word by word, so that comparing the first word of many pairs reads one row."""
-    padding = -hashes.shape[1] % 8
-    padded = np.pad(hashes, ((0, 0), (0, padding)))
+def words_of(hashes: NDArray[np.uint8]) -> NDArray[np.uint64]:
+    """Give hashes as uint64 [words, N]: word by word, so that comparing the first word of many pairs reads one row."""
+    padded = np.pad(hashes, ((0, 0), (0, -hashes.shape[1] % 8)))
     return np.ascontiguousarray(padded.view(np.uint64).T)
 
 
@@ -157,15 +159,16 @@ def _buckets(values: NDArray[np.int64], bits: int, slips: int) -> Iterator[NDArr
         yield values
 
 
-def _all_pairs(words: NDArray[np.uint64], max_distance: int) -> Iterator[Pairs]:
-    """Compare each hash with those 1, 2, 3 … places on."""
-    for offset in range(1, words.shape[1]):
-        near = np.flatnonzero(np.bitwise_count(words[0, :-offset] ^ words[0, offset:]) <= max_distance)
-        yield from _near(words, near, near + offset, max_distance)
+def _all_pairs(word: NDArray[np.uint64], max_distance: int) -> Iterator[Pairs]:
+    """Compare the first word of each hash with those 1, 2, 3 … places on."""
+    for offset in range(1, len(word)):
+        near = np.flatnonzero(np.bitwise_count(word[:-offset] ^ word[offset:]) <= max_distance)
+        if len(near):
+            yield near, near + offset
 
 
-def _pairs_of_buckets(words: NDArray[np.uint64], bucket: NDArray[np.int64], max_distance: int) -> Iterator[Pairs]:
-    """Compare each hash with those 1, 2, 3 … places on within its bucket."""
+def _pairs_in_buckets(word: NDArray[np.uint64], bucket: NDArray[np.int64], max_distance: int) -> Iterator[Pairs]:
+    """Compare the first word of each hash with those 1, 2, 3 … places on within its bucket."""
     order = np.argsort(bucket, kind="stable")
     bucket = bucket[order]
     left = np.arange(len(order))
@@ -175,16 +178,7 @@ def _pairs_of_buckets(words: NDArray[np.uint64], bucket: NDArray[np.int64], max_
         if not len(left):
             return
         one, other = order[left], order[left + offset]
-        near = np.bitwise_count(words[0, one] ^ words[0, other]) <= max_distance
-        yield from _near(words, one[near], other[near], max_distance)
-
-
-def _near(
-    words: NDArray[np.uint64], one: NDArray[np.int64], other: NDArray[np.int64], max_distance: int
-) -> Iterator[Pairs]:
-    if len(one):
-        distance = np.bitwise_count(words[:, one] ^ words[:, other]).sum(axis=0, dtype=np.int64)
-        near = distance <= max_distance
+        near = np.bitwise_count(word[one] ^ word[other]) <= max_distance
         if near.any():
             yield one[near], other[near]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from construction_panoptic.annotations.split.splitting import TRAIN, VAL, groups_of_keys, split
+from construction_panoptic.annotations.split.splitting import TRAIN, VAL, check_sides, groups_of_keys, split
 from construction_panoptic.errors import InputDataError
 
 _SHOWN = 5
@@ -64,11 +64,7 @@ def listed_split(path: Path | str, keys: Sequence[str], groups: Sequence[int]) -
         raise InputDataError(f"{path}: the list of the split cannot be read ({error}).") from None
     if missing := {"key", "split"} - set(table.columns):
         raise InputDataError(f"{path}: there is no column {sorted(missing)[0]!r}; it needs the columns key and split.")
-    if (twice := table["key"].duplicated()).any():
-        raise InputDataError(f"{path}: image {table.loc[twice, 'key'].iloc[0]!r} is listed twice.")
-    if (other := ~table["split"].isin([TRAIN, VAL])).any():
-        row = table[other].iloc[0]
-        raise InputDataError(f"{path}: image {row['key']!r} has the side {row['split']!r}; give train or val.")
+    check_sides(table, str(path))
     side = dict(zip(table["key"], table["split"], strict=True))
     if unlisted := sorted(set(keys) - side.keys()):
         shown = ", ".join(unlisted[:_SHOWN]) + (", …" if len(unlisted) > _SHOWN else "")

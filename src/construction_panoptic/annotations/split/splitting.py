@@ -2,34 +2,20 @@
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from construction_panoptic.annotations.records import ConvertedRecord
-from construction_panoptic.annotations.split.grouping import hash_bytes, near_pairs
+from construction_panoptic.annotations.split.grouping import hash_bytes, near_pairs, words_of
 from construction_panoptic.annotations.split.stratification import Group, place_groups
 from construction_panoptic.errors import InputDataError
 
 TRAIN, VAL = "train", "val"
-_CHUNK = 2048
 _ALL_PAIRS = 2_000_000_000  # train images times val images
-
-
-class SplitAudit(NamedTuple):
-    """What `audit_split` found.
-
-    ``classes`` has a row for each class that occurs: class_id, groups, images_train, images_val, segments_train,
-    segments_val, on_both_sides. ``facts`` are plain numbers, among them ``smallest_distance_across`` (bits; None where
-    there are more than 2·10⁹ pairs of train and val images, of which then only near-duplicates are looked for), and
-    ``classes_on_one_side`` (ids of classes in two or more groups that could not be on both sides).
-    """
-
-    classes: pd.DataFrame
-    facts: dict[str, Any]
 
 
 def split(
@@ -53,7 +39,15 @@ def split(
     depend on the order of the images. Raises `InputDataError`: fewer than two groups.
     """
     table = groups_of_keys(keys, groups)
-    members = _collect_groups(table, dict(zip(keys, classes, strict=True)))
+    # In the order of their smallest key, whatever their numbers are.
+    images: dict[int, list[str]] = defaultdict(list)
+    for key, group in zip(table["key"], table["group"], strict=True):
+        images[group].append(key)
+    classes_of = dict(zip(keys, classes, strict=True))
+    members = [
+        Group(number, len(alike), Counter(class_id for key in alike for class_id in set(classes_of[key])))
+        for number, alike in images.items()
+    ]
     if len(members) < 2:
         raise InputDataError(
             f"a train and a val side need at least two groups of images that do not look alike, but the {len(keys)} "
@@ -78,102 +72,86 @@ def split_digest(table: pd.DataFrame) -> str:
     return hashlib.sha256("".join(f"{key}\t{side}\n" for key, side in rows).encode()).hexdigest()
 
 
-def audit_split(records: Iterable[ConvertedRecord], table: pd.DataFrame, *, max_distance: int) -> SplitAudit:
+def check_sides(table: pd.DataFrame, place: str) -> None:
+    """Raise `InputDataError`, which names the place: a row for an image twice, or another side than train and val."""
+    if (twice := table["key"].duplicated()).any():
+        raise InputDataError(f"{place}: image {table.loc[twice, 'key'].iloc[0]!r} is listed twice.")
+    if (other := ~table["split"].isin([TRAIN, VAL])).any():
+        row = table[other].iloc[0]
+        raise InputDataError(f"{place}: image {row['key']!r} has the side {row['split']!r}; give train or val.")
+
+
+def audit_split(
+    records: Iterable[ConvertedRecord], table: pd.DataFrame, *, max_distance: int
+) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Check a split, as `split` gives it, against the images themselves; these are iterated over once.
 
     The distances across the split are computed anew from the perceptual hashes of all pairs, not taken from the
     grouping; images that differ in ``max_distance`` bits or fewer are near-duplicates. Raises `InputDataError`: the
     table and the records name different images, a side is empty, or a group or near-duplicates are on both sides.
+
+    Gives a table with a row for each class that occurs: class_id, groups, images_train, images_val, segments_train,
+    segments_val, on_both_sides. And facts, plain numbers, among them ``smallest_distance_across`` (bits; None where
+    there are more than 2·10⁹ pairs of train and val images, of which then only near-duplicates are looked for), and
+    ``classes_on_one_side`` (ids of classes in two or more groups that could not be on both sides).
     """
-    images = [(r.key, r.phash, tuple(segment.category_id for segment in r.segments)) for r in records]
-    side = _sides([key for key, _, _ in images], table)
+    check_sides(table, "the split")
+    table = table.sort_values("key", ignore_index=True)
+    images = sorted((r.key, r.phash, tuple(segment.category_id for segment in r.segments)) for r in records)
+    keys = [key for key, _, _ in images]
+    if keys != (listed := table["key"].tolist()):
+        odd = (Counter(keys) - Counter(listed)) | (Counter(listed) - Counter(keys))
+        raise InputDataError(
+            f"{len(odd)} image(s) are only in the split or only among the converted images, such as {min(odd)!r}; "
+            "split again."
+        )
+    for side in (TRAIN, VAL):
+        if not (table["split"] == side).any():
+            raise InputDataError(f"the {side} side has no images; split again.")
     sides = table.groupby("group")["split"].nunique()
     if (sides > 1).any():
         group = sides.index[sides > 1][0]
-        some = ", ".join(sorted(table.loc[table["group"] == group, "key"])[:4])
+        some = ", ".join(table.loc[table["group"] == group, "key"][:4])
         raise InputDataError(f"group {group} ({some}) is in both train and val; split again.")
-    smallest, pair, across = _distance_across({key: phash for key, phash, _ in images}, side, max_distance)
+    is_val = (table["split"] == VAL).to_numpy()
+    images_val = int(is_val.sum())
+    few = images_val * (len(keys) - images_val) <= _ALL_PAIRS
+    hashes = hash_bytes([phash for _, phash, _ in images], keys)
+    smallest, (one, other), across = (_all_across if few else _near_across)(hashes, is_val, max_distance)
     if across:
         raise InputDataError(
-            f"{across} pair(s) of near-duplicate images are in train and val, such as {pair[0]!r} and {pair[1]!r}, "
-            f"which differ in {smallest} bits (limit {max_distance}); group with the same distance, then split again."
+            f"{across} pair(s) of near-duplicate images are in train and val, such as {keys[one]!r} and "
+            f"{keys[other]!r}, which differ in {smallest} bits (limit {max_distance}); group with the same distance, "
+            "then split again."
         )
-    group_of = dict(zip(table["key"], table["group"], strict=True))
-    classes = _class_table({key: classes for key, _, classes in images}, side, group_of)
+    classes = _class_table([of_image for _, _, of_image in images], table)
     one_side = classes.loc[(classes["groups"] >= 2) & ~classes["on_both_sides"], "class_id"]
-    val_images = sum(value == VAL for value in side.values())
-    facts = {
-        "images": len(side),
-        "images_train": len(side) - val_images,
-        "images_val": val_images,
-        "groups": int(table["group"].nunique()),
+    return classes, {
+        "images": len(keys),
+        "images_train": len(keys) - images_val,
+        "images_val": images_val,
+        "groups": len(sides),
         "largest_group": int(table["group"].value_counts().max()),
-        "val_fraction": val_images / len(side),
+        "val_fraction": images_val / len(keys),
         "shared_groups": 0,
         "near_duplicates_across": across,
         "smallest_distance_across": smallest,
-        "classes_on_one_side": [int(class_id) for class_id in one_side],
+        "classes_on_one_side": one_side.tolist(),
     }
-    return SplitAudit(classes, facts)
-
-
-def _collect_groups(table: pd.DataFrame, classes: Mapping[str, Collection[int]]) -> list[Group]:
-    """Groups in the order of their smallest key, whatever their numbers are."""
-    images: dict[int, list[str]] = defaultdict(list)
-    for key, group in zip(table["key"], table["group"], strict=True):
-        images[group].append(key)
-    return [
-        Group(number, len(members), dict(Counter(c for key in members for c in set(classes[key]))))
-        for number, members in images.items()
-    ]
-
-
-def _sides(listed: Sequence[str], table: pd.DataFrame) -> dict[str, str]:
-    side = dict(zip(table["key"], table["split"], strict=True))
-    keys = set(listed)
-    if len(side) != len(table) or len(keys) != len(listed):
-        raise InputDataError("an image is listed twice; convert and split again.")
-    if unknown := set(side.values()) - {TRAIN, VAL}:
-        raise InputDataError(f"the split table has {sorted(unknown)[0]!r} for a side; only train and val exist.")
-    if missing := keys ^ side.keys():
-        raise InputDataError(
-            f"{len(missing)} image(s) are only in the split or only among the converted images, such as "
-            f"{min(missing)!r}; split again."
-        )
-    for name in (TRAIN, VAL):
-        if name not in side.values():
-            raise InputDataError(f"the {name} side has no images; split again.")
-    return side
-
-
-def _distance_across(
-    hash_of: Mapping[str, str], side: Mapping[str, str], max_distance: int
-) -> tuple[int | None, tuple[str, str], int]:
-    """Smallest distance between a train and a val image, that pair, and the count of near-duplicates."""
-    keys = sorted(hash_of)
-    hashes = hash_bytes([hash_of[key] for key in keys], keys)
-    is_val = np.array([side[key] == VAL for key in keys])
-    few = int(is_val.sum()) * int((~is_val).sum()) <= _ALL_PAIRS
-    smallest, (one, other), across = (_all_across if few else _near_across)(hashes, is_val, max_distance)
-    return smallest, (keys[one], keys[other]), across
 
 
 def _all_across(
     hashes: NDArray[np.uint8], is_val: NDArray[np.bool_], max_distance: int
 ) -> tuple[int | None, tuple[int, int], int]:
-    # Signs of bits: their product counts equal bits minus different bits. Exact in float32 up to 2^24 bits.
-    signs: NDArray[np.float32] = np.unpackbits(hashes, axis=1).astype(np.float32) * 2 - 1
-    train, val = np.flatnonzero(~is_val), np.flatnonzero(is_val)
-    smallest, pair, across = signs.shape[1] + 1, (0, 0), 0
-    for start in range(0, len(train), _CHUNK):
-        some = train[start : start + _CHUNK]
-        for begin in range(0, len(val), _CHUNK):
-            others = val[begin : begin + _CHUNK]
-            distance = (signs.shape[1] - signs[some] @ signs[others].T) / 2
-            across += int((distance <= max_distance).sum())
-            row, column = divmod(int(distance.argmin()), len(others))
-            if distance[row, column] < smallest:
-                smallest, pair = int(distance[row, column]), (int(some[row]), int(others[column]))
+    """Smallest distance between a train and a val image, that pair, and the count of near-duplicates."""
+    words, train = words_of(hashes), np.flatnonzero(~is_val)
+    of_train = np.ascontiguousarray(words[:, train])
+    smallest, pair, across = 8 * hashes.shape[1] + 1, (0, 0), 0
+    for image in np.flatnonzero(is_val).tolist():
+        distance = np.bitwise_count(of_train ^ words[:, image, None]).sum(axis=0, dtype=np.int64)
+        across += int(np.count_nonzero(distance <= max_distance))
+        if distance.min() < smallest:
+            smallest, pair = int(distance.min()), (int(train[distance.argmin()]), image)
     return smallest, pair, across
 
 
@@ -198,19 +176,17 @@ def _near_across(
     return int(distance[best]), (int(image[train[best]]), int(image[val[best]])), across
 
 
-def _class_table(
-    classes_of: Mapping[str, Sequence[int]], side: Mapping[str, str], group_of: Mapping[str, int]
-) -> pd.DataFrame:
+def _class_table(classes_of: Sequence[Sequence[int]], table: pd.DataFrame) -> pd.DataFrame:
+    """Count each class in the images of a split, whose classes, one a segment, are given in the order of its rows."""
     groups: dict[int, set[int]] = defaultdict(set)
-    counts: Counter[tuple[str, str, int]] = Counter()
-    for key, classes in classes_of.items():
+    counts: Counter[tuple[str, int]] = Counter()
+    for classes, group, side in zip(classes_of, table["group"], table["split"], strict=True):
         for class_id, number in Counter(classes).items():
-            groups[class_id].add(group_of[key])
-            counts["images", side[key], class_id] += 1
-            counts["segments", side[key], class_id] += number
-    table = pd.DataFrame({"class_id": sorted(groups)})
-    table["groups"] = [len(groups[class_id]) for class_id in table["class_id"]]
-    for what in ("images", "segments"):
-        for here in (TRAIN, VAL):
-            table[f"{what}_{here}"] = [counts[what, here, class_id] for class_id in table["class_id"]]
-    return table.assign(on_both_sides=(table[f"images_{TRAIN}"] > 0) & (table[f"images_{VAL}"] > 0))
+            groups[class_id].add(group)
+            counts[f"images_{side}", class_id] += 1
+            counts[f"segments_{side}", class_id] += number
+    found = pd.DataFrame({"class_id": sorted(groups)})
+    found["groups"] = [len(groups[class_id]) for class_id in found["class_id"]]
+    for name in ("images_train", "images_val", "segments_train", "segments_val"):
+        found[name] = [counts[name, class_id] for class_id in found["class_id"]]
+    return found.assign(on_both_sides=(found["images_train"] > 0) & (found["images_val"] > 0))

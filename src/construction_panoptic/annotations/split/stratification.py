@@ -25,7 +25,16 @@ class Group(NamedTuple):
 
 def place_groups(members: Sequence[Group], val_fraction: float) -> list[bool]:
     """Choose a side for each of two or more groups, True for val; of equally good ones, the earlier is placed first."""
-    return _repair(members, _stratify(members, val_fraction), val_fraction)
+    in_val = _stratify(members, val_fraction)
+    # Positions that must not all be on one side: those of all groups, then of each class in two or more.
+    rows = [[*range(len(members))], *(row for row in _positions_of_class(members).values() if len(row) >= 2)]
+    # Classes that are on one side come to both, where that can be, by moving a limited number of groups at a time.
+    while loose := _one_sided(rows, in_val):
+        moved = _move(members, rows, in_val, _free_groups(rows, loose, len(members)), val_fraction)
+        if len(_one_sided(rows, moved)) >= len(loose):
+            break
+        in_val = moved
+    return in_val
 
 
 def _stratify(members: Sequence[Group], val_fraction: float) -> list[bool]:
@@ -34,7 +43,7 @@ def _stratify(members: Sequence[Group], val_fraction: float) -> list[bool]:
     counts: list[Counter[int | None]] = [Counter({None: group.size}) for group in members]
     total: Counter[int | None] = Counter()
     for of_group, group in zip(counts, members, strict=True):
-        of_group.update(dict(group.images_of_class.items()))
+        of_group.update(group.images_of_class)
         total.update(of_group)
     placed: dict[bool, Counter[int | None]] = {True: Counter(), False: Counter()}
 
@@ -76,25 +85,8 @@ def _positions_of_class(members: Sequence[Group]) -> dict[int, list[int]]:
     return dict(sorted(of_class.items()))
 
 
-def _to_divide(members: Sequence[Group]) -> list[list[int]]:
-    """Positions that must not all be on one side: those of all groups, then of each class in two or more."""
-    several = [positions for positions in _positions_of_class(members).values() if len(positions) >= 2]
-    return [list(range(len(members))), *several]
-
-
 def _one_sided(rows: Sequence[Sequence[int]], in_val: Sequence[bool]) -> list[Sequence[int]]:
     return [positions for positions in rows if len({in_val[position] for position in positions}) == 1]
-
-
-def _repair(members: Sequence[Group], in_val: list[bool], val_fraction: float) -> list[bool]:
-    """Bring classes that are on one side to both, moving a limited number of groups at a time."""
-    rows = _to_divide(members)
-    while loose := _one_sided(rows, in_val):
-        moved = _move(members, rows, in_val, _free_groups(rows, loose, len(members)), val_fraction)
-        if len(_one_sided(rows, moved)) >= len(loose):
-            break
-        in_val = moved
-    return in_val
 
 
 def _free_groups(rows: Sequence[Sequence[int]], loose: Sequence[Sequence[int]], count: int) -> NDArray[np.bool_]:

@@ -45,16 +45,14 @@ class QueryLabeller(StuffLabeller):
     _stuff_of: dict[int, int]
     _merge: Callable[..., Segmentation]
 
-    def _maps(
-        self, queries: QueryMasks, things: Mask, processed_size: tuple[int, int], target_size: tuple[int, int]
-    ) -> StuffMaps:
-        """Merge the queries of one image to stuff."""
+    def _maps(self, queries: QueryMasks, things: Mask, processed_size: tuple[int, int]) -> StuffMaps:
+        """Merge the queries of one image to stuff, at the size of its things."""
         explained = explained_masks((queries.masks > 0).cpu().numpy(), things, self._settings.explained_fraction)
         labels = zip(queries.labels.tolist(), explained, strict=True)
         used = [not (self._is_thing[label] and known) for label, known in labels]
 
         def map_of(chosen: QueryMasks) -> LabelMap:
-            sizes = {"processed_size": processed_size, "target_size": target_size}
+            sizes = {"processed_size": processed_size, "target_size": things.shape}
             result = self._merge(chosen, **sizes, is_thing=self._is_thing)
             stuff_ids = [self._stuff_of.get(segment["category_id"], 0) for segment in result.segments]
             stuff: LabelMap = np.array([0, *stuff_ids], dtype=np.uint8)[result.id_map]
@@ -71,14 +69,13 @@ class DetrLabeller(QueryLabeller):
     stuff class that the taxonomy's ``coco_to_stuff`` gives for its segment's category, COCO's things included, and 0
     where there is none. The pixels of a COCO thing that annotated things explain go to the next best segment. Beside
     the model, memory holds a few images at the network's size, one image's upsampled masks, and a batch's label maps.
-
-    ``model`` is used in place of the checkpoint's. Raises `InputDataError`: the taxonomy maps no COCO category.
+    Raises `InputDataError`: the taxonomy maps no COCO category.
     """
 
     _merge = staticmethod(panoptic_result)
 
-    def __init__(self, settings: StuffSettings, taxonomy: Taxonomy, model: DetrPanoptic | None = None) -> None:
-        self._stuff_of = taxonomy.stuff_id_of_coco
+    def __init__(self, settings: StuffSettings, taxonomy: Taxonomy) -> None:
+        self._settings, self._stuff_of = settings, taxonomy.stuff_id_of_coco
         if not self._stuff_of:
             raise InputDataError("the taxonomy's coco_to_stuff is empty, so no stuff can be labelled; fill it.")
         self.device, self.batch_size = settings.device, settings.batch_size
@@ -86,7 +83,6 @@ class DetrLabeller(QueryLabeller):
             settings.model_dump(exclude={"revision"}), taxonomy.model_dump(), _checkpoint_identity(settings.weights)
         )
         self._sizes = Preprocessing(evaluation_side=settings.side, max_side=settings.max_side)
-        self._settings, self._given = settings, model
 
     @cached_property
     def model(self) -> DetrPanoptic:
@@ -94,7 +90,7 @@ class DetrLabeller(QueryLabeller):
 
         Raises `CheckpointError`: it cannot be loaded, or has fewer classes than the taxonomy's COCO categories need.
         """
-        model = load_detr(self._settings.weights) if self._given is None else self._given
+        model = load_detr(self._settings.weights)
         if max(self._stuff_of) >= model.detr.num_classes:
             raise CheckpointError(
                 f"the stuff model has {model.detr.num_classes} classes, but the taxonomy maps COCO category "
@@ -103,19 +99,18 @@ class DetrLabeller(QueryLabeller):
         self._is_thing = {label: label <= LAST_COCO_THING for label in range(model.detr.num_classes)}
         return model.to(resolve_device(self._settings.device)).to(memory_format=torch.channels_last).eval()
 
-    def read(self, image: ImageToLabel) -> tuple[Tensor, tuple[int, int]]:
-        """Read an image: uint8 [3, h, w] at the network's size, and its own (height, width)."""
+    def read(self, image: ImageToLabel) -> Tensor:
+        """Read an image: uint8 [3, h, w] at the network's size."""
         pixels = torch.from_numpy(np.require(read_rgb(image.location), requirements="W")).permute(2, 0, 1)
-        return evaluation_resize(pixels, self._sizes), (pixels.shape[1], pixels.shape[2])
+        return evaluation_resize(pixels, self._sizes)
 
     @torch.inference_mode()
-    def label(self, images: Sequence[tuple[Tensor, tuple[int, int]]], things: Sequence[Mask]) -> list[StuffMaps]:
+    def label(self, images: Sequence[Tensor], things: Sequence[Mask]) -> list[StuffMaps]:
         """Label a batch."""
-        sizes = [(pixels.shape[1], pixels.shape[2]) for pixels, _ in images]
-        features = self.model.features(*self._collate([pixels for pixels, _ in images], sizes))
+        sizes = [(pixels.shape[1], pixels.shape[2]) for pixels in images]
+        features = self.model.features(*self._collate(images, sizes))
         found = query_masks(self.model, features, sizes, self._is_thing, threshold=self._settings.threshold)
-        batch = zip(found, things, sizes, images, strict=True)
-        return [self._maps(queries, mask, size, original) for queries, mask, size, (_, original) in batch]
+        return [self._maps(*of_image) for of_image in zip(found, things, sizes, strict=True)]
 
     def _collate(self, images: Sequence[Tensor], sizes: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor | None]:
         """Normalise and pad: pixels [B, 3, H, W], padding mask [B, H, W] or None if nothing is padded."""

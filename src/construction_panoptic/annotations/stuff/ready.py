@@ -123,12 +123,10 @@ class ReadyStuff(StuffLabeller):
         except FileNotFoundError:
             advice = "put ready stuff predictions there, or choose another source of stuff."
             raise InputDataError(f"{self._file}: there is no such file; {advice}") from None
-        except OSError as error:
-            raise InputDataError(f"{self._file}: cannot be read ({error}).") from None
         except InputDataError:
             raise
-        except (ValueError, RecursionError) as error:
-            raise InputDataError(f"{self._file}: not readable as JSON ({error}).") from None
+        except (OSError, ValueError, RecursionError) as error:
+            raise InputDataError(f"{self._file}: cannot be read as JSON ({error}).") from None
         if missing := [name for name in _ENTRIES if name not in lists]:
             raise InputDataError(f"{self._file}: not COCO panoptic: it has no list `{missing[0]}`.")
         return lists

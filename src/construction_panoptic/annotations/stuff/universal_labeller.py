@@ -98,7 +98,7 @@ class UniversalLabeller(QueryLabeller):
             h, w = _processed_size(image, batch, number, options)
             kept, scores, labels = keep_queries(outputs.class_queries_logits[number], self._settings.threshold)
             masks = outputs.masks_queries_logits[number, kept, : -(-h * rows // height), : -(-w * columns // width)]
-            found.append(self._maps(QueryMasks(masks, scores, labels), mask, (h, w), image.shape[:2]))
+            found.append(self._maps(QueryMasks(masks, scores, labels), mask, (h, w)))
         return found
 
 

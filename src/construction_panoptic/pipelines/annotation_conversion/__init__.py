@@ -1,5 +1,3 @@
 """The annotation_conversion pipeline."""
 
-from construction_panoptic.pipelines.annotation_conversion.pipeline import create_pipeline
-
-__all__ = ["create_pipeline"]
+from construction_panoptic.pipelines.annotation_conversion.pipeline import create_pipeline as create_pipeline

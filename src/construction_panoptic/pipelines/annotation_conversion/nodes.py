@@ -153,12 +153,12 @@ def audit_and_count(
     """Check the split for leaks, count each class on both sides, and sum the data set up."""
     settings = parameters.split
     classes = Taxonomy.from_dict(taxonomy)
-    audit = splitting.audit_split(converted, split, max_distance=settings.near_duplicate_distance)
+    audited, facts = splitting.audit_split(converted, split, max_distance=settings.near_duplicate_distance)
     counts, summary = class_counts_and_summary(converted, split, classes, annotations, rejected, repaired)
-    audited = audit.classes.assign(name=audit.classes["class_id"].map(classes.names))
+    audited["name"] = audited["class_id"].map(classes.names)
     summary["fringe"] = {"within_pixels": parameters.stuff.fringe_distance, **stuff_labels.fringe()}
     summary["stuff"] = origin_of(parameters.stuff)
-    return audited, counts, {**summary, "split": {**audit.facts, "sha256": splitting.split_digest(split)}}
+    return audited, counts, {**summary, "split": {**facts, "sha256": splitting.split_digest(split)}}
 
 
 def draw_class_balance(counts: pd.DataFrame) -> tuple[go.Figure, Figure]:
@@ -180,8 +180,8 @@ def report_data(
     classes = Taxonomy.from_dict(taxonomy)
 
     def picture(record: ConvertedRecord, note: str = "") -> ReportPicture:
-        image, annotation = {"file_name": record.image_file}, record.to_dict() | {"file_name": record.png_file}
-        annotation["segments_info"] = annotation["segments"]
+        image = {"file_name": record.image_file}
+        annotation = {"file_name": record.png_file, "segments_info": record.to_dict()["segments"]}
         overlay = overlay_of(converted.image_folder, converted.png_folder, image, annotation, classes)
         return ReportPicture(overlay, record.key + (f": {note}" if note else ""))
 

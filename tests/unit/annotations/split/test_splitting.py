@@ -140,8 +140,8 @@ def test_hundreds_of_rare_classes_are_covered(seed: int) -> None:
 def test_an_odd_cycle_of_classes_cannot_be_covered_and_the_audit_says_so() -> None:
     records = [record("f/a", 0, 1, 2), record("f/b", 2**60 - 1, 2, 3), record("f/c", (2**60 - 1) << 80, 3, 1)]
     table = split_records(records, [0, 1, 2], val_fraction=0.3)
-    audit = audit_split(records, table, max_distance=10)
-    assert len(audit.facts["classes_on_one_side"]) == 1
+    _, facts = audit_split(records, table, max_distance=10)
+    assert len(facts["classes_on_one_side"]) == 1
 
 
 def test_single_group_classes_stay_in_train_where_they_can() -> None:
@@ -177,19 +177,19 @@ def spread_records(count: int, seed: int) -> list[ConvertedRecord]:
 def test_the_audit_counts_images_and_segments() -> None:
     records = spread_records(40, seed=1)
     table = split_records(records, list(range(40)))
-    audit = audit_split(records, table, max_distance=10)
+    found, facts = audit_split(records, table, max_distance=10)
     expected: dict[str, Any] = {"class_id": 1, "groups": 40, "images_train": 32, "images_val": 8}
     expected |= {"segments_train": 64, "segments_val": 16, "on_both_sides": True}
-    assert audit.classes.iloc[0].to_dict() == expected
-    assert audit.classes["class_id"].tolist() == [1, 17, 18, 19, 20]
-    assert audit.classes["images_val"].tolist() == [8, 2, 2, 2, 2]
+    assert found.iloc[0].to_dict() == expected
+    assert found["class_id"].tolist() == [1, 17, 18, 19, 20]
+    assert found["images_val"].tolist() == [8, 2, 2, 2, 2]
     side = dict(zip(table["key"], table["split"], strict=True))
     smallest = min(
         (int(one.phash, 16) ^ int(other.phash, 16)).bit_count()
         for one, other in itertools.combinations(records, 2)
         if side[one.key] != side[other.key]
     )
-    assert audit.facts == {
+    assert facts == {
         "images": 40,
         "images_train": 32,
         "images_val": 8,
@@ -211,10 +211,10 @@ def test_the_audit_finds_leaks() -> None:
     leaking = pd.concat([table, pd.DataFrame([twin_row])], ignore_index=True)
     with pytest.raises(InputDataError, match=r"1 pair.*(f/000.*f/twin|f/twin.*f/000).* 3 bits \(limit 3\)"):
         audit_split([*records, twin], leaking, max_distance=3)
-    assert audit_split([*records, twin], leaking, max_distance=2).facts["smallest_distance_across"] == 3
+    assert audit_split([*records, twin], leaking, max_distance=2)[1]["smallest_distance_across"] == 3
     groups = near_duplicate_groups([r.phash for r in [*records, twin]], [r.key for r in [*records, twin]], 3)
     grouped = split_records([*records, twin], groups)
-    assert audit_split([*records, twin], grouped, max_distance=3).facts["groups"] == 10
+    assert audit_split([*records, twin], grouped, max_distance=3)[1]["groups"] == 10
 
 
 def test_large_splits_are_searched_for_near_duplicates(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,7 +237,7 @@ def test_large_splits_are_searched_for_near_duplicates(monkeypatch: pytest.Monke
     monkeypatch.setattr(splitting, "_ALL_PAIRS", 0)
     assert found(message()) == found(expected) != []
     one_side = table.assign(split=["train" if k % 40 else "val" for k in range(len(records))])
-    apart = audit_split(records, one_side, max_distance=1).facts
+    apart = audit_split(records, one_side, max_distance=1)[1]
     assert (apart["smallest_distance_across"], apart["near_duplicates_across"]) == (None, 0)
 
 

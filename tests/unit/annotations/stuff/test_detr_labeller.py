@@ -3,6 +3,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from construction_panoptic.annotations.merging.masks import segmentation_rle
+from construction_panoptic.annotations.stuff import detr_labeller
 from construction_panoptic.annotations.stuff.detr_labeller import DetrLabeller, load_detr
 from construction_panoptic.annotations.stuff.label_maps import LabelMap, decode_labels
 from construction_panoptic.annotations.stuff.labeller import Fringe, ImageToLabel, StuffMaps, label_images
@@ -104,7 +106,10 @@ def literal_labels(model: DetrPanoptic, images: list[NDArray[np.uint8]], taxonom
 
 def labeller(model: DetrPanoptic, taxonomy: Taxonomy, **changed: Any) -> DetrLabeller:
     settings: dict[str, Any] = {"threshold": THRESHOLD, "side": SIDE, "max_side": MAX_SIDE, "device": "cpu"} | changed
-    return DetrLabeller(StuffSettings(**settings), taxonomy, model)
+    found = DetrLabeller(StuffSettings(**settings), taxonomy)
+    with patch.object(detr_labeller, "load_detr", return_value=model):
+        found.model  # noqa: B018  # which loads it
+    return found
 
 
 def label_files(labeller: DetrLabeller, paths: Iterable[Path]) -> Iterator[LabelMap]:
@@ -125,7 +130,7 @@ def size_of(path: Path) -> tuple[int, int]:
 
 def maps_of(labeller: DetrLabeller, image: Path, things: NDArray[np.bool_] | None = None) -> StuffMaps:
     read = labeller.read(ImageToLabel("k", str(image), (0, 0)))
-    [found] = labeller.label([read], [np.zeros(read[1], dtype=bool) if things is None else things])
+    [found] = labeller.label([read], [np.zeros(size_of(image), dtype=bool) if things is None else things])
     return found
 
 
