@@ -5,6 +5,7 @@ what they say to the process that started them is the same.
 """
 
 import logging
+import math
 import multiprocessing
 import os
 import pickle
@@ -14,7 +15,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import partial
 from multiprocessing.connection import Connection, wait
@@ -80,13 +81,12 @@ def launch(
 
 
 def _results(group: "_LocalProcesses | _RayProcesses", stop: StopRequest) -> Iterator[Any]:
-    told = False
-    while group.running():
+    told, failures, deadline = False, list[Message](), math.inf
+    while group.running() and time.monotonic() < deadline:
         if stop.number is not None and not told:
             told = True
             group.pass_on(stop.number)
-        for message in group.messages(timeout=0.2):
-            kind, rank, content = message
+        for kind, rank, content in group.messages(timeout=0.2):
             if kind == "result":
                 yield content
             elif kind == "log":
@@ -94,23 +94,15 @@ def _results(group: "_LocalProcesses | _RayProcesses", stop: StopRequest) -> Ite
             elif kind == "interrupted" and rank == 0:
                 raise Interrupted(*content)
             elif kind in _FAILURES:
-                heard = [message, *_last_words(group)]
-                yield from (content for kind, _, content in heard if kind == "result")
-                stop.check("a process of the training ended before the batch under way could be saved.")
-                raise _explanation([message for message in heard if message[0] in _FAILURES], group.count)
-
-
-def _last_words(group: "_LocalProcesses | _RayProcesses") -> list[Message]:
-    """What the other processes say once one has failed: it need not be the first that was heard."""
-    heard: list[Message] = []
-    deadline = time.monotonic() + group.last_words
-    while group.running() and time.monotonic() < deadline:
-        heard += group.messages(timeout=0.1)
-    return heard
+                failures.append((kind, rank, content))
+                deadline = min(deadline, time.monotonic() + group.last_words)
+    if failures:
+        stop.check("a process of the training ended before the batch under way could be saved.")
+        raise _explanation(failures, group.count)
 
 
 def _explanation(failures: list[Message], count: int) -> Exception:
-    """The failure that explains most: one meant for people, a process that died, else the first."""
+    """The failure that explains most, which need not be the first that was heard."""
     kind, rank, content = min(failures, key=lambda message: _FAILURES.index(message[0]))
     process = f"Process {rank + 1} of {count} of the training"
     if kind == "user error":
@@ -172,7 +164,7 @@ def _listen(receive: Callable[[], int], stop: StopRequest) -> None:
 class _LocalProcesses:
     """Processes of this machine; process i uses CUDA device i where there is CUDA. At the block's end they are gone."""
 
-    last_words = 3.0  # seconds in which those that fail together are heard
+    last_words = 3.0  # seconds after the first failure in which those of the others are heard
 
     def __init__(self, work: Work, arguments: tuple[Any, ...], count: int) -> None:
         context = multiprocessing.get_context("spawn")
@@ -203,10 +195,8 @@ class _LocalProcesses:
 
     def pass_on(self, number: signal.Signals) -> None:
         for pipe in self._pipes.values():
-            try:
+            with suppress(OSError):  # it has ended; its last message says how
                 pipe.send(int(number))
-            except OSError:
-                continue  # it has ended; its last message says how
 
     def messages(self, timeout: float) -> Iterator[Message]:
         """Give what has come in, after some seconds at most; the deaths of processes among it."""
@@ -255,7 +245,7 @@ def _local_process(rank: int, count: int, meeting: Path, work: Work, arguments: 
 class _RayProcesses:
     """Processes of a Ray cluster by Ray Train, one a GPU where the cluster has GPUs, else one a core."""
 
-    last_words = 60.0  # until Ray Train has ended them all
+    last_words = 60.0  # seconds in which Ray Train ends them all
 
     def __init__(
         self, work: Work, arguments: tuple[Any, ...], ray: Any, devices: int | Literal["auto"], device: str
