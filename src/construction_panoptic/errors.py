@@ -82,14 +82,14 @@ def explained_shortage() -> Iterator[None]:
 
 def _advice(error: BaseException) -> str | None:
     name, text = type(error).__name__, str(error)  # by name, so that torch need not be loaded
+    number = error.errno if isinstance(error, OSError) else None
     if name == "OutOfMemoryError" or "CUDA out of memory" in text:
         return (
             "The device's memory has run out. End what else uses the device; or give the stage under way a larger "
             "micro_batches, up to its batch_size: batches are then computed in that many parts, and training goes on. "
             "With a smaller batch_size, or smaller augmentation.sides and max_side, it would start over."
         )
-    no_memory = isinstance(error, OSError) and error.errno == errno.ENOMEM
-    if no_memory or isinstance(error, MemoryError) or "can't allocate memory" in text:
+    if number == errno.ENOMEM or isinstance(error, MemoryError) or "can't allocate memory" in text:
         return (
             "Memory has run out. End other programs; or give the stage under way fewer workers, a smaller cache_mb or, "
             "in a training, a larger micro_batches (the parts that a batch is computed in)."
@@ -100,8 +100,7 @@ def _advice(error: BaseException) -> str | None:
             "(/dev/shm), runs out. Give the stage under way fewer workers (annotation_conversion.execution.workers, "
             "detection.workers, …) or more memory."
         )
-    too_many = isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)
-    if too_many or "Too many open files" in text:
+    if number in (errno.EMFILE, errno.ENFILE) or "Too many open files" in text:
         return "Too many files are open. Allow more (ulimit -n 4096), or give the stage under way fewer workers."
     if "DataLoader timed out" in text:
         return "A process that loads images has given none for a long time. See whether their disk answers."

@@ -334,10 +334,6 @@ class _RayProcesses:
                 yield "death", rank, "has died, or its machine (processes are killed when memory runs out)"
 
 
-class _FailedError(Exception):
-    """Makes Ray Train end the other processes; the driver has heard why."""
-
-
 def _ray_process(work: Work, arguments: bytes, inbox: Any, signals: Any, threads: int, folder: Path) -> None:
     from ray.train import get_context
 
@@ -365,4 +361,4 @@ def _ray_process(work: Work, arguments: bytes, inbox: Any, signals: Any, threads
         _take_part(rank, work, arguments, send, stop)
     if failed:
         time.sleep(_RAY_PERIOD)
-        raise _FailedError
+        raise RuntimeError("makes Ray Train end the other processes; the driver has heard why")
