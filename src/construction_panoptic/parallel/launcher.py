@@ -15,7 +15,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from datetime import timedelta
 from functools import partial
 from multiprocessing.connection import Connection, wait
@@ -35,7 +35,6 @@ from construction_panoptic.signals import Interrupted, StopRequest
 logger = logging.getLogger(__name__)
 
 Work = Callable[..., Iterator[Any]]
-Send = Callable[[str, Any], None]
 # Kind, rank, content: a "result", a "log" line, or how a process ended: "interrupted", or by one of the failures.
 Message = tuple[str, int, Any]
 
@@ -112,53 +111,63 @@ def _explanation(failures: list[Message], count: int) -> Exception:
     return RuntimeError(f"{process} failed: {content}")
 
 
-def _take_part(rank: int, work: Work, arguments: bytes, send: Send, stop: StopRequest) -> None:
-    """Do the work as a process of the group, and send its log lines; and its results, if it is rank 0."""
-    own_logger = logging.getLogger("construction_panoptic")
-    own_logger.addHandler(_Forward(send))
-    own_logger.setLevel(logging.WARNING if rank else logging.INFO)
-    tqdm.set_lock(threading.RLock())  # its own lock between processes would be left behind
-    for result in work(*pickle.loads(arguments), stop=stop):
-        if rank == 0:
-            send("result", result)
-    dist.barrier()
+def _take_part(
+    rank: int,
+    work: Work,
+    arguments: bytes,
+    join: Callable[[], None],
+    post: Callable[[bytes], None],
+    receive: Callable[[], int],
+) -> bool:
+    """Join the group and do the work as a process of it; False if that failed.
 
+    Posts log lines, how it ended if not in order, and its results if it is rank 0. ``receive`` waits for a signal that
+    the parent passes on.
+    """
+    lock, stop = threading.Lock(), StopRequest()
 
-@contextmanager
-def _outcome(send: Send) -> Iterator[None]:
-    """Send how the block ended, if not in order."""
-    try:
-        yield
-    except Interrupted as interruption:
-        send("interrupted", (interruption.number, str(interruption)))
-    except UserError as error:
-        send("user error", str(error))
-    except Exception:
-        send("error", traceback.format_exc())
-
-
-class _Forward(logging.Handler):
-    """Sends log lines to the parent, which knows where they go."""
-
-    def __init__(self, send: Send) -> None:
-        super().__init__()
-        self._send = send
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._send("log", (record.name, record.levelno, record.getMessage()))
-
-
-def _listen(receive: Callable[[], int], stop: StopRequest) -> None:
-    """Wait for a signal that the parent passes on; without a parent there is nothing left to do."""
+    def send(kind: str, content: Any) -> None:
+        with lock:
+            post(pickle.dumps((kind, content)))
 
     def listen() -> None:
         while True:
             try:
                 stop.number = signal.Signals(receive())
-            except Exception:
+            except Exception:  # without a parent there is nothing left to do
                 os._exit(1)
 
     threading.Thread(target=listen, daemon=True).start()
+    own_logger = logging.getLogger("construction_panoptic")
+    own_logger.addHandler(_Forward(send))
+    own_logger.setLevel(logging.WARNING if rank else logging.INFO)
+    tqdm.set_lock(threading.RLock())  # its own lock between processes would be left behind
+    try:
+        join()
+        for result in work(*pickle.loads(arguments), stop=stop):
+            if rank == 0:
+                send("result", result)
+        dist.barrier()
+    except Interrupted as interruption:
+        send("interrupted", (interruption.number, str(interruption)))
+    except UserError as error:
+        send("user error", str(error))
+        return False
+    except Exception:
+        send("error", traceback.format_exc())
+        return False
+    return True
+
+
+class _Forward(logging.Handler):
+    """Sends log lines to the parent, which knows where they go."""
+
+    def __init__(self, send: Callable[[str, Any], None]) -> None:
+        super().__init__()
+        self._send = send
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._send("log", (record.name, record.levelno, record.getMessage()))
 
 
 class _LocalProcesses:
@@ -206,6 +215,7 @@ class _LocalProcesses:
                 continue
             try:
                 kind, content = pickle.loads(pipe.recv_bytes())
+                yield kind, rank, content
             except (EOFError, OSError):
                 self._pipes.pop(rank).close()
                 self._processes[rank].join()
@@ -215,29 +225,22 @@ class _LocalProcesses:
                 elif status < 0:
                     name = signal.Signals(-status).name
                     yield "death", rank, f"was killed ({name}; the system does so when memory runs out)"
-                continue
-            yield kind, rank, content
 
 
 def _local_process(rank: int, count: int, meeting: Path, work: Work, arguments: bytes, pipe: Connection) -> None:
-    lock = threading.Lock()
-
-    def send(kind: str, content: Any) -> None:
-        with lock:
-            pipe.send_bytes(pickle.dumps((kind, content)))
-
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # Ctrl-C reaches all; the parent decides
-    stop = StopRequest()
-    _listen(pipe.recv, stop)
-    with _outcome(send):
+
+    def join() -> None:
+        backend = "gloo"
         if torch.cuda.is_available():
+            backend = _BACKENDS
             torch.cuda.set_device(rank % torch.cuda.device_count())
         else:
             torch.set_num_threads(max(1, torch.get_num_threads() // count))
-        backend = _BACKENDS if torch.cuda.is_available() else "gloo"
         dist.init_process_group(backend, init_method=meeting.as_uri(), rank=rank, world_size=count, timeout=_PATIENCE)
-        _take_part(rank, work, arguments, send, stop)
+
+    _take_part(rank, work, arguments, join, pipe.send_bytes, pipe.recv)
     # Without the interpreter's end, in which threads of the process group can wait for processes that have died.
     os._exit(0)
 
@@ -312,15 +315,16 @@ class _RayProcesses:
 
         over = not self._fitting.is_alive()
         try:
-            rank, kind, content = self._inbox.get(timeout=timeout)
+            rank, packed = self._inbox.get(timeout=timeout)
         except Empty:
             if over and self._error is not None:
                 error, self._error = self._error, None
                 yield from self._deaths(error)
             return
-        if kind in {"user error", "error"}:
+        kind, content = pickle.loads(packed)
+        if kind in _FAILURES:
             self._explained.add(rank)
-        yield kind, rank, pickle.loads(content)
+        yield kind, rank, content
 
     def _deaths(self, error: BaseException) -> Iterator[Message]:
         """What Ray alone knows of the run's end."""
@@ -339,18 +343,8 @@ def _ray_process(work: Work, arguments: bytes, inbox: Any, signals: Any, threads
 
     context = get_context()
     rank: int = context.get_world_rank()
-    lock = threading.Lock()
-    failed = False
 
-    def send(kind: str, content: Any) -> None:
-        nonlocal failed
-        failed = failed or kind in {"user error", "error"}
-        with lock:
-            inbox.put((rank, kind, pickle.dumps(content)))
-
-    stop = StopRequest()
-    _listen(signals.get, stop)
-    with _outcome(send):
+    def join() -> None:
         try:
             os.chdir(folder)
         except OSError as error:
@@ -358,7 +352,7 @@ def _ray_process(work: Work, arguments: bytes, inbox: Any, signals: Any, threads
             raise UserError(f"{name} has no {folder}: machines of a Ray cluster need the same files.") from error
         if not torch.cuda.is_available():
             torch.set_num_threads(max(1, threads // context.get_local_world_size()))
-        _take_part(rank, work, arguments, send, stop)
-    if failed:
+
+    if not _take_part(rank, work, arguments, join, lambda message: inbox.put((rank, message)), signals.get):
         time.sleep(_RAY_PERIOD)
         raise RuntimeError("makes Ray Train end the other processes; the driver has heard why")
