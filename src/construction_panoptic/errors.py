@@ -31,11 +31,15 @@ class DamagedFileError(UserError, ValueError):
 
 def damaged(path: Path, error: BaseException, place: str = "") -> DamagedFileError:
     """Give the error of a file whose content cannot be read, at a place in it."""
-    reason = (str(error).splitlines() or [""])[0][:_LONGEST] or type(error).__name__
     return DamagedFileError(
-        f"{path}{place} is damaged ({reason}). If a run has made it, remove it: going on makes it anew, and what "
-        "follows from it."
+        f"{path}{place} is damaged ({first_line(error)[:_LONGEST]}). If a run has made it, remove it: going on makes "
+        "it anew, and what follows from it."
     )
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error, or its kind."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 class StorageError(UserError, OSError):

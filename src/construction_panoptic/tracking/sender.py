@@ -19,9 +19,10 @@ from mlflow.exceptions import MlflowException
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from PIL import Image
 
+from construction_panoptic.errors import first_line
 from construction_panoptic.tracking.facts import checkpoint_epoch, is_number
 from construction_panoptic.tracking.records import Record, Records, now
-from construction_panoptic.tracking.store import first_line, is_refusal
+from construction_panoptic.tracking.store import is_refusal
 
 logger = logging.getLogger(__name__)
 

@@ -56,11 +56,6 @@ def is_refusal(error: BaseException) -> bool:
     return status < 500 and status != TOO_MANY_REQUESTS
 
 
-def first_line(error: BaseException) -> str:
-    """Give an error in one line."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
-
-
 def _advice(reason: str) -> str:
     if "readonly" in reason or "unable to open" in reason:
         return "Make it and its folder writable."
