@@ -111,6 +111,11 @@ def write_json(target: Path | str, data: Any, *, indent: int | None = None) -> N
     write_bytes(target, text.encode())
 
 
+def shown_path(path: Path | None, project: Path) -> str:
+    """Give a path as people read it: relative to the project if it is in there; "" for None."""
+    return "" if path is None else str(path.relative_to(project) if path.is_relative_to(project) else path)
+
+
 def git_state(folder: Path) -> tuple[str, bool] | None:
     """Give the commit that a folder is of, and whether files differ from it; None outside git."""
 

@@ -21,9 +21,9 @@ from kedro.io import CatalogProtocol
 from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
 
-from construction_panoptic.catalog.files import local_path, model_note, outdated_mark, shown_path
+from construction_panoptic.catalog.files import local_path, model_note, outdated_mark
 from construction_panoptic.errors import UserError
-from construction_panoptic.files import remove_leftovers, write_bytes
+from construction_panoptic.files import remove_leftovers, shown_path, write_bytes
 
 logger = logging.getLogger(__name__)
 
