@@ -15,6 +15,7 @@ from kedro.framework.cli.utils import env_option
 
 from construction_panoptic.commands import Command
 from construction_panoptic.errors import UserError, shortage, user_error
+from construction_panoptic.files import shown_path
 from construction_panoptic.signals import Interrupted, interruptible
 
 logger = logging.getLogger(__name__)
@@ -93,7 +94,7 @@ def mlflow(project: Any, arguments: tuple[str, ...]) -> None:
 @env_option
 def compare(runs: tuple[str, ...], env: str | None, unfinished: bool) -> None:
     """Compare RUNS, given by MLflow ids or names, with the first of them: PQ by class, parameters, pictures."""
-    from construction_panoptic.catalog.files import local_path, shown_path
+    from construction_panoptic.catalog.files import local_path
     from construction_panoptic.tracking.runs import find_runs
 
     context = _context(env)
@@ -101,7 +102,8 @@ def compare(runs: tuple[str, ...], env: str | None, unfinished: bool) -> None:
     output = context.project_path / "data/08_reporting/comparison"
     with contextlib.chdir(context.project_path):  # where the paths of artifacts begin
         found = find_runs(runs, experiment, unfinished=unfinished)  # a mistyped name is said before torch is imported
-        from construction_panoptic.tracking.comparison import Validation, compare_runs
+        from construction_panoptic.tracking.comparison import compare_runs
+        from construction_panoptic.visualisation.comparison_report import Validation
 
         entries = context.catalog
         file, validation = local_path(entries, "panoptic_val"), None
@@ -116,7 +118,7 @@ def compare(runs: tuple[str, ...], env: str | None, unfinished: bool) -> None:
 @env_option
 def list_entries(env: str | None) -> None:
     """List the entries of the catalog: name, layer, whether it is there, and where."""
-    from construction_panoptic.catalog.files import local_path, shown_path
+    from construction_panoptic.catalog.files import local_path
     from construction_panoptic.preflight import outlines
 
     context = _context(env)

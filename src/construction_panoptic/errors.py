@@ -31,11 +31,15 @@ class DamagedFileError(UserError, ValueError):
 
 def damaged(path: Path, error: BaseException, place: str = "") -> DamagedFileError:
     """Give the error of a file whose content cannot be read, at a place in it."""
-    reason = (str(error).splitlines() or [""])[0][:_LONGEST] or type(error).__name__
     return DamagedFileError(
-        f"{path}{place} is damaged ({reason}). If a run has made it, remove it: going on makes it anew, and what "
-        "follows from it."
+        f"{path}{place} is damaged ({first_line(error)[:_LONGEST]}). If a run has made it, remove it: going on makes "
+        "it anew, and what follows from it."
     )
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error, or its kind."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 class StorageError(UserError, OSError):
@@ -82,14 +86,14 @@ def explained_shortage() -> Iterator[None]:
 
 def _advice(error: BaseException) -> str | None:
     name, text = type(error).__name__, str(error)  # by name, so that torch need not be loaded
+    number = error.errno if isinstance(error, OSError) else None
     if name == "OutOfMemoryError" or "CUDA out of memory" in text:
         return (
             "The device's memory has run out. End what else uses the device; or give the stage under way a larger "
             "micro_batches, up to its batch_size: batches are then computed in that many parts, and training goes on. "
             "With a smaller batch_size, or smaller augmentation.sides and max_side, it would start over."
         )
-    no_memory = isinstance(error, OSError) and error.errno == errno.ENOMEM
-    if no_memory or isinstance(error, MemoryError) or "can't allocate memory" in text:
+    if number == errno.ENOMEM or isinstance(error, MemoryError) or "can't allocate memory" in text:
         return (
             "Memory has run out. End other programs; or give the stage under way fewer workers, a smaller cache_mb or, "
             "in a training, a larger micro_batches (the parts that a batch is computed in)."
@@ -100,8 +104,7 @@ def _advice(error: BaseException) -> str | None:
             "(/dev/shm), runs out. Give the stage under way fewer workers (annotation_conversion.execution.workers, "
             "detection.workers, …) or more memory."
         )
-    too_many = isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)
-    if too_many or "Too many open files" in text:
+    if number in (errno.EMFILE, errno.ENFILE) or "Too many open files" in text:
         return "Too many files are open. Allow more (ulimit -n 4096), or give the stage under way fewer workers."
     if "DataLoader timed out" in text:
         return "A process that loads images has given none for a long time. See whether their disk answers."

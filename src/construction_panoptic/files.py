@@ -26,7 +26,6 @@ _MACHINE = f"{zlib.crc32(socket.gethostname().encode()):08x}"
 _TEMPORARY = re.compile(rf"\..*\.{_MACHINE}-(\d+)-[0-9a-f]{{8}}\.tmp")
 
 _FULL = 4096  # bytes left on a disk: none
-
 _NO_ROOM, _READ_ONLY = (errno.ENOSPC, errno.EDQUOT), (errno.EROFS, errno.EACCES)
 
 
@@ -45,21 +44,21 @@ def atomic_path(target: Path | str, *, sync: bool = False) -> Iterator[Path]:
         StorageError: there is no room, or no permission; ``target`` is as it was.
     """
     target = Path(target)
+    folder = target.parent
     owner = f"{_MACHINE}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
     temporary = target.with_name(f".{target.stem[:80]}.{owner}.tmp{target.suffix}")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         yield temporary
         if sync:
             _sync(temporary)
         temporary.replace(target)
         if sync:
-            _sync(target.parent)
+            _sync(folder)
     except Exception as error:
-        number = None if isinstance(error, UserError) else _storage_failure(error, target.parent)
+        number = None if isinstance(error, UserError) else _storage_failure(error, folder)
         if number is None:
             raise
-        folder = target.parent
         advice = f"Make room on the disk of {folder}" if number in _NO_ROOM else f"Make {folder} writable"
         raise StorageError(
             f"{target} cannot be written: {os.strerror(number)}. {advice}, or choose another place. What was there "
@@ -110,6 +109,11 @@ def write_json(target: Path | str, data: Any, *, indent: int | None = None) -> N
     """Write ``data`` as JSON to ``target`` atomically; NaN and infinity are refused since JSON has neither."""
     text = json.dumps(data, indent=indent, allow_nan=False, ensure_ascii=False)
     write_bytes(target, text.encode())
+
+
+def shown_path(path: Path | None, project: Path) -> str:
+    """Give a path as people read it: relative to the project if it is in there; "" for None."""
+    return "" if path is None else str(path.relative_to(project) if path.is_relative_to(project) else path)
 
 
 def git_state(folder: Path) -> tuple[str, bool] | None:

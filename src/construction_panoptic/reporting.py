@@ -10,8 +10,9 @@ from kedro.framework.hooks import hook_impl
 from kedro.io import CatalogProtocol
 from kedro.pipeline import Pipeline
 
-from construction_panoptic.catalog.files import local_path, shown_path
+from construction_panoptic.catalog.files import local_path
 from construction_panoptic.evaluation.tables import class_quality_text, precision_text, quality_text
+from construction_panoptic.files import shown_path
 
 
 class ReportHook:

@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
-
 
 class Interrupted(KeyboardInterrupt):
     """The process was asked to stop; no ``Exception``, so that code which puts up with errors lets it pass."""
@@ -45,7 +43,7 @@ def interruptible() -> Iterator[None]:
     def interrupt(number: int, _frame: FrameType | None) -> None:
         raise Interrupted(signal.Signals(number))
 
-    with _handlers(interrupt):
+    with signal_handlers(interrupt):
         yield
 
 
@@ -59,17 +57,20 @@ def deferred_interruption() -> Iterator[StopRequest]:
             raise Interrupted(signal.SIGINT)
         request.number = signal.Signals(number)
 
-    with _handlers(note):
+    with signal_handlers(note):
         yield request
 
 
 @contextmanager
-def _handlers(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+def signal_handlers(handler: Callable[[int, FrameType | None], None] | None = None) -> Iterator[None]:
+    """Let ``handler`` take SIGTERM and Ctrl-C in the block, if one is given; the former handlers come back after it."""
     if threading.current_thread() is not threading.main_thread():
         yield  # Python leaves signals to the main thread
         return
-    before = {number: signal.signal(number, handler) for number in SIGNALS}
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
+        for number, former in before.items():
+            signal.signal(number, handler or former)
         yield
     finally:
         for number, former in before.items():

@@ -98,8 +98,3 @@ def local_path(catalog: CatalogProtocol, name: str) -> Path | None:
     """Give the local file or folder of a catalog entry; None for one that has none."""
     path = getattr(catalog.get(name), "_filepath", None)
     return None if path is None else Path(path)
-
-
-def shown_path(path: Path | None, project: Path) -> str:
-    """Give a path as people read it: relative to the project if it is in there; "" for None."""
-    return "" if path is None else str(path.relative_to(project) if path.is_relative_to(project) else path)

@@ -6,9 +6,10 @@ When such a result, or a finished one, is at last replaced, it moves to ``data/<
 """
 
 import logging
+import os
 import shutil
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from glob import escape
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,9 @@ from kedro.io import CatalogProtocol
 from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
 
-from construction_panoptic.catalog.files import local_path, model_note, outdated_mark, shown_path
+from construction_panoptic.catalog.files import local_path, model_note, outdated_mark
 from construction_panoptic.errors import UserError
-from construction_panoptic.files import remove_leftovers, write_bytes
+from construction_panoptic.files import remove_leftovers, shown_path, write_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -159,10 +160,8 @@ class FreshnessHook:
         path.rename(kept)
         for old in sorted(previous.glob(f"*/{escape(name)}"))[:-KEPT]:
             shutil.rmtree(old) if old.is_dir() else old.unlink()
-            for folder in old.parents:
-                if folder == previous or any(folder.iterdir()):
-                    break
-                folder.rmdir()
+            with suppress(OSError):  # at the first folder that still holds something, as `previous` does
+                os.removedirs(old.parent)
 
 
 def _model(node: Node) -> str:

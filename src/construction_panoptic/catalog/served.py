@@ -17,7 +17,7 @@ from mlflow.types.schema import AnyType, ColSpec, Schema
 from PIL import Image
 
 from construction_panoptic.catalog.files import LocalDataset
-from construction_panoptic.errors import UserError
+from construction_panoptic.errors import UserError, first_line
 from construction_panoptic.files import write_json
 from construction_panoptic.models.files import export_model
 from construction_panoptic.prediction.answering import ModelToServe
@@ -96,7 +96,7 @@ def _register(folder: Path, name: str) -> dict[str, Any]:
     except (MlflowException, OSError) as error:
         raise UserError(
             f"The model is in {folder}, but MLflow ({mlflow.get_tracking_uri()}) did not register it as {name!r}: "
-            f"{str(error).splitlines()[0]} Run model_export again, or set model_export.registered_name to null."
+            f"{first_line(error)} Run model_export again, or set model_export.registered_name to null."
         ) from error
     about = {"name": name, "version": registered.version, "model_id": model.model_id, "run_id": model.source_run_id}
     return {**about, "uri": f"models:/{name}/{registered.version}"}

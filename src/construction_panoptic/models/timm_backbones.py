@@ -14,10 +14,10 @@ from timm.models import FeatureInfo, PretrainedCfg
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from construction_panoptic.errors import CheckpointError, ParameterError
+from construction_panoptic.errors import CheckpointError, ParameterError, first_line
 from construction_panoptic.models.backbones import Backbone, Norm, fast_layout
 from construction_panoptic.models.spec import ModelSpec
-from construction_panoptic.models.weights import first_line, read_weights
+from construction_panoptic.models.weights import read_weights
 
 PREFIX = "timm/"
 STRIDES = [4, 8, 16, 32]

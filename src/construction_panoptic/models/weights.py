@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from construction_panoptic.errors import CheckpointError
+from construction_panoptic.errors import CheckpointError, first_line
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
@@ -93,8 +93,3 @@ def listed(names: Iterable[str], most: int = 10) -> str:
     """The first names."""
     names = list(names)
     return ", ".join(names[:most]) + (", …" if len(names) > most else "")
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error, or its kind."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -79,17 +79,14 @@ def until_stopped(items: Iterable[Result], stop: StopRequest) -> Iterator[Result
 
     Raises `StoppedError`: ``stop`` is set in one of the processes, after the item that it was at.
     """
-    source = iter(items)
-    while not stop.is_set():
-        try:
-            item = next(source)
-        except StopIteration:
-            break
-        except RuntimeError:
-            if not stop.is_set():
-                raise
-            break  # Ctrl-C reaches the loading processes too
-        yield item
+    try:
+        for item in items:
+            yield item
+            if stop.is_set():
+                break
+    except RuntimeError:
+        if not stop.is_set():  # Ctrl-C reaches the loading processes too
+            raise
     if all_reduce_max([stop.number or 0])[0]:
         raise StoppedError
 

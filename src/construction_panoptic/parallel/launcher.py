@@ -5,6 +5,7 @@ what they say to the process that started them is the same.
 """
 
 import logging
+import math
 import multiprocessing
 import os
 import pickle
@@ -14,7 +15,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from datetime import timedelta
 from functools import partial
 from multiprocessing.connection import Connection, wait
@@ -34,7 +35,6 @@ from construction_panoptic.signals import Interrupted, StopRequest
 logger = logging.getLogger(__name__)
 
 Work = Callable[..., Iterator[Any]]
-Send = Callable[[str, Any], None]
 # Kind, rank, content: a "result", a "log" line, or how a process ended: "interrupted", or by one of the failures.
 Message = tuple[str, int, Any]
 
@@ -80,13 +80,12 @@ def launch(
 
 
 def _results(group: "_LocalProcesses | _RayProcesses", stop: StopRequest) -> Iterator[Any]:
-    told = False
-    while group.running():
+    told, failures, deadline = False, list[Message](), math.inf
+    while group.running() and time.monotonic() < deadline:
         if stop.number is not None and not told:
             told = True
             group.pass_on(stop.number)
-        for message in group.messages(timeout=0.2):
-            kind, rank, content = message
+        for kind, rank, content in group.messages(timeout=0.2):
             if kind == "result":
                 yield content
             elif kind == "log":
@@ -94,23 +93,15 @@ def _results(group: "_LocalProcesses | _RayProcesses", stop: StopRequest) -> Ite
             elif kind == "interrupted" and rank == 0:
                 raise Interrupted(*content)
             elif kind in _FAILURES:
-                heard = [message, *_last_words(group)]
-                yield from (content for kind, _, content in heard if kind == "result")
-                stop.check("a process of the training ended before the batch under way could be saved.")
-                raise _explanation([message for message in heard if message[0] in _FAILURES], group.count)
-
-
-def _last_words(group: "_LocalProcesses | _RayProcesses") -> list[Message]:
-    """What the other processes say once one has failed: it need not be the first that was heard."""
-    heard: list[Message] = []
-    deadline = time.monotonic() + group.last_words
-    while group.running() and time.monotonic() < deadline:
-        heard += group.messages(timeout=0.1)
-    return heard
+                failures.append((kind, rank, content))
+                deadline = min(deadline, time.monotonic() + group.last_words)
+    if failures:
+        stop.check("a process of the training ended before the batch under way could be saved.")
+        raise _explanation(failures, group.count)
 
 
 def _explanation(failures: list[Message], count: int) -> Exception:
-    """The failure that explains most: one meant for people, a process that died, else the first."""
+    """The failure that explains most, which need not be the first that was heard."""
     kind, rank, content = min(failures, key=lambda message: _FAILURES.index(message[0]))
     process = f"Process {rank + 1} of {count} of the training"
     if kind == "user error":
@@ -120,35 +111,58 @@ def _explanation(failures: list[Message], count: int) -> Exception:
     return RuntimeError(f"{process} failed: {content}")
 
 
-def _take_part(rank: int, work: Work, arguments: bytes, send: Send, stop: StopRequest) -> None:
-    """Do the work as a process of the group, and send its log lines; and its results, if it is rank 0."""
+def _take_part(
+    rank: int,
+    work: Work,
+    arguments: bytes,
+    join: Callable[[], None],
+    post: Callable[[bytes], None],
+    receive: Callable[[], int],
+) -> bool:
+    """Join the group and do the work as a process of it; False if that failed.
+
+    Posts log lines, how it ended if not in order, and its results if it is rank 0. ``receive`` waits for a signal that
+    the parent passes on.
+    """
+    lock, stop = threading.Lock(), StopRequest()
+
+    def send(kind: str, content: Any) -> None:
+        with lock:
+            post(pickle.dumps((kind, content)))
+
+    def listen() -> None:
+        while True:
+            try:
+                stop.number = signal.Signals(receive())
+            except Exception:  # without a parent there is nothing left to do
+                os._exit(1)
+
+    threading.Thread(target=listen, daemon=True).start()
     own_logger = logging.getLogger("construction_panoptic")
     own_logger.addHandler(_Forward(send))
     own_logger.setLevel(logging.WARNING if rank else logging.INFO)
     tqdm.set_lock(threading.RLock())  # its own lock between processes would be left behind
-    for result in work(*pickle.loads(arguments), stop=stop):
-        if rank == 0:
-            send("result", result)
-    dist.barrier()
-
-
-@contextmanager
-def _outcome(send: Send) -> Iterator[None]:
-    """Send how the block ended, if not in order."""
     try:
-        yield
+        join()
+        for result in work(*pickle.loads(arguments), stop=stop):
+            if rank == 0:
+                send("result", result)
+        dist.barrier()
     except Interrupted as interruption:
         send("interrupted", (interruption.number, str(interruption)))
     except UserError as error:
         send("user error", str(error))
+        return False
     except Exception:
         send("error", traceback.format_exc())
+        return False
+    return True
 
 
 class _Forward(logging.Handler):
     """Sends log lines to the parent, which knows where they go."""
 
-    def __init__(self, send: Send) -> None:
+    def __init__(self, send: Callable[[str, Any], None]) -> None:
         super().__init__()
         self._send = send
 
@@ -156,23 +170,10 @@ class _Forward(logging.Handler):
         self._send("log", (record.name, record.levelno, record.getMessage()))
 
 
-def _listen(receive: Callable[[], int], stop: StopRequest) -> None:
-    """Wait for a signal that the parent passes on; without a parent there is nothing left to do."""
-
-    def listen() -> None:
-        while True:
-            try:
-                stop.number = signal.Signals(receive())
-            except Exception:
-                os._exit(1)
-
-    threading.Thread(target=listen, daemon=True).start()
-
-
 class _LocalProcesses:
     """Processes of this machine; process i uses CUDA device i where there is CUDA. At the block's end they are gone."""
 
-    last_words = 3.0  # seconds in which those that fail together are heard
+    last_words = 3.0  # seconds after the first failure in which those of the others are heard
 
     def __init__(self, work: Work, arguments: tuple[Any, ...], count: int) -> None:
         context = multiprocessing.get_context("spawn")
@@ -203,10 +204,8 @@ class _LocalProcesses:
 
     def pass_on(self, number: signal.Signals) -> None:
         for pipe in self._pipes.values():
-            try:
+            with suppress(OSError):  # it has ended; its last message says how
                 pipe.send(int(number))
-            except OSError:
-                continue  # it has ended; its last message says how
 
     def messages(self, timeout: float) -> Iterator[Message]:
         """Give what has come in, after some seconds at most; the deaths of processes among it."""
@@ -216,6 +215,7 @@ class _LocalProcesses:
                 continue
             try:
                 kind, content = pickle.loads(pipe.recv_bytes())
+                yield kind, rank, content
             except (EOFError, OSError):
                 self._pipes.pop(rank).close()
                 self._processes[rank].join()
@@ -225,29 +225,22 @@ class _LocalProcesses:
                 elif status < 0:
                     name = signal.Signals(-status).name
                     yield "death", rank, f"was killed ({name}; the system does so when memory runs out)"
-                continue
-            yield kind, rank, content
 
 
 def _local_process(rank: int, count: int, meeting: Path, work: Work, arguments: bytes, pipe: Connection) -> None:
-    lock = threading.Lock()
-
-    def send(kind: str, content: Any) -> None:
-        with lock:
-            pipe.send_bytes(pickle.dumps((kind, content)))
-
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # Ctrl-C reaches all; the parent decides
-    stop = StopRequest()
-    _listen(pipe.recv, stop)
-    with _outcome(send):
+
+    def join() -> None:
+        backend = "gloo"
         if torch.cuda.is_available():
+            backend = _BACKENDS
             torch.cuda.set_device(rank % torch.cuda.device_count())
         else:
             torch.set_num_threads(max(1, torch.get_num_threads() // count))
-        backend = _BACKENDS if torch.cuda.is_available() else "gloo"
         dist.init_process_group(backend, init_method=meeting.as_uri(), rank=rank, world_size=count, timeout=_PATIENCE)
-        _take_part(rank, work, arguments, send, stop)
+
+    _take_part(rank, work, arguments, join, pipe.send_bytes, pipe.recv)
     # Without the interpreter's end, in which threads of the process group can wait for processes that have died.
     os._exit(0)
 
@@ -255,7 +248,7 @@ def _local_process(rank: int, count: int, meeting: Path, work: Work, arguments: 
 class _RayProcesses:
     """Processes of a Ray cluster by Ray Train, one a GPU where the cluster has GPUs, else one a core."""
 
-    last_words = 60.0  # until Ray Train has ended them all
+    last_words = 60.0  # seconds in which Ray Train ends them all
 
     def __init__(
         self, work: Work, arguments: tuple[Any, ...], ray: Any, devices: int | Literal["auto"], device: str
@@ -322,15 +315,16 @@ class _RayProcesses:
 
         over = not self._fitting.is_alive()
         try:
-            rank, kind, content = self._inbox.get(timeout=timeout)
+            rank, packed = self._inbox.get(timeout=timeout)
         except Empty:
             if over and self._error is not None:
                 error, self._error = self._error, None
                 yield from self._deaths(error)
             return
-        if kind in {"user error", "error"}:
+        kind, content = pickle.loads(packed)
+        if kind in _FAILURES:
             self._explained.add(rank)
-        yield kind, rank, pickle.loads(content)
+        yield kind, rank, content
 
     def _deaths(self, error: BaseException) -> Iterator[Message]:
         """What Ray alone knows of the run's end."""
@@ -344,27 +338,13 @@ class _RayProcesses:
                 yield "death", rank, "has died, or its machine (processes are killed when memory runs out)"
 
 
-class _FailedError(Exception):
-    """Makes Ray Train end the other processes; the driver has heard why."""
-
-
 def _ray_process(work: Work, arguments: bytes, inbox: Any, signals: Any, threads: int, folder: Path) -> None:
     from ray.train import get_context
 
     context = get_context()
     rank: int = context.get_world_rank()
-    lock = threading.Lock()
-    failed = False
 
-    def send(kind: str, content: Any) -> None:
-        nonlocal failed
-        failed = failed or kind in {"user error", "error"}
-        with lock:
-            inbox.put((rank, kind, pickle.dumps(content)))
-
-    stop = StopRequest()
-    _listen(signals.get, stop)
-    with _outcome(send):
+    def join() -> None:
         try:
             os.chdir(folder)
         except OSError as error:
@@ -372,7 +352,7 @@ def _ray_process(work: Work, arguments: bytes, inbox: Any, signals: Any, threads
             raise UserError(f"{name} has no {folder}: machines of a Ray cluster need the same files.") from error
         if not torch.cuda.is_available():
             torch.set_num_threads(max(1, threads // context.get_local_world_size()))
-        _take_part(rank, work, arguments, send, stop)
-    if failed:
+
+    if not _take_part(rank, work, arguments, join, lambda message: inbox.put((rank, message)), signals.get):
         time.sleep(_RAY_PERIOD)
-        raise _FailedError
+        raise RuntimeError("makes Ray Train end the other processes; the driver has heard why")

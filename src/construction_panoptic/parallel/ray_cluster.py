@@ -3,10 +3,8 @@
 import logging
 import os
 import secrets
-import signal
 import sys
 import tempfile
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, Future
 from contextlib import ExitStack, contextmanager
@@ -16,6 +14,7 @@ from typing import Any, Literal
 import psutil
 
 from construction_panoptic.errors import ParameterError
+from construction_panoptic.signals import signal_handlers
 
 _AT_HOME = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -31,18 +30,9 @@ _AT_HOME = {
 }
 _ONE_CORE = {"num_cpus": 1}
 _RETRIES = 3  # of a task or an actor whose machine or process dies
-_OWN_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
-
-class _Membership:
-    """Of this process in a cluster; it lasts as long as anything in the process needs it."""
-
-    def __init__(self) -> None:
-        self.users = 0
-        self.end = ExitStack()
-
-
-_membership = _Membership()
+_users: list[object] = []  # of the cluster, in this process, which leaves it when none is left
+_at_end = ExitStack()
 
 
 @contextmanager
@@ -64,16 +54,16 @@ def joined_ray(cores: int | Literal["auto"] = "auto") -> Iterator[Any]:
             "execution.engine is 'ray', which is not installed; run pip install '.[ray]', or use 'local'."
         ) from None
     if not ray.is_initialized():
-        with _signals_kept():
+        with signal_handlers():  # Ray takes SIGTERM for itself
             ray.init(log_to_driver=False, logging_level=logging.ERROR, **(_new_cluster(cores) if local else {}))
-        _membership.end.callback(_shut_down, ray)
-    _membership.users += 1
+        _at_end.callback(_shut_down, ray)
+    _users.append(user := object())
     try:
         yield ray
     finally:
-        _membership.users -= 1
-        if _membership.users == 0:
-            _membership.end.close()
+        _users.remove(user)
+        if not _users:
+            _at_end.close()
 
 
 def _shut_down(ray: Any) -> None:
@@ -88,27 +78,12 @@ def _shut_down(ray: Any) -> None:
 def _new_cluster(cores: int | Literal["auto"]) -> dict[str, Any]:
     short = "/tmp" if sys.platform == "darwin" else None  # as paths of sockets must be
     folder = tempfile.TemporaryDirectory(prefix="ray_", dir=short, ignore_cleanup_errors=True)
-    number = None if cores == "auto" else cores
     return {
         "address": "local",
-        "num_cpus": number,
+        "num_cpus": None if cores == "auto" else cores,
         "include_dashboard": False,
-        "_temp_dir": _membership.end.enter_context(folder),
+        "_temp_dir": _at_end.enter_context(folder),
     }
-
-
-@contextmanager
-def _signals_kept() -> Iterator[None]:
-    """Ray takes SIGTERM for itself."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.getsignal(number) for number in _OWN_SIGNALS}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 class RayExecutor(Executor):

@@ -5,7 +5,6 @@ import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import mlflow
 import numpy as np
@@ -22,7 +21,7 @@ from construction_panoptic.tracking.facts import file_digest
 from construction_panoptic.tracking.runs import begun, run_by_id
 from construction_panoptic.visualisation.comparison_report import (
     ComparedRun,
-    LocalData,
+    Validation,
     comparison_page,
     pictures_of_differences,
 )
@@ -32,14 +31,6 @@ CLASSES = "results/panoptic_quality.csv"
 PREDICTIONS = "results/panoptic_predictions.zip"
 VALIDATION_SET = "panoptic_val"
 PICTURED_IMAGES = 8
-
-
-class Validation(NamedTuple):
-    """The project's own validation set: COCO panoptic, the folder of its PNGs, and that of its images."""
-
-    file: Path
-    png_folder: Path
-    image_folder: Path
 
 
 def compare_runs(found: Sequence[Run], output: Path, validation: Validation | None = None) -> str:
@@ -145,7 +136,7 @@ def _download(client: mlflow.MlflowClient, run: Run, path: str, folder: Path) ->
     return Path(client.download_artifacts(run.info.run_id, path, str(folder))) if path in names else None
 
 
-def _matched(archive: Path | None, folder: Path, local: LocalData | None) -> pd.DataFrame | None:
+def _matched(archive: Path | None, folder: Path, local: Validation | None) -> pd.DataFrame | None:
     if archive is None or local is None:
         return None
     shutil.unpack_archive(archive, folder)
@@ -153,11 +144,10 @@ def _matched(archive: Path | None, folder: Path, local: LocalData | None) -> pd.
     return match_segments(local.truth, local.png_folder, predicted, folder)
 
 
-def _local(validation: Validation | None, digest: str) -> LocalData | None:
-    """Read the project's validation set, if it is there and the one with that digest."""
-    if validation is None or not validation.file.is_file() or file_digest(validation.file) != digest:
-        return None
-    return LocalData(json.loads(validation.file.read_bytes()), validation.png_folder, validation.image_folder)
+def _local(validation: Validation | None, digest: str) -> Validation | None:
+    """Give the project's validation set, if it is there and the one with that digest."""
+    known = validation is not None and validation.file.is_file() and file_digest(validation.file) == digest
+    return validation if known else None
 
 
 def _text(first: str, differences: Mapping[str, pd.DataFrame], parameters: pd.DataFrame) -> str:

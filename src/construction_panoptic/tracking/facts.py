@@ -2,7 +2,6 @@
 
 import hashlib
 import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,15 +54,10 @@ def row_markdown(table: pd.DataFrame, name: str, values: list[str]) -> str:
     return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
 
 
-def flat_parameters(parameters: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+def flat_parameters(parameters: dict[str, Any]) -> dict[str, str]:
     """Name each value of nested parameters by its dotted path, as text."""
-    flat: dict[str, str] = {}
-    for name, value in parameters.items():
-        if isinstance(value, Mapping):
-            flat |= flat_parameters(value, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = str(value)[:LONGEST_PARAMETER]
-    return flat
+    (flat,) = pd.json_normalize(parameters).to_dict("records")
+    return {str(name): str(value)[:LONGEST_PARAMETER] for name, value in flat.items()}
 
 
 def is_number(value: Any) -> bool:

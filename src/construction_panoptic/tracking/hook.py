@@ -34,7 +34,7 @@ from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
 from mlflow.exceptions import MlflowException
 
-from construction_panoptic.files import UNCHANGED
+from construction_panoptic.files import UNCHANGED, shown_path
 from construction_panoptic.tracking import facts
 from construction_panoptic.tracking.records import Record, Records
 from construction_panoptic.tracking.sender import Sender, read_history
@@ -287,8 +287,7 @@ class TrackingHook:
         return Path(path or ""), (metadata.get("mlflow") or {}) if path else {}
 
     def _relative(self, path: Path) -> str:
-        project = self._context.project_path
-        return (path.relative_to(project) if path.is_relative_to(project) else path).as_posix()
+        return shown_path(path, self._context.project_path)
 
 
 TRACKING = TrackingHook()

@@ -19,9 +19,10 @@ from mlflow.exceptions import MlflowException
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from PIL import Image
 
+from construction_panoptic.errors import first_line
 from construction_panoptic.tracking.facts import checkpoint_epoch, is_number
 from construction_panoptic.tracking.records import Record, Records, now
-from construction_panoptic.tracking.store import first_line, is_refusal
+from construction_panoptic.tracking.store import is_refusal
 
 logger = logging.getLogger(__name__)
 
@@ -274,7 +275,13 @@ class Sender:
                 else:
                     self._changed.wait_for(lambda: self._done < self._asked)
                 last, asked, was_away = self._stopping, self._asked, self._away
-            error = self._pass()
+            error = None
+            try:
+                for record in list(self._records.own.values()):
+                    self.delivery.bring(record)
+            except Exception as failure:  # whatever it is: the training goes on
+                error = failure
+            self._records.save()
             if error is not None and not was_away:
                 text = "%s does not answer (%s). Work goes on; what it lacks is sent later."
                 logger.warning(text, self._store, first_line(error)[:100])
@@ -286,17 +293,6 @@ class Sender:
                 logger.info("%s answers again.", self._store)
                 if self._monitor is not None and not last:
                     self.monitor(self._monitored)
-
-    def _pass(self) -> Exception | None:
-        """Bring all records up to date; give the error that kept from it, whatever it is: the training goes on."""
-        try:
-            for record in list(self._records.own.values()):
-                self.delivery.bring(record)
-        except Exception as error:
-            return error
-        finally:
-            self._records.save()
-        return None
 
 
 def read_history(path: Path) -> Rows:

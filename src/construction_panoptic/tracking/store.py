@@ -14,10 +14,6 @@ ARTIFACTS = "mlartifacts"
 TOO_MANY_REQUESTS = 429
 
 
-class TrackingError(UserError):
-    """MLflow cannot be used."""
-
-
 def make_portable(project: Path) -> None:
     """Let the project's database name its artifacts relative to the project: it may be copied, or moved.
 
@@ -30,17 +26,17 @@ def make_portable(project: Path) -> None:
         )
 
 
-def tracking_error(error: BaseException | None) -> TrackingError | None:
+def tracking_error(error: BaseException | None) -> UserError | None:
     """Say what to do about an error of the database with the runs, or of a server that does not answer; else None."""
     for cause in causes(error):
         uri = mlflow.get_tracking_uri()
         if isinstance(cause, sqlite3.Error):
-            return TrackingError(
+            return UserError(
                 f"MLflow's database {uri.removeprefix('sqlite:///')} cannot be used: {cause}. {_advice(str(cause))} "
                 "Trainings and results are kept elsewhere."
             )
         if isinstance(cause, MlflowException | requests.RequestException) and not is_refusal(cause) and "://" in uri:
-            return TrackingError(
+            return UserError(
                 f"The tracking server {uri} does not answer. Start it, or unset MLFLOW_TRACKING_URI to keep the runs "
                 "in mlflow.db."
             )
@@ -58,11 +54,6 @@ def is_refusal(error: BaseException) -> bool:
     else:
         return isinstance(error, FileNotFoundError | UserError)
     return status < 500 and status != TOO_MANY_REQUESTS
-
-
-def first_line(error: BaseException) -> str:
-    """Give an error in one line."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _advice(reason: str) -> str:

@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
@@ -110,19 +111,25 @@ def _percent(value: float) -> str:
 
 
 @dataclass(frozen=True)
-class LocalData:
-    """The validation set that the runs were evaluated on: COCO panoptic, and the folders of its PNGs and images."""
+class Validation:
+    """The project's own validation set: COCO panoptic, the folder of its PNGs, and that of its images."""
 
-    truth: Mapping[str, Any]
+    file: Path
     png_folder: Path
     image_folder: Path
+
+    @cached_property
+    def truth(self) -> dict[str, Any]:
+        """What is in the file."""
+        truth: dict[str, Any] = json.loads(self.file.read_bytes())
+        return truth
 
 
 def pictures_of_differences(
     runs: Sequence[ComparedRun],
     images: NDArray[np.int64],
     qualities: Sequence[NDArray[np.float64]],
-    local: LocalData | None,
+    local: Validation | None,
     count: int,
 ) -> dict[str, list[ReportPicture]]:
     """Draw photograph, truth and predictions of the ``count`` images whose PQ differs most, by file name.

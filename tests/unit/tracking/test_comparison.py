@@ -18,9 +18,10 @@ from construction_panoptic.evaluation.quality import panoptic_quality
 from construction_panoptic.evaluation.segments import match_segments
 from construction_panoptic.evaluation.tables import quality_table
 from construction_panoptic.files import write_json
-from construction_panoptic.tracking.comparison import Validation, compare_runs
+from construction_panoptic.tracking.comparison import compare_runs
 from construction_panoptic.tracking.facts import file_digest
 from construction_panoptic.tracking.runs import find_runs
+from construction_panoptic.visualisation.comparison_report import Validation
 from tests.unit.evaluation.pairs import entry
 
 pytestmark = pytest.mark.medium

@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 
-from construction_panoptic.errors import CheckpointError, ParameterError
-from construction_panoptic.models.weights import first_line, listed
+from construction_panoptic.errors import CheckpointError, ParameterError, first_line
+from construction_panoptic.models.weights import listed
 
 ONE_SIZE = ("eomt", "eomt_dinov3")
 """Model types that take square images of one size, padded without a mask."""
