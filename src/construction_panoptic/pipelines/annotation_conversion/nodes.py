@@ -183,7 +183,7 @@ def report_data(
         image, annotation = {"file_name": record.image_file}, record.to_dict() | {"file_name": record.png_file}
         annotation["segments_info"] = annotation["segments"]
         overlay = overlay_of(converted.image_folder, converted.png_folder, image, annotation, classes)
-        return ReportPicture(overlay, record.key + (f": {note}" if note else ""))
+        return overlay, record.key + (f": {note}" if note else "")
 
     found = survey(converted, annotations, rejected, counts)
     digest, images = summary["split"]["sha256"], f"{summary['all']['images']:,} images"
