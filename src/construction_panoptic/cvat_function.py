@@ -17,12 +17,8 @@ from construction_panoptic.prediction.running import predict_pixels
 def create(model: str, device: str = "auto") -> "PanopticFunction":
     """Make the function; ``cvat-cli`` calls this with what ``-p`` gives.
 
-    Args:
-        model: the best.pt of a training, or an exported model's folder.
-        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-
-    Raises:
-        UserError: the model cannot be used.
+    ``model`` is the best.pt of a training or an exported model's folder, ``device`` ``auto``, ``cpu``, ``cuda`` or
+    ``cuda:N``. `UserError`: the model cannot be used.
     """
     return PanopticFunction(on_device(load_model(model), device))
 
@@ -30,8 +26,7 @@ def create(model: str, device: str = "auto") -> "PanopticFunction":
 class PanopticFunction:
     """A detection function in the sense of cvat-sdk: gives an image's segments, things and stuff.
 
-    Attributes:
-        spec: a label of the type mask for each class of the model; CVAT matches them by their names.
+    Its labels are the classes of the model, of the type mask; CVAT matches them by their names.
     """
 
     def __init__(self, model: PanopticModel) -> None:
@@ -40,11 +35,9 @@ class PanopticFunction:
         self.spec = cvataa.DetectionFunctionSpec(labels=labels)
 
     def detect(self, context: cvataa.DetectionFunctionContext, image: Image.Image) -> list[LabeledShapeRequest]:
-        """Predict an image.
+        """Give a mask for each segment whose score is above ``context.conf_threshold``, by default the model's own.
 
-        Returns:
-            A mask for each segment whose score is above ``context.conf_threshold`` (by default the model's own); or,
-            with ``context.conv_mask_to_poly``, its parts as polygons without holes, which belong to one group.
+        With ``context.conv_mask_to_poly``, give its parts as polygons without holes, which belong to one group.
         """
         threshold = context.conf_threshold
         if threshold is not None:

@@ -34,24 +34,7 @@ def predict(path: str, model: str, out: str, part: str, classes: str | None, **c
     if classes is not None:
         chosen["classes"] = tuple(name.strip() for name in classes.split(","))
     settings = parse(PredictionSettings, {"source": path, **chosen}, "predict")
-    click.echo(predict_to_folder(settings, model, Path(out), _part(part)))
-
-
-def _part(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"(\d+)/(\d+)", text)
-    number, of = (int(match[1]), int(match[2])) if match else (0, 0)
-    if not 1 <= number <= of:
-        raise ParameterError(f"--shard is {text!r}; give K/N with K from 1 to N, such as 1/4.")
-    return number, of
-
-
-def predict_to_folder(
-    settings: PredictionSettings, model: Path | str, folder: Path, part: tuple[int, int] = (1, 1)
-) -> str:
-    """Predict a source, or the k-th of its n parts, into a folder; gives a summary of what was seen.
-
-    The model is a checkpoint, or an exported model's folder. Raises a `UserError` if it or the source cannot be used.
-    """
+    number, parts = _part(part)
     # Here, since they take seconds to import, too many for --help.
     from construction_panoptic.evaluation.predictions import read_results
     from construction_panoptic.models.files import load_model
@@ -60,22 +43,31 @@ def predict_to_folder(
     from construction_panoptic.prediction.sources import find_files, shard
     from construction_panoptic.prediction.tables import write_tables
 
-    files = shard(find_files(settings.source or ""), *part)
+    files = shard(find_files(path), number, parts)
     if not files:
-        raise InputDataError(f"{settings.source} has fewer files than {part[1]} parts; part {part[0]} is empty.")
+        raise InputDataError(f"{path} has fewer files than {parts} parts; part {number} is empty.")
+    folder = Path(out)
     write_results(predict_source(load_model(model), files, settings), folder)
     seen, rejected = write_tables(folder)
-    if seen.empty and part[1] == 1:  # a part may have nothing but bad files
+    if seen.empty and parts == 1:  # a part may have nothing but bad files
         raise InputDataError(
             f"None of the {len(files)} files could be read; {folder / 'rejected.csv'} says why. "
             f"The first one: {rejected['detail'].iloc[0]}"
         )
-    classes = seen.groupby("class")["count"].sum().sort_values(ascending=False, kind="stable")
-    lines = [f"{count:6d}  {name}" for name, count in classes.items()] or ["  nothing was seen; try a lower threshold"]
+    counts = seen.groupby("class")["count"].sum().sort_values(ascending=False, kind="stable")
+    lines = [f"{count:6d}  {name}" for name, count in counts.items()] or ["  nothing was seen; try a lower threshold"]
     if len(rejected):
         lines += ["", "not readable:", *(f"  {row.file}: {row.detail}" for row in rejected.head(10).itertuples())]
     places = "masks/, boxes/ (pictures and videos), panoptic/ (COCO), seen.csv, rejected.csv"
     if settings.cvat is not None:
         places += ", cvat.zip (for CVAT, as COCO 1.0)"
-    number = len(read_results(folder / PANOPTIC)["images"])
-    return "\n".join([*lines, "", f"Images and frames: {number}. Results in {folder}: {places}"])
+    pictures = len(read_results(folder / PANOPTIC)["images"])
+    click.echo("\n".join([*lines, "", f"Images and frames: {pictures}. Results in {folder}: {places}"]))
+
+
+def _part(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    number, of = (int(match[1]), int(match[2])) if match else (0, 0)
+    if not 1 <= number <= of:
+        raise ParameterError(f"--shard is {text!r}; give K/N with K from 1 to N, such as 1/4.")
+    return number, of

@@ -48,10 +48,9 @@ class BoundedRequests:
 
             await self._application(scope, replay, send)
         except (HTTPException, TimeoutError) as error:
-            late = HTTPException(408, f"The request took more than {self._seconds:g} s to arrive.")
-            refusal = error if isinstance(error, HTTPException) else late
-            content = {"error_code": "BAD_REQUEST", "message": refusal.detail}
-            await JSONResponse(content, refusal.status_code)(scope, receive, send)
+            late = 408, f"The request took more than {self._seconds:g} s to arrive."
+            status, words = (error.status_code, error.detail) if isinstance(error, HTTPException) else late
+            await JSONResponse({"error_code": "BAD_REQUEST", "message": words}, status)(scope, receive, send)
         except ClientDisconnect:
             pass
         finally:

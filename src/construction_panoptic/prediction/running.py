@@ -96,12 +96,10 @@ def _predicted(
     threshold = model.spec.overridden(settings.overrides).least_score
     every = settings.every_nth_frame
     groups, again = tee(blocks_of(_pictures(files, every), settings.batch_size))
-    found = map_on_devices(
-        partial(_predict_group, model, settings, chosen),
-        _pixels_of(again),
-        execution=settings.execution,
-        device=settings.device,
-    )
+    numbers = count(1)
+    given = ([(item.pixels, item.name, next(numbers)) for item in each if isinstance(item, Picture)] for each in again)
+    predict = partial(_predict_group, model, settings, chosen)
+    found = map_on_devices(predict, given, execution=settings.execution, device=settings.device)
     video: SourceFile | None = None
     with tqdm(total=_count(files, every), desc="predicting", unit="image", disable=None) as bar:
         for group, predictions in zip(groups, map(iter, found), strict=True):
@@ -118,19 +116,13 @@ def _predicted(
                 yield PredictedPicture(item, prediction, threshold, settings.cvat)
 
 
-def _pixels_of(groups: Iterable[list[Picture | RejectedFile]]) -> Iterator[list[tuple[NDArray[np.uint8], str, int]]]:
-    """Pixels, name and number, from 1, of the pictures of each group."""
-    numbers = count(1)
-    for group in groups:
-        yield [(item.pixels, item.name, next(numbers)) for item in group if isinstance(item, Picture)]
-
-
 def _predict_group(
     model: PanopticModel,
     settings: PredictionSettings,
     chosen: frozenset[int] | None,
     pictures: Sequence[tuple[NDArray[np.uint8], str, int]],
 ) -> list[ImagePrediction]:
+    """Predict pictures, given by their pixels, names, and numbers from 1."""
     batches = [collate([image_sample(*picture, model.prepare) for picture in pictures])] if pictures else []
     there = on_device(model, settings.device)
     found = predict_images(there, batches, overrides=settings.overrides, precision=settings.precision)

@@ -14,16 +14,11 @@ from mlflow.pyfunc import PythonModel, PythonModelContext
 from construction_panoptic.errors import UserError
 from construction_panoptic.evaluation.inference import on_device
 from construction_panoptic.models.files import load_exported
-from construction_panoptic.models.protocol import PanopticModel
 from construction_panoptic.prediction.answering import IMAGE_FOLDER, answer
 
 
 class ServedModel(PythonModel):
     """Answers with the segments of images; see `answer`. It works on one request at a time, whatever serves it."""
-
-    _model: PanopticModel
-    _folder: Path | None
-    _turn: threading.Lock
 
     def load_context(self, context: PythonModelContext) -> None:
         """Build the model from the exported one in the folder, on CUDA where there is one."""

@@ -79,13 +79,13 @@ class VideoWriter:
 
     def __init__(self, path: Path, rate: Fraction) -> None:
         self._container = av.open(str(path), "w", format="mp4")
-        self._stream = cast("VideoStream", self._container.add_stream(CODEC, rate=rate.limit_denominator(65535)))
+        rate = rate.limit_denominator(65535)
+        self._stream = cast("VideoStream", self._container.add_stream(CODEC, rate=rate))
         self._stream.pix_fmt = "yuv420p"
         if CODEC == "libx264":
             self._stream.options = {"crf": QUALITY, "preset": "veryfast"}
         # Times finer than the rate, so that a variable frame rate stays as it is.
-        self._time_base = 1 / (rate.limit_denominator(65535) * 1000)
-        self._stream.codec_context.time_base = self._time_base
+        self._time_base = self._stream.codec_context.time_base = 1 / (rate * 1000)
         self._size: tuple[int, int] | None = None
         self._last = -1
 

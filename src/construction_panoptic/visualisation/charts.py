@@ -1,7 +1,6 @@
 """The charts of data, training, quality and errors, apart from how `still.draw` and `interactive.draw` draw them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -22,8 +21,7 @@ ROWS_PER_COLUMN = 26
 MOST_COLUMNS = 4
 
 
-@dataclass(frozen=True)
-class Bars:
+class Bars(NamedTuple):
     """Bars of one kind, a value and a hover text for each row; at a thickness of 1 they touch."""
 
     name: str
@@ -33,8 +31,7 @@ class Bars:
     thickness: float = 0.8
 
 
-@dataclass(frozen=True)
-class BarColumn:
+class BarColumn(NamedTuple):
     """One column of a bar chart, its rows from top to bottom; ``notes`` stand at the ends of the bars."""
 
     title: str
@@ -47,8 +44,7 @@ class BarColumn:
         return [max(values) for values in zip(*(bars.values for bars in self.bars), strict=True)]
 
 
-@dataclass(frozen=True)
-class BarChart:
+class BarChart(NamedTuple):
     """Horizontal bars from ``span[0]`` to ``span[1]``, in columns beside each other."""
 
     title: str
@@ -59,8 +55,7 @@ class BarChart:
     stacked: bool = False
 
 
-@dataclass(frozen=True)
-class Curve:
+class Curve(NamedTuple):
     """Points of one name and colour; ``hover`` has a text a point, if it says more than x and y."""
 
     name: str
@@ -71,8 +66,7 @@ class Curve:
     hover: Sequence[str] = ()
 
 
-@dataclass(frozen=True)
-class Panel:
+class Panel(NamedTuple):
     """One of the small charts of a `CurveChart`; its y axis starts at 0, or is logarithmic."""
 
     title: str
@@ -81,8 +75,7 @@ class Panel:
     log: bool = False
 
 
-@dataclass(frozen=True)
-class CurveChart:
+class CurveChart(NamedTuple):
     """Panels with one x axis, from ``span[0]`` to ``span[1]``; ``integers``: x takes integers only."""
 
     title: str

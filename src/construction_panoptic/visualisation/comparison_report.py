@@ -26,28 +26,18 @@ NUMBERS = ("pq/All", "pq/Things", "pq/Stuff", "sq/All", "rq/All", "box/AP", "box
 
 @dataclass(frozen=True)
 class ComparedRun:
-    """A run, as far as it is compared.
-
-    Attributes:
-        name: with its id where others of those compared have the same.
-        parameters: by dotted path, of the run and of the trainings whose model it evaluates.
-        date: when it began.
-        validation: digest of the validation set.
-        classes: columns ``category_id``, ``name``, ``kind``.
-        segments: a row a segment, see `evaluation.segments.match_segments`.
-        predictions: the zipped predictions, or None.
-    """
+    """A run, as far as it is compared."""
 
     run_id: str
-    name: str
-    parameters: dict[str, str]
+    name: str  # with its id where others of those compared have the same
+    parameters: dict[str, str]  # by dotted path, of the run and of the trainings whose model it evaluates
     metrics: dict[str, float]
     tags: dict[str, str]
-    date: str
-    validation: str
-    classes: pd.DataFrame
-    segments: pd.DataFrame
-    predictions: Path | None
+    date: str  # when it began
+    validation: str  # digest of the validation set
+    classes: pd.DataFrame  # columns ``category_id``, ``name``, ``kind``
+    segments: pd.DataFrame  # a row a segment, see `evaluation.segments.match_segments`
+    predictions: Path | None  # zipped
 
 
 def comparison_page(
@@ -158,9 +148,9 @@ def pictures_of_differences(
                 own = annotations[image_id]
                 found.append((f"{run.name}, PQ {100 * quality[place]:.1f}", own, archive.read(own["file_name"])))
             photograph = read_rgb(local.image_folder / files[image_id])
-            drawn[files[image_id]] = [ReportPicture(photograph, "image")]
+            drawn[files[image_id]] = [(photograph, "image")]
             for caption, annotation, png in found:
                 ids, segments = decode_id_map(png), annotation["segments_info"]
                 overlay = panoptic_overlay(photograph, ids, segments, classes, max_side=PICTURE_SIDE)
-                drawn[files[image_id]].append(ReportPicture(overlay, caption))
+                drawn[files[image_id]].append((overlay, caption))
     return drawn

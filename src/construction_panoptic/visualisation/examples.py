@@ -1,6 +1,6 @@
 """Images with their ground truth, their predictions and what is wrong with these, for sheets and reports."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +23,9 @@ ERROR_COLORS: dict[str, Color] = {name: ImageColor.getrgb(color)[:3] for name, c
 DRAWN_ERRORS = {"missed": "true", "badly_outlined": "predicted", "mislabelled": "predicted", "spurious": "predicted"}
 
 
-def overlay_of(
-    image_folder: Path,
-    png_folder: Path,
-    image: Mapping[str, Any],
-    annotation: Mapping[str, Any],
-    classes: Classes,
-) -> Picture:
-    """Draw one annotation of a COCO panoptic file over its image: uint8 [h, w, 3], which suits a cell of a sheet."""
-    photograph = read_rgb(image_folder / image["file_name"])
-    id_map = decode_id_map(png_folder / annotation["file_name"])
-    return panoptic_overlay(photograph, id_map, annotation["segments_info"], classes, max_side=CELL_SIDE)
+def overlay_of(image: Path, png: Path, segments: Sequence[Mapping[str, Any]], classes: Classes) -> Picture:
+    """Draw a panoptic PNG over its image: uint8 [h, w, 3], of a size for a cell of a sheet."""
+    return panoptic_overlay(read_rgb(image), decode_id_map(png), segments, classes, max_side=CELL_SIDE)
 
 
 def examples_of(
@@ -47,13 +39,9 @@ def examples_of(
 ) -> Iterator[Example]:
     """Draw images, their ground truth and their predictions, one after the other.
 
-    Args:
-        qualities: PQ (0…1, or None) of each image that is wanted, by its id, in the order that is wanted.
-        truth: COCO panoptic file.
-        folders: of its images and of its PNGs.
-        predictions: the folder of predictions.
-        segments: see `segments.match_segments`; if given, what is wrong is drawn too.
-        max_side: of the overlays, pixels.
+    ``qualities`` are PQ (0…1, or None) of the images that are wanted, by their ids and in their order; ``truth`` is
+    COCO panoptic, ``folders`` those of its images and of its PNGs. With ``segments``, see `segments.match_segments`,
+    what is wrong is drawn too. The overlays' longest side is ``max_side`` pixels.
     """
     classes = ClassTable.from_categories(truth["categories"])
     names = {image["id"]: image["file_name"] for image in truth["images"]}

@@ -163,6 +163,4 @@ def _trace(curve: Curve, *, in_legend: bool) -> go.Scatter:
 def _empty(text: str) -> go.Figure:
     figure = go.Figure()
     figure.add_annotation(text=text, showarrow=False, x=0.5, y=0.5, xref="paper", yref="paper", font_size=16)
-    figure.update_xaxes(visible=False)
-    figure.update_yaxes(visible=False)
-    return figure.update_layout(template="plotly_white", height=260)
+    return figure.update_layout(template="plotly_white", height=260, xaxis_visible=False, yaxis_visible=False)

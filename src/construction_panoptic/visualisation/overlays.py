@@ -60,6 +60,7 @@ def legend_entries(segments: Iterable[Mapping[str, Any]], classes: Classes) -> l
 
 Picture = NDArray[np.uint8]
 
+MIN_SIDE = 384  # pixels; a shorter side is enlarged, for names to be readable
 BORDER_COLOR: Color = (255, 255, 255)
 # How far the colour of a class's 2nd, 3rd … instance goes towards white (> 0) or black (< 0).
 INSTANCE_SHADES = (0.0, 0.3, -0.25, 0.42, -0.4, 0.15, -0.12)
@@ -72,28 +73,18 @@ def panoptic_overlay(
     classes: Classes,
     *,
     alpha: float = 0.5,
-    draw_labels: bool = True,
-    min_side: int = 384,
     max_side: int = 1600,
-    border: int | None = None,
     hatch_void: bool = True,
 ) -> Picture:
-    """Draw a panoptic segmentation over its image; gives uint8 [h, w, 3].
+    """Draw a panoptic segmentation over its image, uint8 [H, W, 3] RGB; gives uint8 [h, w, 3] with names and scores.
 
-    Each segment has its class's colour; further instances of a thing class are lighter or darker, borders are
-    white, and void is grey with diagonal lines.
+    Each segment has its class's colour, by the weight ``alpha``; further instances of a thing class are lighter or
+    darker, borders are white, and void is grey, with diagonal lines if ``hatch_void``. See `display_size` for
+    ``max_side``, in pixels.
 
-    Args:
-        image: uint8 [H, W, 3] RGB.
-        id_map: integer [H, W], the segment id of each pixel, 0 = void.
-        segments: ``id`` and ``category_id`` of every segment, optionally ``score`` (0 to 1), ``iscrowd``.
-        alpha: weight of the colour against the image, 0 to 1.
-        draw_labels, hatch_void: write names and scores into the segments, draw the diagonal lines.
-        min_side, max_side: a shorter side is enlarged, a longer one reduced to it; ``max_side`` has precedence.
-        border: width of the border between segments in pixels, None = 1 or 2 by the picture's size.
-
-    Raises:
-        InputDataError: sizes differ, an id of the map has no segment, or a category is not in ``classes``.
+    ``id_map``, integer [H, W], is the segment id of each pixel, 0 = void; ``segments`` have ``id``, ``category_id`` and
+    optionally ``score`` (0 to 1) and ``iscrowd``. `InputDataError`: sizes differ, an id of the map has no segment, or a
+    category is not in ``classes``.
     """
     _check_image(image)
     if id_map.shape != image.shape[:2]:
@@ -102,33 +93,26 @@ def panoptic_overlay(
     places = positions(id_map, segments)
     if (unknown := np.unique(id_map[(places == 0) & (id_map != 0)])).size:
         raise InputDataError(f"the id map has ids {unknown[:5].tolist()} that no segment describes")
-    base = _resized(image, min_side, max_side)
+    base = _resized(image, max_side)
     height, width, _ = base.shape
     index = np.asarray(Image.fromarray(places.astype(np.int32)).resize((width, height), Image.Resampling.NEAREST))
 
     colors = np.array([(0, 0, 0), *segment_colors(segments, classes)], dtype=np.float32)
     blended = base * np.float32(1 - alpha) + colors[index] * np.float32(alpha)
     picture = np.where((index == 0)[..., None], _pale(base, hatch_void), blended).round().astype(np.uint8)
-    if border is None:
-        border = 1 if max(height, width) < 700 else 2
-    picture[_borders(index, border)] = BORDER_COLOR
-    return _with_names(picture, index, segments, classes) if draw_labels else picture
+    picture[_borders(index, width=1 if max(height, width) < 700 else 2)] = BORDER_COLOR
+    return _with_names(picture, index, segments, classes)
 
 
 def boxes_overlay(
-    image: Picture,
-    boxes: Iterable[Mapping[str, Any]],
-    classes: Classes,
-    *,
-    min_side: int = 384,
-    max_side: int = 1600,
+    image: Picture, boxes: Iterable[Mapping[str, Any]], classes: Classes, *, max_side: int = 1600
 ) -> Picture:
     """Draw COCO boxes (``bbox``, ``category_id``, optionally ``score``) with names; else as `panoptic_overlay`."""
     _check_image(image)
     # Weak boxes first, so that the strongest lie on top.
     boxes = sorted(boxes, key=lambda box: box.get("score", 0))
     _check_categories((box["category_id"] for box in boxes), classes)
-    picture = Image.fromarray(_resized(image, min_side, max_side))
+    picture = Image.fromarray(_resized(image, max_side))
     scale = np.array([picture.width / image.shape[1], picture.height / image.shape[0]] * 2)
     draw = ImageDraw.Draw(picture)
     size = max(11, round(label_size(*picture.size) * 0.75))
@@ -145,14 +129,14 @@ def boxes_overlay(
     return np.asarray(picture)
 
 
-def display_size(height: int, width: int, min_side: int, max_side: int) -> tuple[int, int]:
-    """Height and width at which an image is shown: its own, unless it is too small or too large to read."""
-    scale = min(max(1.0, min_side / min(height, width)), max_side / max(height, width))
+def display_size(height: int, width: int, max_side: int) -> tuple[int, int]:
+    """Height and width at which an image is shown: of `MIN_SIDE` at least, but above all of ``max_side`` at most."""
+    scale = min(max(1.0, MIN_SIDE / min(height, width)), max_side / max(height, width))
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
-def _resized(image: Picture, min_side: int, max_side: int) -> Picture:
-    height, width = display_size(image.shape[0], image.shape[1], min_side, max_side)
+def _resized(image: Picture, max_side: int) -> Picture:
+    height, width = display_size(image.shape[0], image.shape[1], max_side)
     if image.shape[:2] == (height, width):
         return image
     return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3.0))

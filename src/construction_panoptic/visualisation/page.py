@@ -2,30 +2,21 @@
 
 import base64
 import io
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 from PIL import Image
 
 from construction_panoptic.files import git_state
 from construction_panoptic.visualisation.charts import percent_text
 from construction_panoptic.visualisation.overlays import Picture, display_name
 
-__all__ = ["PICTURE_SIDE", "Markup", "ReportPicture", "about", "render"]
-
 PICTURE_SIDE = 420  # px, the longest side of a picture in a page
 
-
-@dataclass(frozen=True)
-class ReportPicture:
-    """A picture of a report: uint8 [h, w, 3], and what stands below it."""
-
-    picture: Picture
-    caption: str
+ReportPicture = tuple[Picture, str]
+"""A picture of a report, uint8 [h, w, 3], and what stands below it."""
 
 
 def render(template: str, **values: Any) -> str:
@@ -57,10 +48,6 @@ def _jpeg(picture: Picture) -> dict[str, Any]:
     return {"width": image.width, "height": image.height, "content": content}
 
 
-def _signed(fraction: float) -> str:
-    return f"{100 * fraction:+.1f}"
-
-
 _ENVIRONMENT = Environment(
     loader=PackageLoader("construction_panoptic.visualisation"),
     autoescape=True,
@@ -68,4 +55,5 @@ _ENVIRONMENT = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_ENVIRONMENT.filters |= {"jpeg": _jpeg, "percent": percent_text, "signed": _signed, "words": display_name}
+_ENVIRONMENT.filters |= {"jpeg": _jpeg, "percent": percent_text, "words": display_name}
+_ENVIRONMENT.filters["signed"] = lambda fraction: f"{100 * fraction:+.1f}"

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
+from markupsafe import Markup
 
 from construction_panoptic.evaluation.analysis import best_thresholds
 from construction_panoptic.evaluation.calibration import calibration_error
@@ -11,7 +12,7 @@ from construction_panoptic.evaluation.quality import SPLITS
 from construction_panoptic.visualisation import charts, still
 from construction_panoptic.visualisation.examples import DRAWN_ERRORS
 from construction_panoptic.visualisation.overlays import ClassTable, display_name
-from construction_panoptic.visualisation.page import Markup, ReportPicture, render
+from construction_panoptic.visualisation.page import ReportPicture, render
 from construction_panoptic.visualisation.sheets import Example
 
 _COUNTS = ["images_train", "images_val", "segments_train", "segments_val", "rejected"]

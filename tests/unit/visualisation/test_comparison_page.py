@@ -54,7 +54,7 @@ def test_a_run_is_better_when_the_whole_interval_is(low: float, high: float, ver
 
 
 def test_pictures_are_inside_and_small() -> None:
-    text = page(picture=ReportPicture(np.full((900, 600, 3), 200, np.uint8), 'a "1" <b>'))
+    text = page(picture=(np.full((900, 600, 3), 200, np.uint8), 'a "1" <b>'))
     [encoded] = re.findall(r'src="data:image/jpeg;base64,([^"]+)"', text)
     size = Image.open(io.BytesIO(base64.b64decode(encoded))).size
     assert max(size) == PICTURE_SIDE

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from construction_panoptic.visualisation.page import PICTURE_SIDE, ReportPicture
+from construction_panoptic.visualisation.page import PICTURE_SIDE
 from construction_panoptic.visualisation.reports import data_report
 
 ABOUT = {"run": "first <try>"}
@@ -41,7 +41,7 @@ COUNTS = pd.DataFrame(
 
 
 def test_the_page_holds_the_numbers_and_stands_alone() -> None:
-    picture = ReportPicture(np.full((900, 600, 3), 200, np.uint8), 'yard/a "1" & ü.jpg: 40 % void')
+    picture = (np.full((900, 600, 3), 200, np.uint8), 'yard/a "1" & ü.jpg: 40 % void')
     page = data_report(
         ABOUT, SUMMARY, COUNTS, {"Sizes of things": {"small": 3, "large": 0}}, [picture], {"wheel_loader": []}
     )

@@ -26,8 +26,9 @@ from construction_panoptic.prediction.running import (
     with_classes,
 )
 from construction_panoptic.prediction.sources import SourceFile, find_files
-from construction_panoptic.visualisation.overlays import ClassTable, panoptic_overlay
-from construction_panoptic.visualisation.sheets import CELL_SIDE, mosaic
+from construction_panoptic.visualisation.examples import overlay_of
+from construction_panoptic.visualisation.overlays import ClassTable
+from construction_panoptic.visualisation.sheets import mosaic
 
 logger = logging.getLogger(__name__)
 
@@ -38,8 +39,7 @@ def predict(
     """Predict all classes in the photographs, one at a time; those that cannot be read are logged."""
     files = [file for file in find_files(_folder(parameters)) if not file.is_video]
     settings = prediction.model_copy(update={"classes": None, "things_only": False})
-    found = predict_source(model_of(checkpoint, "the best checkpoint"), files, settings)
-    return _readable(found)
+    return _readable(predict_source(model_of(checkpoint, "the best checkpoint"), files, settings))
 
 
 def rank(
@@ -83,15 +83,11 @@ def choose(
 
 def draw(ranking: pd.DataFrame, chosen: Path, parameters: AnnotateNextSettings) -> Image.Image:
     """Draw the chosen photographs with their segments, and under each its rank and why it was chosen."""
+    folder, results = _folder(parameters), read_results(chosen / PANOPTIC)
+    classes = ClassTable.from_categories(results["categories"])
     overlays = [
-        panoptic_overlay(
-            read_rgb(_folder(parameters) / each.file_name),
-            each.id_map,
-            each.segments_info,
-            ClassTable.from_categories(each.categories),
-            max_side=CELL_SIDE,
-        )
-        for each in read_predictions(chosen / PANOPTIC)
+        overlay_of(folder / image["file_name"], chosen / PANOPTIC / own["file_name"], own["segments_info"], classes)
+        for image, own in zip(results["images"], results["annotations"], strict=True)
     ]
     rows = _best(ranking, parameters).fillna({"least_certain": "no segment", "rarest": "no class"})
     reasons = (

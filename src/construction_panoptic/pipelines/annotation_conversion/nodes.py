@@ -180,10 +180,9 @@ def report_data(
     classes = Taxonomy.from_dict(taxonomy)
 
     def picture(record: ConvertedRecord, note: str = "") -> ReportPicture:
-        image = {"file_name": record.image_file}
-        annotation = {"file_name": record.png_file, "segments_info": record.to_dict()["segments"]}
-        overlay = overlay_of(converted.image_folder, converted.png_folder, image, annotation, classes)
-        return ReportPicture(overlay, record.key + (f": {note}" if note else ""))
+        image, png = converted.image_folder / record.image_file, converted.png_folder / record.png_file
+        overlay = overlay_of(image, png, [segment.to_dict() for segment in record.segments], classes)
+        return overlay, record.key + (f": {note}" if note else "")
 
     found = survey(converted, annotations, rejected, counts)
     digest, images = summary["split"]["sha256"], f"{summary['all']['images']:,} images"
@@ -202,8 +201,8 @@ def draw_ground_truth(panoptic_train: Mapping[str, Any], converted: ConvertedIma
     classes = ClassTable.from_categories(panoptic_train["categories"])
     some = some_images(panoptic_train, MOSAIC_PICTURES)
     annotations = {annotation["image_id"]: annotation for annotation in some["annotations"]}
-    overlays = [
-        overlay_of(converted.image_folder, converted.png_folder, image, annotations[image["id"]], classes)
-        for image in some["images"]
-    ]
+    overlays = []
+    for image in some["images"]:
+        photograph, own = converted.image_folder / image["file_name"], annotations[image["id"]]
+        overlays.append(overlay_of(photograph, converted.png_folder / own["file_name"], own["segments_info"], classes))
     return mosaic(overlays, [image["file_name"] for image in some["images"]], columns=4)
