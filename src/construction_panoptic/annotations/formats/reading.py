@@ -28,6 +28,7 @@ READERS: tuple[AnnotationReader, ...] = (CocoPanopticReader(), CvatCocoReader(),
 """The export formats that can be read, in the order in which they are tried."""
 
 _OBJECTS_AT_ONCE = 16
+_ROWS_AT_ONCE = 10_000
 _IMAGE_COLUMNS = {
     "key": "string",
     "source": "string",
@@ -171,8 +172,8 @@ class _Reading:
                 images |= self._read_images(source, list(cast("Iterator[ListedImage]", group)), problem)
             else:
                 tasks = (self._task(item, images, problem) for item in cast("Iterator[ListedObject]", group))
-                for row in self._read_objects(name, tasks, order, lost):
-                    objects.add(row)
+                for rows in blocks_of(self._read_objects(name, tasks, order, lost), _ROWS_AT_ONCE):
+                    objects.append(rows)
         annotations = objects.table().frame().sort_values(["key", "order"])
         self._annotations.append(annotations)
         rows = {row["key"]: row for _, row in reversed(images.values()) if not isinstance(row, UnusableError)}
@@ -180,8 +181,7 @@ class _Reading:
             why = f"all of its {lost[key]} annotations are rejected" if lost[key] else "it has no annotation"
             detail = f"{why}; kept as an image of stuff alone"
             self._repaired.add(name, key, None, "image_without_annotations", detail)
-        for key in sorted(rows):
-            self._images.add(rows[key])
+        self._images.append([rows[key] for key in sorted(rows)])
 
     def _read_images(self, source: Source, listed: list[ListedImage], problem: UnusableError | None) -> Images:
         images: Images = {}
