@@ -32,8 +32,8 @@ def class_counts_and_summary(
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Count images, segments and pixels of every class, and describe the converted data in numbers.
 
-    Records are iterated over once; ``split_table`` has a row (key, group, split) for each; ``rejected`` and
-    ``repaired`` are of `REJECTED_COLUMNS`, and the accepted ``annotations`` know the class of what merging rejected.
+    Records are iterated over once; ``split_table`` has the columns key, group and split, ``rejected`` and ``repaired``
+    those of `REJECTED_COLUMNS`; the accepted ``annotations`` know the class of what merging rejected.
 
     Gives a table with a row for each class, in id order, also for classes that do not occur: class_id, class, kind
     ("thing" or "stuff"), then images, segments and pixels, each for _train, _val and _total, and rejected (of which
@@ -77,16 +77,17 @@ def class_counts_and_summary(
 
 
 def _sums_of(record: ConvertedRecord, taxonomy: Taxonomy) -> dict[str, int]:
-    things = sum(taxonomy.is_thing.get(segment.category_id, False) for segment in record.segments)
+    segments = record.segments
+    things = sum(taxonomy.is_thing.get(segment.category_id, False) for segment in segments)
     return {
         "images": 1,
         "pixels": record.width * record.height,
         "void": record.void_pixels,
-        "segments": len(record.segments),
-        "things": things,
-        "crowds": sum(segment.iscrowd for segment in record.segments),
-        "without_stuff": things == len(record.segments),
-        "without_things": things == 0,
+        "segments": len(segments),
+        "thing_segments": things,
+        "crowd_segments": sum(segment.iscrowd for segment in segments),
+        "images_without_stuff": things == len(segments),
+        "images_without_things": things == 0,
     }
 
 
@@ -95,13 +96,10 @@ def _facts(sums: Counter[str]) -> dict[str, Any]:
     return {
         "images": images,
         "megapixels": round(pixels / 1e6, 3),
-        "segments": sums["segments"],
-        "thing_segments": sums["things"],
-        "crowd_segments": sums["crowds"],
+        **{name: sums[name] for name in ("segments", "thing_segments", "crowd_segments")},
         "segments_per_image": round(sums["segments"] / images, 3) if images else None,
         "void_share": round(sums["void"] / pixels, 6) if pixels else None,
-        "images_without_stuff": sums["without_stuff"],
-        "images_without_things": sums["without_things"],
+        **{name: sums[name] for name in ("images_without_stuff", "images_without_things")},
     }
 
 
