@@ -172,9 +172,7 @@ def convert(folder: Path, images: int, workers: int = 1) -> Size:
 
     with size.stage("merge"), (out / "converted.jsonl").open("w", encoding="utf-8") as index:
         last = time.perf_counter()
-        merged = merge_images(
-            exports.images, annotations, labels, taxonomy, ConversionSettings(execution=Execution(workers=workers))
-        )
+        merged = merge_images(exports.images, annotations, labels, taxonomy, workers=workers)
         for number, image in enumerate(merged, start=1):
             assert isinstance(image, ConvertedImage)
             record = image.record

@@ -4,6 +4,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -54,19 +55,16 @@ class CocoFiles:
         return self._document(side, info, self._detections(side, Path(png_folder), workers, engine))
 
     def _document(self, side: str, info: dict[str, str], annotations: Iterator[dict[str, Any]]) -> dict[str, Any]:
-        return {
-            "info": info,
-            "images": (image for _, image in self._entries[side]),
-            "annotations": annotations,
-            "categories": self._taxonomy.coco_categories(),
-        }
+        images = (image for _, image in self._entries[side])
+        categories = self._taxonomy.coco_categories()
+        return {"info": info, "images": images, "annotations": annotations, "categories": categories}
 
     def _detections(
         self, side: str, png_folder: Path, workers: WorkerCount, engine: Engine
     ) -> Iterator[dict[str, Any]]:
         detect = partial(detections_of_image, png_folder, self._taxonomy.is_thing)
         with Workers(workers, engine) as pool:
-            found = (detection for image in pool.map(detect, self._entries[side]) for detection in image)
+            found = chain.from_iterable(pool.map(detect, self._entries[side]))
             yield from ({"id": number, **detection} for number, detection in enumerate(found, 1))
 
 

@@ -28,7 +28,7 @@ def cvat_files(
     `InputDataError`: an image or PNG is missing, or a PNG is damaged or of another size than its image.
     """
     things = {category["id"]: category["name"] for category in panoptic["categories"] if category["isthing"]}
-    segments_of = {annotation["image_id"]: annotation for annotation in panoptic["annotations"]}
+    annotation_of = {annotation["image_id"]: annotation for annotation in panoptic["annotations"]}
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for image in panoptic["images"]:
@@ -38,16 +38,15 @@ def cvat_files(
         except OSError as error:
             raise InputDataError(f"{path}: the image cannot be read ({error.strerror}); convert again.") from None
         images.append({name: image[name] for name in ("id", "file_name", "width", "height")})
-        if image["id"] not in segments_of:
+        if (annotation := annotation_of.get(image["id"])) is None:
             continue
-        annotation = segments_of[image["id"]]
         png = Path(png_folder) / annotation["file_name"]
         id_map = decode_id_map(png)
         if id_map.shape != (image["height"], image["width"]):
             raise InputDataError(f"{png}: it has another size than its image {image['file_name']}.")
         segments = [segment for segment in annotation["segments_info"] if segment["category_id"] in things]
-        for thing in cvat_annotations(segments, id_map, image["id"], shapes, where=str(png)):
-            annotations.append({"id": len(annotations) + 1, **thing})
+        found = cvat_annotations(segments, id_map, image["id"], shapes, where=str(png))
+        annotations += [{"id": number, **thing} for number, thing in enumerate(found, len(annotations) + 1)]
     yield ANNOTATIONS_FILE, json.dumps(cvat_document(things, images) | {"annotations": annotations}).encode()
 
 
