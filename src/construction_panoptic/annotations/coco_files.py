@@ -90,9 +90,6 @@ def with_side(records: Iterable[ConvertedRecord], split_table: pd.DataFrame) -> 
 
 def _segment_info(record: ConvertedRecord, segment: Segment, taxonomy: Taxonomy) -> dict[str, Any]:
     if segment.category_id not in taxonomy.names:
-        raise InputDataError(
-            f"image {record.key!r}, segment {segment.id}: class {segment.category_id} is not in the "
-            "taxonomy; convert again with this taxonomy."
-        )
-    fields = segment.to_dict()
-    return {name: fields[name] for name in ("id", "category_id", "area", "bbox", "iscrowd")}
+        place = f"image {record.key!r}, segment {segment.id}: class {segment.category_id}"
+        raise InputDataError(f"{place} is not in the taxonomy; convert again with this taxonomy.")
+    return {name: getattr(segment, name) for name in ("id", "category_id", "area", "bbox", "iscrowd")}

@@ -272,7 +272,7 @@ def check_annotation_entry(entry: Any) -> dict[str, Any]:
 
 def id_of(entry: Any, name: str) -> int | None:
     """Return what an entry has under a name if it is a whole number that fits 64 bits (``3`` or ``3.0``), else None."""
-    value = entry.get(name) if isinstance(entry, dict) else None
+    value: Any = entry.get(name) if isinstance(entry, dict) else None
     return int(value) if _is_number(value) and int(value) == value and abs(value) <= _MAX_ID else None
 
 

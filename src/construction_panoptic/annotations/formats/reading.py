@@ -161,8 +161,8 @@ class _Reading:
                 images |= self._read_images(source, list(group), problem)
             else:
                 tasks = (self._task(item, images, problem) for item in group)
-                for rows in blocks_of(self._read_objects(name, tasks, order, lost), _ROWS_AT_ONCE):
-                    objects.append(rows)
+                for block in blocks_of(self._read_objects(name, tasks, order, lost), _ROWS_AT_ONCE):
+                    objects.append(block)
         annotations = objects.table().frame().sort_values(["key", "order"])
         self._annotations.append(annotations)
         rows = {row["key"]: row for _, row in reversed(images.values()) if not isinstance(row, UnusableError)}
