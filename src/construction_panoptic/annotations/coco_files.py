@@ -1,6 +1,5 @@
 """COCO panoptic and COCO detection files of the converted data, checked strictly against the PNGs."""
 
-import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from functools import partial
@@ -13,12 +12,10 @@ import pandas as pd
 from construction_panoptic.annotations.merging.panoptic_check import detections_of_image
 from construction_panoptic.annotations.records import ConvertedRecord, Segment
 from construction_panoptic.annotations.split.splitting import split_digest
-from construction_panoptic.annotations.tables import WaitingItems
+from construction_panoptic.annotations.tables import RowsOfKeys, WaitingItems
 from construction_panoptic.annotations.taxonomy import Taxonomy
 from construction_panoptic.errors import InputDataError
 from construction_panoptic.parallel.workers import Engine, WorkerCount, Workers
-
-_LAST_KEY = chr(sys.maxunicode)  # after all keys
 
 
 class CocoFiles:
@@ -73,19 +70,14 @@ def with_side(records: Iterable[ConvertedRecord], split_table: pd.DataFrame) -> 
 
     Raises `InputDataError`: a record is not in the table, comes twice or out of order.
     """
-    # Both in the order of their keys: to look each key up would need all of them in memory.
-    table = split_table.sort_values("key")
-    listed = zip(table["key"], table["split"], strict=True)
-    key, side, before = "", "", ""
+    sides, before = RowsOfKeys(split_table, ["split"]), ""
     for record in records:
         if record.key <= before:
             raise InputDataError(f"image {record.key!r} comes twice or out of order; convert again.")
         before = record.key
-        while key < record.key:
-            key, side = next(listed, (_LAST_KEY, ""))
-        if key != record.key:
+        if not (rows := sides.of(record.key)):
             raise InputDataError(f"image {record.key!r} is not in the split; split again.")
-        yield record, side
+        yield record, rows[0]["split"]
 
 
 def _segment_info(record: ConvertedRecord, segment: Segment, taxonomy: Taxonomy) -> dict[str, Any]:
