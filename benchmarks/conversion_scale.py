@@ -39,6 +39,7 @@ from construction_panoptic.annotations.stuff.ready import ReadyStuff
 from construction_panoptic.annotations.tables import StoredTable
 from construction_panoptic.annotations.taxonomy import Taxonomy
 from construction_panoptic.config.base import Execution
+from construction_panoptic.config.conversion import ConversionSettings
 
 TAXONOMY = Path(__file__).parents[1] / "conf/base/taxonomy.json"
 SMALL = (200, 150)
@@ -153,7 +154,7 @@ def convert(folder: Path, images: int, workers: int = 1) -> Size:
     for name in ("images", "panoptic", "stuff"):
         (out / name).mkdir(parents=True)
     with size.stage("read"):
-        exports = read_exports(folder / "raw", taxonomy, workers=workers)
+        exports = read_exports(folder / "raw", taxonomy, ConversionSettings(execution=Execution(workers=workers)))
         exports.annotations.copy_to(out / "annotations.parquet")
         annotations = StoredTable(out / "annotations.parquet")
     size.annotations = len(annotations)

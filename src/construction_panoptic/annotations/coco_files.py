@@ -1,9 +1,9 @@
 """COCO panoptic and COCO detection files of the converted data, checked strictly against the PNGs."""
 
-import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,10 @@ import pandas as pd
 from construction_panoptic.annotations.merging.panoptic_check import detections_of_image
 from construction_panoptic.annotations.records import ConvertedRecord, Segment
 from construction_panoptic.annotations.split.splitting import split_digest
-from construction_panoptic.annotations.tables import WaitingItems
+from construction_panoptic.annotations.tables import RowsOfKeys, WaitingItems
 from construction_panoptic.annotations.taxonomy import Taxonomy
 from construction_panoptic.errors import InputDataError
 from construction_panoptic.parallel.workers import Engine, WorkerCount, Workers
-
-_LAST_KEY = chr(sys.maxunicode)  # after all keys
 
 
 class CocoFiles:
@@ -54,19 +52,16 @@ class CocoFiles:
         return self._document(side, info, self._detections(side, Path(png_folder), workers, engine))
 
     def _document(self, side: str, info: dict[str, str], annotations: Iterator[dict[str, Any]]) -> dict[str, Any]:
-        return {
-            "info": info,
-            "images": (image for _, image in self._entries[side]),
-            "annotations": annotations,
-            "categories": self._taxonomy.coco_categories(),
-        }
+        images = (image for _, image in self._entries[side])
+        categories = self._taxonomy.coco_categories()
+        return {"info": info, "images": images, "annotations": annotations, "categories": categories}
 
     def _detections(
         self, side: str, png_folder: Path, workers: WorkerCount, engine: Engine
     ) -> Iterator[dict[str, Any]]:
         detect = partial(detections_of_image, png_folder, self._taxonomy.is_thing)
         with Workers(workers, engine) as pool:
-            found = (detection for image in pool.map(detect, self._entries[side]) for detection in image)
+            found = chain.from_iterable(pool.map(detect, self._entries[side]))
             yield from ({"id": number, **detection} for number, detection in enumerate(found, 1))
 
 
@@ -75,26 +70,18 @@ def with_side(records: Iterable[ConvertedRecord], split_table: pd.DataFrame) -> 
 
     Raises `InputDataError`: a record is not in the table, comes twice or out of order.
     """
-    # Both in the order of their keys: to look each key up would need all of them in memory.
-    table = split_table.sort_values("key")
-    listed = zip(table["key"], table["split"], strict=True)
-    key, side, before = "", "", ""
+    sides, before = RowsOfKeys(split_table, ["split"]), ""
     for record in records:
         if record.key <= before:
             raise InputDataError(f"image {record.key!r} comes twice or out of order; convert again.")
         before = record.key
-        while key < record.key:
-            key, side = next(listed, (_LAST_KEY, ""))
-        if key != record.key:
+        if not (rows := sides.of(record.key)):
             raise InputDataError(f"image {record.key!r} is not in the split; split again.")
-        yield record, side
+        yield record, rows[0]["split"]
 
 
 def _segment_info(record: ConvertedRecord, segment: Segment, taxonomy: Taxonomy) -> dict[str, Any]:
     if segment.category_id not in taxonomy.names:
-        raise InputDataError(
-            f"image {record.key!r}, segment {segment.id}: class {segment.category_id} is not in the "
-            "taxonomy; convert again with this taxonomy."
-        )
-    fields = segment.to_dict()
-    return {name: fields[name] for name in ("id", "category_id", "area", "bbox", "iscrowd")}
+        place = f"image {record.key!r}, segment {segment.id}: class {segment.category_id}"
+        raise InputDataError(f"{place} is not in the taxonomy; convert again with this taxonomy.")
+    return {name: getattr(segment, name) for name in ("id", "category_id", "area", "bbox", "iscrowd")}

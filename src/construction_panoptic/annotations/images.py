@@ -81,8 +81,7 @@ def open_location(location: str | Path, *, streamed: bool = False) -> BinaryIO:
     path, member = _split(location)
     try:
         if member is not None:
-            archive = _archive(path, path.stat().st_mtime_ns, os.getpid())
-            return _open_member(archive, member, location, streamed)
+            return _open_member(_archive(path, path.stat().st_mtime_ns, os.getpid()), member, location, streamed)
         if path.exists() and not path.is_file():
             raise ImageError("unreadable_image", f"{location}: it is a folder, pipe or device, not a file.")
         if not streamed and path.stat().st_size > MAX_FILE_BYTES:

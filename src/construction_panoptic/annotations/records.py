@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter
 
@@ -16,12 +16,11 @@ class UnusableError(InputDataError):
     """Something in an export cannot be used; ``reason`` is the code for the rejected records, in snake_case."""
 
     def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message)
+        super().__init__(reason, message)  # both, so that it can be pickled
         self.reason = reason
 
-    def __reduce__(self) -> tuple[type[Self], tuple[str, str]]:
-        """Let the error come back from another process with its reason."""
-        return type(self), (self.reason, str(self))
+    def __str__(self) -> str:
+        return str(self.args[1])
 
 
 class Rejected(NamedTuple):
@@ -52,8 +51,9 @@ class Segment(NamedTuple):
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON types; ``stuff_annotation_ids`` only where there are some."""
-        fields = self._asdict() | {"bbox": list(self.bbox), "stuff_annotation_ids": list(self.stuff_annotation_ids)}
-        return fields if self.stuff_annotation_ids else {name: fields[name] for name in self._fields[:-1]}
+        fields = self._asdict() | {"bbox": list(self.bbox)}
+        ids = fields.pop("stuff_annotation_ids")
+        return fields | ({"stuff_annotation_ids": list(ids)} if ids else {})
 
 
 class ConvertedRecord(NamedTuple):

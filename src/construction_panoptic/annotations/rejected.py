@@ -82,15 +82,12 @@ def check_conservation(annotations: Table, images: pd.DataFrame, records: Iterab
         raise ConservationError(f"{len(changed)} images were lost or converted twice ({changed[:5]})")
     if names != sum(map(hash, _rows(annotations))):
         before, after = Counter(_rows(annotations)), Counter(n for r in records for n in _annotations_of(r))
-        kinds = {
-            "neither in the output nor rejected": before - after,
-            "counted twice, or not in the input": after - before,
-        }
-        problems = (
+        lost, extra = "neither in the output nor rejected", "counted twice, or not in the input"
+        problems = [
             f"{found.total()} annotations are {what} ({', '.join(map(': '.join, list(found)[:5]))})"
-            for what, found in kinds.items()
+            for what, found in ((lost, before - after), (extra, after - before))
             if found
-        )
+        ]
         raise ConservationError("; ".join(problems))
     return rejected_table(rejected)
 

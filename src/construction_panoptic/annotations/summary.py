@@ -1,7 +1,8 @@
 """What the converted data holds: counts per class, a summary, and images for the data report."""
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from itertools import chain
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from construction_panoptic.annotations.taxonomy import Taxonomy
 
 _SIDES = ("train", "val")
 _SUSPICIOUS, _EXAMPLES = 4, 2  # images of each kind, of each class
+_LEAST_SHARE = 0.05  # of void, or of hidden things, that is suspicious
 
 _SEGMENT_STEPS = {"0": 1, "1 to 2": 3, "3 to 5": 6, "6 to 10": 11, "11 to 20": 21, "21 to 50": 51, "51 or more": np.inf}
 _MEGAPIXEL_STEPS = {"under 0.5 megapixels": 0.5, "0.5 to 2": 2, "2 to 8": 8, "8 or more": np.inf}
@@ -32,8 +34,8 @@ def class_counts_and_summary(
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Count images, segments and pixels of every class, and describe the converted data in numbers.
 
-    Records are iterated over once; ``split_table`` has a row (key, group, split) for each; ``rejected`` and
-    ``repaired`` are of `REJECTED_COLUMNS`, and the accepted ``annotations`` know the class of what merging rejected.
+    Records are iterated over once; ``split_table`` has the columns key, group and split, ``rejected`` and ``repaired``
+    those of `REJECTED_COLUMNS`; the accepted ``annotations`` know the class of what merging rejected.
 
     Gives a table with a row for each class, in id order, also for classes that do not occur: class_id, class, kind
     ("thing" or "stuff"), then images, segments and pixels, each for _train, _val and _total, and rejected (of which
@@ -77,16 +79,17 @@ def class_counts_and_summary(
 
 
 def _sums_of(record: ConvertedRecord, taxonomy: Taxonomy) -> dict[str, int]:
-    things = sum(taxonomy.is_thing.get(segment.category_id, False) for segment in record.segments)
+    segments = record.segments
+    things = sum(taxonomy.is_thing.get(segment.category_id, False) for segment in segments)
     return {
         "images": 1,
         "pixels": record.width * record.height,
         "void": record.void_pixels,
-        "segments": len(record.segments),
-        "things": things,
-        "crowds": sum(segment.iscrowd for segment in record.segments),
-        "without_stuff": things == len(record.segments),
-        "without_things": things == 0,
+        "segments": len(segments),
+        "thing_segments": things,
+        "crowd_segments": sum(segment.iscrowd for segment in segments),
+        "images_without_stuff": things == len(segments),
+        "images_without_things": things == 0,
     }
 
 
@@ -95,13 +98,10 @@ def _facts(sums: Counter[str]) -> dict[str, Any]:
     return {
         "images": images,
         "megapixels": round(pixels / 1e6, 3),
-        "segments": sums["segments"],
-        "thing_segments": sums["things"],
-        "crowd_segments": sums["crowds"],
+        **{name: sums[name] for name in ("segments", "thing_segments", "crowd_segments")},
         "segments_per_image": round(sums["segments"] / images, 3) if images else None,
         "void_share": round(sums["void"] / pixels, 6) if pixels else None,
-        "images_without_stuff": sums["without_stuff"],
-        "images_without_things": sums["without_things"],
+        **{name: sums[name] for name in ("images_without_stuff", "images_without_things")},
     }
 
 
@@ -145,28 +145,30 @@ def survey(
     lost = Counter(rejected.loc[rejected["annotation_id"].notna(), "image"])
     areas = RowsOfKeys(annotations, ["area"])
 
-    def overlap(record: ConvertedRecord) -> float:
+    def suspicions(record: ConvertedRecord) -> list[tuple[float, str]]:
+        """Give how much there is of each kind, and how that is said; 0 where it is too little to be suspicious."""
+        void = record.void_pixels / (record.width * record.height)
         area = float(np.nansum([row["area"] for row in areas.of(record.key)]))
         visible = sum(segment.area for segment in record.segments if segment.annotation_id is not None)
-        return max(0.0, 1 - visible / area) if area > 0 else 0.0
+        hidden = 1 - visible / area if area > 0 else 0.0
+        return [
+            (lost[record.key], f"{lost[record.key]} rejected"),
+            (void if void > _LEAST_SHARE else 0, f"{100 * void:.0f} % void"),
+            (hidden if hidden > _LEAST_SHARE else 0, f"{100 * hidden:.0f} % of the things hidden"),
+        ]
 
-    # What is measured, from which value on it is suspicious, and how that is said.
-    kinds: list[tuple[Callable[[ConvertedRecord], float], float, Callable[[float], str]]] = [
-        (lambda record: float(lost[record.key]), 0.0, lambda value: f"{value:.0f} rejected"),
-        (lambda r: r.void_pixels / (r.width * r.height), 0.05, lambda value: f"{100 * value:.0f} % void"),
-        (overlap, 0.05, lambda value: f"{100 * value:.0f} % of the things hidden"),
-    ]
-    highest: list[list[tuple[float, ConvertedRecord]]] = [[] for _ in kinds]
+    highest: list[list[tuple[float, str, ConvertedRecord]]] = [[], [], []]  # of each kind
     drawn = _drawn_places(class_counts)
     seen: Counter[int] = Counter()
     examples: dict[int, dict[int, ConvertedRecord]] = defaultdict(dict)
     segments = Counter(dict.fromkeys(list(_SEGMENT_STEPS)[:-1], 0))  # many segments are listed where there are some
     megapixels, things = dict.fromkeys(_MEGAPIXEL_STEPS, 0), dict.fromkeys(_THING_STEPS, 0)
     for record in records:
-        for place, (measure, least, _) in enumerate(kinds):
-            if (value := measure(record)) > least:
-                ranked = sorted([*highest[place], (value, record)], key=itemgetter(0), reverse=True)
-                highest[place] = ranked[:_SUSPICIOUS]
+        for found, (value, note) in zip(highest, suspicions(record), strict=True):
+            if value > 0:
+                found.append((value, note, record))
+                found.sort(key=itemgetter(0), reverse=True)
+                del found[_SUSPICIOUS:]
         for class_id in {segment.category_id for segment in record.segments}:
             if seen[class_id] in drawn[class_id]:
                 examples[class_id][seen[class_id]] = record
@@ -177,10 +179,9 @@ def survey(
             if segment.annotation_id is not None:
                 things[_label(_THING_STEPS, segment.area)] += 1
     notes: dict[str, tuple[ConvertedRecord, str]] = {}
-    for found, (_, _, text) in zip(highest, kinds, strict=True):
-        for value, record in found:
-            before = f"{notes[record.key][1]}, " if record.key in notes else ""
-            notes[record.key] = (record, before + text(value))
+    for _, note, record in chain.from_iterable(highest):
+        before = f"{notes[record.key][1]}, " if record.key in notes else ""
+        notes[record.key] = (record, before + note)
     names = dict(zip(class_counts["class_id"], class_counts["class"], strict=True))
     return Survey(
         list(notes.values()),

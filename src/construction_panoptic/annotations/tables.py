@@ -1,7 +1,9 @@
 """Tables in files, of which a part at a time is in memory."""
 
 import json
+import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,8 +16,9 @@ import pandas as pd
 import pyarrow as pa
 from pyarrow import parquet
 
-_ROWS_AT_ONCE = 10_000
+_ROWS_OF_GROUP = 10_000
 _ROWS_OF_BLOCK = 1000
+_AFTER_ALL_KEYS = chr(sys.maxunicode)
 
 
 class StoredTable:
@@ -48,45 +51,28 @@ class StoredTable:
 
 
 class TableWriter:
-    """Writes a table of typed columns row by row into a temporary file, which is gone with the process."""
+    """Writes a table of typed columns part by part into a temporary file, which is gone with the process."""
 
     def __init__(self, columns: dict[str, str]) -> None:
         self._columns = columns
         self._file = tempfile.TemporaryFile()  # noqa: SIM115  # as long as the table
-        self._writer = parquet.ParquetWriter(self._file, _arrow(self._typed([])).schema)
-        self._rows: list[dict[str, Any]] = []
-        self._waiting: list[pd.DataFrame] = []
+        self._writer = parquet.ParquetWriter(self._file, self._typed([]).schema)
 
-    def add(self, row: dict[str, Any]) -> None:
-        """Add a row: a value for each column."""
-        self._rows.append(row)
-        if len(self._rows) == _ROWS_AT_ONCE:
-            self._write()
-
-    def append(self, part: pd.DataFrame) -> None:
-        """Add rows with the columns in their order and types."""
-        self._waiting.append(part)
-        if sum(map(len, self._waiting)) >= _ROWS_AT_ONCE:
-            self._write()
+    def append(self, rows: pd.DataFrame | list[dict[str, Any]]) -> None:
+        """Add rows: a value for each column."""
+        with _closed_if_full(self._file):
+            self._writer.write_table(self._typed(rows), row_group_size=_ROWS_OF_GROUP)
 
     def table(self) -> StoredTable:
         """Return all rows in the order in which they were added; nothing can be added then."""
-        self._write()
         with _closed_if_full(self._file):
             self._writer.close()
             self._file.flush()
         return StoredTable(self._file)
 
-    def _typed(self, rows: list[dict[str, Any]]) -> pd.DataFrame:
-        return pd.DataFrame(rows, columns=list(self._columns)).astype(self._columns)
-
-    def _write(self) -> None:
-        if self._rows:
-            self._waiting.append(self._typed(self._rows))
-        if self._waiting:
-            with _closed_if_full(self._file):
-                self._writer.write_table(_arrow(pd.concat(self._waiting)), row_group_size=_ROWS_AT_ONCE)
-        self._rows, self._waiting = [], []
+    def _typed(self, rows: pd.DataFrame | list[dict[str, Any]]) -> pa.Table:
+        frame = pd.DataFrame(rows, columns=list(self._columns)).astype(self._columns)
+        return pa.Table.from_pandas(frame, preserve_index=False)
 
 
 class WaitingItems:
@@ -94,21 +80,19 @@ class WaitingItems:
 
     def __init__(self) -> None:
         self._file = tempfile.TemporaryFile()  # noqa: SIM115  # as long as the items
-        self._length = 0
 
     def add(self, item: Any) -> None:
         """Add an item."""
         with _closed_if_full(self._file):
             self._file.write(json.dumps(item).encode() + b"\n")
-        self._length += 1
 
     def __iter__(self) -> Iterator[Any]:
-        place = 0
-        for _ in range(self._length):
+        place, end = 0, self._file.seek(0, os.SEEK_END)
+        while place < end:
             self._file.seek(place)  # others may be reading, too
-            item = json.loads(self._file.readline())
-            place = self._file.tell()
-            yield item
+            line = self._file.readline()
+            place += len(line)
+            yield json.loads(line)
 
 
 @contextmanager
@@ -138,25 +122,21 @@ class RowsOfKeys:
     def __init__(self, table: Table, columns: list[str] | None = None) -> None:
         self._table = table if isinstance(table, StoredTable) else table.sort_values("key", kind="stable")
         self._columns = None if columns is None else ["key", *columns]
-        self._groups: Iterator[tuple[str, list[dict[str, Any]]]] = iter(())
-        self._found: tuple[str, list[dict[str, Any]]] | None = None
-        self._asked = ""
+        self._begin()
+
+    def _begin(self) -> None:
+        parts = blocks(self._table, self._columns)
+        rows = chain.from_iterable(cast("Any", part).to_dict("records") for part in parts)
+        self._groups = groupby(rows, itemgetter("key"))
+        self._asked = self._key = ""
+        self._rows: list[dict[str, Any]] = []
 
     def of(self, key: str) -> list[dict[str, Any]]:
         """Return the rows of a key in the order of the table. It is quick when keys are asked for in rising order."""
-        if not self._asked or key < self._asked:
-            self._groups = self._read()
-            self._found = next(self._groups, None)
+        if key < self._asked:
+            self._begin()
         self._asked = key
-        while self._found is not None and self._found[0] < key:
-            self._found = next(self._groups, None)
-        return self._found[1] if self._found is not None and self._found[0] == key else []
-
-    def _read(self) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-        rows = chain.from_iterable(block.to_dict("records") for block in blocks(self._table, self._columns))
-        for key, group in groupby(cast("Iterator[dict[str, Any]]", rows), itemgetter("key")):
-            yield key, list(group)
-
-
-def _arrow(frame: pd.DataFrame) -> pa.Table:
-    return pa.Table.from_pandas(frame, preserve_index=False)
+        while self._key < key:
+            self._key, rows = next(self._groups, (_AFTER_ALL_KEYS, ()))
+            self._rows = list(rows)
+        return self._rows if self._key == key else []

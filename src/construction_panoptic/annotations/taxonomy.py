@@ -45,10 +45,6 @@ class StuffClass(_Class):
     id: Annotated[StrictInt, Field(ge=1, le=255)]
 
 
-class ThingClass(_Class):
-    """A thing class: its instances are counted one by one."""
-
-
 class CocoMapping(_Entry):
     """The project's stuff class that a COCO panoptic class stands for."""
 
@@ -65,7 +61,7 @@ class Taxonomy(_Entry):
     """
 
     stuff: list[StuffClass]
-    things: list[ThingClass] = Field(min_length=1)
+    things: list[_Class] = Field(min_length=1)
     coco_to_stuff: list[CocoMapping] = []
 
     @classmethod
@@ -85,23 +81,18 @@ class Taxonomy(_Entry):
 
     @_model_validator(mode="after")
     def _check_across_entries(self) -> Self:
+        classes = [*(("stuff", c) for c in self.stuff), *(("things", c) for c in self.things)]
         problems = [
-            *_repeats("id", [(kind, c.id) for kind, c in self._classes]),
-            *_repeats("name", [(kind, name) for kind, c in self._classes for name in sorted(c.names)]),
+            *_repeats("id", [(kind, c.id) for kind, c in classes]),
+            *_repeats("name", [(kind, name) for kind, c in classes for name in sorted(c.names)]),
             *_repeats("coco_id", [("coco_to_stuff", m.coco_id) for m in self.coco_to_stuff]),
             *_repeats("coco_name", [("coco_to_stuff", normalise_name(m.coco_name)) for m in self.coco_to_stuff]),
         ]
-        lost = (m for m in self.coco_to_stuff if self.stuff_id(m.stuff) is None)
-        problems += [
-            f"coco_to_stuff: {m.coco_name!r} is mapped to {m.stuff!r}, which is not a stuff class" for m in lost
-        ]
+        lost = (f"{m.coco_name!r} is mapped to {m.stuff!r}" for m in self.coco_to_stuff if not self.stuff_id(m.stuff))
+        problems += [f"coco_to_stuff: {text}, which is not a stuff class" for text in lost]
         if problems:
             raise ValueError("; ".join(problems[:5]))
         return self
-
-    @property
-    def _classes(self) -> list[tuple[str, _Class]]:
-        return [*(("stuff", c) for c in self.stuff), *(("things", c) for c in self.things)]
 
     @cached_property
     def names(self) -> dict[int, str]:
@@ -116,8 +107,7 @@ class Taxonomy(_Entry):
     @cached_property
     def is_thing(self) -> dict[int, bool]:
         """Whether each class id is a thing."""
-        things = {c.id for c in self.things}
-        return {class_id: class_id in things for class_id in self.names}
+        return {c.id: False for c in self.stuff} | {c.id: True for c in self.things}
 
     @cached_property
     def _thing_ids(self) -> dict[str, int]:
@@ -169,18 +159,11 @@ def _repeats(field: str, values: list[tuple[str, Any]]) -> Iterator[str]:
         first.setdefault(value, kind)
 
 
-def _describe(location: tuple[int | str, ...], message: str, data: dict[str, Any]) -> str:
+def _describe(location: tuple[Any, ...], message: str, data: dict[str, Any]) -> str:
     """Say where in the file the problem is, with the entry's name where it has one."""
     path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).lstrip(".")
-    entry: Any = data
-    label = ""
-    for part in location:
-        try:
-            entry = entry[part]
-        except (KeyError, IndexError, TypeError):
-            break
-        if isinstance(entry, dict):
-            name = entry.get("name", entry.get("coco_name"))
-            label = f" ({name})" if isinstance(name, str) else label
+    entry = data[location[0]][location[1]] if len(location) > 1 else None
+    name = entry.get("name", entry.get("coco_name")) if isinstance(entry, dict) else None
+    label = f" ({name})" if isinstance(name, str) else ""
     message = message.removeprefix("Value error, ")
     return f"{path}{label}: {message}" if path else message

@@ -13,6 +13,8 @@ from PIL import Image
 from construction_panoptic.annotations.formats.reading import Exports, read_exports
 from construction_panoptic.annotations.merging.masks import segmentation_rle, union_mask
 from construction_panoptic.annotations.taxonomy import Taxonomy
+from construction_panoptic.config.base import ONE_PROCESS
+from construction_panoptic.config.conversion import ConversionSettings
 
 SIZE = (40, 30)
 SQUARE = [[5, 5, 15, 5, 15, 15, 5, 15]]
@@ -125,4 +127,9 @@ def make_photo() -> Callable[..., None]:
 @pytest.fixture
 def read(tmp_path: Path, site_taxonomy: Taxonomy) -> Callable[..., Exports]:
     """Read what `make_export` wrote."""
-    return lambda **options: read_exports(tmp_path / "raw", site_taxonomy, **options)
+
+    def read(**options: str) -> Exports:
+        settings = ConversionSettings(execution=ONE_PROCESS, **options)  # type: ignore[arg-type]
+        return read_exports(tmp_path / "raw", site_taxonomy, settings)
+
+    return read

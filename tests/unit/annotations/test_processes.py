@@ -15,6 +15,8 @@ from construction_panoptic.annotations.merging.converting import merge_images
 from construction_panoptic.annotations.records import UnusableError
 from construction_panoptic.annotations.stuff.label_maps import encode_labels
 from construction_panoptic.annotations.taxonomy import Taxonomy
+from construction_panoptic.config.base import Execution
+from construction_panoptic.config.conversion import ConversionSettings
 from construction_panoptic.parallel.workers import Engine
 
 
@@ -42,7 +44,7 @@ def stuff(key: str) -> bytes:
 
 def check_same_as_serial(raw: Path, taxonomy: Taxonomy, engine: Engine) -> None:
     one = read_exports(raw, taxonomy)
-    two = read_exports(raw, taxonomy, workers=2, engine=engine)
+    two = read_exports(raw, taxonomy, ConversionSettings(execution=Execution(workers=2, engine=engine)))
     for name in ("images", "rejected", "repaired"):
         pd.testing.assert_frame_equal(getattr(one, name), getattr(two, name))
     pd.testing.assert_frame_equal(one.annotations.frame(), two.annotations.frame())

@@ -35,12 +35,11 @@ def stored(*parts: pd.DataFrame) -> StoredTable:
 
 @pytest.mark.parametrize("rows", [0, 1, 9, 10, 11, 35])
 def test_parts_make_one_table(monkeypatch: pytest.MonkeyPatch, rows: int, tmp_path: Path) -> None:
-    monkeypatch.setattr(tables, "_ROWS_AT_ONCE", 10)
+    monkeypatch.setattr(tables, "_ROWS_OF_GROUP", 10)
     monkeypatch.setattr(tables, "_ROWS_OF_BLOCK", 3)
     added = [{"key": None if number % 7 == 3 else f"é{number}", "order": number, "area": 0.5} for number in range(rows)]
     writer = TableWriter(COLUMNS)
-    for row in added:
-        writer.add(row)
+    writer.append(added)
     expected = table_of(added)
     pd.testing.assert_frame_equal(writer.table().frame(), expected)
 

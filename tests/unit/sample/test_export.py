@@ -15,6 +15,8 @@ from construction_panoptic.annotations.panoptic_png import decode_id_map
 from construction_panoptic.annotations.stuff.labeller import ImageToLabel
 from construction_panoptic.annotations.stuff.ready import ReadyStuff
 from construction_panoptic.annotations.taxonomy import Taxonomy
+from construction_panoptic.config.base import ONE_PROCESS
+from construction_panoptic.config.conversion import ConversionSettings
 from construction_panoptic.config.sample import SampleSettings
 from construction_panoptic.sample import generate
 from construction_panoptic.sample.backdrops import COCO_CATEGORIES
@@ -152,7 +154,9 @@ def test_names_are_those_of_the_taxonomy(taxonomy: Taxonomy) -> None:
 def test_the_readers_take_everything(
     sample: dict[str, bytes], sample_folder: Path, settings: SampleSettings, taxonomy: Taxonomy
 ) -> None:
-    read = read_exports(sample_folder / "construction", taxonomy, on_error="fail")
+    read = read_exports(
+        sample_folder / "construction", taxonomy, ConversionSettings(on_error="fail", execution=ONE_PROCESS)
+    )
     assert len(read.images) == settings.images
     assert len(read.annotations) == sum(len(content["annotations"]) for content in exports(sample).values())
     assert len(read.rejected) == 0

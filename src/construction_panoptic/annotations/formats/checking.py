@@ -17,8 +17,7 @@ from construction_panoptic.annotations.images import check_image
 from construction_panoptic.annotations.merging.masks import following_points, polygon_area, segmentation_rle
 from construction_panoptic.annotations.records import UnusableError
 
-Repair = tuple[str, str]
-"""Reason code, and a sentence for the reader."""
+Repair = tuple[str, str]  # reason code, and a sentence for the reader
 
 # CVAT states box and area of the outline, other tools those of the pixels. Both are right, and so is all between
 # them; beyond lies the rounding of coordinates, and of how a tool counts the pixels that the outline cuts.
@@ -103,20 +102,20 @@ def _repairs(item: ListedObject, code: dict[str, Any], height: int, width: int) 
     ``code`` are its pixels, see `masks.segmentation_rle`.
     """
     x, y, w, h = coco_mask.toBbox(code)
-    boxes, areas, slack = [np.array([x, y, x + w, y + h])], [float(coco_mask.area(code))], 1.0
+    edges, areas, slack = [(x, y, x + w, y + h)], [float(coco_mask.area(code))], 1.0
     if isinstance(item.segmentation, list):
         rings = [np.array(ring, dtype=np.float64).reshape(-1, 2) for ring in item.segmentation]
         points = np.concatenate(rings)
-        lowest, highest = points.min(axis=0), points.max(axis=0)
-        boxes.append(np.concatenate([lowest, highest]))
+        (left, top), (right, bottom) = points.min(axis=0), points.max(axis=0)
+        edges.append((left, top, right, bottom))
         areas.append(sum(map(polygon_area, rings)))
-        slack += _AREA_SLACK * sum(map(_perimeter, rings))
-        if lowest.min() < -_EDGE_SLACK or (highest > [width + _EDGE_SLACK, height + _EDGE_SLACK]).any():
-            reach = f"x {lowest[0]:.5g}…{highest[0]:.5g}, y {lowest[1]:.5g}…{highest[1]:.5g}"
+        slack += _AREA_SLACK * sum(float(np.hypot(*(ring - following_points(ring)).T).sum()) for ring in rings)
+        if min(left, top, width - right, height - bottom) < -_EDGE_SLACK:
+            reach = f"x {left:.5g}…{right:.5g}, y {top:.5g}…{bottom:.5g}"
             yield "clipped", f"its outline ({reach}) leaves the image of {width} x {height} pixels; cut at the edge"
     if "bbox" in item.unusable:
         yield "bbox_recomputed", "its bbox is not four numbers; it is that of the pixels now"
-    elif item.bbox is not None and not _box_fits(item.bbox, boxes):
+    elif item.bbox is not None and not _box_fits(item.bbox, np.array(edges)):
         stated = ", ".join(f"{value:.5g}" for value in item.bbox)
         yield "bbox_recomputed", f"its bbox [{stated}] contradicts its pixels, [{x:.0f}, {y:.0f}, {w:.0f}, {h:.0f}]"
     if "area" in item.unusable:
@@ -137,12 +136,7 @@ def box_outline(bbox: list[float], rotation: float) -> list[list[float]]:
     return [[value for point in turned for value in point]]
 
 
-def _box_fits(bbox: list[float], boxes: list[NDArray[np.float64]]) -> bool:
+def _box_fits(bbox: list[float], edges: NDArray[np.float64]) -> bool:
     x, y, width, height = (float(value) for value in bbox)
-    edges = np.array([x, y, x + width, y + height])
-    lowest, highest = np.min(boxes, axis=0) - _BOX_SLACK, np.max(boxes, axis=0) + _BOX_SLACK
-    return bool(((lowest <= edges) & (edges <= highest)).all())
-
-
-def _perimeter(ring: NDArray[np.float64]) -> float:
-    return float(np.hypot(*(ring - following_points(ring)).T).sum())
+    stated = np.array([x, y, x + width, y + height])
+    return bool(((edges.min(0) - _BOX_SLACK <= stated) & (stated <= edges.max(0) + _BOX_SLACK)).all())

@@ -9,9 +9,9 @@ from typing import Any
 from construction_panoptic.annotations.formats.cvat_coco import (
     Document,
     annotation_label,
-    as_id,
     check_annotation_entry,
     entries_of,
+    id_of,
     listed_images,
     read_documents,
 )
@@ -25,6 +25,8 @@ from construction_panoptic.errors import InputDataError
 
 _DOCUMENTS = re.compile(r"(?:annotations/)?panoptic(?:_[^/]+)?\.json")
 _OTHERS = ("coco.json", "annotations/instances_*.json")
+_REPEATED = UnusableError("duplicate_annotation_id", "a segment of the image before it has the same id")
+_NOT_LISTED = UnusableError("segment_not_listed", "the PNG has the id, but `segments_info` has not")
 
 Codes = dict[int, dict[str, Any]]
 """The run-length code of each id of a PNG."""
@@ -58,7 +60,7 @@ class CocoPanopticReader:
             listed = list(listed_images(document))
             subset = PurePosixPath(document.name).stem.removeprefix("panoptic_")
             folder = _image_folder(source, [image for _, image in listed], subset)
-            images: dict[int, ListedImage] = {}
+            images: dict[int | None, ListedImage] = {}
             for number, image in listed:
                 moved = replace(image, folder=folder, places=_places(image, folder))
                 if number is not None:
@@ -88,40 +90,35 @@ def _image_folder(source: Source, images: list[ListedImage], subset: str) -> str
     return next((folder for folder in folders for i in images for p in _places(i, folder) if is_there(p)), "images")
 
 
-def _objects(document: Document, images: dict[int, ListedImage]) -> Iterator[ListedObject]:
+def _objects(document: Document, images: dict[int | None, ListedImage]) -> Iterator[ListedObject]:
     """Give the segments of each image, and the ids of its PNG that are none of them."""
-    seen: set[int] = set()
+    seen: set[ListedImage] = set()
     for position, entry in enumerate(entries_of(document)):
-        fields = entry if isinstance(entry, dict) else {}
-        image_id, segments = as_id(fields.get("image_id")), fields.get("segments_info")
-        image = None if image_id is None else images.get(image_id)
+        image_id = id_of(entry, "image_id")
+        image = images.get(image_id)
+        segments = entry.get("segments_info") if isinstance(entry, dict) else None
         codes: Codes | None = None
         problem = document.unused
         try:
-            if image is None or image_id is None:
+            if image is None:
                 raise UnusableError("annotation_without_image", f"there is no image with its image_id {image_id}")
-            if image_id in seen:
+            if image in seen:
                 raise UnusableError("duplicate_annotation_id", "another annotation before it is of the same image")
-            seen.add(image_id)
+            seen.add(image)
             if not isinstance(segments, list):
                 raise UnusableError("bad_annotation_entry", "it has no list `segments_info`")
             if problem is None and image.problem is None:
-                codes = _codes(document, fields.get("file_name"), image)
+                codes = _codes(document, entry.get("file_name"), image)
         except UnusableError as found:
             problem = problem or found
         labels: set[int | str] = set()
         # An entry without segments that cannot be used is a record itself.
         for segment in segments if isinstance(segments, list) and segments else [None] if problem else []:
             label = annotation_label(segment, position)
-            if problem is None and label in labels:
-                repeated = UnusableError("duplicate_annotation_id", "a segment of the image before it has the same id")
-                yield ListedObject(label, image, repeated)
-            else:
-                yield _object(segment, label, image, document, codes, problem)
+            repeated = _REPEATED if label in labels else None
+            yield _object(segment, label, image, document, codes, problem or repeated)
             labels.add(label)
-        for number in sorted((codes or {}).keys() - labels):
-            unlisted = UnusableError("segment_not_listed", "the PNG has the id, but `segments_info` has not")
-            yield ListedObject(number, image, unlisted)
+        yield from (ListedObject(number, image, _NOT_LISTED) for number in sorted((codes or {}).keys() - labels))
 
 
 def _object(
@@ -144,11 +141,12 @@ def _object(
                 raise UnusableError("zero_area", "no pixel of the PNG has its id")
     except UnusableError as found:
         return ListedObject(label, image, found)
-    name = document.categories.get(category) if (category := as_id(segment.get("category_id"))) is not None else None
-    unknown = f"its class {name!r} is not in the taxonomy; add or rename it"
+    name = document.categories.get(id_of(segment, "category_id"))
     if name is None:
         unknown = f"its category_id {segment.get('category_id')!r} has no name in `categories`"
-    return ListedObject(label, image, None, () if name is None else (name,), unknown, **fields)
+        return ListedObject(label, image, None, (), unknown, **fields)
+    unknown = f"its class {name!r} is not in the taxonomy; add or rename it"
+    return ListedObject(label, image, None, (name,), unknown, **fields)
 
 
 def _codes(document: Document, file_name: Any, image: ListedImage) -> Codes:

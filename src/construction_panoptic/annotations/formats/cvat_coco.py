@@ -3,7 +3,7 @@
 import re
 import sys
 import unicodedata
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Iterator
 from itertools import count
 from pathlib import PurePosixPath
@@ -41,18 +41,15 @@ class CvatCocoReader:
 
     def read(self, source: Source) -> Iterator[ListedImage | ListedObject | Refused]:
         """Give everything that a source lists, see `reader.AnnotationReader`."""
-        documents = []
-        for found in read_documents(source, _document_names(source)):
-            if isinstance(found, Refused):
-                yield found
-            else:
-                documents.append(found)
+        found = list(read_documents(source, _document_names(source)))
+        yield from (refused for refused in found if isinstance(refused, Refused))
+        documents = [document for document in found if isinstance(document, Document)]
         in_use = [document for document in documents if document.unused is None]
         used = {document.categories.get(number, number) for document in in_use for number in document.category_ids}
         fallback = (source.name,) if len(used) == 1 else ()
         positions = count()
         for document in documents:
-            images: dict[int, ListedImage] = {}
+            images: dict[int | None, ListedImage] = {}
             for number, image in listed_images(document):
                 if number is not None:
                     images[number] = image
@@ -75,10 +72,10 @@ def _document_names(source: Source) -> list[str]:
 
 
 def _object(
-    entry: Any, label: int | str, images: dict[int, ListedImage], document: "Document", fallback: tuple[str, ...]
+    entry: Any, label: int | str, images: dict[int | None, ListedImage], document: "Document", fallback: tuple[str, ...]
 ) -> ListedObject:
-    image_id = as_id(entry.get("image_id")) if isinstance(entry, dict) else None
-    image = None if image_id is None else images.get(image_id)
+    image_id = id_of(entry, "image_id")
+    image = images.get(image_id)
     try:
         if document.unused is not None:
             raise document.unused
@@ -87,8 +84,8 @@ def _object(
             raise UnusableError("annotation_without_image", f"there is no image with its image_id {image_id}")
     except UnusableError as problem:
         return ListedObject(label, image, problem)
-    category_id = as_id(entry.get("category_id"))
-    name = None if category_id is None else document.categories.get(category_id)
+    category_id = id_of(entry, "category_id")
+    name = document.categories.get(category_id)
     classes: tuple[str, ...] = ()
     if category_id is None:
         unknown = "its category_id is missing or not a whole number"
@@ -105,8 +102,8 @@ class Document(NamedTuple):
     source: Source
     name: str
     images: list[Any]  # entries, not checked
-    categories: dict[int, str]  # the name of each id
-    category_ids: set[int]  # those that annotations name
+    categories: dict[int | None, str]  # the name of each id
+    category_ids: set[int | None]  # those that annotations name
     unused: UnusableError | None  # why nothing in it is used
 
     @property
@@ -114,12 +111,6 @@ class Document(NamedTuple):
         """Its folder, where images lie beside it."""
         path = PurePosixPath(self.name)
         return path.parent if path.name == _BESIDE_IMAGES else None
-
-    @property
-    def subset(self) -> str:
-        """Of the task that it is for; "" where there is one task."""
-        stem = PurePosixPath(self.name).stem
-        return stem.removeprefix("instances_") if stem.startswith("instances_") else ""
 
 
 def read_documents(source: Source, names: list[str]) -> Iterator[Document | Refused]:
@@ -129,70 +120,63 @@ def read_documents(source: Source, names: list[str]) -> Iterator[Document | Refu
             document = _parse(source, name, beside_coco="coco.json" in names and name != "coco.json")
         except UnusableError as error:
             yield Refused("unreadable_json", f"{name}: {error}")
-            continue
-        if not document.images:
-            yield Refused("no_images", f"{name} lists no image")
-        yield document
+        except Exception as error:
+            # Beside what JSON leads to, an archive's damage may be found only when it is unpacked so far.
+            yield Refused("unreadable_json", f"{name}: not readable as JSON ({error}); export it from CVAT again")
+        else:
+            if not document.images:
+                yield Refused("no_images", f"{name} lists no image")
+            yield document
 
 
 def _parse(source: Source, name: str, *, beside_coco: bool) -> Document:
-    lists: dict[str, list[Any]] = {}
-    category_ids: set[int] | None = None
-    seen = set()
-    try:
-        with source.open(name) as file:
-            for member, value in json_members(file):
-                if member in seen and member in ("images", "annotations", "categories"):
-                    raise UnusableError("unreadable_json", f"it has `{member}` twice; export it from CVAT again")
-                seen.add(member)
-                if member == "annotations" and isinstance(value, Iterator):
-                    ids = {as_id(entry.get("category_id")) for entry in value if isinstance(entry, dict)}
-                    category_ids = {number for number in ids if number is not None}
-                elif member in ("images", "categories") and isinstance(value, Iterator):
-                    lists[member] = list(value)
-    except UnusableError:
-        raise
-    except Exception as error:
-        # Beside what JSON leads to, an archive's damage may be found only when it is unpacked so far.
-        raise UnusableError("unreadable_json", f"not readable as JSON ({error}); export it from CVAT again") from None
-    if "images" not in lists and category_ids is None:
+    found: dict[str, Any] = {}  # what is kept of each list; None where it is something else
+    with source.open(name) as file:
+        for member, value in json_members(file):
+            if member not in ("images", "annotations", "categories"):
+                continue
+            if member in found:
+                raise UnusableError("unreadable_json", f"it has `{member}` twice; export it from CVAT again")
+            if not isinstance(value, Iterator):
+                found[member] = None
+            elif member == "annotations":
+                found[member] = {id_of(entry, "category_id") for entry in value} - {None}
+            else:
+                found[member] = list(value)
+    images, category_ids = found.get("images"), found.get("annotations")
+    if images is None and category_ids is None:
         raise UnusableError("unreadable_json", "not a COCO file: it has no lists `images` and `annotations`")
     unused = None
     if beside_coco:
         unused = UnusableError("second_annotation_file", f"{name} is not used beside coco.json; remove one of them")
     elif category_ids is None:
         unused = UnusableError("no_annotations", f"{name} has no list `annotations`; export it from CVAT again")
-    categories = _categories(lists.get("categories", []))
-    return Document(source, name, lists.get("images", []), categories, category_ids or set(), unused)
+    categories = _categories(found.get("categories") or [])
+    return Document(source, name, images or [], categories, category_ids or set(), unused)
 
 
-def _categories(entries: list[Any]) -> dict[int, str]:
+def _categories(entries: list[Any]) -> dict[int | None, str]:
     """Return the names of the categories that have one; an id with two names has none."""
-    names: dict[int, set[str]] = defaultdict(set)
-    for entry in entries:
-        fields = entry if isinstance(entry, dict) else {}
-        number, name = as_id(fields.get("id")), fields.get("name")
-        if number is not None and isinstance(name, str):
-            names[number].add(name)
-    return {number: found.pop() for number, found in names.items() if len(found) == 1}
+    named = {(id_of(e, "id"), e["name"]) for e in entries if isinstance(e, dict) and isinstance(e.get("name"), str)}
+    times = Counter(number for number, _ in named)
+    return {number: name for number, name in named if number is not None and times[number] == 1}
 
 
 def listed_images(document: Document) -> Iterator[tuple[int | None, ListedImage]]:
     """Give the images by their ids; of an id that stands for two images none is used, as annotations fit either."""
-    good: dict[int, tuple[str, int, int]] = {}
-    problems: dict[int, UnusableError] = {}
+    good: dict[int | None, tuple[str, int, int]] = {}
+    problems: dict[int | None, UnusableError] = {}
     for entry in document.images:
-        fields = entry if isinstance(entry, dict) else {}
-        name, number = fields.get("file_name"), as_id(fields.get("id"))
+        number = id_of(entry, "id")
         try:
             if document.unused is not None:
                 raise document.unused
-            image_id, checked = _checked_image(entry)
-            if good.setdefault(image_id, checked) != checked:
-                raise UnusableError("duplicate_image_id", f"another image has the id {image_id} too")
+            checked = _checked_image(entry)
+            if good.setdefault(number, checked) != checked:
+                raise UnusableError("duplicate_image_id", f"another image has the id {number} too")
         except UnusableError as problem:
-            if number is not None:
-                problems[number] = problem
+            problems[number] = problem
+            name = entry.get("file_name") if isinstance(entry, dict) else None
             yield number, ListedImage(name if isinstance(name, str) else None, problem)
     for number, clash in problems.items():
         if (first := good.pop(number, None)) is not None:
@@ -205,18 +189,18 @@ def listed_images(document: Document) -> Iterator[tuple[int | None, ListedImage]
             yield number, ListedImage(file_name, problem)
 
 
-def _checked_image(entry: Any) -> tuple[int, tuple[str, int, int]]:
-    """Return id, and file name, width and height in pixels."""
+def _checked_image(entry: Any) -> tuple[str, int, int]:
+    """Return file name, width and height in pixels."""
     if not isinstance(entry, dict):
         raise UnusableError("bad_image_entry", "the entry in `images` is not an object")
-    values = {name: as_id(entry.get(name)) for name in ("id", "width", "height")}
-    wrong = [name for name, value in values.items() if value is None or (name != "id" and value < 1)]
+    numbers = {name: id_of(entry, name) for name in ("id", "width", "height")}
+    wrong = [name for name, number in numbers.items() if number is None or (name != "id" and number < 1)]
     file_name = entry.get("file_name")
     if not isinstance(file_name, str) or not file_name:
         wrong.append("file_name")
     if wrong:
         raise UnusableError("bad_image_entry", f"the entry in `images` has no usable {', '.join(wrong)}")
-    return values["id"] or 0, (str(file_name), values["width"] or 0, values["height"] or 0)
+    return str(file_name), int(entry["width"]), int(entry["height"])
 
 
 def _places(file_name: str, document: Document) -> tuple[str, ...]:
@@ -229,17 +213,15 @@ def _places(file_name: str, document: Document) -> tuple[str, ...]:
     path = PurePosixPath(file_name)
     if _UNSAFE.search(file_name) or ".." in path.parts or not path.parts:
         raise UnusableError("unsafe_path", f"the file name {file_name!r} does not stay inside the images folder")
-    beside, subset = document.beside, document.subset
-    places = []
-    for spelling in dict.fromkeys([file_name, *(unicodedata.normalize(form, file_name) for form in ("NFC", "NFD"))]):
-        path = PurePosixPath(spelling)
-        if beside is not None:
-            places.append(str(beside / path))
-            continue
-        places.append(f"{_FOLDER}/{path}")
-        places += [f"{_FOLDER}/{subset}/{path}"] if subset else []
-        places += [str(path)] if path.parts[0] == _FOLDER and len(path.parts) > 1 else []
-    return tuple(places)
+    if document.beside is not None:
+        folders = [str(document.beside)]
+    else:
+        stem = PurePosixPath(document.name).stem
+        folders = [_FOLDER]
+        folders += [f"{_FOLDER}/{stem.removeprefix('instances_')}"] if stem.startswith("instances_") else []
+        folders += [""] if path.parts[0] == _FOLDER and len(path.parts) > 1 else []
+    spellings = dict.fromkeys([file_name, *(unicodedata.normalize(form, file_name) for form in ("NFC", "NFD"))])
+    return tuple(str(PurePosixPath(folder, spelling)) for spelling in spellings for folder in folders)
 
 
 def entries_of(document: Document) -> Iterator[Any]:
@@ -255,7 +237,7 @@ def entries_of(document: Document) -> Iterator[Any]:
 
 def annotation_label(entry: Any, position: int) -> int | str:
     """Return the id of an annotation entry, or ``"#<position>"`` where it has none that can be used."""
-    number = as_id(entry.get("id")) if isinstance(entry, dict) else None
+    number = id_of(entry, "id")
     return f"#{position}" if number is None else number
 
 
@@ -263,12 +245,12 @@ def check_annotation_entry(entry: Any) -> dict[str, Any]:
     """Check an entry of ``annotations``; return what it says of an object, as fields of `reader.ListedObject`."""
     if not isinstance(entry, dict):
         raise UnusableError("bad_annotation_entry", "the entry in `annotations` is not an object")
-    if as_id(entry.get("id")) is None:
+    if id_of(entry, "id") is None:
         raise UnusableError("bad_annotation_entry", "its id is missing or not a whole number")
-    if as_id(entry.get("image_id")) is None:
+    if id_of(entry, "image_id") is None:
         raise UnusableError("annotation_without_image", "its image_id is missing or not a whole number")
-    crowd = as_id(int(crowd) if isinstance(crowd := entry.get("iscrowd", 0), bool) else crowd)
-    if crowd not in (0, 1):
+    crowd = entry.get("iscrowd", 0)
+    if not isinstance(crowd, int | float) or crowd not in (0, 1):
         raise UnusableError("bad_annotation_entry", "its iscrowd is neither 0 nor 1")
     bbox: Any = entry.get("bbox")
     area: Any = entry.get("area")
@@ -280,7 +262,7 @@ def check_annotation_entry(entry: Any) -> dict[str, Any]:
     }
     return {
         "segmentation": entry.get("segmentation"),
-        "iscrowd": crowd,
+        "iscrowd": int(crowd),
         "bbox": bbox if usable["bbox"] else None,
         "rotation": float(rotation) if _is_number(rotation) and abs(rotation) <= 360 else 0.0,
         "area": float(area) if usable["area"] else None,
@@ -288,8 +270,9 @@ def check_annotation_entry(entry: Any) -> dict[str, Any]:
     }
 
 
-def as_id(value: Any) -> int | None:
-    """Return a value as a whole number if it is one that fits 64 bits (``3`` or ``3.0``), else None."""
+def id_of(entry: Any, name: str) -> int | None:
+    """Return what an entry has under a name if it is a whole number that fits 64 bits (``3`` or ``3.0``), else None."""
+    value: Any = entry.get(name) if isinstance(entry, dict) else None
     return int(value) if _is_number(value) and int(value) == value and abs(value) <= _MAX_ID else None
 
 

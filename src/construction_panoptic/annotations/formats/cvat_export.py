@@ -1,6 +1,7 @@
 """Back to CVAT: the things of a COCO panoptic file as an export in CVAT's format *COCO 1.0*."""
 
 import json
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -28,7 +29,7 @@ def cvat_files(
     `InputDataError`: an image or PNG is missing, or a PNG is damaged or of another size than its image.
     """
     things = {category["id"]: category["name"] for category in panoptic["categories"] if category["isthing"]}
-    segments_of = {annotation["image_id"]: annotation for annotation in panoptic["annotations"]}
+    annotation_of = {annotation["image_id"]: annotation for annotation in panoptic["annotations"]}
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for image in panoptic["images"]:
@@ -38,16 +39,15 @@ def cvat_files(
         except OSError as error:
             raise InputDataError(f"{path}: the image cannot be read ({error.strerror}); convert again.") from None
         images.append({name: image[name] for name in ("id", "file_name", "width", "height")})
-        if image["id"] not in segments_of:
+        if (annotation := annotation_of.get(image["id"])) is None:
             continue
-        annotation = segments_of[image["id"]]
         png = Path(png_folder) / annotation["file_name"]
         id_map = decode_id_map(png)
         if id_map.shape != (image["height"], image["width"]):
             raise InputDataError(f"{png}: it has another size than its image {image['file_name']}.")
         segments = [segment for segment in annotation["segments_info"] if segment["category_id"] in things]
-        for thing in cvat_annotations(segments, id_map, image["id"], shapes, where=str(png)):
-            annotations.append({"id": len(annotations) + 1, **thing})
+        found = cvat_annotations(segments, id_map, image["id"], shapes, where=str(png))
+        annotations += [{"id": number, **thing} for number, thing in enumerate(found, len(annotations) + 1)]
     yield ANNOTATIONS_FILE, json.dumps(cvat_document(things, images) | {"annotations": annotations}).encode()
 
 
@@ -98,41 +98,38 @@ def pixel_outlines(mask: NDArray[np.bool_]) -> list[list[int]] | None:
     pycocotools draws these as the same mask. None if there is a hole, or no pixel.
     """
     padded = np.pad(mask, 1)
-    inside = padded[1:-1, 1:-1]
-    # Edges by their beginning, with the mask on the right: along the top, right, bottom and left of pixels.
+    # Edges by their beginning, x + iy, with the mask on the right: along the top, right, bottom and left of pixels.
     sides = (
-        (padded[:-2, 1:-1], (0, 0), (1, 0)),
-        (padded[1:-1, 2:], (1, 0), (0, 1)),
-        (padded[2:, 1:-1], (1, 1), (-1, 0)),
-        (padded[1:-1, :-2], (0, 1), (0, -1)),
+        (padded[:-2, 1:-1], 0, 1),
+        (padded[1:-1, 2:], 1, 1j),
+        (padded[2:, 1:-1], 1 + 1j, -1),
+        (padded[1:-1, :-2], 1j, -1j),
     )
-    steps: dict[tuple[int, int], list[tuple[int, int]]] = {}
-    for neighbour, (right, down), step in sides:
-        for y, x in np.argwhere(inside & ~neighbour).tolist():
-            steps.setdefault((x + right, y + down), []).append(step)
+    steps: dict[complex, list[complex]] = defaultdict(list)
+    for neighbour, corner, step in sides:
+        for y, x in np.argwhere(mask & ~neighbour).tolist():
+            steps[complex(x, y) + corner].append(step)
     rings = []
     while steps:
-        ring = _walk(steps)
-        x, y = np.array(ring).T
-        if x @ np.roll(y, -1) < y @ np.roll(x, -1):  # the other way round
+        ring = np.array(_walk(steps))
+        if np.vdot(ring, np.roll(ring, -1)).imag < 0:  # twice its area: it goes the other way round
             return None
-        rings.append([value for point in ring for value in point])
+        rings.append(np.stack([ring.real, ring.imag], axis=1).astype(int).ravel().tolist())
     return rings or None
 
 
-def _walk(steps: dict[tuple[int, int], list[tuple[int, int]]]) -> list[tuple[int, int]]:
+def _walk(steps: dict[complex, list[complex]]) -> list[complex]:
     """Take one ring out of the steps; return its corners."""
     start = place = next(iter(steps))
-    before = (0, 0)
-    corners: list[tuple[int, int]] = []
+    before = 0j
+    corners: list[complex] = []
     while not corners or place != start:
         onward = steps[place]
         # Where two pixels meet at a corner there are two ways; the right turn stays with the pixel.
-        turn = (-before[1], before[0])
-        step = onward.pop(onward.index(turn) if turn in onward else 0)
+        step = onward.pop(onward.index(before * 1j) if before * 1j in onward else 0)
         if not onward:
             del steps[place]
         if step != before:
             corners.append(place)
-        place, before = (place[0] + step[0], place[1] + step[1]), step
+        place, before = place + step, step
     return corners

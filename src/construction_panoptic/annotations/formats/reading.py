@@ -2,16 +2,16 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import chain, count, groupby
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import pandas as pd
 
-from construction_panoptic.annotations.formats.checking import Found, Task, check_objects, image_row
+from construction_panoptic.annotations.formats.checking import Task, check_objects, image_row
 from construction_panoptic.annotations.formats.coco_panoptic import CocoPanopticReader
 from construction_panoptic.annotations.formats.cvat_coco import CvatCocoReader
 from construction_panoptic.annotations.formats.datumaro_formats import DatumaroReader
@@ -21,13 +21,16 @@ from construction_panoptic.annotations.records import UnusableError
 from construction_panoptic.annotations.rejected import RejectedRecords, rejected_table
 from construction_panoptic.annotations.tables import StoredTable, TableWriter
 from construction_panoptic.annotations.taxonomy import Taxonomy
+from construction_panoptic.config.base import ONE_PROCESS
+from construction_panoptic.config.conversion import ConversionSettings
 from construction_panoptic.errors import InputDataError
-from construction_panoptic.parallel.workers import Engine, WorkerCount, Workers, blocks_of
+from construction_panoptic.parallel.workers import Workers, blocks_of
 
 READERS: tuple[AnnotationReader, ...] = (CocoPanopticReader(), CvatCocoReader(), DatumaroReader())
 """The export formats that can be read, in the order in which they are tried."""
 
 _OBJECTS_AT_ONCE = 16
+_ROWS_AT_ONCE = 10_000
 _IMAGE_COLUMNS = {
     "key": "string",
     "source": "string",
@@ -51,6 +54,7 @@ _ANNOTATION_COLUMNS = {
     "bbox": "string",  # JSON; as in the export, where it may be missing, unless repaired
     "area": "float64",  # the same
 }
+_IN_ONE_PROCESS = ConversionSettings(execution=ONE_PROCESS)
 _HELP = (
     "Put one folder (or .zip) per CVAT export there, each with `coco.json` or `annotations/instances_default.json`, "
     "and `images/`. To try the project without data of your own, make the sample: `make demo`"
@@ -66,22 +70,13 @@ class Exports(NamedTuple):
     repaired: pd.DataFrame  # what was accepted and changed, and images without annotations; the same columns
 
 
-def read_exports(
-    raw_data: Path,
-    taxonomy: Taxonomy,
-    *,
-    on_error: Literal["quarantine", "fail"] = "quarantine",
-    boxes_without_polygon: Literal["reject", "keep"] = "reject",
-    crowds: Literal["keep", "single"] = "keep",
-    workers: WorkerCount = 1,
-    engine: Engine = "local",
-) -> Exports:
+def read_exports(raw_data: Path, taxonomy: Taxonomy, settings: ConversionSettings = _IN_ONE_PROCESS) -> Exports:
     """Read every export in a folder, one at a time: annotations wait in a temporary file.
 
     ``raw_data`` holds one folder or ``.zip`` an export, of any format in `READERS`; or is itself an export, which is
-    then named after the folder. The options are those of `config.conversion.ConversionSettings`. Images and annotations
-    are checked in processes; one worker is this process, with threads for the images. Raises `NoExportError`.
-    `InputDataError`: no image can be used; or, in the ``fail`` mode, anything that would be rejected, which it names.
+    then named after the folder. Images and annotations are checked in processes; one worker is this process, with
+    threads for the images. Raises `NoExportError`. `InputDataError`: no image can be used; or, in the ``fail`` mode,
+    anything that would be rejected, which it names.
     """
     try:
         sources, strays = find_sources(Path(raw_data))
@@ -97,16 +92,14 @@ def read_exports(
             sources, recognised, strays = [whole], [found], []
         elif not any(recognised):
             raise NoExportError(f"{raw_data}: there is no CVAT export in this folder. {_HELP}.")
-    rejected = RejectedRecords(fail=on_error == "fail")
-    check = partial(check_objects, keep_boxes=boxes_without_polygon == "keep", keep_crowds=crowds == "keep")
-    with Workers(workers, engine) as pool:
-        reading = _Reading(taxonomy, rejected, pool, check)
+    with Workers(settings.execution.workers, settings.execution.engine) as pool:
+        reading = _Reading(taxonomy, settings, pool)
         # In the order of the keys that their images get, so that the tables need not be sorted as a whole.
         for source, found in sorted(zip(sources, recognised, strict=True), key=lambda pair: f"{pair[0].name}/"):
             reading.read(source, found)
     for path in strays:
         detail = f"{path}: not read; put it and its images into a folder or .zip of their own, or remove it"
-        rejected.add(path.name, "", None, "stray_file", detail)
+        reading.rejected.add(path.name, "", None, "stray_file", detail)
     return reading.exports(Path(raw_data))
 
 
@@ -133,15 +126,11 @@ Images = dict[ListedImage, tuple[str, Row | UnusableError]]
 class _Reading:
     """The tables as they grow, export by export."""
 
-    def __init__(
-        self,
-        taxonomy: Taxonomy,
-        rejected: RejectedRecords,
-        workers: Workers,
-        check: Callable[[list[Task]], list[tuple[int | str, str, Found]]],
-    ) -> None:
-        self._taxonomy, self._workers, self._check = taxonomy, workers, check
-        self._rejected, self._repaired = rejected, RejectedRecords(fail=False)
+    def __init__(self, taxonomy: Taxonomy, settings: ConversionSettings, workers: Workers) -> None:
+        self._taxonomy, self._workers = taxonomy, workers
+        keep_boxes, keep_crowds = settings.boxes_without_polygon == "keep", settings.crowds == "keep"
+        self._check = partial(check_objects, keep_boxes=keep_boxes, keep_crowds=keep_crowds)
+        self.rejected, self._repaired = RejectedRecords(fail=settings.on_error == "fail"), RejectedRecords(fail=False)
         self._images, self._annotations = TableWriter(_IMAGE_COLUMNS), TableWriter(_ANNOTATION_COLUMNS)
         self._seen: set[str] = set()
 
@@ -156,23 +145,24 @@ class _Reading:
             files = " nor ".join(file for reader in READERS for file in reader.files)
             recognised = UnusableError("no_annotation_file", f"{source.path} has neither {files}")
         if isinstance(recognised, UnusableError):
-            self._rejected.add(name, "", None, recognised.reason, str(recognised))
+            self.rejected.add(name, "", None, recognised.reason, str(recognised))
             return
         source, reader = recognised
         images: Images = {}
         objects = TableWriter(_ANNOTATION_COLUMNS)
         lost: Counter[str] = Counter()
         order = count()
-        for kind, group in groupby(reader.read(source), type):
+        listed: Iterator[Any] = reader.read(source)
+        for kind, group in groupby(listed, type):
             if kind is Refused:
-                for refused in cast("Iterator[Refused]", group):
-                    self._rejected.add(name, "", None, refused.reason, refused.detail)
+                for reason, detail in group:
+                    self.rejected.add(name, "", None, reason, detail)
             elif kind is ListedImage:
-                images |= self._read_images(source, list(cast("Iterator[ListedImage]", group)), problem)
+                images |= self._read_images(source, list(group), problem)
             else:
-                tasks = (self._task(item, images, problem) for item in cast("Iterator[ListedObject]", group))
-                for row in self._read_objects(name, tasks, order, lost):
-                    objects.add(row)
+                tasks = (self._task(item, images, problem) for item in group)
+                for block in blocks_of(self._read_objects(name, tasks, order, lost), _ROWS_AT_ONCE):
+                    objects.append(block)
         annotations = objects.table().frame().sort_values(["key", "order"])
         self._annotations.append(annotations)
         rows = {row["key"]: row for _, row in reversed(images.values()) if not isinstance(row, UnusableError)}
@@ -180,8 +170,7 @@ class _Reading:
             why = f"all of its {lost[key]} annotations are rejected" if lost[key] else "it has no annotation"
             detail = f"{why}; kept as an image of stuff alone"
             self._repaired.add(name, key, None, "image_without_annotations", detail)
-        for key in sorted(rows):
-            self._images.add(rows[key])
+        self._images.append([rows[key] for key in sorted(rows)])
 
     def _read_images(self, source: Source, listed: list[ListedImage], problem: UnusableError | None) -> Images:
         images: Images = {}
@@ -193,7 +182,7 @@ class _Reading:
                 name = "" if image.file_name is None else f"{source.name}/{image.file_name}"
                 found = problem or image.problem or next(checked)
                 if isinstance(found, UnusableError):
-                    self._rejected.add(source.name, name, None, found.reason, str(found))
+                    self.rejected.add(source.name, name, None, found.reason, str(found))
                 images[image] = (name if isinstance(found, UnusableError) else found["key"], found)
         return images
 
@@ -205,7 +194,7 @@ class _Reading:
         for (label, name, found), place in zip(results, order, strict=False):
             if isinstance(found, UnusableError):
                 lost[name] += 1
-                self._rejected.add(source, name, label, found.reason, str(found))
+                self.rejected.add(source, name, label, found.reason, str(found))
                 continue
             row, repairs = found
             class_id = row["category_id"]
@@ -222,8 +211,7 @@ class _Reading:
         if isinstance(image, UnusableError):
             return Task(item, name, image)
         # The first name that is a thing, or else the first that is stuff.
-        lookups = (self._taxonomy.thing_id, self._taxonomy.stuff_id)
-        found = (lookup(name) for lookup in lookups for name in item.classes)
+        found = [*map(self._taxonomy.thing_id, item.classes), *map(self._taxonomy.stuff_id, item.classes)]
         class_id = next((class_id for class_id in found if class_id is not None), None)
         if class_id is None:
             return Task(item, name, UnusableError("unknown_class", item.unknown_class))
@@ -231,7 +219,7 @@ class _Reading:
 
     def exports(self, raw_data: Path) -> Exports:
         """Return the tables."""
-        rejected, images = self._rejected.records, self._images.table().frame()
+        rejected, images = self.rejected.records, self._images.table().frame()
         if images.empty:
             examples = "; ".join(f"{r.source} {r.image}: {r.detail} ({r.reason})" for r in rejected[:5])
             raise InputDataError(f"{raw_data}: not one image can be used. {examples}.")

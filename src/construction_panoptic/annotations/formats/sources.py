@@ -10,7 +10,7 @@ from typing import BinaryIO
 from construction_panoptic.annotations.images import ImageError, open_location
 from construction_panoptic.errors import InputDataError
 
-_SKIPPED = ("__MACOSX",)
+_SKIPPED = "__MACOSX"
 _STRAY = (".json", ".xml", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
 
 
@@ -19,51 +19,47 @@ class NoExportError(InputDataError):
 
 
 class _FolderSource:
-    """The files of an unpacked export, by names relative to its root, with slashes.
+    """The files of an unpacked export, by names relative to ``folder`` (None for an archive), with slashes.
 
     All methods but `describe` raise `ImageError` where it cannot be read, or a file is a link out of it. ``name`` is
     the folder's name or the archive's stem.
     """
 
-    def __init__(self, name: str, path: Path, root: Path | None = None) -> None:
-        self.name, self.path, self._root, self._resolved = name, path, root or path, _resolve(path)
-
-    @property
-    def folder(self) -> Path | None:
-        """Where its files lie; None in an archive."""
-        return self._root
+    def __init__(self, name: str, path: Path, folder: Path | None = None) -> None:
+        self.name, self.path, self._resolved = name, path, _resolve(path)
+        self.folder = folder or path
 
     def inner(self) -> "_FolderSource | None":
         """Return it without the one folder around everything, as unpacking often leaves it; None: there is none."""
         try:
-            folders = [path for path in self.path.iterdir() if path.is_dir() and path.name not in _SKIPPED]
+            folders = [path for path in self.path.iterdir() if path.is_dir() and path.name != _SKIPPED]
         except OSError as error:
             raise ImageError("unreadable_archive", f"{self.path}: not readable ({error.strerror})") from None
         return _FolderSource(self.name, self.path, folders[0]) if len(folders) == 1 else None
 
     def glob(self, pattern: str) -> list[str]:
         """Return the names that match a pattern (``*`` within a part of a name), as often as they are there."""
-        return [path.relative_to(self._root).as_posix() for path in self._root.glob(pattern)]
+        return [path.relative_to(self.folder).as_posix() for path in self.folder.glob(pattern)]
 
     def open(self, name: str) -> BinaryIO:
         """Open a file, to be read once from beginning to end."""
         self._inside(name)
-        return open_location(self._root / name, streamed=True)
+        return open_location(self.folder / name, streamed=True)
 
     def locate(self, name: str) -> str | None:
         """Return the location of an image file, see `images`; None where there is none."""
         try:
-            found = (self._root / name).is_file()
+            found = (self.folder / name).is_file()
         except OSError:  # such as a name that is too long
             return None
         return str(self._inside(name)) if found else None
 
     def describe(self, folder: str) -> str:
         """Return where a folder is, for messages."""
-        return str(self._root / folder)
+        return str(self.folder / folder)
 
     def _inside(self, name: str) -> Path:
-        path = _resolve(self._root / name)
+        path = _resolve(self.folder / name)
         if not path.is_relative_to(self._resolved):
             raise ImageError("unsafe_path", f"{name!r} is a link that leads out of the export's folder")
         return path
@@ -72,15 +68,13 @@ class _FolderSource:
 class _ZipSource:
     """The same of an archive, which is read in place, never unpacked."""
 
+    folder = None
+
     def __init__(self, name: str, path: Path, root: str = "") -> None:
         self.name, self.path, self._root = name, _resolve(path), root
 
-    @property
-    def folder(self) -> None:
-        return None
-
     def inner(self) -> "_ZipSource | None":
-        tops = {name.split("/", 1)[0] for name, _ in self._members} - {*_SKIPPED}
+        tops = {name.split("/", 1)[0] for name, _ in self._members} - {_SKIPPED}
         return _ZipSource(self.name, self.path, f"{tops.pop()}/") if len(tops) == 1 else None
 
     def glob(self, pattern: str) -> list[str]:
@@ -168,7 +162,7 @@ def _archives_alone(folder: Path) -> list[Path]:
 
 
 def _counts(path: Path) -> bool:
-    return not path.name.startswith(".") and path.name not in _SKIPPED
+    return not path.name.startswith(".") and path.name != _SKIPPED
 
 
 def _check_name(path: Path) -> None:

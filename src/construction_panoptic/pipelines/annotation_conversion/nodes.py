@@ -45,14 +45,7 @@ MOSAIC_PICTURES = 24
 def read_annotations(raw_data: Any, taxonomy: dict[str, Any], parameters: ConversionSettings) -> Exports:
     """Give accepted images, accepted annotations, rejected and repaired records of all exports."""
     try:
-        exports = read_exports(
-            raw_data,
-            Taxonomy.from_dict(taxonomy),
-            on_error=parameters.on_error,
-            boxes_without_polygon=parameters.boxes_without_polygon,
-            crowds=parameters.crowds,
-            **parameters.execution.model_dump(),
-        )
+        exports = read_exports(raw_data, Taxonomy.from_dict(taxonomy), parameters)
     except NoExportError as error:
         raise NoExportError(f"{error} Or run `kedro run --env sample --pipelines sample_data`.") from None
     counts = len(exports.images), len(exports.annotations), len(exports.rejected), len(exports.repaired)

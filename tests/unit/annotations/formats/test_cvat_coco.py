@@ -11,6 +11,8 @@ from PIL import Image
 from construction_panoptic.annotations.formats.reading import Exports, read_exports
 from construction_panoptic.annotations.images import open_location
 from construction_panoptic.annotations.taxonomy import Taxonomy
+from construction_panoptic.config.base import ONE_PROCESS
+from construction_panoptic.config.conversion import ConversionSettings
 from construction_panoptic.errors import InputDataError
 
 Make = Callable[..., Any]
@@ -34,7 +36,8 @@ def image(number: int = 1, **changes: Any) -> dict[str, Any]:
 
 def test_real_exports(real_data: Path, repository: Path) -> None:
     taxonomy = Taxonomy.from_dict(json.loads((repository / "conf" / "base" / "taxonomy.json").read_text()))
-    exports = read_exports(real_data / "construction_real" / "annotated", taxonomy, on_error="fail")
+    settings = ConversionSettings(on_error="fail", execution=ONE_PROCESS)
+    exports = read_exports(real_data / "construction_real" / "annotated", taxonomy, settings)
     assert len(exports.images) == 6
     assert exports.rejected.empty
     counts = exports.annotations.frame()["category"].value_counts().to_dict()

@@ -6,6 +6,8 @@ from pycocotools import mask as coco_mask
 
 from construction_panoptic.annotations.formats.reading import Exports, read_exports
 from construction_panoptic.annotations.taxonomy import Taxonomy
+from construction_panoptic.config.base import ONE_PROCESS
+from construction_panoptic.config.conversion import ConversionSettings
 
 pytest.importorskip("datumaro", reason="the extra `datumaro` is not installed")
 
@@ -43,7 +45,8 @@ def written(folder: Path, form: str) -> Path:
 
 
 def read(folder: Path, form: str, **options: str) -> Exports:
-    return read_exports(written(folder, form), TAXONOMY, **options)  # type: ignore[arg-type]
+    settings = ConversionSettings(execution=ONE_PROCESS, **options)  # type: ignore[arg-type]
+    return read_exports(written(folder, form), TAXONOMY, settings)
 
 
 @pytest.mark.parametrize("form", ["cvat", "label_me", "voc", "cityscapes"])
