@@ -14,7 +14,7 @@ from typing import BinaryIO, NamedTuple, cast
 import imagehash
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from construction_panoptic.annotations.records import UnusableError
 
@@ -124,6 +124,8 @@ def _opened(location: str | Path, stream: BinaryIO | None = None) -> Iterator[Im
         raise ImageError("too_large", f"{location}: more than {MAX_PIXELS} pixels ({error}).") from None
     except ImageError:
         raise
+    except UnidentifiedImageError:  # whose own text has an address in memory
+        raise ImageError("unreadable_image", f"{location}: not a readable image (of no known format).") from None
     except Exception as error:
         # Decoders raise whatever the damage leads them to (OSError, SyntaxError, struct.error, …).
         raise ImageError("unreadable_image", f"{location}: not a readable image ({error}).") from None

@@ -3,6 +3,7 @@
 Parameter names and shapes are those of the published checkpoints.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -88,13 +89,20 @@ class Detr(nn.Module):
             raise ValueError(f"images must be [B, 3, H, W], not {tuple(images.shape)}")
         if padding_mask is not None and padding_mask.shape != images[:, 0].shape:
             raise ValueError(f"padding_mask must be {tuple(images[:, 0].shape)}, not {tuple(padding_mask.shape)}")
-        layer1, layer2, layer3, layer4 = self.backbone[0](images)
+        maps = self.backbone[0](images)
+        if images.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
+            return self._detect(maps, padding_mask, all_layers)
+        with torch.autocast("cpu", enabled=False):  # the transformer's many small products are slower in bfloat16
+            return self._detect([each.float() for each in maps], padding_mask, all_layers)
+
+    def _detect(self, maps: Sequence[Tensor], padding_mask: Tensor | None, all_layers: bool) -> PanopticFeatures:
+        """Detect objects in the backbone's ``maps`` of a batch, finest first."""
+        layer1, layer2, layer3, layer4 = maps
         projected = self.input_proj(layer4)
-        size = projected.shape[-2:]
         if padding_mask is None:
-            cells = torch.zeros((images.shape[0], *size), dtype=torch.bool, device=images.device)
+            cells = torch.zeros_like(projected[:, 0], dtype=torch.bool)
         else:
-            cells = padding_mask = F.interpolate(padding_mask[None].float(), size=size)[0].bool()
+            cells = padding_mask = F.interpolate(padding_mask[None].float(), size=projected.shape[-2:])[0].bool()
         position = sine_position_embedding(cells, projected.shape[1])
         all_layers = all_layers and self.auxiliary_outputs
         queries, memory = self.transformer(
