@@ -20,7 +20,7 @@ def stage_pipeline(
         stage: namespace of its entries.
         model: what learns, for the names of the nodes.
         learner: the same in words, for the title of the curves.
-        train: gives the outputs of each epoch, see `training.running.TrainingOutputs`.
+        train: gives the outputs of each epoch, see `training_stage.TrainingOutputs`.
         inputs: arguments of ``train``, before the last one, the checkpoint to go on from.
         made: of these, which are entries of other stages.
     """

@@ -10,10 +10,11 @@ from torch import Tensor
 from torch.nn.functional import pad
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from construction_panoptic.config.training import TrainingSettings
 from construction_panoptic.errors import ParameterError
 from construction_panoptic.models.protocol import Images
 from construction_panoptic.parallel import collectives
-from construction_panoptic.training.samples import Target
+from construction_panoptic.training.samples import DetectionSamples, Target
 
 ASPECT_LIMITS = (0.5, 1.0, 2.0)
 """Widths / heights between which images count as of like aspect."""
@@ -224,4 +225,18 @@ def build_loader(
         multiprocessing_context=start_method if workers else None,
         # A generator of its own: otherwise each pass draws from the global one, which dropout uses.
         generator=torch.Generator().manual_seed(seed),
+    )
+
+
+def loader_of(samples: DetectionSamples, settings: TrainingSettings, *, training: bool) -> BatchLoader:
+    """Build the loader of a stage's training or validation images."""
+    return build_loader(
+        samples,
+        batch_size=settings.batch_size if training else settings.validation_batch_size,
+        shuffle=training,
+        seed=settings.seed,
+        workers=settings.workers,
+        pin_memory=torch.cuda.is_available() and settings.device != "cpu",
+        aspects=samples.aspects if training and settings.aspect_ratio_batches else None,
+        weights=samples.repeat_factors(settings.repeat_threshold) if training and settings.repeat_threshold else None,
     )
