@@ -187,7 +187,6 @@ class TrainingSettings(Settings):
     """Devices of this machine, or of the Ray cluster, that train together, a process each; 'auto' takes all CUDA
     devices. With device cpu they are processes that share the cores."""
     execution: LaunchSettings = LaunchSettings()
-    """What runs the processes that train together."""
     precision: Precision = "auto"
     weights: str | None = Field(default=None, min_length=1)
     """Weights to start from: a published name ('detr-r50'), a path, or null."""

@@ -61,9 +61,9 @@ class Stage:
 
 def panoptic_stage(task: TrainingTask, spec: ModelSpec, data: TrainingData, fingerprint: Mapping[str, Any]) -> Stage:
     """Put together a stage that is measured by PQ; its data are COCO panoptic files."""
-    folders = {"image_folder": data.converted.image_folder, "png_folder": data.converted.png_folder}
-    measure = panoptic_metrics(data.val, data.converted.png_folder)
-    return Stage(task, spec, partial(PanopticSamples, **folders), measure, fingerprint)
+    images, pngs = data.converted.image_folder, data.converted.png_folder
+    samples = partial(PanopticSamples, image_folder=images, png_folder=pngs)
+    return Stage(task, spec, samples, panoptic_metrics(data.val, pngs), fingerprint)
 
 
 def run_training(

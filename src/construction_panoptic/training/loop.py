@@ -8,6 +8,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Generator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -121,7 +122,7 @@ def train(
             return
         logger.info("%s: resumed after %s.", task.name, _position(training, begun["step"] if begun else None))
     progress = Progress(task.name, epochs=settings.epochs, steps=steps, device=device, done=training.epoch)
-    with explained_shortage(), progress:
+    with explained_shortage(), closing(progress):
         while training.epoch < settings.epochs:
             due = _alarm(settings.checkpoint_every_minutes, clock)
             with own_randomness(training.randomness):

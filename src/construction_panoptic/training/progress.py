@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import Any, Self
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -34,10 +34,8 @@ class Progress:
             total=epochs * steps, initial=done * steps, desc=name, unit="step", disable=collectives.rank() > 0 or None
         )
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """Leave the bar as it is."""
         self._bar.close()
 
     def start_epoch(self, epoch: int, step: int = 0) -> None:
