@@ -131,11 +131,11 @@ def train(
                     begun = None
                 metrics, timings = _go_on(training, training.steps, validate, due)
             complete = bool(metrics)
-            is_best = complete and _end_epoch(training, metrics, timings)
             if complete:
+                _end_epoch(training, metrics, timings)
                 progress.end_epoch(training.epoch - 1, metrics, timings["time/epoch_seconds"])
             checkpoint = _checkpoint(training)
-            best = {**checkpoint, "timings": []} if is_best else None
+            best = {**checkpoint, "timings": []} if complete and training.best["epoch"] == training.epoch else None
             yield EpochResult(training.epoch, metrics, training.history, training.timings, checkpoint, best, complete)
             _check_stop(training)
 
@@ -212,24 +212,21 @@ def _go_on(
     return metrics, timings
 
 
-def _end_epoch(training: Training, metrics: Mapping[str, float], timings: Mapping[str, float]) -> bool:
-    """Count the epoch; whether it is the best so far."""
+def _end_epoch(training: Training, metrics: Mapping[str, float], timings: Mapping[str, float]) -> None:
+    """Count the epoch, and note it if it is the best so far."""
     training.epoch += 1
     training.steps = None
     training.history = [*training.history, {"epoch": training.epoch, **metrics}]
     training.timings = [*training.timings, {"epoch": training.epoch, **timings}]
     if "time/validation_seconds" not in timings:
-        return False
-    monitor = training.task.monitor
-    value = metrics.get(monitor)
-    if value is None:
+        return
+    name, monitor = training.task.name, training.task.monitor
+    if monitor not in metrics:
         raise ParameterError(
-            f"{training.task.name}: there is no metric {monitor!r} to monitor; there are {', '.join(sorted(metrics))}"
+            f"{name}: there is no metric {monitor!r} to monitor; there are {', '.join(sorted(metrics))}"
         )
-    if not improved(value, training.best["value"]):
-        return False
-    training.best = {"epoch": training.epoch, "value": value}
-    return True
+    if improved(metrics[monitor], training.best["value"]):
+        training.best = {"epoch": training.epoch, "value": metrics[monitor]}
 
 
 def _checkpoint(training: Training) -> Checkpoint:

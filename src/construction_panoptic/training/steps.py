@@ -73,7 +73,7 @@ class EpochSteps:
         self, training: Training, loader: BatchLoader, progress: Progress, begun: Mapping[str, Any] | None
     ) -> None:
         self._training, self._progress = training, progress
-        self.done = StepsDone(**(begun or {"rates": _rates(training.optimizer)}))
+        self.done = StepsDone(**(begun or {}))
         every = 1 if training.careful else 20
         self._watch = LossWatch(training.task.name, training.epoch + 1, self.done.losses, every=every)
         self._count = len(loader)
