@@ -28,9 +28,8 @@ from benchmarks import mask2former
 from construction_panoptic.annotations.panoptic_png import encode_id_map
 from construction_panoptic.config.training import PanopticDeeplabTrainingSettings, ScheduleSettings
 from construction_panoptic.evaluation.quality import panoptic_quality
-from construction_panoptic.training.loading import BatchLoader
+from construction_panoptic.training.loading import BatchLoader, loader_of
 from construction_panoptic.training.optimisation import rate_factor
-from construction_panoptic.training.running import loader_of
 from construction_panoptic.training.samples import PanopticSamples
 from construction_panoptic.training.tasks.panoptic_deeplab import build_network
 

@@ -46,13 +46,3 @@ class EvaluationSettings(ModelUse):
     """Images on the sheet of examples, and on that of the worst."""
     threshold_images: PositiveInt = 64
     """Training images on which score thresholds are tried; each is predicted once."""
-
-    @property
-    def quality_engine(self) -> Literal["hotcoco", "panopticapi"]:
-        """The engine for PQ."""
-        return "hotcoco" if self.engine == "hotcoco" else "panopticapi"
-
-    @property
-    def precision_engine(self) -> Literal["hotcoco", "pycocotools"]:
-        """The engine for AP."""
-        return "hotcoco" if self.engine == "hotcoco" else "pycocotools"

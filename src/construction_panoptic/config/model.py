@@ -18,7 +18,6 @@ Merging = Annotated[
     ),
 ]
 
-
 _BACKBONES = ("tiny", "resnet18", "resnet34", "resnet50", "resnet101")
 
 
@@ -101,4 +100,3 @@ class PanopticDeeplabSettings(Settings):
     instance_channels: PositiveInt = 64
     """Width of the instance branch, channels."""
     grouping: GroupingSettings = GroupingSettings()
-    """From maps to segments."""

@@ -23,8 +23,6 @@ from construction_panoptic.config.base import (
 )
 from construction_panoptic.config.model import Merging, PanopticDeeplabSettings
 
-Rgb = tuple[float, float, float]
-
 # What the weights do not depend on: where, how fast and how carefully a training runs,
 _NEUTRAL = {"micro_batches", "workers", "cache_mb", "device", "execution", "validation_batch_size", "validate_every"}
 _NEUTRAL |= {"on_non_finite", "max_skipped", "checkpoint_every_minutes", "progress_images"}
@@ -90,7 +88,7 @@ class AugmentationSettings(Settings):
     """Most that brightness, contrast and saturation are changed by, as a fraction."""
     evaluation_side: PositiveInt = 800
     """Shorter side in evaluation and prediction."""
-    mean: Rgb = (0.485, 0.456, 0.406)
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     """Mean of ImageNet's red, green, blue in 0…1."""
     std: tuple[Positive, Positive, Positive] = (0.229, 0.224, 0.225)
     """Standard deviation of ImageNet's red, green, blue in 0…1."""
@@ -187,7 +185,6 @@ class TrainingSettings(Settings):
     """Devices of this machine, or of the Ray cluster, that train together, a process each; 'auto' takes all CUDA
     devices. With device cpu they are processes that share the cores."""
     execution: LaunchSettings = LaunchSettings()
-    """What runs the processes that train together."""
     precision: Precision = "auto"
     weights: str | None = Field(default=None, min_length=1)
     """Weights to start from: a published name ('detr-r50'), a path, or null."""

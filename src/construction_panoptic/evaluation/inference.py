@@ -15,14 +15,13 @@ from torch.utils.data import Dataset
 
 from construction_panoptic.annotations.images import read_rgb
 from construction_panoptic.config.evaluation import EvaluationSettings
-from construction_panoptic.errors import InputDataError
 from construction_panoptic.evaluation.predictions import ImagePrediction, predict_images
 from construction_panoptic.models.protocol import PanopticModel
 from construction_panoptic.parallel.device import resolve_device
 from construction_panoptic.parallel.model_pool import batches_in_block, in_this_process, map_on_devices
 from construction_panoptic.parallel.workers import blocks_of
 from construction_panoptic.training.loading import build_loader, collate
-from construction_panoptic.training.samples import SampleKey, Target
+from construction_panoptic.training.samples import SampleKey, Target, check_size
 
 Prepare = Callable[[Tensor], Tensor]
 
@@ -48,12 +47,7 @@ class ImageFiles(Dataset[tuple[Tensor, Target]]):
         path = self.folder / image["file_name"]
         pixels = read_rgb(path)
         height, width, _ = pixels.shape
-        stated = image.get("width", width), image.get("height", height)
-        if stated != (width, height):
-            raise InputDataError(
-                f"{path}: {width} x {height} pixels, but the annotations say {stated[0]} x {stated[1]}; "
-                "run the conversion again"
-            )
+        check_size(path, pixels.shape, (image.get("height", height), image.get("width", width)))
         return image_sample(pixels, image["file_name"], image["id"], self.prepare)
 
 

@@ -1,28 +1,20 @@
 """The wiring that all training stages have in common."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from kedro.pipeline import Node, Pipeline
 
 
-def stage_pipeline(
-    stage: str,
-    model: str,
-    learner: str,
-    train: Callable[..., Any],
-    inputs: list[str],
-    made: Mapping[str, str] | None = None,
-) -> Pipeline:
+def stage_pipeline(stage: str, model: str, learner: str, train: Callable[..., Any], inputs: list[str]) -> Pipeline:
     """Wire the pipeline of a training stage: train, and draw the curves.
 
     Args:
         stage: namespace of its entries.
         model: what learns, for the names of the nodes.
         learner: the same in words, for the title of the curves.
-        train: gives the outputs of each epoch, see `training.running.TrainingOutputs`.
+        train: gives the outputs of each epoch, see `training_stage.TrainingOutputs`.
         inputs: arguments of ``train``, before the last one, the checkpoint to go on from.
-        made: of these, which are entries of other stages.
     """
 
     def draw_curves(history: Any) -> tuple[Any, Any]:
@@ -44,5 +36,4 @@ def stage_pipeline(
         Node(draw_curves, inputs="history", outputs=["curves", "curves_picture"], name=f"draw_{model}_curves"),
     ]
     parameters = {name for name in inputs if name.startswith("params:")}
-    entries = {name: name for name in inputs if name not in parameters} | dict(made or {})
-    return Pipeline(nodes, namespace=stage, inputs=entries, parameters=parameters)
+    return Pipeline(nodes, namespace=stage, inputs=set(inputs) - parameters, parameters=parameters)

@@ -10,8 +10,8 @@ from numpy.random import Generator
 from scipy.ndimage import find_objects
 from torch import Tensor
 from torchvision.ops import box_convert
-from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
+from torchvision.tv_tensors import BoundingBoxFormat
 
 from construction_panoptic.config.training import AugmentationSettings
 from construction_panoptic.models.preprocessing import resized_size
@@ -47,25 +47,18 @@ def resize(sample: Annotated, size: tuple[int, int]) -> Annotated:
 
     Each pixel then has the segment that it would have if each segment's mask were resized by itself.
     """
-    height, width = sample.size
-    if size == (height, width):
+    if size == sample.size:
         return sample
-    scale_x, scale_y = size[1] / width, size[0] / height
-    image = transforms.resize(sample.image, list(size), InterpolationMode.BILINEAR, antialias=True)
-    boxes = sample.boxes * torch.tensor([scale_x, scale_y, scale_x, scale_y])
-    id_map = sample.id_map
-    if id_map is not None:
-        # float32 holds every 24-bit id exactly.
-        pixels = torch.nn.functional.interpolate(id_map[None, None].float(), size=size, mode="nearest")
-        id_map = pixels[0, 0].to(torch.int32)
+    image = transforms.resize_image(sample.image, list(size))
+    boxes, _ = transforms.resize_bounding_boxes(sample.boxes, sample.size, list(size))
+    # By way of float32, which holds every 24-bit id exactly.
+    id_map = None if sample.id_map is None else transforms.resize_mask(sample.id_map, list(size))
     return replace(sample, image=image, boxes=boxes, id_map=id_map)
 
 
 def flip(sample: Annotated) -> Annotated:
     """Mirror left and right."""
-    _, width = sample.size
-    boxes = sample.boxes[:, [2, 1, 0, 3]] * torch.tensor([-1.0, 1.0, -1.0, 1.0])
-    boxes = boxes + torch.tensor([width, 0, width, 0], dtype=torch.float32)
+    boxes = transforms.horizontal_flip_bounding_boxes(sample.boxes, BoundingBoxFormat.XYXY, sample.size)
     id_map = None if sample.id_map is None else sample.id_map.flip(-1)
     return replace(sample, image=sample.image.flip(-1), boxes=boxes, id_map=id_map)
 

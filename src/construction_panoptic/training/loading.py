@@ -10,10 +10,11 @@ from torch import Tensor
 from torch.nn.functional import pad
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from construction_panoptic.config.training import TrainingSettings
 from construction_panoptic.errors import ParameterError
 from construction_panoptic.models.protocol import Images
 from construction_panoptic.parallel import collectives
-from construction_panoptic.training.samples import Target
+from construction_panoptic.training.samples import DetectionSamples, Target
 
 ASPECT_LIMITS = (0.5, 1.0, 2.0)
 """Widths / heights between which images count as of like aspect."""
@@ -95,11 +96,11 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
     """Batches of keys (epoch, index) in an order that depends on the seed and the epoch alone.
 
     With ``shuffle`` a new permutation each epoch, of which each of ``world_size`` processes takes its part of every
-    batch (``batch_size`` counts all); else the samples' order, of which each takes every ``world_size``-th batch.
-    ``drop_last`` leaves out a last batch that is not full, unless it is the only one. With ``aspects``, width / height
-    of each sample, batches are of samples of like aspect, which need less padding; the rest makes up the last batches.
-    With ``weights``, how often each sample is wanted in comparison, an epoch has as many samples as without, but
-    some of them several times and others not.
+    batch (``batch_size`` counts all); a last batch that is not full is left out, unless it is the only one. Else the
+    samples' order, of which each process takes every ``world_size``-th batch. With ``aspects``, width / height of each
+    sample, batches are of samples of like aspect, which need less padding; the rest makes up the last batches. With
+    ``weights``, how often each sample is wanted in comparison, an epoch has as many samples as without, but some of
+    them several times and others not.
 
     Raises:
         ParameterError: there are fewer samples than processes.
@@ -112,7 +113,6 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         *,
         seed: int = 0,
         shuffle: bool = True,
-        drop_last: bool = True,
         aspects: Sequence[float] | None = None,
         weights: Sequence[float] | None = None,
         rank: int = 0,
@@ -122,7 +122,6 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
             raise ParameterError(f"devices: {world_size} processes cannot share {count} training images; use fewer")
         self.count, self.batch_size = count, batch_size
         self.seed, self.shuffle = seed, shuffle
-        self.drop_last = drop_last and count > batch_size
         self.kinds = None if aspects is None else np.digitize(aspects, ASPECT_LIMITS).tolist()
         self.weights = None if weights is None else torch.tensor(weights, dtype=torch.float64)
         self.rank, self.world_size = rank, world_size
@@ -136,9 +135,9 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         return len(self._own_batches())
 
     def _own_batches(self) -> range:
-        full, rest = divmod(self.count, self.batch_size)
-        numbers = range(full + int(rest > 0 and not self.drop_last))
-        return numbers if self.shuffle else numbers[self.rank :: self.world_size]
+        if self.shuffle:
+            return range(max(1, self.count // self.batch_size))
+        return range(-(-self.count // self.batch_size))[self.rank :: self.world_size]
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         order = list(range(self.count))
@@ -207,7 +206,6 @@ def build_loader(
         batch_size * collectives.world_size() if shuffle else batch_size,
         seed=seed,
         shuffle=shuffle,
-        drop_last=shuffle,
         aspects=aspects,
         weights=weights,
         rank=collectives.rank(),
@@ -224,4 +222,18 @@ def build_loader(
         multiprocessing_context=start_method if workers else None,
         # A generator of its own: otherwise each pass draws from the global one, which dropout uses.
         generator=torch.Generator().manual_seed(seed),
+    )
+
+
+def loader_of(samples: DetectionSamples, settings: TrainingSettings, *, training: bool) -> BatchLoader:
+    """Build the loader of a stage's training or validation images."""
+    return build_loader(
+        samples,
+        batch_size=settings.batch_size if training else settings.validation_batch_size,
+        shuffle=training,
+        seed=settings.seed,
+        workers=settings.workers,
+        pin_memory=torch.cuda.is_available() and settings.device != "cpu",
+        aspects=samples.aspects if training and settings.aspect_ratio_batches else None,
+        weights=samples.repeat_factors(settings.repeat_threshold) if training and settings.repeat_threshold else None,
     )

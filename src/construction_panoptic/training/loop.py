@@ -4,9 +4,11 @@ On a CPU training is the same number for number whether or not it was interrupte
 processes load the images. On CUDA some kernels add in an order that varies.
 """
 
+import math
 import signal
 import time
 from collections.abc import Callable, Generator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +16,6 @@ import torch
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
-from construction_panoptic.config.training import TrainingSettings
 from construction_panoptic.errors import CheckpointError, ParameterError, explained_shortage
 from construction_panoptic.parallel import collectives
 from construction_panoptic.parallel.device import resolve_device
@@ -101,25 +102,15 @@ def train(
         CheckpointError: ``resume`` does not fit the model.
         ParameterError: the device is not there, or the task's ``monitor`` is no metric of a validated epoch.
     """
-    settings = task.settings
+    settings, steps = task.settings, len(train_loader)
     device = resolve_device(settings.device)
     task.model.to(device)
     optimizer = AdamW(
         task.parameter_groups(), lr=settings.optimizer.lr, weight_decay=settings.optimizer.weight_decay, fused=True
     )
-    steps = len(train_loader)
-    factor = rate_factor(settings.schedule, epochs=settings.epochs, steps_per_epoch=steps)
-    randomness = settings.seed + collectives.rank()
-    training = Training(
-        task,
-        device,
-        optimizer,
-        LambdaLR(optimizer, factor),
-        randomness,
-        stop or StopRequest(),
-        fingerprint or {},
-        extra or {},
-    )
+    schedule = LambdaLR(optimizer, rate_factor(settings.schedule, epochs=settings.epochs, steps_per_epoch=steps))
+    seed, stop = settings.seed + collectives.rank(), stop or StopRequest()
+    training = Training(task, device, optimizer, schedule, seed, stop, fingerprint or {}, extra or {})
     begun = None
     if resume is not None and resumable(resume, training.fingerprint):
         begun = _restore(training, resume)
@@ -131,26 +122,26 @@ def train(
             return
         logger.info("%s: resumed after %s.", task.name, _position(training, begun["step"] if begun else None))
     progress = Progress(task.name, epochs=settings.epochs, steps=steps, device=device, done=training.epoch)
-    with explained_shortage(), progress:
+    with explained_shortage(), closing(progress):
         while training.epoch < settings.epochs:
-            due = _alarm(settings, clock)
+            due = _alarm(settings.checkpoint_every_minutes, clock)
             with own_randomness(training.randomness):
                 if training.steps is None:
-                    training.steps = EpochSteps(training, train_loader, begun)
-                    progress.start_epoch(training.epoch, training.steps.done.step)
+                    training.steps = EpochSteps(training, train_loader, progress, begun)
                     begun = None
-                metrics, timings = _go_on(training, training.steps, validate, progress, due)
-            is_best = bool(metrics) and _end_epoch(training, metrics, timings)
-            if metrics:
+                metrics, timings = _go_on(training, training.steps, validate, due)
+            complete = bool(metrics)
+            if complete:
+                _end_epoch(training, metrics, timings)
                 progress.end_epoch(training.epoch - 1, metrics, timings["time/epoch_seconds"])
-            yield _result(training, metrics, is_best=is_best)
+            checkpoint = _checkpoint(training)
+            best = {**checkpoint, "timings": []} if complete and training.best["epoch"] == training.epoch else None
+            yield EpochResult(training.epoch, metrics, training.history, training.timings, checkpoint, best, complete)
             _check_stop(training)
 
 
-def _alarm(settings: TrainingSettings, clock: Callable[[], float]) -> Callable[[], bool]:
-    if not settings.checkpoint_every_minutes:
-        return lambda: False
-    at = clock() + 60 * settings.checkpoint_every_minutes
+def _alarm(minutes: float | None, clock: Callable[[], float]) -> Callable[[], bool]:
+    at = clock() + 60 * (minutes or math.inf)
     return lambda: clock() >= at
 
 
@@ -193,11 +184,11 @@ def _restore(training: Training, resume: Mapping[str, Any]) -> Mapping[str, Any]
 
 
 def _go_on(
-    training: Training, steps: EpochSteps, validate: Validate | None, progress: Progress, due: Callable[[], bool]
+    training: Training, steps: EpochSteps, validate: Validate | None, due: Callable[[], bool]
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Go on to the epoch's end, and give its metrics and timings; none if it was left before."""
     training.task.model.train()
-    all_done = steps.run(progress, lambda: any(collectives.all_reduce_max([training.stop.number or 0, due()])))
+    all_done = steps.run(lambda: any(collectives.all_reduce_max([training.stop.number or 0, due()])))
     if all_done and not steps.done.averaged:  # once: the mean of equal numbers can be off by a rounding
         collectives.average_statistics(training.task.model)
         steps.done.averaged = True
@@ -221,30 +212,21 @@ def _go_on(
     return metrics, timings
 
 
-def _end_epoch(training: Training, metrics: Mapping[str, float], timings: Mapping[str, float]) -> bool:
-    """Count the epoch; whether it is the best so far."""
+def _end_epoch(training: Training, metrics: Mapping[str, float], timings: Mapping[str, float]) -> None:
+    """Count the epoch, and note it if it is the best so far."""
     training.epoch += 1
     training.steps = None
     training.history = [*training.history, {"epoch": training.epoch, **metrics}]
     training.timings = [*training.timings, {"epoch": training.epoch, **timings}]
     if "time/validation_seconds" not in timings:
-        return False
-    monitor = training.task.monitor
-    value = metrics.get(monitor)
-    if value is None:
+        return
+    name, monitor = training.task.name, training.task.monitor
+    if monitor not in metrics:
         raise ParameterError(
-            f"{training.task.name}: there is no metric {monitor!r} to monitor; there are {', '.join(sorted(metrics))}"
+            f"{name}: there is no metric {monitor!r} to monitor; there are {', '.join(sorted(metrics))}"
         )
-    if not improved(value, training.best["value"]):
-        return False
-    training.best = {"epoch": training.epoch, "value": value}
-    return True
-
-
-def _result(training: Training, metrics: dict[str, float], *, is_best: bool) -> EpochResult:
-    checkpoint = _checkpoint(training)
-    best = {**checkpoint, "timings": []} if is_best else None
-    return EpochResult(training.epoch, metrics, training.history, training.timings, checkpoint, best, bool(metrics))
+    if improved(metrics[monitor], training.best["value"]):
+        training.best = {"epoch": training.epoch, "value": metrics[monitor]}
 
 
 def _checkpoint(training: Training) -> Checkpoint:

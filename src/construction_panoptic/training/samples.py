@@ -1,7 +1,7 @@
 """Samples from COCO detection and panoptic files; each depends on the seed, the epoch and the image alone."""
 
 from array import array
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,18 @@ from construction_panoptic.models.preprocessing import normalise, resized_size
 from construction_panoptic.training import augmentations as transforms
 from construction_panoptic.training.augmentations import Annotated
 
+Json = Mapping[str, Any]
 Target = dict[str, Any]
 SampleKey = int | tuple[int, int]  # an index, or (epoch, index)
+
+
+def check_size(path: Path, shape: Sequence[int], stated: Sequence[int]) -> None:
+    """Raise an `InputDataError` if an image is not of the size (height, width) that the annotations state."""
+    if (shape[0], shape[1]) != tuple(stated):
+        raise InputDataError(
+            f"{path}: {shape[1]} x {shape[0]} pixels, but the annotations say {stated[1]} x {stated[0]}; "
+            "run the conversion again"
+        )
 
 
 class DetectionSamples(Dataset[tuple[Tensor, Target]]):
@@ -69,7 +79,7 @@ class DetectionSamples(Dataset[tuple[Tensor, Target]]):
         self.sizes = np.array([image[2:] for image in images], dtype=np.int32)
         self._set_objects(data["annotations"])
         if data.get("categories"):
-            self._check_labels(data["categories"])
+            self._check_labels(max(category["id"] for category in data["categories"]))
 
     def __len__(self) -> int:
         return len(self.file_names)
@@ -91,8 +101,7 @@ class DetectionSamples(Dataset[tuple[Tensor, Target]]):
         np.maximum.at(factors, pairs[0], np.sqrt(threshold / fraction[pairs[1]]))
         return factors.tolist()
 
-    def _check_labels(self, categories: Iterable[Mapping[str, Any]]) -> None:
-        last = max(category["id"] for category in categories)
+    def _check_labels(self, last: int) -> None:
         wrong = np.flatnonzero((self.labels < 0) | (self.labels > last))
         if len(wrong):
             image = int(np.searchsorted(self.starts, wrong[0], side="right")) - 1
@@ -131,7 +140,7 @@ class DetectionSamples(Dataset[tuple[Tensor, Target]]):
         if pixels is None:
             path = self.image_folder / self.file_names[index]
             image = read_rgb(path)
-            self._check_size(path, image.shape[:2], index)
+            check_size(path, image.shape, self.sizes[index])
             pixels = torch.from_numpy(image.copy()).permute(2, 0, 1), self._read_id_map(index)
             size = sum(part.nbytes for part in pixels if part is not None)
             if size <= self._cache_room:
@@ -146,14 +155,7 @@ class DetectionSamples(Dataset[tuple[Tensor, Target]]):
             segment_ids=None if pixels[1] is None else torch.from_numpy(self.segment_ids[objects].copy()),
         )
 
-    def _check_size(self, path: Path, size: tuple[int, ...], index: int) -> None:
-        if size != (stated := tuple(self.sizes[index].tolist())):
-            raise InputDataError(
-                f"{path}: {size[1]} x {size[0]} pixels, but the annotations say {stated[1]} x {stated[0]}; "
-                "run the conversion again"
-            )
-
-    def _set_objects(self, annotations: Iterable[Mapping[str, Any]]) -> None:
+    def _set_objects(self, annotations: Iterable[Json]) -> None:
         rows = array("d")
         places = {number: index for index, number in enumerate(self.image_ids.tolist())}
         for image, item in self._objects(annotations, places):
@@ -167,9 +169,7 @@ class DetectionSamples(Dataset[tuple[Tensor, Target]]):
         corners[:, 2:] += corners[:, :2]
         self.boxes = corners.clip(0, self.sizes[images][:, [1, 0, 1, 0]]).astype(np.float32)
 
-    def _objects(
-        self, annotations: Iterable[Mapping[str, Any]], places: Mapping[int, int]
-    ) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    def _objects(self, annotations: Iterable[Json], places: Mapping[int, int]) -> Iterator[tuple[int, Json]]:
         """Each object and the place of its image; ``places`` is by image id."""
         for item in annotations:
             if item["image_id"] not in places:
@@ -205,9 +205,7 @@ class PanopticSamples(DetectionSamples):
         self.png_names: list[str] = []
         super().__init__(data, image_folder, settings, **options)
 
-    def _objects(
-        self, annotations: Iterable[Mapping[str, Any]], places: Mapping[int, int]
-    ) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    def _objects(self, annotations: Iterable[Json], places: Mapping[int, int]) -> Iterator[tuple[int, Json]]:
         names: dict[int, str] = {}
         for annotation in annotations:
             place = places.get(annotation["image_id"])
@@ -226,5 +224,5 @@ class PanopticSamples(DetectionSamples):
     def _read_id_map(self, index: int) -> Tensor | None:
         path = self.png_folder / self.png_names[index]
         id_map = decode_id_map(path)
-        self._check_size(path, id_map.shape, index)
+        check_size(path, id_map.shape, self.sizes[index])
         return torch.from_numpy(id_map.astype(np.int32))

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -69,16 +69,19 @@ class StepsDone:
 class EpochSteps:
     """The steps of the epoch under way; ``begun`` is the `state` of the same epoch's steps in an earlier run."""
 
-    def __init__(self, training: Training, loader: BatchLoader, begun: Mapping[str, Any] | None = None) -> None:
-        self._training = training
-        self.done = StepsDone(**(begun or {"rates": _rates(training.optimizer)}))
+    def __init__(
+        self, training: Training, loader: BatchLoader, progress: Progress, begun: Mapping[str, Any] | None
+    ) -> None:
+        self._training, self._progress = training, progress
+        self.done = StepsDone(**(begun or {}))
         every = 1 if training.careful else 20
         self._watch = LossWatch(training.task.name, training.epoch + 1, self.done.losses, every=every)
         self._count = len(loader)
         loader.set_epoch(training.epoch, start=self.done.step)
         self._batches = iter(loader)
+        progress.start_epoch(training.epoch, self.done.step)
 
-    def run(self, progress: Progress, until: Callable[[], bool]) -> bool:
+    def run(self, until: Callable[[], bool]) -> bool:
         """Take steps up to the epoch's end, or until ``until`` says so after one of them; whether all are done."""
         began = time.perf_counter()
         try:
@@ -88,7 +91,7 @@ class EpochSteps:
                 self.done.waited += time.perf_counter() - before
                 if batch is None:
                     return False
-                self._take(batch, progress)
+                self._take(batch)
                 if until():
                     return False
             self._watch.read()
@@ -99,7 +102,8 @@ class EpochSteps:
     def state(self) -> dict[str, Any]:
         """What it takes to go on after the last step, see `StepsDone`."""
         self._watch.read()
-        return asdict(replace(self.done, losses=self._watch.state()))
+        self.done.losses = self._watch.state
+        return asdict(self.done)
 
     def metrics(self) -> dict[str, float]:
         """``train/…``: the means of the numbers logged, and the learning rates of the last step."""
@@ -115,15 +119,14 @@ class EpochSteps:
             "train/data_wait_share": self.done.waited / self.done.seconds,
         }
 
-    def _take(self, batch: Batch, progress: Progress) -> None:
+    def _take(self, batch: Batch) -> None:
         self.done.rates = _rates(self._training.optimizer)
         epochs_done = self._training.epoch + self.done.step / self._count
         self._training.task.before_step(epochs_done / self._training.settings.epochs)
         # As if all processes' images were one batch.
         batch = batch.padded(*collectives.all_reduce_max(batch.images.shape[-2:]))
-        if self._guarded_step(batch):
-            progress.show_loss(self._watch.means()["loss"])
-        progress.step()
+        self._guarded_step(batch)
+        self._progress.step(self._watch.means())
         self.done.step += 1
         self.done.images += len(batch)
 
@@ -135,14 +138,13 @@ class EpochSteps:
                 raise
             return None
 
-    def _guarded_step(self, batch: Batch) -> bool:
-        """One step, or none where its numbers are not finite and may be skipped; whether the loss can be shown."""
+    def _guarded_step(self, batch: Batch) -> None:
+        """One step, or none where its numbers are not finite and may be skipped."""
         training = self._training
         skip = training.settings.on_non_finite == "skip"
         buffers = [buffer.clone() for buffer in training.task.model.buffers()] if skip else []
-        was_read = False
         try:
-            was_read = self._watch.add(batch.file_names, self._step(batch.to(training.device)))
+            self._watch.add(batch.file_names, self._step(batch.to(training.device)))
         except NonFiniteLossError as error:
             if not skip or training.skipped >= training.settings.max_skipped:
                 raise
@@ -153,7 +155,6 @@ class EpochSteps:
             what = str(error).partition(". Look at")[0]
             logger.warning("%s. Skipped (%d of at most %d).", what, training.skipped, training.settings.max_skipped)
         training.schedule.step()
-        return was_read
 
     def _step(self, batch: Batch) -> dict[str, Tensor]:
         """One step of the optimiser; gives the loss, its terms and the norm of the gradient before clipping."""
@@ -194,5 +195,5 @@ class EpochSteps:
 
 
 def _rates(optimizer: Optimizer) -> dict[str, float]:
-    names = {group["name"]: float(group["lr"]) for group in optimizer.param_groups}
-    return {"lr" if name == "main" else f"lr_{name}": rate for name, rate in names.items()}
+    groups = optimizer.param_groups
+    return {"lr" if group["name"] == "main" else f"lr_{group['name']}": float(group["lr"]) for group in groups}

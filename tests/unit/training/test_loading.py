@@ -48,7 +48,7 @@ def test_order_depends_on_seed_and_epoch() -> None:
 
 
 def test_batches_that_are_not_full() -> None:
-    assert [len(batch) for batch in EpochBatches(7, 3, shuffle=False, drop_last=False)] == [3, 3, 1]
+    assert [len(batch) for batch in EpochBatches(7, 3, shuffle=False)] == [3, 3, 1]
     assert [len(batch) for batch in EpochBatches(2, 3)] == [2]
     assert len(EpochBatches(2, 3)) == 1
     assert [len(batch) for batch in EpochBatches(3, 3)] == [3]

@@ -493,10 +493,11 @@ def test_both_stages_learn_a_few_images(kit: Kit) -> None:
 
 
 def test_before_training_its_size_is_logged_and_soon_its_time(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO), Progress("toy", epochs=3, steps=20, device=torch.device("cpu"), done=1) as bar:
+    with caplog.at_level(logging.INFO):
+        bar = Progress("toy", epochs=3, steps=20, device=torch.device("cpu"), done=1)
         bar.start_epoch(1, 2)
         for _ in range(18):
-            bar.step()
+            bar.step({})
             time.sleep(0.002)
     first, second = caplog.messages
     assert first == f"toy: 2 epochs of 20 steps on CPU, {torch.get_num_threads()} threads."

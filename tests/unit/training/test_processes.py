@@ -155,9 +155,7 @@ def test_an_error_in_one_process_ends_all_and_is_shown(
 @pytest.mark.parametrize("aspects", [None, [0.4, 0.9, 1.5, 3.0, 0.9, 1.5, 0.4, 0.9, 1.5, 0.9, 1.5]])
 def test_the_shares_of_a_team_make_up_the_batches_of_one_process(aspects: list[float] | None) -> None:
     def batches(size: int, rank: int, world_size: int, shuffle: bool = True) -> list[list[tuple[int, int]]]:
-        made = EpochBatches(
-            11, size, seed=3, shuffle=shuffle, drop_last=shuffle, aspects=aspects, rank=rank, world_size=world_size
-        )
+        made = EpochBatches(11, size, seed=3, shuffle=shuffle, aspects=aspects, rank=rank, world_size=world_size)
         made.set_epoch(5, start=0)
         assert len(list(made)) == len(made)
         return list(made)

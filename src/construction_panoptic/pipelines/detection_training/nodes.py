@@ -11,10 +11,15 @@ from construction_panoptic.evaluation.validation import box_metrics
 from construction_panoptic.models.detr.checkpoint import fetch_starting_weights
 from construction_panoptic.models.spec import ModelSpec, Preprocessing
 from construction_panoptic.models.timm_backbones import own_normalisation
-from construction_panoptic.training.running import Stage, TrainingOutputs, fingerprint_of, run_training
+from construction_panoptic.pipelines.training_stage import (
+    Stage,
+    TrainingData,
+    TrainingOutputs,
+    fingerprint_of,
+    run_training,
+)
 from construction_panoptic.training.samples import DetectionSamples
 from construction_panoptic.training.tasks.detection import DetectionTask, build_detector
-from construction_panoptic.visualisation.progress import ProgressSheet
 
 
 def train_detector(
@@ -27,20 +32,14 @@ def train_detector(
 ) -> Iterator[TrainingOutputs]:
     """Train DETR on the boxes of things and stuff; yields when a checkpoint is due, after each epoch at least."""
     fetch_starting_weights(settings.weights, architecture.backbone)  # once for all processes, and a signal ends it
-    arguments = (detection_train, detection_val, converted, architecture, settings)
-    yield from run_training(_stage, arguments, settings, resume_from)
+    data = TrainingData(detection_train, detection_val, converted)
+    yield from run_training(_stage, data, settings, resume_from, architecture)
 
 
-def _stage(
-    train: Mapping[str, Any],
-    val: dict[str, Any],
-    converted: ConvertedImages,
-    architecture: DetrSettings,
-    settings: DetectionSettings,
-) -> Stage:
+def _stage(data: TrainingData, settings: DetectionSettings, architecture: DetrSettings) -> Stage:
     spec = ModelSpec(
         architecture=architecture.model_dump(mode="json"),
-        categories=tuple(train["categories"]),
+        categories=tuple(data.train["categories"]),
         preprocessing=Preprocessing.of(settings.augmentation),
     )
     model = build_detector(spec.num_classes, architecture, settings)
@@ -48,10 +47,7 @@ def _stage(
     return Stage(
         DetectionTask(model, settings, spec),
         spec,
-        partial(DetectionSamples, image_folder=converted.image_folder),
-        train,
-        val,
-        measure=box_metrics(val),
-        watch=ProgressSheet(val, converted, settings.progress_images),
-        fingerprint=fingerprint_of(train, settings, model=spec.architecture),
+        partial(DetectionSamples, image_folder=data.converted.image_folder),
+        measure=box_metrics(data.val),
+        fingerprint=fingerprint_of(data.train, settings, model=spec.architecture),
     )

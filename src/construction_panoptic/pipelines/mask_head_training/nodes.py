@@ -10,11 +10,12 @@ from construction_panoptic.config.training import MaskHeadSettings
 from construction_panoptic.models.detr import fetch_weights
 from construction_panoptic.models.files import spec_of
 from construction_panoptic.models.spec import ModelSpec, Preprocessing
-from construction_panoptic.pipelines.panoptic_stage import panoptic_stage
-from construction_panoptic.training.running import (
+from construction_panoptic.pipelines.training_stage import (
     Stage,
+    TrainingData,
     TrainingOutputs,
     fingerprint_of,
+    panoptic_stage,
     run_training,
     weights_digest,
 )
@@ -35,17 +36,15 @@ def train_mask_head(
     """Train the mask head behind the frozen detector; yields when a checkpoint is due, after each epoch at least."""
     if settings.weights is not None:
         fetch_weights(settings.weights)  # once for all processes, and a signal ends it at once
-    arguments = (panoptic_train, panoptic_val, converted, detector, architecture, settings, evaluation)
-    yield from run_training(_stage, arguments, settings, resume_from)
+    data = TrainingData(panoptic_train, panoptic_val, converted)
+    yield from run_training(_stage, data, settings, resume_from, detector, architecture, evaluation)
 
 
 def _stage(
-    train: Mapping[str, Any],
-    val: dict[str, Any],
-    converted: ConvertedImages,
+    data: TrainingData,
+    settings: MaskHeadSettings,
     detector: dict[str, Any],
     architecture: DetrSettings,
-    settings: MaskHeadSettings,
     evaluation: EvaluationSettings,
 ) -> Stage:
     weights = detector["model"]
@@ -53,13 +52,13 @@ def _stage(
     normalisation = {"mean": trained.mean, "std": trained.std}
     spec = ModelSpec(
         architecture=architecture.model_dump(mode="json"),
-        categories=tuple(train["categories"]),
+        categories=tuple(data.train["categories"]),
         preprocessing=Preprocessing.of(settings.augmentation.model_copy(update=normalisation)),
         threshold=settings.threshold if evaluation.threshold is None else evaluation.threshold,
         threshold_stuff=evaluation.threshold_stuff,
         merging=settings.merging,
     )
-    fingerprint = fingerprint_of(train, settings, model=spec.architecture, detector=weights_digest(weights))
+    fingerprint = fingerprint_of(data.train, settings, model=spec.architecture, detector=weights_digest(weights))
     model = build_panoptic(spec.num_classes, architecture, settings, weights)
     task = MaskHeadTask(model, settings, spec, open_cache(settings, fingerprint))
-    return panoptic_stage(task, spec, train, val, converted, fingerprint)
+    return panoptic_stage(task, spec, data, fingerprint)

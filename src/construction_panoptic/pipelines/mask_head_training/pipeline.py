@@ -10,7 +10,6 @@ from construction_panoptic.pipelines.stage import stage_pipeline
 
 def create_pipeline(**_: Any) -> Pipeline:
     """Train the mask head and draw its curves."""
-    data = ["panoptic_train", "panoptic_val", "converted_images", "detector"]
+    data = ["panoptic_train", "panoptic_val", "converted_images", "detection.best"]
     parameters = ["params:model", "params:mask_head", "params:panoptic_evaluation"]
-    name, made = "mask_head", {"detector": "detection.best"}
-    return stage_pipeline(name, name, "the mask head", nodes.train_mask_head, [*data, *parameters], made)
+    return stage_pipeline("mask_head", "mask_head", "the mask head", nodes.train_mask_head, [*data, *parameters])

@@ -9,8 +9,14 @@ from construction_panoptic.config.training import PanopticDeeplabTrainingSetting
 from construction_panoptic.models.detr.checkpoint import fetch_starting_weights
 from construction_panoptic.models.spec import ModelSpec, Preprocessing
 from construction_panoptic.models.timm_backbones import own_normalisation
-from construction_panoptic.pipelines.panoptic_stage import panoptic_stage
-from construction_panoptic.training.running import Stage, TrainingOutputs, fingerprint_of, run_training
+from construction_panoptic.pipelines.training_stage import (
+    Stage,
+    TrainingData,
+    TrainingOutputs,
+    fingerprint_of,
+    panoptic_stage,
+    run_training,
+)
 from construction_panoptic.training.tasks.panoptic_deeplab import PanopticDeeplabTask, build_network
 
 
@@ -32,18 +38,12 @@ def train_panoptic_deeplab(
         threshold_stuff=settings.threshold_stuff,
     ).overridden(evaluation.overrides)
     fetch_starting_weights(settings.weights, settings.model.backbone)  # once for all processes
-    arguments = (panoptic_train, panoptic_val, converted, settings, spec)
-    yield from run_training(_stage, arguments, settings, resume_from)
+    data = TrainingData(panoptic_train, panoptic_val, converted)
+    yield from run_training(_stage, data, settings, resume_from, spec)
 
 
-def _stage(
-    train: Mapping[str, Any],
-    val: dict[str, Any],
-    converted: ConvertedImages,
-    settings: PanopticDeeplabTrainingSettings,
-    spec: ModelSpec,
-) -> Stage:
+def _stage(data: TrainingData, settings: PanopticDeeplabTrainingSettings, spec: ModelSpec) -> Stage:
     network = build_network(spec.num_classes, settings)
     spec = own_normalisation(spec, network.backbone)
     task = PanopticDeeplabTask(network, settings, spec)
-    return panoptic_stage(task, spec, train, val, converted, fingerprint_of(train, settings))
+    return panoptic_stage(task, spec, data, fingerprint_of(data.train, settings))

@@ -14,9 +14,9 @@ from construction_panoptic.config.evaluation import EvaluationSettings
 from construction_panoptic.evaluation.analysis import image_scores
 from construction_panoptic.evaluation.examples import some_images
 from construction_panoptic.evaluation.inference import ImageFiles, predict_files
-from construction_panoptic.evaluation.precision import average_precision
+from construction_panoptic.evaluation.precision import PrecisionEngine, average_precision
 from construction_panoptic.evaluation.predictions import PREDICTIONS_FILE, ImagePrediction, read_results
-from construction_panoptic.evaluation.quality import panoptic_quality
+from construction_panoptic.evaluation.quality import QualityEngine, panoptic_quality
 from construction_panoptic.evaluation.segments import match_segments
 from construction_panoptic.evaluation.tables import precision_table, quality_table
 from construction_panoptic.models.files import model_of
@@ -41,7 +41,8 @@ def measure_quality(
 ) -> tuple[dict[str, Any], pd.DataFrame]:
     """Measure PQ, SQ and RQ of all, things, stuff and each class."""
     given = panoptic_val, converted.png_folder, predictions / PREDICTIONS_FILE, predictions
-    quality = panoptic_quality(*given, engine=parameters.quality_engine, execution=parameters.execution)
+    engine: QualityEngine = "hotcoco" if parameters.engine == "hotcoco" else "panopticapi"
+    quality = panoptic_quality(*given, engine=engine, execution=parameters.execution)
     names = ClassTable.from_categories(panoptic_val["categories"]).names
     return quality, quality_table(quality, names)
 
@@ -50,7 +51,8 @@ def measure_precision(
     detection_val: dict[str, Any], boxes: list[dict[str, Any]], parameters: EvaluationSettings
 ) -> tuple[dict[str, Any], pd.DataFrame]:
     """Measure COCO's 12 numbers of the boxes."""
-    precision = average_precision(detection_val, boxes, engine=parameters.precision_engine)
+    engine: PrecisionEngine = "hotcoco" if parameters.engine == "hotcoco" else "pycocotools"
+    precision = average_precision(detection_val, boxes, engine=engine)
     return precision, precision_table(precision)
 
 

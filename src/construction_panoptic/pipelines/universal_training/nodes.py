@@ -11,8 +11,14 @@ from construction_panoptic.errors import ParameterError
 from construction_panoptic.models.spec import ModelSpec, Preprocessing
 from construction_panoptic.models.universal.hub import terms_of, weights_folder
 from construction_panoptic.models.universal.network import pretrained
-from construction_panoptic.pipelines.panoptic_stage import panoptic_stage
-from construction_panoptic.training.running import Stage, TrainingOutputs, fingerprint_of, run_training
+from construction_panoptic.pipelines.training_stage import (
+    Stage,
+    TrainingData,
+    TrainingOutputs,
+    fingerprint_of,
+    panoptic_stage,
+    run_training,
+)
 from construction_panoptic.training.state import own_randomness
 from construction_panoptic.training.tasks.universal import UniversalTask
 
@@ -36,19 +42,14 @@ def train_universal(
 ) -> Iterator[TrainingOutputs]:
     """Fine-tune the model; yields when a checkpoint is due, after each epoch at least."""
     folder = weights_folder(settings.weights, found["weights"].get("revision"), "universal")
-    yield from run_training(_stage, (panoptic_train, panoptic_val, converted, settings, folder), settings, resume_from)
+    data = TrainingData(panoptic_train, panoptic_val, converted)
+    yield from run_training(_stage, data, settings, resume_from, folder)
 
 
-def _stage(
-    train: Mapping[str, Any],
-    val: dict[str, Any],
-    converted: ConvertedImages,
-    settings: UniversalTrainingSettings,
-    folder: Path,
-) -> Stage:
+def _stage(data: TrainingData, settings: UniversalTrainingSettings, folder: Path) -> Stage:
     spec = ModelSpec(
         kind="universal",
-        categories=tuple(train["categories"]),
+        categories=tuple(data.train["categories"]),
         preprocessing=Preprocessing.of(settings.augmentation),
         merging="masks",
         quality_things=settings.quality_things,
@@ -63,5 +64,5 @@ def _stage(
             f"universal.augmentation.max_side: {settings.weights} takes images of at most {network.side} pixels, not "
             f"{longest}."
         )
-    task = UniversalTask(network, settings, spec)
-    return panoptic_stage(task, spec, train, val, converted, fingerprint_of(train, settings, revision=folder.name))
+    fingerprint = fingerprint_of(data.train, settings, revision=folder.name)
+    return panoptic_stage(UniversalTask(network, settings, spec), spec, data, fingerprint)

@@ -55,12 +55,8 @@ class DetectionTask(TrainingTask):
         return self._losses(features.outputs, batch), self._detector.boxes_of(features, batch.inputs())
 
     def _losses(self, outputs: dict[str, Any], batch: Batch) -> dict[str, Loss]:
-        last, *auxiliary = detection_losses(
-            outputs,
-            batch.targets,
-            no_object_weight=self._weights.no_object,
-            costs=self._matching,
-        )
+        no_object, costs = self._weights.no_object, self._matching
+        last, *auxiliary = detection_losses(outputs, batch.targets, no_object_weight=no_object, costs=costs)
         losses = {
             "loss_ce": Loss(last["loss_ce"], "queries", self._weights.ce),
             "loss_bbox": Loss(last["loss_bbox"], "boxes", self._weights.bbox),

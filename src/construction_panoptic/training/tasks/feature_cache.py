@@ -23,7 +23,6 @@ from construction_panoptic.parallel.device import resolve_device
 
 logger = logging.getLogger(__name__)
 
-MEBIBYTE = 2**20
 _FOLDER_NOTE = "frozen_features.json"  # tells a folder that may be emptied from one that may not
 _PYRAMID, _MATCH = ("pyramid_0", "pyramid_1", "pyramid_2"), ("query_index", "target_index")
 
@@ -50,16 +49,14 @@ class FeatureCache:
     def get(self, name: str, device: torch.device) -> Entry | None:
         """The entry of a name on ``device``; None where it is not kept."""
         entry = self._read(name)
-        if entry is None:
-            return None
-        return {key: value.to(device, non_blocking=True) for key, value in entry.items()}
+        return None if entry is None else {key: value.to(device, non_blocking=True) for key, value in entry.items()}
 
     def put(self, name: str, entry: Entry) -> None:
         """Keep an entry if there is room for it; what cannot be written costs a warning."""
         if self._closed:
             return
         if self.used + _entry_bytes(entry) > self._limit:
-            self._close(f"is full with {len(self)} entries ({self.used / MEBIBYTE:.0f} MiB, see cache_limit_mb)")
+            self._close(f"is full with {len(self)} entries ({self.used / 2**20:.0f} MiB, see cache_limit_mb)")
             return
         try:
             self._write(name, {key: value.detach().to("cpu", copy=True) for key, value in entry.items()})
@@ -119,7 +116,7 @@ def open_cache(settings: MaskHeadSettings, fingerprint: Mapping[str, Any]) -> Fe
     """The cache that a training's settings want; ``fingerprint`` is of data set, model and detector weights."""
     if settings.cache == "none":
         return None
-    limit = settings.cache_limit_mb * MEBIBYTE
+    limit = settings.cache_limit_mb * 2**20
     if settings.cache == "memory":
         return FeatureCache(limit)
     content = {

@@ -64,9 +64,8 @@ class MaskHeadTask(TrainingTask):
 
     def losses(self, batch: Batch) -> dict[str, Loss]:
         """``loss_mask`` and ``loss_dice``; both are 0 for a batch without a segment."""
-        return self._losses(
-            batch, *(self._detect_once(batch, self._cache) if self._cache is not None else self._detect(batch))
-        )
+        detected = self._detect(batch) if self._cache is None else self._detect_once(batch, self._cache)
+        return self._losses(batch, *detected)
 
     def predict(self, batch: Batch) -> tuple[dict[str, Loss], list[Any]]:
         """Losses, and the `Segmentation` of each image."""
@@ -74,12 +73,11 @@ class MaskHeadTask(TrainingTask):
         return self._losses(batch, features, matched), self._segmenter.segment_outputs(features, batch.inputs())
 
     def _losses(self, batch: Batch, features: PanopticFeatures, matched: Matches) -> dict[str, Loss]:
-        images = [torch.full_like(queries, index) for index, (queries, _) in enumerate(matched)]
-        batch_index, query_index = (
-            torch.cat(index).to(batch.images.device) for index in (images, [queries for queries, _ in matched])
-        )
+        device = batch.images.device
+        batch_index = torch.cat([torch.full_like(queries, index) for index, (queries, _) in enumerate(matched)])
+        query_index = torch.cat([queries for queries, _ in matched])
         truth = matched_target_masks(batch.targets, matched, batch.images.shape[-2:])
-        losses = mask_losses(self.model.masks(features, batch_index, query_index), truth)
+        losses = mask_losses(self.model.masks(features, batch_index.to(device), query_index.to(device)), truth)
         return {
             "loss_mask": Loss(losses["loss_mask"], "segments", self._weights.mask),
             "loss_dice": Loss(losses["loss_dice"], "segments", self._weights.dice),

@@ -29,9 +29,7 @@ logger = logging.getLogger(__name__)
 def build_network(num_classes: int, settings: PanopticDeeplabTrainingSettings) -> PanopticDeeplab:
     """Build the network with seeded random weights, or from those that the settings name.
 
-    Raises:
-        ParameterError: the backbone is unknown.
-        CheckpointError: the weights cannot be had or do not fit.
+    `ParameterError`: the backbone is unknown; `CheckpointError`: the weights cannot be had or do not fit.
     """
     weights, alone = settings.weights, of_backbone_alone(settings.weights, settings.model.backbone)
     with own_randomness(settings.seed):

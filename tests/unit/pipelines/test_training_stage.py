@@ -4,7 +4,7 @@ from pathlib import Path
 
 from construction_panoptic.annotations.json_stream import JSONDocument
 from construction_panoptic.config.training import DetectionSettings
-from construction_panoptic.training.running import fingerprint_of
+from construction_panoptic.pipelines.training_stage import fingerprint_of
 
 
 def test_a_fingerprint_is_of_the_data_however_they_are_held(tmp_path: Path) -> None:
