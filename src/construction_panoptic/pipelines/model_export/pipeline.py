@@ -5,7 +5,6 @@ from typing import Any
 from kedro.pipeline import Node, Pipeline
 
 from construction_panoptic.pipelines.model_export import nodes
-from construction_panoptic.prediction.onnx_export import onnx_model
 
 
 def create_pipeline(**_: Any) -> Pipeline:
@@ -13,7 +12,12 @@ def create_pipeline(**_: Any) -> Pipeline:
     return Pipeline(
         [
             Node(nodes.take_model, inputs="mask_head.best", outputs="exported_model", name="export_weights"),
-            Node(onnx_model, "exported_model", ["exported_onnx", "exported_onnx_report"], name="export_onnx"),
+            Node(
+                nodes.convert_to_onnx,
+                inputs="exported_model",
+                outputs=["exported_onnx", "exported_onnx_report"],
+                name="export_onnx",
+            ),
             Node(
                 nodes.name_model,
                 inputs=["exported_model", "params:model_export"],

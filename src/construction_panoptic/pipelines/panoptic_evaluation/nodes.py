@@ -15,7 +15,7 @@ from construction_panoptic.evaluation.analysis import image_scores
 from construction_panoptic.evaluation.examples import some_images
 from construction_panoptic.evaluation.inference import ImageFiles, predict_files
 from construction_panoptic.evaluation.precision import PrecisionEngine, average_precision
-from construction_panoptic.evaluation.predictions import PREDICTIONS_FILE, ImagePrediction, read_results
+from construction_panoptic.evaluation.predictions import PREDICTIONS_FILE, ImagePrediction, read_boxes, read_results
 from construction_panoptic.evaluation.quality import QualityEngine, panoptic_quality
 from construction_panoptic.evaluation.segments import match_segments
 from construction_panoptic.evaluation.tables import precision_table, quality_table
@@ -45,6 +45,11 @@ def measure_quality(
     quality = panoptic_quality(*given, engine=engine, execution=parameters.execution)
     names = ClassTable.from_categories(panoptic_val["categories"]).names
     return quality, quality_table(quality, names)
+
+
+def collect_boxes(predictions: Path) -> list[dict[str, Any]]:
+    """Collect the boxes of the predictions."""
+    return read_boxes(predictions)
 
 
 def measure_precision(

@@ -4,7 +4,6 @@ from typing import Any
 
 from kedro.pipeline import Node, Pipeline
 
-from construction_panoptic.evaluation.predictions import read_boxes
 from construction_panoptic.pipelines.panoptic_evaluation import nodes
 
 COMPARED = ["panoptic_val", "converted_images", "panoptic_predictions", "params:panoptic_evaluation"]
@@ -24,7 +23,12 @@ def create_pipeline(**_: Any) -> Pipeline:
                 outputs="panoptic_predictions",
                 name="predict_validation_images",
             ),
-            Node(read_boxes, inputs="panoptic_predictions", outputs="box_predictions", name="collect_predicted_boxes"),
+            Node(
+                nodes.collect_boxes,
+                inputs="panoptic_predictions",
+                outputs="box_predictions",
+                name="collect_predicted_boxes",
+            ),
             Node(
                 nodes.measure_precision,
                 inputs=["detection_val", "box_predictions", "params:panoptic_evaluation"],
