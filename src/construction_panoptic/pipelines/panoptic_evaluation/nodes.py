@@ -48,7 +48,7 @@ def measure_quality(
 
 
 def collect_boxes(predictions: Path) -> list[dict[str, Any]]:
-    """Collect the boxes of the predictions."""
+    """Gather the boxes of all images as COCO box results."""
     return read_boxes(predictions)
 
 
