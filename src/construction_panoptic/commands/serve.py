@@ -39,18 +39,20 @@ class BoundedRequests:
             return
         body = bytearray()
         try:
-            async with asyncio.timeout(self._seconds):
-                await self._read(Headers(scope=scope), receive, body)
+            try:
+                async with asyncio.timeout(self._seconds):
+                    await self._read(Headers(scope=scope), receive, body)
+            except TimeoutError:
+                raise HTTPException(408, f"The request took more than {self._seconds:g} s to arrive.") from None
             messages: list[Message] = [{"type": "http.request", "body": bytes(body), "more_body": False}]
 
             async def replay() -> Message:
                 return messages.pop() if messages else await receive()
 
             await self._application(scope, replay, send)
-        except (HTTPException, TimeoutError) as error:
-            late = 408, f"The request took more than {self._seconds:g} s to arrive."
-            status, words = (error.status_code, error.detail) if isinstance(error, HTTPException) else late
-            await JSONResponse({"error_code": "BAD_REQUEST", "message": words}, status)(scope, receive, send)
+        except HTTPException as error:
+            content = {"error_code": "BAD_REQUEST", "message": error.detail}
+            await JSONResponse(content, error.status_code)(scope, receive, send)
         except ClientDisconnect:
             pass
         finally:

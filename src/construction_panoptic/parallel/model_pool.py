@@ -23,7 +23,7 @@ def map_on_devices(
 ) -> Iterator[Result]:
     """Apply a function to each item; the results are in order, computed as they are asked for.
 
-    Each process, see `process_count`, has one copy of the function for all its items, so that a network in it is moved
+    Each process, see `model_count`, has one copy of the function for all its items, so that a network in it is moved
     to the device once; with ``auto`` or ``cuda``, each process sees one GPU alone. It is a function of a module, or a
     partial of one, for other processes can load no other.
 
@@ -37,7 +37,7 @@ def map_on_devices(
         return
     packed, single = pickle.dumps(function), blocks_of(items, 1)
     if execution.engine == "local":
-        count = process_count(execution, device)
+        count = model_count(execution, device)
         with network_processes(packed, count, _visible_gpus(device)) as pool:
             yield from in_order(pool, run_own, single, count * IN_FLIGHT)
         return
@@ -47,8 +47,8 @@ def map_on_devices(
             yield from in_order(actors, partial(run, actors.put(packed)), single, count * IN_FLIGHT)
 
 
-def process_count(execution: Execution, device: str) -> int:
-    """The number of processes of this machine that hold a model: ``workers``, but no more than one a GPU.
+def model_count(execution: Execution, device: str) -> int:
+    """The number of processes of this machine that hold the model: ``workers``, but no more than one a GPU.
 
     ``auto`` is one a GPU, and one in all on a CPU, whose cores a network shares out itself.
     """
@@ -61,7 +61,7 @@ def process_count(execution: Execution, device: str) -> int:
 
 def in_this_process(execution: Execution, device: str) -> bool:
     """Tell whether `map_on_devices` needs no other process."""
-    return execution.engine == "local" and process_count(execution, device) == 1
+    return execution.engine == "local" and model_count(execution, device) == 1
 
 
 def batches_in_block(batch_size: int) -> int:

@@ -24,8 +24,10 @@ JSON = "Content-Type: application/json"
 
 
 async def length(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer with the length of the body."""
+    """Answer with the length of the body, and fail where it is "late"."""
     body = await Request(scope, receive).body()
+    if body == b"late":
+        raise TimeoutError
     await PlainTextResponse(str(len(body)))(scope, receive, send)
 
 
@@ -90,6 +92,11 @@ def test_what_is_beyond_a_bound_is_refused(
         assert words in json.loads(content)["message"]
         assert application._waiting == 0
         assert ask(port, JSON, "Content-Length: 2", body=b"{}") == (200, "2")
+
+
+def test_the_own_delay_of_the_model_is_not_the_clients() -> None:
+    with running() as (_, port):
+        assert ask(port, JSON, "Content-Length: 4", body=b"late")[0] == 500
 
 
 def test_a_folder_without_a_model_is_one_message(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from construction_panoptic.config.base import Execution
-from construction_panoptic.parallel.model_pool import map_on_devices, process_count
+from construction_panoptic.parallel.model_pool import map_on_devices, model_count
 
 pytestmark = pytest.mark.medium
 
@@ -28,7 +28,7 @@ def test_a_gpu_has_one_process_at_most(
     monkeypatch: pytest.MonkeyPatch, gpus: int, device: str, workers: int, expected: int
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
-    assert process_count(Execution(workers=workers), device) == expected
+    assert model_count(Execution(workers=workers), device) == expected
 
 
 def test_each_process_has_a_gpu_and_a_model_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
