@@ -94,8 +94,8 @@ def predict_images(
                 extents = zip(each.segments, each.extents(), strict=True)
                 segments = [{**segment, "bbox": extent} for segment, extent in extents]
                 boxes = [{"image_id": image_id, **box} for box in each.boxes]
-                about = image_id, name, width, height
-                yield ImagePrediction(*about, segments, boxes, model.spec.categories, each.id_map)
+                categories = model.spec.categories
+                yield ImagePrediction(image_id, name, width, height, segments, boxes, categories, each.id_map)
 
 
 def write_predictions(predictions: Iterable[ImagePrediction], folder: Path | str) -> None:

@@ -74,8 +74,8 @@ def _match_files(
             f"image {true['image_id']}: {true['file_name']} is {true_ids.shape[::-1]}, the prediction "
             f"{predicted['file_name']} {predicted_ids.shape[::-1]} pixels (width, height); predict again."
         )
-    sides = true_ids, true["segments_info"], predicted_ids, predicted["segments_info"]
-    return list(match_image(true["image_id"], *sides))
+    rows = match_image(true["image_id"], true_ids, true["segments_info"], predicted_ids, predicted["segments_info"])
+    return list(rows)
 
 
 def segment_table(rows: Sequence[tuple[Any, ...]]) -> pd.DataFrame:

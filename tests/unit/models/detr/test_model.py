@@ -284,6 +284,23 @@ def test_half_precision_gives_float32_predictions(panoptic: DetrPanoptic, make_b
         torch.testing.assert_close(half[name], full[name], rtol=0.1, atol=0.1)
 
 
+def test_on_a_cpu_the_transformer_stays_in_float32(panoptic: DetrPanoptic, make_batch: MakeBatch) -> None:
+    seen: list[tuple[type[nn.Module], torch.dtype]] = []
+
+    def note(module: nn.Module, _inputs: Any, output: Tensor) -> None:
+        seen.append((type(module), output.dtype))
+
+    for module in panoptic.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            module.register_forward_hook(note)
+    with torch.autocast("cpu", dtype=torch.bfloat16), torch.no_grad():
+        features = panoptic.eval().features(*make_batch([(64, 64), (48, 64)]))
+
+    assert (nn.Conv2d, torch.bfloat16) in seen
+    assert (nn.Linear, torch.bfloat16) not in seen
+    assert {each.dtype for each in (features.memory, features.projected, *features.pyramid)} == {torch.float32}
+
+
 def test_an_exported_model_serves_images_of_any_size(panoptic: DetrPanoptic, make_batch: MakeBatch) -> None:
     panoptic.eval()
     auto = torch.export.Dim.AUTO
