@@ -44,14 +44,17 @@ def register_pipelines() -> dict[str, Pipeline]:
 
 
 def _of_recipe(recipe: str, pipeline: Pipeline) -> Pipeline:
-    """Give a pipeline the model of a recipe, and results that are kept apart the recipe's name."""
+    """Give a pipeline the model of a recipe, and the recipe's name to the results that have one."""
     if recipe == "detr":
         return pipeline
     if recipe in _WITHOUT_ONNX and "exported_onnx" in pipeline.all_outputs():
         pipeline -= pipeline.only_nodes_with_outputs("exported_onnx")
-    inputs = {_DETR_MODEL: f"{recipe}.best"} if _DETR_MODEL in pipeline.inputs() else {}
-    kept = [name for name in pipeline.outputs() if name.startswith("detr.")]
-    return Pipeline(pipeline, inputs=inputs, outputs={name: f"{recipe}{name.removeprefix('detr')}" for name in kept})
+
+    def own(names: set[str]) -> dict[str, str]:
+        return {name: f"{recipe}{name.removeprefix('detr')}" for name in names if name.startswith("detr.")}
+
+    model = {_DETR_MODEL: f"{recipe}.best"} if _DETR_MODEL in pipeline.inputs() else {}
+    return Pipeline(pipeline, inputs=own(pipeline.inputs()) | model, outputs=own(pipeline.outputs()))
 
 
 def _named(name: str, pipeline: Pipeline) -> Pipeline:

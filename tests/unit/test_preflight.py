@@ -61,7 +61,17 @@ def test_what_another_pipeline_has_not_made_is_named_with_that_pipeline(tmp_path
 @pytest.mark.parametrize(("job", "recipe"), [("__default__", "detr"), ("panoptic_deeplab", "panoptic_deeplab")])
 def test_each_recipe_keeps_results_of_its_own(job: str, recipe: str) -> None:
     names = ("panoptic_predictions", "box_predictions", "panoptic_quality", "average_precision")
-    assert {f"{recipe}.{name}" for name in names} <= preflight.outlines()[job].outputs()
+    assert {f"{recipe}.{name}" for name in names} <= preflight.outlines()[job].all_outputs()
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "recipe"), [("error_analysis", "detr"), ("panoptic_deeplab_error_analysis", "panoptic_deeplab")]
+)
+def test_errors_are_those_of_the_recipe_and_not_of_what_was_evaluated_last(pipeline: str, recipe: str) -> None:
+    names = {"panoptic_predictions", "box_predictions", "panoptic_quality", "average_precision"}
+    inputs = preflight.outlines()[pipeline].inputs()
+    assert {f"{recipe}.{name}" for name in names} <= inputs
+    assert names.isdisjoint(inputs)
 
 
 def test_outlines_are_the_pipelines() -> None:

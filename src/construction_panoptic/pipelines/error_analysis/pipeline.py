@@ -6,8 +6,9 @@ from kedro.pipeline import Node, Pipeline
 
 from construction_panoptic.pipelines.error_analysis import nodes
 
-COMPARED = ["panoptic_val", "converted_images", "panoptic_predictions", "params:panoptic_evaluation"]
-MEASURED = ["best_model", "panoptic_quality", "average_precision", "segment_matches"]
+# The recipe's own results: those without its name are of the recipe evaluated last.
+COMPARED = ["panoptic_val", "converted_images", "detr.panoptic_predictions", "params:panoptic_evaluation"]
+MEASURED = ["best_model", "detr.panoptic_quality", "detr.average_precision", "segment_matches"]
 TABLES = ["pq_loss_budget", "confusion_matrix", "size_quality", "calibration", "box_errors", "threshold_curve"]
 
 
@@ -18,13 +19,13 @@ def create_pipeline(**_: Any) -> Pipeline:
             Node(nodes.match_all_segments, COMPARED, "segment_matches", name="match_true_and_predicted_segments"),
             Node(
                 nodes.analyse_segments,
-                inputs=["segment_matches", "panoptic_val", "average_precision"],
+                inputs=["segment_matches", "panoptic_val", "detr.average_precision"],
                 outputs=["pq_loss_budget", "confusion_matrix", "size_quality"],
                 name="say_what_costs_panoptic_quality",
             ),
             Node(
                 nodes.analyse_scores,
-                inputs=["detection_val", "box_predictions", "segment_matches"],
+                inputs=["detection_val", "detr.box_predictions", "segment_matches"],
                 outputs=["calibration", "box_errors"],
                 name="compare_scores_with_what_is_right",
             ),
