@@ -38,6 +38,11 @@ def fast_layout(images: Tensor) -> Tensor:
     return images
 
 
+def autocast_on_cpu(x: Tensor) -> bool:
+    """Whether autocast is on for a tensor on a CPU, where some operations are faster in float32 all the same."""
+    return x.device.type == "cpu" and torch.is_autocast_enabled("cpu")
+
+
 def _shortcut(downsample: nn.Sequential | None, x: Tensor) -> Tensor:
     return x if downsample is None else conv_norm(cast(nn.Conv2d, downsample[0]), downsample[1], x)
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from construction_panoptic.errors import CheckpointError, ParameterError, first_line
-from construction_panoptic.models.backbones import Backbone, Norm, fast_layout
+from construction_panoptic.models.backbones import Backbone, Norm, autocast_on_cpu, fast_layout
 from construction_panoptic.models.spec import ModelSpec
 from construction_panoptic.models.weights import read_weights
 
@@ -60,7 +60,7 @@ class _Conv2d(nn.Conv2d):
     """Depthwise in float32 under autocast on a CPU: in bfloat16 many of them take up to six times as long."""
 
     def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        if self.groups == 1 or x.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
+        if self.groups == 1 or not autocast_on_cpu(x):
             return super()._conv_forward(x, weight, bias)
         with torch.autocast("cpu", enabled=False):
             return super()._conv_forward(x.float(), weight, bias)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from construction_panoptic.config.base import parse
 from construction_panoptic.config.model import DetrSettings
+from construction_panoptic.models.backbones import autocast_on_cpu
 from construction_panoptic.models.detr.mask_head import CHUNK_PIXELS, MaskAttention, MaskHead
 from construction_panoptic.models.detr.transformer import Transformer, sine_position_embedding
 from construction_panoptic.models.timm_backbones import build_backbone
@@ -90,7 +91,7 @@ class Detr(nn.Module):
         if padding_mask is not None and padding_mask.shape != images[:, 0].shape:
             raise ValueError(f"padding_mask must be {tuple(images[:, 0].shape)}, not {tuple(padding_mask.shape)}")
         maps = self.backbone[0](images)
-        if images.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
+        if not autocast_on_cpu(images):
             return self._detect(maps, padding_mask, all_layers)
         with torch.autocast("cpu", enabled=False):  # the transformer's many small products are slower in bfloat16
             return self._detect([each.float() for each in maps], padding_mask, all_layers)
