@@ -24,7 +24,7 @@ LONGEST_SILENCE = 60.0  # seconds that a server may take to go on with a downloa
 _URL = "https://dl.fbaipublicfiles.com/detr/"
 _PREFIX = "detr."
 _MASK_BRANCH = ("bbox_attention.", "mask_head.")
-_SIZED_BY_DATA = ("class_embed.weight", "class_embed.bias", "query_embed.weight")
+_SIZED_BY_DATA = ("class_embed.weight", "class_embed.bias", "query_embed.weight", "anchors.logits")
 # Blocks of the third stage, and whether they are bottlenecks.
 _BACKBONES = {(depths[2], block is FoldedBottleneck): name for name, (block, depths) in RESNETS.items()}
 _BACKBONES[1, False] = "tiny"
@@ -124,6 +124,7 @@ def panoptic_architecture(state: Mapping[str, Tensor]) -> dict[str, Any]:
         "feedforward_dim": len(state[f"{_TRANSFORMER}decoder.layers.0.linear1.weight"]),
         # Only an encoder that normalises first has a last normalisation.
         "pre_norm": f"{_TRANSFORMER}encoder.norm.weight" in state,
+        "anchors": f"{_PREFIX}anchors.logits" in state,
     }
 
 

@@ -14,23 +14,10 @@ from torch import Tensor, nn
 from construction_panoptic.config.base import parse
 from construction_panoptic.config.model import DetrSettings
 from construction_panoptic.models.backbones import autocast_on_cpu
+from construction_panoptic.models.detr.boxes import Anchors, BoxHead
 from construction_panoptic.models.detr.mask_head import CHUNK_PIXELS, MaskAttention, MaskHead
 from construction_panoptic.models.detr.transformer import Transformer, sine_position_embedding
 from construction_panoptic.models.timm_backbones import build_backbone
-
-
-class BoxHead(nn.Module):
-    """Three linear layers from a decoded query to a box."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList([nn.Linear(dim, dim), nn.Linear(dim, dim), nn.Linear(dim, 4)])
-
-    def forward(self, queries: Tensor) -> Tensor:
-        """Map queries [..., D] to boxes [..., 4] as centre x, centre y, width, height in 0…1."""
-        for layer in self.layers[:-1]:
-            queries = F.relu(layer(queries))
-        return self.layers[-1](queries).float().sigmoid()
 
 
 @dataclass(frozen=True)
@@ -75,6 +62,8 @@ class Detr(nn.Module):
         self.class_embed = nn.Linear(dim, num_classes + 1)
         self.bbox_embed = BoxHead(dim)
         self.query_embed = nn.Embedding(self.num_queries, dim)
+        layers = settings.decoder_layers
+        self.anchors = Anchors(self.num_queries, dim, self.heads, layers) if settings.anchors else None
         self.input_proj = nn.Conv2d(self.channels[-1], dim, kernel_size=1)
         # A list of one: the published keys say `backbone.0`.
         self.backbone = nn.ModuleList([backbone])
@@ -106,10 +95,15 @@ class Detr(nn.Module):
             cells = padding_mask = F.interpolate(padding_mask[None].float(), size=projected.shape[-2:])[0].bool()
         position = sine_position_embedding(cells, projected.shape[1])
         all_layers = all_layers and self.auxiliary_outputs
-        queries, memory = self.transformer(
-            projected, padding_mask, self.query_embed.weight, position, all_layers=all_layers
+        queries, earlier, memory = self.transformer(
+            projected,
+            padding_mask,
+            self.query_embed.weight,
+            position,
+            all_layers=all_layers,
+            anchors=None if self.anchors is None else (self.anchors, self.bbox_embed),
         )
-        logits, boxes = self.class_embed(queries).float(), self.bbox_embed(queries)
+        logits, boxes = self.class_embed(queries).float(), self.bbox_embed(queries, earlier)
         earlier = zip(logits[:-1], boxes[:-1], strict=True)
         auxiliary = [{"pred_logits": logits, "pred_boxes": boxes} for logits, boxes in earlier]
         pyramid = (layer3, layer2, layer1)

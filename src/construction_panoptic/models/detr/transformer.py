@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from construction_panoptic.config.model import DetrSettings
+from construction_panoptic.models.detr.boxes import Anchors, BoxHead, cell_centres
 
 TEMPERATURE = 10_000.0
 """Of the position embedding, the longest wavelength over the shortest."""
@@ -40,9 +41,18 @@ class _Layer(nn.Module):
 
 
 def _attend(
-    attention: nn.Module, query: Tensor, key: Tensor, value: Tensor, padding_mask: Tensor | None = None
+    attention: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    padding_mask: Tensor | None = None,
+    focus: Tensor | None = None,
 ) -> Tensor:
-    mixed, _ = attention(query, key, value, key_padding_mask=padding_mask, need_weights=False)
+    if focus is not None:
+        if padding_mask is not None:
+            focus, padding_mask = focus.masked_fill(padding_mask[:, None, None], -math.inf), None
+        focus = focus.flatten(0, 1)
+    mixed, _ = attention(query, key, value, key_padding_mask=padding_mask, attn_mask=focus, need_weights=False)
     return mixed
 
 
@@ -73,17 +83,24 @@ class DecoderLayer(_Layer):
         self.norm3 = nn.LayerNorm(dim)
 
     def forward(
-        self, x: Tensor, query_position: Tensor, memory: Tensor, keys: Tensor, padding_mask: Tensor | None
+        self,
+        x: Tensor,
+        query_position: Tensor,
+        memory: Tensor,
+        keys: Tensor,
+        padding_mask: Tensor | None,
+        focus: Tensor | None = None,
     ) -> Tensor:
         """Map queries ``x`` [B, Q, D] with their ``query_position`` [Q, D] to [B, Q, D].
 
-        ``memory`` [B, S, D] is the encoder's output, ``keys`` the same plus the cells' position.
+        ``memory`` [B, S, D] is the encoder's output, ``keys`` the same plus the cells' position; ``focus`` [B, heads, Q,
+        S] is added to the logits of the attention to the cells.
         """
         value = self._before(self.norm1, x)
         query = value + query_position
         x = self._after(self.norm1, x, _attend(self.self_attn, query, query, value))
         query = self._before(self.norm2, x) + query_position
-        x = self._after(self.norm2, x, _attend(self.multihead_attn, query, keys, memory, padding_mask))
+        x = self._after(self.norm2, x, _attend(self.multihead_attn, query, keys, memory, padding_mask, focus))
         return self._after(self.norm3, x, self._feed_forward(self._before(self.norm3, x)))
 
 
@@ -119,27 +136,39 @@ class Transformer(nn.Module):
         position: Tensor,
         *,
         all_layers: bool = False,
-    ) -> tuple[Tensor, Tensor]:
+        anchors: tuple[Anchors, BoxHead] | None = None,
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
         """Encode the image's ``features`` [B, D, h, w] and decode the queries, which start from zeros.
 
         ``padding_mask`` [B, h, w] is True on padding, ``query_embedding`` [Q, D] is learned, ``position`` [B, D, h, w]
-        embeds the cells' places. Gives the queries [L, B, Q, D], normalised (L = 1, the last layer, unless
-        ``all_layers``), and the encoded image [B, D, h, w].
+        embeds the cells' places; ``anchors`` come with the head that refines them. Gives the queries [L, B, Q, D],
+        normalised (L = 1, the last layer, unless ``all_layers``), the boxes that their boxes are counted from [L, B, Q,
+        4], None without anchors, and the encoded image [B, D, h, w].
         """
         memory = features.flatten(2).transpose(1, 2)
         position = position.flatten(2).transpose(1, 2).to(features.dtype)
+        centres = cell_centres(features, padding_mask)
         padding_mask = None if padding_mask is None else padding_mask.flatten(1)
         for layer in self.encoder.layers:
             memory = layer(memory, position, padding_mask)
         memory = self.encoder.norm(memory)
         keys = memory + position
         x = torch.zeros_like(query_embedding, dtype=memory.dtype).expand(memory.shape[0], -1, -1)
-        outputs = []
-        for layer in self.decoder.layers:
-            x = layer(x, query_embedding, memory, keys, padding_mask)
+        outputs: list[Tensor] = []
+        earlier: list[Tensor] = []
+        focus = None
+        for index, layer in enumerate(self.decoder.layers):
+            if anchors is not None:
+                learned, box_head = anchors
+                boxes = learned(x.shape[0]) if index == 0 else box_head(self.decoder.norm(x), earlier[-1]).detach()
+                earlier.append(boxes)
+                focus = learned.focus[index](x, boxes, *centres)
+            x = layer(x, query_embedding, memory, keys, padding_mask, focus)
             outputs.append(x)
-        decoded = self.decoder.norm(torch.stack(outputs if all_layers else outputs[-1:]))
-        return decoded, memory.transpose(1, 2).unflatten(2, features.shape[-2:])
+        layers = slice(None) if all_layers else slice(-1, None)
+        decoded = self.decoder.norm(torch.stack(outputs[layers]))
+        boxes = torch.stack(earlier[layers]) if anchors else None
+        return decoded, boxes, memory.transpose(1, 2).unflatten(2, features.shape[-2:])
 
 
 def sine_position_embedding(padding_mask: Tensor, channels: int) -> Tensor:

@@ -177,6 +177,19 @@ def test_other_classes_and_queries_are_reset_and_reported() -> None:
     assert report == f"the given state dict: {told}"
 
 
+def test_anchors_are_reset_with_the_queries() -> None:
+    saved = detr(5, anchors=True).state_dict()
+
+    report = load_weights(detr(5, anchors=True, num_queries=4), saved)
+
+    assert report.endswith("2 reset (query_embed.weight, anchors.logits)")
+
+
+def test_weights_without_anchors_do_not_fit_a_model_with_them() -> None:
+    with pytest.raises(CheckpointError, match=r"anchors\.logits"):
+        load_weights(detr(5, anchors=True), detr(5).state_dict())
+
+
 def test_heads_are_not_reset_when_they_must_fit() -> None:
     with pytest.raises(CheckpointError, match=r"class_embed\.weight is \[6, 32\] there and \[10, 32\] here"):
         load_weights(detr(9), detr(5).state_dict(), reset_heads=False)
@@ -284,6 +297,7 @@ def test_another_mask_branch_is_an_error() -> None:
         {"num_classes": 250, "backbone": "resnet101"},
         {"num_classes": 6, "backbone": "resnet18", "num_queries": 7, "encoder_layers": 0, "pre_norm": True},
         {"num_classes": 3, **TINY},
+        {"num_classes": 3, **TINY, "anchors": True},
     ],
 )
 def test_weights_say_how_their_model_is_built(architecture: dict[str, Any]) -> None:

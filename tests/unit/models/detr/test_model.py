@@ -187,10 +187,15 @@ def test_auxiliary_outputs_are_the_heads_on_each_layer(make_pair: Callable[..., 
 # --- detection ---
 
 
+@pytest.fixture(params=[False, True], ids=["detr", "anchors"])
+def anchors(request: pytest.FixtureRequest) -> bool:
+    return request.param
+
+
 @pytest.fixture
-def panoptic() -> DetrPanoptic:
+def panoptic(anchors: bool) -> DetrPanoptic:
     torch.manual_seed(0)
-    return build_detr_panoptic(5, **TINY)
+    return build_detr_panoptic(5, **TINY, anchors=anchors)
 
 
 def test_auxiliary_outputs_come_in_training_alone(make_batch: MakeBatch) -> None:
@@ -203,8 +208,8 @@ def test_auxiliary_outputs_come_in_training_alone(make_batch: MakeBatch) -> None
 
 
 @pytest.mark.parametrize("backbone", ["tiny", "resnet18"])
-def test_no_mask_means_no_padding(backbone: str, make_batch: MakeBatch) -> None:
-    model = build_detr_panoptic(5, **{**TINY, "backbone": backbone}).eval()
+def test_no_mask_means_no_padding(backbone: str, anchors: bool, make_batch: MakeBatch) -> None:
+    model = build_detr_panoptic(5, **{**TINY, "backbone": backbone, "anchors": anchors}).eval()
     images, mask = make_batch([(64, 96), (64, 96)])
     assert not mask.any()
 
@@ -246,8 +251,8 @@ def test_impossible_settings_are_named(arguments: dict[str, Any], message: str) 
 @pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.skipif(shutil.which("c++") is None, reason="generated code needs a C++ compiler")
-def test_a_compiled_detector_gives_the_same_for_images_of_any_size() -> None:
-    detector = build_detr(4, **TINY).eval()
+def test_a_compiled_detector_gives_the_same_for_images_of_any_size(anchors: bool) -> None:
+    detector = build_detr(4, **TINY, anchors=anchors).eval()
     batches = [torch.randn(count, 3, *size) for count, size in ((1, (64, 96)), (3, (96, 64)))]
     expected = [detector(images) for images in batches]
     names = list(detector.state_dict())
@@ -443,9 +448,9 @@ def test_unfrozen_detector_trains_with_the_masks(make_batch: MakeBatch) -> None:
     assert trained_parts(model) == {"detr", "bbox_attention", "mask_head"}
 
 
-def test_class_and_box_losses_reach_every_part_of_the_detector(make_batch: MakeBatch) -> None:
+def test_class_and_box_losses_reach_every_part_of_the_detector(anchors: bool, make_batch: MakeBatch) -> None:
     images, mask = make_batch([(64, 64), (48, 64)])
-    model: Detr = build_detr(5, **TINY).train()
+    model: Detr = build_detr(5, **TINY, anchors=anchors).train()
 
     outputs = model(images, mask)
     layers = [outputs, *outputs["aux_outputs"]]

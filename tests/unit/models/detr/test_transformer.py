@@ -79,7 +79,7 @@ def test_positions_are_added_to_queries_and_keys_alone(randomise_model: Callable
     features, position = torch.randn(2, 3, DIM, 2, 5)
     query_position = torch.randn(7, DIM)
 
-    decoded, memory = transformer(features, None, query_position, position, all_layers=True)
+    decoded, _, memory = transformer(features, None, query_position, position, all_layers=True)
 
     expected_memory = transformer.encoder.norm(features.flatten(2).transpose(1, 2))
     torch.testing.assert_close(memory.flatten(2).transpose(1, 2), expected_memory)
@@ -99,8 +99,8 @@ def test_padding_does_not_reach_the_queries() -> None:
     noisy = torch.where(mask[:, None], 100.0, features)
     queries = torch.randn(7, DIM)
 
-    decoded, _ = transformer(features, mask, queries, position)
-    decoded_noisy, _ = transformer(noisy, mask, queries, position)
+    decoded, _, _ = transformer(features, mask, queries, position)
+    decoded_noisy, _, _ = transformer(noisy, mask, queries, position)
 
     torch.testing.assert_close(decoded, decoded_noisy, rtol=1e-5, atol=1e-5)
 
@@ -110,8 +110,8 @@ def test_last_layer_is_the_same_with_and_without_the_others() -> None:
     features, position = torch.randn(2, 1, DIM, 2, 5)
     queries = torch.randn(7, DIM)
 
-    all_layers, _ = transformer(features, None, queries, position, all_layers=True)
-    last, _ = transformer(features, None, queries, position)
+    all_layers, _, _ = transformer(features, None, queries, position, all_layers=True)
+    last, _, _ = transformer(features, None, queries, position)
 
     assert all_layers.shape == (3, 1, 7, DIM)
     assert torch.equal(last[0], all_layers[-1])
