@@ -93,8 +93,8 @@ class DecoderLayer(_Layer):
     ) -> Tensor:
         """Map queries ``x`` [B, Q, D] with their ``query_position`` [Q, D] to [B, Q, D].
 
-        ``memory`` [B, S, D] is the encoder's output, ``keys`` the same plus the cells' position; ``focus`` [B, heads, Q,
-        S] is added to the logits of the attention to the cells.
+        ``memory`` [B, S, D] is the encoder's output, ``keys`` the same plus the cells' position; ``focus`` [B, heads,
+        Q, S] is added to the logits of the attention to the cells.
         """
         value = self._before(self.norm1, x)
         query = value + query_position

@@ -1,14 +1,24 @@
 import math
 from itertools import product
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from construction_panoptic.models.detr.boxes import LEAST_SIZE, Anchors, BoxHead, Focus, cell_centres
-from construction_panoptic.models.detr.model import build_detr
+from construction_panoptic.models.detr.model import Detr, build_detr
 
 HEADS = 4
+
+
+def detr_with_anchors(**layers: int) -> tuple[Detr, Anchors]:
+    torch.manual_seed(0)
+    sizes = {"num_queries": 2, "hidden_dim": 32, "num_heads": HEADS, "feedforward_dim": 48}
+    architecture: dict[str, Any] = {**sizes, **layers, "backbone": "tiny", "norm": "batch", "anchors": True}
+    detr = build_detr(5, **architecture).eval()
+    assert detr.anchors is not None
+    return detr, detr.anchors
 
 
 def test_focus_is_the_logarithm_of_a_gaussian_for_each_head() -> None:
@@ -38,8 +48,8 @@ def test_a_box_is_counted_from_the_earlier_one() -> None:
     head, queries = BoxHead(8), torch.randn(2, 3, 8)
     alone = head(queries)
     torch.testing.assert_close(head(queries, torch.full((2, 3, 4), 0.5)), alone)
-    nn.init.zeros_(head.layers[-1].weight)
-    nn.init.zeros_(head.layers[-1].bias)
+    for parameter in head.layers[-1].parameters():
+        nn.init.zeros_(parameter)
     earlier = torch.rand(2, 3, 4)
     torch.testing.assert_close(head(queries, earlier), earlier, atol=2e-4, rtol=0)
     assert head(queries, torch.tensor([0.0, 1.0, 0.0, 1.0]).expand(2, 3, 4)).isfinite().all()
@@ -69,38 +79,31 @@ def test_cell_centres_leave_padding_out() -> None:
 
 @torch.no_grad()
 def test_each_layer_refines_the_boxes_of_the_one_before() -> None:
-    torch.manual_seed(0)
-    sizes = {"hidden_dim": 32, "num_heads": HEADS, "encoder_layers": 1, "decoder_layers": 3, "feedforward_dim": 48}
-    detr = build_detr(5, backbone="tiny", norm="batch", num_queries=6, anchors=True, **sizes).eval()
-    images = torch.randn(2, 3, 64, 96)
-    last = detr.bbox_embed.layers[-1]
-    nn.init.zeros_(last.weight)
-    last.bias.copy_(torch.tensor([0.5, 0.0, 0.0, -0.5]))
-    assert detr.anchors is not None
+    detr, anchors = detr_with_anchors(encoder_layers=1, decoder_layers=3)
+    step = torch.tensor([0.5, 0.0, 0.0, -0.5])
+    state = detr.bbox_embed.layers[-1].state_dict()
+    detr.bbox_embed.layers[-1].load_state_dict({"weight": torch.zeros_like(state["weight"]), "bias": step})
 
-    outputs = detr.features(images, all_layers=True).outputs
+    outputs = detr.features(torch.randn(2, 3, 64, 96), all_layers=True).outputs
 
     boxes = [*(layer["pred_boxes"] for layer in outputs["aux_outputs"]), outputs["pred_boxes"]]
-    for step, found in enumerate(boxes, start=1):
-        expected = (detr.anchors.logits + step * last.bias).sigmoid().expand(2, -1, -1)
+    for steps, found in enumerate(boxes, start=1):
+        expected = (anchors.logits + steps * step).sigmoid().expand(2, -1, -1)
         torch.testing.assert_close(found, expected, atol=1e-3, rtol=0)
 
 
 @torch.no_grad()
 def test_a_query_sees_what_is_near_its_box() -> None:
-    torch.manual_seed(0)
-    sizes = {"hidden_dim": 32, "num_heads": HEADS, "encoder_layers": 0, "decoder_layers": 1, "feedforward_dim": 48}
-    detr = build_detr(5, backbone="tiny", norm="batch", num_queries=2, anchors=True, **sizes).eval()
-    assert detr.anchors is not None
+    detr, anchors = detr_with_anchors(encoder_layers=0, decoder_layers=1)
     left, right = [0.1, 0.5, 0.1, 0.5], [0.9, 0.5, 0.1, 0.5]
-    detr.anchors.logits.copy_(torch.tensor([left, right]).logit())
+    anchors.logits.copy_(torch.tensor([left, right]).logit())
     memory, position = torch.randn(1, 32, 4, 12), torch.zeros(1, 32, 4, 12)
     changed = memory.clone()
     changed[..., 8:] = torch.randn(1, 32, 4, 4)
 
-    def decode(features: torch.Tensor) -> torch.Tensor:
-        anchors = (detr.anchors, detr.bbox_embed)
-        return detr.transformer(features, None, detr.query_embed.weight, position, anchors=anchors)[0][0, 0]
+    def decode(features: Tensor) -> Tensor:
+        anchored = (anchors, detr.bbox_embed)
+        return detr.transformer(features, None, detr.query_embed.weight, position, anchors=anchored)[0][0, 0]
 
     difference = (decode(changed) - decode(memory)).abs().amax(1)
     assert difference[0] < 1e-4
