@@ -10,33 +10,39 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from construction_panoptic.models.detr.boxes import Focus, cell_centres
+
 CHUNK_PIXELS = 2_000_000
 """Mask pixels computed at a time when no gradient is needed: about 1 GiB of activations in float32."""
 
 
 class MaskAttention(nn.Module):
-    """Multi-head attention maps of queries over the encoded image, without values."""
+    """Multi-head attention maps of queries over the encoded image, without values; focused on boxes, if wanted."""
 
-    def __init__(self, dim: int, heads: int) -> None:
+    def __init__(self, dim: int, heads: int, focused: bool = False) -> None:
         super().__init__()
         self.heads = heads
+        self.focus = Focus(dim, heads) if focused else None
         self.q_linear = nn.Linear(dim, dim)
         self.k_linear = nn.Linear(dim, dim)
         for layer in (self.q_linear, self.k_linear):
             nn.init.xavier_uniform_(layer.weight)
             nn.init.zeros_(layer.bias)
 
-    def scores(self, queries: Tensor, memory: Tensor, padding_mask: Tensor | None) -> Tensor:
+    def scores(self, queries: Tensor, boxes: Tensor, memory: Tensor, padding_mask: Tensor | None) -> Tensor:
         """Scaled dot products of all queries with all cells, -inf on padding: [B, Q, heads, h, w].
 
-        ``queries`` [B, Q, D] are the decoder's output, ``memory`` [B, D, h, w] the encoder's; ``padding_mask`` [B, h,
-        w] is True on padding, None where there is none.
+        ``queries`` [B, Q, D] are the decoder's output, ``boxes`` [B, Q, 4] theirs, ``memory`` [B, D, h, w] is the
+        encoder's output; ``padding_mask`` [B, h, w] is True on padding, None where there is none.
         """
         head_dim = queries.shape[-1] // self.heads
         q = (self.q_linear(queries) * head_dim**-0.5).unflatten(-1, (self.heads, head_dim)).transpose(1, 2)
         k = F.linear(memory.flatten(2).transpose(1, 2), self.k_linear.weight, self.k_linear.bias)
         k = k.unflatten(-1, (self.heads, head_dim)).permute(0, 2, 3, 1)
-        scores = (q @ k).transpose(1, 2).unflatten(-1, memory.shape[-2:])
+        scores = q @ k
+        if self.focus is not None:
+            scores = scores + self.focus(queries, boxes, *cell_centres(memory, padding_mask))
+        scores = scores.transpose(1, 2).unflatten(-1, memory.shape[-2:])
         if padding_mask is not None:
             scores = scores.masked_fill(padding_mask[:, None, None], -math.inf)
         return scores

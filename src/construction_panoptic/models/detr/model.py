@@ -131,7 +131,7 @@ class DetrPanoptic(nn.Module):
         super().__init__()
         self.detr = detr
         self.freeze_detector = freeze_detector
-        self.bbox_attention = MaskAttention(detr.dim, detr.heads)
+        self.bbox_attention = MaskAttention(detr.dim, detr.heads, focused=detr.anchors is not None)
         self.mask_head = MaskHead(detr.dim, detr.heads, detr.channels[2::-1])
         if freeze_detector:
             detr.requires_grad_(False)
@@ -159,7 +159,9 @@ class DetrPanoptic(nn.Module):
         if count == 0 and not exporting:  # one mask that is thrown away keeps every parameter in the graph
             first = torch.zeros(1, dtype=torch.int64, device=features.queries.device)
             return self.masks(features, first, first)[:0]
-        scores = self.bbox_attention.scores(features.queries, features.memory, features.padding_mask)
+        scores = self.bbox_attention.scores(
+            features.queries, features.pred_boxes, features.memory, features.padding_mask
+        )
         shared = self.mask_head.shared(features.projected, features.pyramid)
 
         def compute(batch: Tensor, query: Tensor) -> Tensor:

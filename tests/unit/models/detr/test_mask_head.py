@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from construction_panoptic.models.detr.boxes import cell_centres
 from construction_panoptic.models.detr.mask_head import MaskAttention, MaskHead
 
 DIM, HEADS, WIDTHS = 32, 8, (24, 16, 12)
@@ -54,25 +55,31 @@ def test_equals_the_literal_head(sizes: list[tuple[int, int]], randomise_model: 
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("focused", [False, True])
 def test_attention_maps_share_one_softmax_and_leave_out_padding(
-    randomise_model: Callable[[nn.Module], None],
+    focused: bool, randomise_model: Callable[[nn.Module], None]
 ) -> None:
-    attention = MaskAttention(DIM, HEADS)
+    attention = MaskAttention(DIM, HEADS, focused)
     randomise_model(attention)
-    queries, memory = torch.randn(2, 6, DIM), torch.randn(2, DIM, 3, 4)
+    queries, boxes, memory = torch.randn(2, 6, DIM), torch.rand(2, 6, 4), torch.randn(2, DIM, 3, 4)
     padding = torch.zeros(2, 3, 4, dtype=torch.bool)
     padding[1, :, 2:] = True
 
-    scores = attention.scores(queries, memory, padding)
+    scores = attention.scores(queries, boxes, memory, padding)
     maps = attention.normalise(scores.flatten(0, 1)).unflatten(0, (2, 6))
 
     assert maps.shape == (2, 6, HEADS, 3, 4)
     torch.testing.assert_close(maps.flatten(2).sum(-1), torch.ones(2, 6))
     assert not maps[1, :, :, :, 2:].any()
+    focus = torch.zeros(HEADS, 6, 3, 4)
+    if attention.focus is not None:
+        columns, rows = cell_centres(memory[:1], None)
+        focus = attention.focus(queries[:1], boxes[:1], columns, rows)[0].unflatten(-1, (3, 4))
+        assert focus.std() > 0.1
     for query in range(6):  # literal dot products of one image without padding
         q = (attention.q_linear(queries[0, query])).view(HEADS, -1)
         k = attention.k_linear(memory[0].permute(1, 2, 0)).view(3, 4, HEADS, -1)
-        logits = torch.einsum("nc,hwnc->nhw", q, k) / (DIM / HEADS) ** 0.5
+        logits = torch.einsum("nc,hwnc->nhw", q, k) / (DIM / HEADS) ** 0.5 + focus[:, query]
         expected = logits.flatten().softmax(0).view(HEADS, 3, 4)
         torch.testing.assert_close(maps[0, query], expected, rtol=1e-4, atol=1e-6)
 
