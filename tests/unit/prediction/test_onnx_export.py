@@ -22,6 +22,7 @@ from construction_panoptic.prediction.answering import answer
 from construction_panoptic.prediction.onnx_export import OnnxError, onnx_model
 from construction_panoptic.training.loading import collate
 from tests.unit.prediction.conftest import pixels
+from tests.unit.small_model import ARCHITECTURE, small_model
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
@@ -63,6 +64,12 @@ def test_a_backbone_of_timms_is_exported_too(trained: PanopticModel) -> None:
         preprocessing=Preprocessing(evaluation_side=64, max_side=128),
     )
     _, report = onnx_model(PanopticDeeplabModel.from_spec(spec))
+    assert max(report["largest_difference"].values()) < 1e-4
+
+
+@pytest.mark.slow
+def test_anchors_are_exported_too() -> None:
+    _, report = onnx_model(small_model(architecture=ARCHITECTURE | {"anchors": True}))
     assert max(report["largest_difference"].values()) < 1e-4
 
 
