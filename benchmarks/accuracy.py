@@ -54,6 +54,9 @@ VARIANTS = {
     "DETR, merged by masks, no repeat factors": Variant(
         "detr", {"panoptic_evaluation.merging": "masks", "detection.repeat_threshold": 0}
     ),
+    "DETR, merged by masks, no anchors": Variant(
+        "detr", {"panoptic_evaluation.merging": "masks", "model.anchors": False}
+    ),
     "DETR, merged by pixels": Variant("detr", {"panoptic_evaluation.merging": "pixels"}, "DETR, merged by masks"),
 }
 
