@@ -154,7 +154,8 @@ def best_thresholds(curve: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for kind in ("things", "stuff"):
         pq, in_use = f"pq_{kind}", f"in_use_{kind}"
-        if len(known := curve.dropna(subset=[pq])):
+        known = curve.dropna(subset=[pq])
+        if known[in_use].any():  # not where it has no true segment, and a predicted one at lower thresholds alone
             used, best = known[known[in_use]].iloc[0], known.sort_values([pq, in_use, "threshold"]).iloc[-1]
             rows.append((kind, used["threshold"], best["threshold"], best[pq] - used[pq]))
     return pd.DataFrame(rows, columns=["kind", "in_use", "best", "gain"])

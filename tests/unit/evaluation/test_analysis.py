@@ -143,3 +143,10 @@ def test_of_equal_thresholds_the_one_in_use_or_the_higher_is_best() -> None:
     assert best_thresholds(curve).to_numpy().tolist() == [["things", 0.25, 0.25, 0.0], ["stuff", 0.75, 0.5, 0.25]]
     without = best_thresholds(curve.assign(pq_things=float("nan")))
     assert without["kind"].tolist() == ["stuff"]
+
+
+def test_no_threshold_is_best_for_what_is_predicted_at_lower_ones_alone() -> None:
+    nan = float("nan")
+    curve = pd.DataFrame({"threshold": [0.1, 0.3], "pq_things": [0.5, 0.6], "pq_stuff": [0.0, nan]})
+    chosen = best_thresholds(curve.assign(in_use_things=[False, True], in_use_stuff=[False, True]))
+    assert chosen["kind"].tolist() == ["things"]
