@@ -114,14 +114,16 @@ def _records_summary(table: pd.DataFrame) -> dict[str, Any]:
 
 def _rejected_of_class(rejected: pd.DataFrame, annotations: Table, taxonomy: Taxonomy) -> Counter[int]:
     of_annotations = rejected[rejected["annotation_id"].notna()]
-    names = list(zip(of_annotations["source"], of_annotations["annotation_id"].astype(str), strict=True))
+    # Ids may be of one file, or even of one image (COCO panoptic) of an export.
+    names = list(zip(of_annotations["image"], of_annotations["annotation_id"].astype(str), strict=True))
     wanted = set(names)
     class_of: dict[tuple[str, str], int] = {}
-    for block in blocks(annotations, ["source", "annotation_id", "category_id"]) if names else ():
+    for block in blocks(annotations, ["key", "annotation_id", "category_id"]) if names else ():
         rows = zip(*(block[column].tolist() for column in block), strict=True)
-        found = {(source, str(number)): class_id for source, number, class_id in rows}
+        found = {(key, str(number)): class_id for key, number, class_id in rows}
         class_of |= {name: found[name] for name in found.keys() & wanted}
-    classes = (class_of.get(name, taxonomy.thing_id(name[0])) for name in names)
+    sources = zip(names, of_annotations["source"], strict=True)
+    classes = (class_of.get(name, taxonomy.thing_id(source)) for name, source in sources)
     return Counter(class_id for class_id in classes if class_id is not None)
 
 

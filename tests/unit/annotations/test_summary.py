@@ -52,12 +52,19 @@ REJECTED = rejected_table(
         Rejected("tower_crane", "tower_crane/a.jpg", 5, "zero_area", "…"),
         Rejected("Tower Crane", "", "#3", "bad_polygon", "…"),
         Rejected("mixed", "mixed/c.jpg", 5, "hidden", "…"),
+        Rejected("mixed", "mixed/d.jpg", 5, "unknown_class", "an id of one image alone, as in COCO panoptic"),
         Rejected("mixed", "mixed/c.jpg", 6, "unknown_class", "…"),
         Rejected("tower_crane", "tower_crane/e.jpg", None, "unreadable_image", "…"),
     ]
 )
-ANNOTATIONS = pd.DataFrame({"source": ["mixed", "tower_crane"], "annotation_id": [5, 1], "category_id": [TRUCK, CRANE]})
-
+ANNOTATIONS = pd.DataFrame(
+    {
+        "key": ["mixed/c.jpg", "tower_crane/a.jpg"],
+        "source": ["mixed", "tower_crane"],
+        "annotation_id": [5, 1],
+        "category_id": [TRUCK, CRANE],
+    }
+)
 
 NOTHING = rejected_table([])
 
@@ -105,10 +112,10 @@ def test_the_summary_describes_each_side(taxonomy: Taxonomy) -> None:
     assert summary["absent_things"] == ["lift"]
     reasons = ["bad_polygon", "hidden", "unknown_class", "unreadable_image", "zero_area"]
     assert summary["rejected"] == {
-        "total": 5,
+        "total": 6,
         "images_or_exports": 1,
-        "annotations": 4,
-        "by_reason": dict.fromkeys(reasons, 1),
+        "annotations": 5,
+        "by_reason": dict.fromkeys(reasons, 1) | {"unknown_class": 2},
     }
     assert summary["repaired"]["total"] == sum(summary["repaired"]["by_reason"].values()) == 2
     assert json.loads(json.dumps(summary, allow_nan=False)) == summary
