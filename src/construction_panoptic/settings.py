@@ -36,10 +36,11 @@ class SessionHooks:
     def __iter__(self) -> Iterator[Any]:
         from construction_panoptic.catalog.hooks import ExclusiveHook, FreshnessHook
         from construction_panoptic.configuration import CONFIGURATION
+        from construction_panoptic.preflight import outlines
         from construction_panoptic.reporting import REPORT
         from construction_panoptic.tracking import TRACKING
 
-        return iter((CONFIGURATION, ExclusiveHook(), FreshnessHook(), TRACKING, REPORT))
+        return iter((CONFIGURATION, ExclusiveHook(), FreshnessHook(outlines), TRACKING, REPORT))
 
 
 HOOKS = SessionHooks()

@@ -1,7 +1,8 @@
 """Hooks: two runs at once do not make the same files; an outdated result is neither mistaken for a good one nor lost.
 
-Kedro decides by existence alone what is missing. When a node replaces its outputs, all that was made from the old ones
-is marked as outdated: it stays, but does not count as existing. So is what was made with the model of another recipe.
+Kedro decides by existence alone what is missing. When a node replaces its outputs, all that was made from the old ones,
+by whichever pipeline, is marked as outdated: it stays, but does not count as existing. So is what was made with the
+model of another recipe.
 When such a result, or a finished one, is at last replaced, it moves to ``data/<layer>/previous/<time>/``.
 """
 
@@ -9,6 +10,7 @@ import logging
 import os
 import shutil
 import time
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from glob import escape
 from pathlib import Path
@@ -81,6 +83,9 @@ class FreshnessHook:
     _catalog: Any
     _begun: set[str]  # names of nodes
 
+    def __init__(self, registered: Callable[[], Mapping[str, Pipeline]] = dict) -> None:
+        self._registered = registered
+
     @hook_impl
     def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: CatalogProtocol) -> None:
         """Remove what killed runs left; before ``--only-missing-outputs`` is planned, mark what is outdated: results of
@@ -133,8 +138,11 @@ class FreshnessHook:
         return [name for name in self._paths(node) if not getattr(self._catalog.get(name), "_EPHEMERAL", False)]
 
     def _mark_after(self, node: Node) -> None:
-        for other in self._pipeline.from_nodes(node.name).nodes:
-            if other.name != node.name:
+        """Mark what was made of a node's outputs, by whichever pipeline that shares the nodes so far, or goes on."""
+        so_far = set(self._pipeline.to_nodes(node.name).nodes)  # recipes share some nodes, but not these before them
+        for pipeline in (self._pipeline, *self._registered().values()):
+            known = pipeline.datasets() if so_far <= set(pipeline.nodes) else pipeline.inputs()
+            for other in pipeline.from_inputs(*known & set(node.outputs)).nodes:
                 self._mark(self._paths(other))
 
     def _mark(self, paths: dict[str, Path]) -> None:

@@ -44,17 +44,19 @@ class Chain:
 
         return run
 
-    def run(self, only_missing_outputs: bool = False) -> list[str]:
+    def run(self, only_missing_outputs: bool = False, pipeline: Pipeline | None = None) -> list[str]:
         self.calls.clear()
         manager = _create_hook_manager()
-        hook = FreshnessHook()
+        registered = {node.name: Pipeline([node]) for node in self.pipeline.nodes} | {"__default__": self.pipeline}
+        hook = FreshnessHook(lambda: registered)
         manager.register(hook)
+        pipeline = pipeline or self.pipeline
         manager.hook.before_pipeline_run(
             run_params={"only_missing_outputs": only_missing_outputs, "project_path": str(self.project)},
-            pipeline=self.pipeline,
+            pipeline=pipeline,
             catalog=self.catalog,
         )
-        SequentialRunner().run(self.pipeline, self.catalog, manager, only_missing_outputs=only_missing_outputs)
+        SequentialRunner().run(pipeline, self.catalog, manager, only_missing_outputs=only_missing_outputs)
         return list(self.calls)
 
 
@@ -86,6 +88,15 @@ def test_what_stands_on_a_missing_output_is_made_again(tmp_path: Path) -> None:
     chain.run()
     (tmp_path / "data/05_model_input/a2.json").unlink()
     assert chain.run(only_missing_outputs=True) == ["a", "b", "c"]
+
+
+def test_what_other_pipelines_have_made_is_outdated_too(tmp_path: Path) -> None:
+    chain = Chain(tmp_path)
+    chain.run()
+    chain.catalog.save("raw", ["other"])
+    assert chain.run(pipeline=chain.pipeline.only_nodes("make_a")) == ["a"]
+    assert chain.run(only_missing_outputs=True) == ["b", "c"]
+    assert chain.catalog.load("c") == ["other", "a", "b", "c"]
 
 
 def kept(folder: Path) -> list[Any]:
@@ -149,3 +160,33 @@ def test_results_of_another_model_are_made_again(tmp_path: Path) -> None:
     before = (tmp_path / "data/08/q.json").stat().st_mtime_ns
     assert run("x") == "quality of x"
     assert (tmp_path / "data/08/q.json").stat().st_mtime_ns == before, "nothing is missing"
+
+
+def test_results_of_another_recipe_are_not_outdated(tmp_path: Path) -> None:
+    names = ["x.best", "y.best", "predictions", "quality", "x.quality", "y.quality"]
+    catalog = ProjectCatalog({name: JSONDataset(filepath=f"{tmp_path}/data/07/{name}.json") for name in names})
+    recipes = {
+        recipe: Pipeline(
+            [
+                Node(lambda: "model", None, f"{recipe}.best", name=f"train_{recipe}"),
+                Node(lambda made: made, f"{recipe}.best", "predictions", name="predict"),
+                Node(lambda made: made, "predictions", "quality", name="measure"),  # the same of both
+                Node(lambda made: made, "quality", f"{recipe}.quality", name="keep"),
+            ]
+        )
+        for recipe in "xy"
+    }
+
+    def run(pipeline: Pipeline) -> None:
+        manager = _create_hook_manager()
+        manager.register(FreshnessHook(lambda: recipes))
+        run_params = {"project_path": str(tmp_path)}
+        manager.hook.before_pipeline_run(run_params=run_params, pipeline=pipeline, catalog=catalog)
+        SequentialRunner().run(pipeline, catalog, manager)
+
+    run(recipes["x"])
+    run(recipes["y"])
+    assert catalog.exists("x.quality")
+    run(recipes["x"].only_nodes("train_x"))
+    assert not catalog.exists("x.quality")
+    assert catalog.exists("y.quality")
