@@ -210,9 +210,8 @@ class _Reading:
             return Task(item, name, problem)
         if isinstance(image, UnusableError):
             return Task(item, name, image)
-        # The first name that is a thing, or else the first that is stuff.
-        found = [*map(self._taxonomy.thing_id, item.classes), *map(self._taxonomy.stuff_id, item.classes)]
-        class_id = next((class_id for class_id in found if class_id is not None), None)
+        found = (self._taxonomy.thing_id(name) or self._taxonomy.stuff_id(name) for name in item.classes)
+        class_id = next(filter(None, found), None)
         if class_id is None:
             return Task(item, name, UnusableError("unknown_class", item.unknown_class))
         return Task(item, name, None, class_id, image["height"], image["width"])

@@ -118,7 +118,7 @@ def test_several_files_of_one_export(make_export: Make, make_document: Make, rea
         ("yard", "Tower Crane", "tower_crane"),
         ("Tower-crane", "label1", "tower_crane"),
         ("pump", "pipes", "pipes"),
-        ("pump", "sky", "pump"),
+        ("pump", "sky", "sky"),
         ("pump", None, "pump"),
         ("yard", "Sky", "sky"),
         ("ground", "label1", "ground"),
