@@ -36,7 +36,13 @@ def check_run(options: Mapping[str, Any]) -> None:
         _check_name("--pipelines", name, registered)
     config = config_loader(source, options["env"], options["params"])
     check_parameters(config["parameters"])
-    chosen = _filtered(sum((registered[name] for name in names), Pipeline([])), options)
+    try:
+        together = sum((registered[name] for name in names), Pipeline([]))
+    except ValueError:  # two nodes of one name
+        raise ParameterError(
+            f"--pipelines {','.join(names)}: these make the same files with different models; run one after the other"
+        ) from None
+    chosen = _filtered(together, options)
     if env in (None, "base", "local"):
         _check_device(chosen, config["parameters"])
     if not options["only_missing_outputs"]:
