@@ -102,7 +102,7 @@ def _folder(parameters: AnnotateNextSettings) -> Path:
     if parameters.images is None:
         raise ParameterError(
             "annotate_next.images: say which photographs, a folder: "
-            "kedro run --pipelines annotate_next --params annotate_next.images=/folder/of/photographs"
+            "--params annotate_next.images=/folder/of/photographs"
         )
     folder = Path(parameters.images).expanduser()
     if not folder.is_dir():

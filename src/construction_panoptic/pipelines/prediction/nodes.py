@@ -18,7 +18,7 @@ def predict(checkpoint: dict[str, Any], parameters: PredictionSettings) -> Itera
     if parameters.source is None:
         raise ParameterError(
             "prediction.source: say what to predict, an image, a video, a folder or a pattern: "
-            "kedro run --pipelines prediction --params prediction.source=/path/to/images"
+            "--params prediction.source=/path/to/images"
         )
     return predict_source(model_of(checkpoint, "the best checkpoint"), find_files(parameters.source), parameters)
 
