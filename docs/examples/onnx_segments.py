@@ -35,7 +35,9 @@ def segment(logits, masks, config, processed, target):
     if config["merging"] == "masks":
         return merge_whole_masks(scores[:, :-1], masks, config, categories, processed, target)
     labels, best = scores.argmax(-1), scores.max(-1)
-    kept = [q for q in range(len(best)) if labels[q] in categories and best[q] > config["threshold"]]
+    of_stuff = config["threshold"] if config["threshold_stuff"] is None else config["threshold_stuff"]
+    least = {each["id"]: config["threshold"] if each["isthing"] else of_stuff for each in config["categories"]}
+    kept = [q for q in range(len(best)) if labels[q] in least and best[q] > least[labels[q]]]
     alive = np.ones(len(kept), bool)
     large = [Image.fromarray(masks[q]).resize(processed, Image.Resampling.BILINEAR) for q in kept]
     large = np.array([np.asarray(mask) for mask in large])

@@ -1,5 +1,6 @@
 import ast
 import base64
+import importlib.util
 import io
 import json
 import subprocess
@@ -97,6 +98,22 @@ def test_the_example_imports_nothing_of_the_project() -> None:
     names = {name.name for node in nodes if isinstance(node, ast.Import) for name in node.names}
     names |= {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
     assert names == {"json", "sys", "pathlib", "numpy", "onnxruntime", "PIL"}
+
+
+def test_the_example_knows_the_threshold_of_stuff() -> None:
+    module_spec = importlib.util.spec_from_file_location("onnx_segments", EXAMPLE)
+    assert module_spec is not None
+    assert module_spec.loader is not None
+    example = importlib.util.module_from_spec(module_spec)
+    module_spec.loader.exec_module(example)
+    categories = [{"id": 1, "name": "sky", "isthing": 0}, {"id": 2, "name": "crane", "isthing": 1}]
+    config = {"categories": categories, "merging": "pixels", "threshold": 0.5, "threshold_stuff": None, "tiny_area": 4}
+    logits = np.log(np.array([[0.1, 0.6, 0.2, 0.1], [0.1, 0.2, 0.6, 0.1]], dtype=np.float32))
+    masks = np.zeros((2, 4, 4), dtype=np.float32)
+    masks[0, :2] = masks[1, 2:] = 1
+    for of_stuff, classes in ((None, ["sky", "crane"]), (0.7, ["crane"])):
+        _, found = example.segment(logits, masks, config | {"threshold_stuff": of_stuff}, (16, 16), (16, 16))
+        assert [segment["class"] for segment in found] == classes
 
 
 def test_another_result_is_refused(trained: PanopticModel, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,8 +31,9 @@ MASK_MERGING = (
     f"of {TINY_AREA} pixels or fewer"
 )
 _MERGING = {
-    "pixels": "keep queries whose best class is a category with a score above threshold; each pixel goes to the one "
-    f"with the largest mask score; queries of a stuff class are one segment; drop those of {TINY_AREA} pixels or fewer",
+    "pixels": "keep queries whose best class is a category with a score above threshold, of stuff above "
+    "threshold_stuff if there is one; each pixel goes to the one with the largest mask score; queries of a stuff class "
+    f"are one segment; drop those of {TINY_AREA} pixels or fewer",
     "masks": MASK_MERGING,
 }
 
