@@ -24,7 +24,7 @@ def stage_pipeline(stage: str, model: str, learner: str, train: Callable[..., An
         from construction_panoptic.visualisation.charts import training_chart
 
         chart = training_chart(history, f"Training of {learner}")
-        return interactive.draw(chart), still.draw(chart)
+        return interactive.draw(chart), still.picture(chart)
 
     nodes = [
         Node(

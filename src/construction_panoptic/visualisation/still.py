@@ -1,4 +1,4 @@
-"""Charts as still pictures (matplotlib): figures to be saved as PNG, and SVG to stand in a page."""
+"""Charts as still pictures (matplotlib), and as SVG to stand in a page."""
 
 import io
 from typing import Any
@@ -7,12 +7,20 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from PIL import Image
 
 from construction_panoptic.visualisation.charts import BarChart, CurveChart, Panel
 
 DPI = 120
 GRID = "0.85"
 _INK = "#010203"  # stands for the colour of the page's text
+
+
+def picture(chart: BarChart | CurveChart) -> Image.Image:
+    """Draw a chart as a picture."""
+    stream = io.BytesIO()
+    draw(chart).savefig(stream)
+    return Image.open(stream).convert("RGB")
 
 
 def draw(chart: BarChart | CurveChart) -> Figure:

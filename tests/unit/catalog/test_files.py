@@ -12,10 +12,8 @@ import pytest
 import yaml
 from kedro.io import DatasetError
 from kedro_datasets.json import JSONDataset
-from kedro_datasets.matplotlib import MatplotlibDataset
 from kedro_datasets.pandas import CSVDataset, ParquetDataset
 from kedro_datasets.plotly import JSONDataset as PlotlyDataset
-from matplotlib.figure import Figure
 from PIL import Image
 from plotly import graph_objects
 
@@ -85,13 +83,10 @@ def every_kind() -> dict[str, tuple[type, Any]]:
     """Data that need more than 8 KiB, for each dataset."""
     noise = np.random.default_rng(0).integers(0, 256, (200, 200), dtype=np.uint8)
     table = pd.DataFrame(noise)
-    figure = Figure()
-    figure.subplots().imshow(noise)
     writer = TableWriter({"key": "string"})
     writer.append(pd.DataFrame({"key": noise.astype(str).ravel()}, dtype="string"))
     return {
         "picture.png": (PictureDataset, Image.fromarray(noise)),
-        "figure.png": (MatplotlibDataset, figure),
         "table.csv": (CSVDataset, table),
         "table.parquet": (ParquetDataset, table.rename(columns=str)),
         "stored.parquet": (StoredTableDataset, writer.table()),

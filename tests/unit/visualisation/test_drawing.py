@@ -84,6 +84,7 @@ def test_bars_have_their_lengths_and_names(quality: dict[str, Any], classes: Cla
     assert bar_lengths(stuff) == {"sky": pytest.approx(48), "ground": 0}
     assert [text.get_text() for text in stuff.texts] == ["48.0", "0.0"]
     assert figure.get_suptitle() == chart.title
+    assert still.picture(chart).size == tuple((figure.get_size_inches() * figure.dpi).astype(int))
     drawn = interactive.draw(chart)
     [bar] = [trace for trace in drawn.data if isinstance(trace, go.Bar) and trace.xaxis == "x2"]
     assert bar.x == (pytest.approx(48), 0)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from matplotlib.figure import Figure
 from PIL import Image
 from plotly import graph_objects as go
 
@@ -154,10 +153,10 @@ def audit_and_count(
     return audited, counts, {**summary, "split": {**facts, "sha256": splitting.split_digest(split)}}
 
 
-def draw_class_balance(counts: pd.DataFrame) -> tuple[go.Figure, Figure]:
+def draw_class_balance(counts: pd.DataFrame) -> tuple[go.Figure, Image.Image]:
     """Draw how many segments of each class are on both sides."""
     chart = class_balance_chart(counts)
-    return interactive.draw(chart), still.draw(chart)
+    return interactive.draw(chart), still.picture(chart)
 
 
 def report_data(

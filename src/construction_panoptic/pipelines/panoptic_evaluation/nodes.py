@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from matplotlib.figure import Figure
 from PIL import Image
 from plotly import graph_objects as go
 
@@ -61,10 +60,10 @@ def measure_precision(
     return precision, precision_table(precision)
 
 
-def draw_quality(quality: dict[str, Any], panoptic_val: dict[str, Any]) -> tuple[go.Figure, Figure]:
+def draw_quality(quality: dict[str, Any], panoptic_val: dict[str, Any]) -> tuple[go.Figure, Image.Image]:
     """Draw the PQ of each class; a class that is absent from the validation set is left out."""
     chart = pq_chart(quality, ClassTable.from_categories(panoptic_val["categories"]))
-    return interactive.draw(chart), still.draw(chart)
+    return interactive.draw(chart), still.picture(chart)
 
 
 def draw_examples(
