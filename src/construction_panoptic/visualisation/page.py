@@ -6,6 +6,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
@@ -13,7 +14,8 @@ from construction_panoptic.files import git_state
 from construction_panoptic.visualisation.charts import percent_text
 from construction_panoptic.visualisation.overlays import Picture, display_name
 
-PICTURE_SIDE = 420  # px, the longest side of a picture in a page
+PICTURE_SIDE = 420  # px, the longest side of a picture in a row
+SHEET_SIDE = 1600  # px, of one that takes the width of the page
 
 ReportPicture = tuple[Picture, str]
 """A picture of a report, uint8 [h, w, 3], and what stands below it."""
@@ -39,9 +41,10 @@ def about(*, run: str = "", model: str = "", images: str, digest: str) -> dict[s
     return {name: value for name, value in said.items() if value}
 
 
-def _jpeg(picture: Picture) -> dict[str, Any]:
-    image = Image.fromarray(picture)
-    image.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
+def _jpeg(picture: Picture | Image.Image, wide: bool = False) -> dict[str, Any]:
+    image = Image.fromarray(np.asarray(picture))
+    side = SHEET_SIDE if wide else PICTURE_SIDE
+    image.thumbnail((side, side))
     stream = io.BytesIO()
     image.save(stream, format="JPEG", quality=75)
     content = base64.b64encode(stream.getvalue()).decode("ascii")

@@ -5,6 +5,7 @@ from typing import Any
 
 import pandas as pd
 from markupsafe import Markup
+from PIL import Image
 
 from construction_panoptic.evaluation.analysis import best_thresholds
 from construction_panoptic.evaluation.calibration import calibration_error
@@ -15,7 +16,7 @@ from construction_panoptic.visualisation.overlays import ClassTable, display_nam
 from construction_panoptic.visualisation.page import ReportPicture, render
 from construction_panoptic.visualisation.sheets import Example
 
-_COUNTS = ["images_train", "images_val", "segments_train", "segments_val", "rejected"]
+_COUNTS = ["groups", "images_train", "images_val", "segments_train", "segments_val", "rejected"]
 _SIZE_SCORES = ["pq", "sq", "rq", "pq_things", "pq_stuff", "ap", "ar"]
 MOST_CONFUSIONS = 15
 
@@ -24,18 +25,23 @@ def data_report(
     about: Mapping[str, str],
     summary: Mapping[str, Any],
     counts: pd.DataFrame,
+    audit: pd.DataFrame,
+    balance: Image.Image,
+    truth: Image.Image,
     distributions: Mapping[str, Mapping[str, int]],
     suspicious: Sequence[ReportPicture],
     examples: Mapping[str, Sequence[ReportPicture]],
 ) -> str:
     """Set the report as an HTML page; see `page.about` and `annotations.summary` for what it is made of.
 
+    ``audit`` is of `audit_split`, ``balance`` a picture of ``counts``, ``truth`` one of images with their ground truth;
     ``distributions`` say by title how many fall under each label, such as images by their number of segments;
     ``suspicious`` are images worth a look, ``examples`` ground truth of some images by class name.
     """
     present = counts[(counts["images_total"] > 0) | (counts["rejected"] > 0)]
     present = present.sort_values("segments_total", ascending=False, kind="stable")
-    classes = present.assign(**{"class": present["class"].map(display_name)})
+    groups = present["class"].map(audit.set_index("name")["groups"]).fillna(0).astype(int)
+    classes = present.assign(**{"class": present["class"].map(display_name), "groups": groups})
     return render(
         "data_report.html.j2",
         title="Data report",
@@ -43,6 +49,8 @@ def data_report(
         summary=summary,
         count_names=[display_name(name) for name in _COUNTS],
         classes=classes[["class", "kind", *_COUNTS]].to_numpy().tolist(),
+        balance=balance,
+        truth=truth,
         distributions=distributions,
         suspicious=suspicious,
         examples=examples,

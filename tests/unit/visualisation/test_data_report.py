@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from construction_panoptic.visualisation.page import PICTURE_SIDE
+from construction_panoptic.visualisation.page import PICTURE_SIDE, SHEET_SIDE
 from construction_panoptic.visualisation.reports import data_report
 
 ABOUT = {"run": "first <try>"}
@@ -28,6 +28,9 @@ SUMMARY = {
     "repaired": {"total": 3, "by_reason": {"clipped": 3}},
     "fringe": {"within_pixels": 10, "pixels_before": 5000, "pixels_after": 20},
 }
+AUDIT = pd.DataFrame({"name": ["wheel_loader"], "groups": [321]})
+SHEET = Image.new("RGB", (2400, 300))
+SHOWN = (AUDIT, SHEET, SHEET)
 COUNTS = pd.DataFrame(
     {
         "class": ["wheel_loader", "<b>bad</b>", "absent"],
@@ -43,7 +46,7 @@ COUNTS = pd.DataFrame(
 def test_the_page_holds_the_numbers_and_stands_alone() -> None:
     picture = (np.full((900, 600, 3), 200, np.uint8), 'yard/a "1" & ü.jpg: 40 % void')
     page = data_report(
-        ABOUT, SUMMARY, COUNTS, {"Sizes of things": {"small": 3, "large": 0}}, [picture], {"wheel_loader": []}
+        ABOUT, SUMMARY, COUNTS, *SHOWN, {"Sizes of things": {"small": 3, "large": 0}}, [picture], {"wheel_loader": []}
     )
     assert page.isascii()
     for text in (
@@ -51,6 +54,7 @@ def test_the_page_holds_the_numbers_and_stands_alone() -> None:
         "1,234",
         "12.5 %",
         "wheel loader",
+        "<td>321</td>",
         "zero_area",
         "clipped",
         "5,000",
@@ -63,14 +67,14 @@ def test_the_page_holds_the_numbers_and_stands_alone() -> None:
     widths = [float(width) for width in re.findall(r"width:([\d.]+)rem", page[page.index("Rejected records") :])]
     assert widths[:2] == [8, 3.2]
     assert not re.search(r'(?:src|href)="(?!data:)', page)
-    [encoded] = re.findall(r'src="data:image/jpeg;base64,([^"]+)"', page)
-    shown = Image.open(io.BytesIO(base64.b64decode(encoded)))
-    assert max(shown.size) == PICTURE_SIDE
+    encoded = re.findall(r'src="data:image/jpeg;base64,([^"]+)"', page)
+    sides = [max(Image.open(io.BytesIO(base64.b64decode(picture))).size) for picture in encoded]
+    assert sides == [SHEET_SIDE, PICTURE_SIDE, SHEET_SIDE]
 
 
 def test_an_empty_data_set_has_a_page() -> None:
     summary = SUMMARY | {key: {"total": 0, "by_reason": {}} for key in ["rejected", "repaired"]}
-    page = data_report(ABOUT, summary, COUNTS.iloc[:0], {}, [], {})
+    page = data_report(ABOUT, summary, COUNTS.iloc[:0], *SHOWN, {}, [], {})
     assert "Nothing was rejected" in page
     assert "Nothing was changed" in page
     assert "No image stands out" in page

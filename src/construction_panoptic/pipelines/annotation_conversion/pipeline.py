@@ -13,7 +13,8 @@ def create_pipeline(**_: Any) -> Pipeline:
     """Read and check exports, label stuff, merge, split, write, and describe the data set."""
     raw = ["raw_images", "raw_annotations"]
     counted = ["converted_images", "split", "raw_annotations", "rejected_records", "repaired_records", "stuff_labels"]
-    reported = ["converted_images", "raw_annotations", "rejected_records", "class_counts", "dataset_summary"]
+    surveyed = ["converted_images", "raw_annotations", "rejected_records"]
+    shown = ["class_counts", "dataset_summary", "split_audit", "class_balance_picture", "ground_truth_mosaic"]
     return Pipeline(
         [
             Node(
@@ -72,7 +73,7 @@ def create_pipeline(**_: Any) -> Pipeline:
             ),
             Node(
                 nodes.report_data,
-                inputs=[*reported, "taxonomy", "params:run_name"],
+                inputs=[*surveyed, *shown, "taxonomy", "params:run_name"],
                 outputs="data_report",
                 name="report_data",
             ),
