@@ -10,6 +10,7 @@ from PIL import Image
 from construction_panoptic.evaluation.analysis import best_thresholds
 from construction_panoptic.evaluation.calibration import calibration_error
 from construction_panoptic.evaluation.quality import SPLITS
+from construction_panoptic.evaluation.tables import SCORES
 from construction_panoptic.visualisation import charts, still
 from construction_panoptic.visualisation.examples import DRAWN_ERRORS
 from construction_panoptic.visualisation.overlays import ClassTable, display_name
@@ -62,6 +63,8 @@ def evaluation_report(
     quality: Mapping[str, Any],
     precision: Mapping[str, Any],
     worst: Sequence[Example],
+    qualities: pd.DataFrame,
+    precisions: pd.DataFrame,
     budget: pd.DataFrame,
     confusions: pd.DataFrame,
     sizes: pd.DataFrame,
@@ -71,8 +74,9 @@ def evaluation_report(
 ) -> str:
     """Set the report as an HTML page, of what `quality`, `precision`, `analysis`, `calibration` and `thresholds` give.
 
-    ``worst`` are the images with the lowest PQ.
+    ``worst`` are the images with the lowest PQ; ``qualities`` and ``precisions`` are of `evaluation.tables`.
     """
+    named = qualities.assign(name=qualities["name"].map(display_name), kind=qualities["kind"].fillna(""))
     chosen = best_thresholds(thresholds)
     in_use = " / ".join(f"{threshold:g}" for threshold in chosen["in_use"].unique())
     rows = {of: calibration[calibration["of"] == of] for of in ("boxes", "segments")}
@@ -81,6 +85,8 @@ def evaluation_report(
         title="Evaluation report",
         about=about,
         facts=_facts(quality, precision) | {"score threshold": in_use},
+        qualities=named[["name", "kind", *SCORES]].to_numpy().tolist(),
+        precisions=precisions.to_numpy().tolist(),
         loss_colors={"PQ": charts.GREEN, **charts.LOSS_COLORS},
         error_colors=charts.LOSS_COLORS,
         budget=charts.sorted_budget(budget).rename(columns={"pq": "PQ"}).to_dict("records"),

@@ -12,6 +12,13 @@ QUALITY = {
     "Things": {"pq": 0.6, "sq": 0.8, "rq": 0.75, "n": 2},
     "Stuff": {"pq": None, "sq": None, "rq": None, "n": 0},
 }
+QUALITIES = pd.DataFrame(
+    [
+        {"name": "All", "kind": NAN, "pq": 0.6, "sq": 0.8, "rq": 0.75},
+        {"name": "tower_crane", "kind": "thing", "pq": 0.6, "sq": 0.811, "rq": 0.75},
+    ]
+)
+PRECISIONS = pd.DataFrame([{"metric": "APs", "iou": "0.50:0.95", "area": "small", "detections": 100, "box": NAN}])
 SIZES = pd.DataFrame(
     [
         {"size": "small", "true_segments": 1234, "pq": 0.321, "sq": 0.7, "rq": 0.4, "pq_things": 0.321}
@@ -39,7 +46,7 @@ def report(
 ) -> str:
     precision = {"AP": 0.345, "AP50": -1}
     curve = curve.assign(in_use_things=curve["threshold"] == things, in_use_stuff=curve["threshold"] == stuff)
-    tables = (budget(), CONFUSIONS, SIZES, calibration, ERRORS, curve)
+    tables = (QUALITIES, PRECISIONS, budget(), CONFUSIONS, SIZES, calibration, ERRORS, curve)
     return evaluation_report({"model": "DETR, epoch 8"}, QUALITY, precision, WORST, *tables)
 
 
@@ -55,6 +62,8 @@ def test_the_page_holds_every_part_and_stands_alone() -> None:
         "tower crane",
         "1,234",
         "32.1",
+        "<td>tower crane</td><td>thing</td><td>60.0</td><td>81.1</td>",
+        "<td>APs</td><td>0.50:0.95</td><td>small</td><td>100</td><td>n/a</td>",
         "badly placed &lt;x&gt;",
         "12.3",
         "&lt;b&gt;yard.jpg: PQ 12.0",

@@ -9,7 +9,8 @@ from construction_panoptic.pipelines.error_analysis import nodes
 # The recipe's own results: those without its name are of the recipe evaluated last.
 COMPARED = ["panoptic_val", "converted_images", "detr.panoptic_predictions", "params:panoptic_evaluation"]
 MEASURED = ["best_model", "detr.panoptic_quality", "detr.average_precision", "segment_matches"]
-TABLES = ["pq_loss_budget", "confusion_matrix", "size_quality", "calibration", "box_errors", "threshold_curve"]
+NUMBERS = ["detr.panoptic_quality_table", "detr.average_precision_table"]
+ERRORS = ["pq_loss_budget", "confusion_matrix", "size_quality", "calibration", "box_errors", "threshold_curve"]
 
 
 def create_pipeline(**_: Any) -> Pipeline:
@@ -43,7 +44,7 @@ def create_pipeline(**_: Any) -> Pipeline:
             ),
             Node(
                 nodes.report_evaluation,
-                inputs=[*MEASURED, *COMPARED, "params:run_name", *TABLES],
+                inputs=[*MEASURED, *COMPARED, "params:run_name", *NUMBERS, *ERRORS],
                 outputs=["evaluation_report", "worst_images", "validation_images"],
                 name="report_evaluation",
             ),
