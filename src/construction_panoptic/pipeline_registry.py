@@ -13,9 +13,10 @@ RECIPES = {
 
 _WITHOUT_ONNX = ("universal",)  # torch does not export them
 _DETR_MODEL = "mask_head.best"
+_CONVERSION = "annotation_conversion"
 _FOLLOWING = ("panoptic_evaluation", "error_analysis")
 _JOBS = {
-    "__default__" if recipe == "detr" else recipe: (recipe, ("annotation_conversion", *trainings, *_FOLLOWING))
+    "__default__" if recipe == "detr" else recipe: (recipe, (_CONVERSION, *trainings, *_FOLLOWING))
     for recipe, trainings in RECIPES.items()
 } | {
     f"{recipe}_{name}": (recipe, (name,))
@@ -38,9 +39,16 @@ def register_pipelines() -> dict[str, Pipeline]:
     pipelines = {name: _named(name, pipeline) for name, pipeline in found.items() if name != "__default__"}
     jobs = {name: job for name, job in _JOBS.items() if pipelines.keys() >= set(job[1])}
     return pipelines | {
-        name: sum((_of_recipe(recipe, pipelines[part]) for part in parts), start=Pipeline([]))
-        for name, (recipe, parts) in jobs.items()
+        name: _job(recipe, {part: pipelines[part] for part in parts}) for name, (recipe, parts) in jobs.items()
     }
+
+
+def _job(recipe: str, parts: dict[str, Pipeline]) -> Pipeline:
+    """Join the parts of a job; in a whole one, all that follows the conversion is in one namespace, the recipe's."""
+    own = sum((_of_recipe(recipe, part) for name, part in parts.items() if name != _CONVERSION), start=Pipeline([]))
+    if _CONVERSION not in parts:
+        return own
+    return parts[_CONVERSION] + Pipeline(own, namespace=recipe, prefix_datasets_with_namespace=False)
 
 
 def _of_recipe(recipe: str, pipeline: Pipeline) -> Pipeline:

@@ -40,7 +40,7 @@ def check(**chosen: Any) -> None:
         ({"params": {"panoptic_evaluation": {"threshold": "abc"}}}, "panoptic_evaluation.threshold: .*not 'abc'"),
         ({"pipelines": ["detection"]}, "--pipelines detection: .* did you mean detection_training"),
         ({"pipelines": ["prediction", "panoptic_deeplab_prediction"]}, "--pipelines prediction,pan.* different models"),
-        ({"node_names": ["train_detector"]}, "--nodes train_detector: .* did you mean detection.train_detector"),
+        ({"node_names": ["train_detector"]}, "--nodes train_detector: .* did you mean detr.detection.train_detector"),
         ({"to_outputs": ["worst_image"]}, "--to-outputs worst_image: .* did you mean worst_images"),
         ({"namespaces": ["foo"]}, "foo"),
     ],
