@@ -26,18 +26,18 @@ def data_report(
     about: Mapping[str, str],
     summary: Mapping[str, Any],
     counts: pd.DataFrame,
-    audit: pd.DataFrame,
-    balance: Image.Image,
-    truth: Image.Image,
     distributions: Mapping[str, Mapping[str, int]],
     suspicious: Sequence[ReportPicture],
     examples: Mapping[str, Sequence[ReportPicture]],
+    audit: pd.DataFrame,
+    balance: Image.Image,
+    truth: Image.Image,
 ) -> str:
     """Set the report as an HTML page; see `page.about` and `annotations.summary` for what it is made of.
 
-    ``audit`` is of `audit_split`, ``balance`` a picture of ``counts``, ``truth`` one of images with their ground truth;
     ``distributions`` say by title how many fall under each label, such as images by their number of segments;
-    ``suspicious`` are images worth a look, ``examples`` ground truth of some images by class name.
+    ``suspicious`` are images worth a look, ``examples`` ground truth of some images by class name. ``audit`` is of
+    `audit_split`, ``balance`` a picture of ``counts``, ``truth`` one of some images with their ground truth.
     """
     present = counts[(counts["images_total"] > 0) | (counts["rejected"] > 0)]
     present = present.sort_values("segments_total", ascending=False, kind="stable")

@@ -46,7 +46,7 @@ COUNTS = pd.DataFrame(
 def test_the_page_holds_the_numbers_and_stands_alone() -> None:
     picture = (np.full((900, 600, 3), 200, np.uint8), 'yard/a "1" & ü.jpg: 40 % void')
     page = data_report(
-        ABOUT, SUMMARY, COUNTS, *SHOWN, {"Sizes of things": {"small": 3, "large": 0}}, [picture], {"wheel_loader": []}
+        ABOUT, SUMMARY, COUNTS, {"Sizes of things": {"small": 3, "large": 0}}, [picture], {"wheel_loader": []}, *SHOWN
     )
     assert page.isascii()
     for text in (
@@ -74,7 +74,7 @@ def test_the_page_holds_the_numbers_and_stands_alone() -> None:
 
 def test_an_empty_data_set_has_a_page() -> None:
     summary = SUMMARY | {key: {"total": 0, "by_reason": {}} for key in ["rejected", "repaired"]}
-    page = data_report(ABOUT, summary, COUNTS.iloc[:0], *SHOWN, {}, [], {})
+    page = data_report(ABOUT, summary, COUNTS.iloc[:0], {}, [], {}, *SHOWN)
     assert "Nothing was rejected" in page
     assert "Nothing was changed" in page
     assert "No image stands out" in page

@@ -165,13 +165,14 @@ def report_data(
     rejected: pd.DataFrame,
     counts: pd.DataFrame,
     summary: dict[str, Any],
-    audit: pd.DataFrame,
-    balance: Image.Image,
-    truth: Image.Image,
     taxonomy: dict[str, Any],
     run_name: str,
+    *shown: Any,
 ) -> str:
-    """Set the data report: numbers, charts, images worth a look, and ground truth of each class."""
+    """Set the data report: numbers, images worth a look, and ground truth of each class.
+
+    ``shown`` are what the other nodes have audited and drawn.
+    """
     classes = Taxonomy.from_dict(taxonomy)
 
     def picture(record: ConvertedRecord, note: str = "") -> ReportPicture:
@@ -185,12 +186,10 @@ def report_data(
         about(run=run_name, images=images, digest=digest),
         summary,
         counts,
-        audit,
-        balance,
-        truth,
         found.sizes,
         [picture(record, note) for record, note in found.suspicious],
         {name: list(map(picture, records)) for name, records in found.of_class.items()},
+        *shown,
     )
 
 

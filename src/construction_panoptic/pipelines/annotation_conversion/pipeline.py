@@ -13,8 +13,8 @@ def create_pipeline(**_: Any) -> Pipeline:
     """Read and check exports, label stuff, merge, split, write, and describe the data set."""
     raw = ["raw_images", "raw_annotations"]
     counted = ["converted_images", "split", "raw_annotations", "rejected_records", "repaired_records", "stuff_labels"]
-    surveyed = ["converted_images", "raw_annotations", "rejected_records"]
-    shown = ["class_counts", "dataset_summary", "split_audit", "class_balance_picture", "ground_truth_mosaic"]
+    reported = ["converted_images", "raw_annotations", "rejected_records", "class_counts", "dataset_summary"]
+    shown = ["split_audit", "class_balance_picture", "ground_truth_mosaic"]
     return Pipeline(
         [
             Node(
@@ -73,7 +73,7 @@ def create_pipeline(**_: Any) -> Pipeline:
             ),
             Node(
                 nodes.report_data,
-                inputs=[*surveyed, *shown, "taxonomy", "params:run_name"],
+                inputs=[*reported, "taxonomy", "params:run_name", *shown],
                 outputs="data_report",
                 name="report_data",
             ),
