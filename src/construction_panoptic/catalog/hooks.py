@@ -139,9 +139,9 @@ class FreshnessHook:
 
     def _mark_after(self, node: Node) -> None:
         """Mark what was made of a node's outputs, by whichever pipeline that shares the nodes so far, or goes on."""
-        so_far = set(self._pipeline.to_nodes(node.name).nodes)  # recipes share some nodes, but not these before them
+        so_far = _steps(self._pipeline.to_nodes(node.name))  # recipes share some nodes, but not these before them
         for pipeline in (self._pipeline, *self._registered().values()):
-            known = pipeline.datasets() if so_far <= set(pipeline.nodes) else pipeline.inputs()
+            known = pipeline.datasets() if so_far <= _steps(pipeline) else pipeline.inputs()
             for other in pipeline.from_inputs(*known & set(node.outputs)).nodes:
                 self._mark(self._paths(other))
 
@@ -170,6 +170,11 @@ class FreshnessHook:
             shutil.rmtree(old) if old.is_dir() else old.unlink()
             with suppress(OSError):  # at the first folder that still holds something, as `previous` does
                 os.removedirs(old.parent)
+
+
+def _steps(pipeline: Pipeline) -> set[tuple[str, ...]]:
+    """Give what each node makes of what, the same in all namespaces."""
+    return {(*node.inputs, ">", *node.outputs) for node in pipeline.nodes}
 
 
 def _model(node: Node) -> str:

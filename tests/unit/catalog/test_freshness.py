@@ -47,7 +47,8 @@ class Chain:
     def run(self, only_missing_outputs: bool = False, pipeline: Pipeline | None = None) -> list[str]:
         self.calls.clear()
         manager = _create_hook_manager()
-        registered = {node.name: Pipeline([node]) for node in self.pipeline.nodes} | {"__default__": self.pipeline}
+        whole = Pipeline(self.pipeline, namespace="recipe", prefix_datasets_with_namespace=False)
+        registered = {node.name: Pipeline([node]) for node in self.pipeline.nodes} | {"__default__": whole}
         hook = FreshnessHook(lambda: registered)
         manager.register(hook)
         pipeline = pipeline or self.pipeline
