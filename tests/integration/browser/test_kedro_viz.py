@@ -110,7 +110,7 @@ def test_pipelines_are_boxes_that_fold(viz: str, page: Page) -> None:
     assert {"annotation_conversion", "detr"} <= set(names)
     assert {"detection", "error_analysis", "mask_head.best", "split_audit"}.isdisjoint(
         names
-    )  # in boxes that are folded
+    )  # in folded boxes
     layers = page.evaluate("[...document.querySelectorAll('.pipeline-layer-name')].map(name => name.textContent)")
     assert layers == sorted(layers)
     assert {"01 raw", "03 primary", "05 model input", "06 models", "07 model output", "08 reporting"} <= set(layers)
