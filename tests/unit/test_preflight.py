@@ -65,6 +65,12 @@ def test_each_recipe_keeps_results_of_its_own(job: str, recipe: str) -> None:
     assert {f"{recipe}.{name}" for name in names} <= preflight.outlines()[job].all_outputs()
 
 
+@pytest.mark.parametrize(("job", "recipe"), [("__default__", "detr"), ("universal", "universal")])
+def test_a_whole_job_has_a_namespace_for_its_data_and_one_for_its_recipe(job: str, recipe: str) -> None:
+    spaces = {str(node.namespace).partition(".")[0] for node in preflight.outlines()[job].nodes}
+    assert spaces == {"annotation_conversion", recipe}
+
+
 @pytest.mark.parametrize(
     ("pipeline", "recipe"), [("error_analysis", "detr"), ("panoptic_deeplab_error_analysis", "panoptic_deeplab")]
 )
