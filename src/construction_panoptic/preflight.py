@@ -11,6 +11,7 @@ from typing import Any
 from kedro.framework.project import pipelines as kedro_pipelines
 from kedro.io import CatalogConfigResolver
 from kedro.pipeline import Pipeline
+from kedro.pipeline.pipeline import OutputNotUniqueError
 from kedro.utils import find_kedro_project
 
 from construction_panoptic import pipelines
@@ -38,9 +39,9 @@ def check_run(options: Mapping[str, Any]) -> None:
     check_parameters(config["parameters"])
     try:
         together = sum((registered[name] for name in names), Pipeline([]))
-    except ValueError:  # two nodes of one name
+    except (ValueError, OutputNotUniqueError):  # two nodes of one name, or of two names for one result
         raise ParameterError(
-            f"--pipelines {','.join(names)}: these make the same files with different models; run one after the other"
+            f"--pipelines {','.join(names)}: some of these make the same files; run one after the other"
         ) from None
     chosen = _filtered(together, options)
     if env in (None, "base", "local"):

@@ -56,8 +56,8 @@ class DetrSettings(Settings):
     pre_norm: bool = False
     """Layer normalisation before each block instead of after it."""
     anchors: bool = False
-    """A learned box for each query, where it looks and what its box is counted from: to train from scratch in a third
-    of the epochs; published weights have none."""
+    """A learned box for each query, where it looks and what its box is counted from: to train from scratch in fewer
+    epochs; published weights have none."""
     auxiliary_outputs: bool = True
     """Predict, and take a loss, after every decoder layer."""
 

@@ -147,7 +147,7 @@ class Transformer(nn.Module):
         """
         memory = features.flatten(2).transpose(1, 2)
         position = position.flatten(2).transpose(1, 2).to(features.dtype)
-        centres = cell_centres(features, padding_mask)
+        centres = () if anchors is None else cell_centres(features, padding_mask)
         padding_mask = None if padding_mask is None else padding_mask.flatten(1)
         for layer in self.encoder.layers:
             memory = layer(memory, position, padding_mask)
