@@ -41,7 +41,7 @@ DATE = re.compile(rb"<b>date</b>: [-0-9: ]+ UTC")
 TIMED_METRICS = ("/time/", "images_per_second", "data_wait_share")
 STARTED = "Using synchronous mode"
 ENDED = "Where to look"
-TRAININGS = {"detection.train_detector": "detection", "mask_head.train_mask_head": "mask_head"}
+TRAININGS = {"detr.detection.train_detector": "detection", "detr.mask_head.train_mask_head": "mask_head"}
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 
 # All stages with much to interrupt: stuff labelled by a (random) network, several steps an epoch, often saved.

@@ -16,9 +16,9 @@ def kills(steps: list[Step]) -> list[list[Kill]]:
     return [
         [
             Kill(named["annotation_conversion.merge_things_over_stuff"], signal.SIGKILL, 0.5),
-            Kill(named["detection.train_detector"], signal.SIGKILL, None),
-            Kill(named["mask_head.train_mask_head"], signal.SIGTERM, 0.5),
-            Kill(named["panoptic_evaluation.measure_panoptic_quality"], signal.SIGKILL, 0.5),
+            Kill(named["detr.detection.train_detector"], signal.SIGKILL, None),
+            Kill(named["detr.mask_head.train_mask_head"], signal.SIGTERM, 0.5),
+            Kill(named["detr.panoptic_evaluation.measure_panoptic_quality"], signal.SIGKILL, 0.5),
         ]
     ]
 
