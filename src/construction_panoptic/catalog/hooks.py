@@ -80,6 +80,7 @@ class FreshnessHook:
     _data: Path
     _time: str
     _pipeline: Pipeline
+    _pipelines: tuple[Pipeline, ...]  # the same and all that are registered
     _catalog: Any
     _begun: set[str]  # names of nodes
 
@@ -93,6 +94,7 @@ class FreshnessHook:
         """
         self._data, self._time = Path(run_params["project_path"], "data"), time.strftime("%Y-%m-%d_%H-%M-%S")
         self._pipeline, self._catalog, self._begun = pipeline, catalog, set()
+        self._pipelines = (pipeline, *self._registered().values())
         places = [path for node in pipeline.nodes for path in self._paths(node).values()]
         folders = {path if path.is_dir() else path.parent for path in places}
         for folder in folders:
@@ -140,7 +142,7 @@ class FreshnessHook:
     def _mark_after(self, node: Node) -> None:
         """Mark what was made of a node's outputs, by whichever pipeline that shares the nodes so far, or goes on."""
         so_far = _steps(self._pipeline.to_nodes(node.name))  # recipes share some nodes, but not these before them
-        for pipeline in (self._pipeline, *self._registered().values()):
+        for pipeline in self._pipelines:
             known = pipeline.datasets() if so_far <= _steps(pipeline) else pipeline.inputs()
             for other in pipeline.from_inputs(*known & set(node.outputs)).nodes:
                 self._mark(self._paths(other))

@@ -96,6 +96,8 @@ def test_what_other_pipelines_have_made_is_outdated_too(tmp_path: Path) -> None:
     chain.run()
     chain.catalog.save("raw", ["other"])
     assert chain.run(pipeline=chain.pipeline.only_nodes("make_a")) == ["a"]
+    assert not chain.catalog.exists("b")
+    assert not chain.catalog.exists("c")
     assert chain.run(only_missing_outputs=True) == ["b", "c"]
     assert chain.catalog.load("c") == ["other", "a", "b", "c"]
 
