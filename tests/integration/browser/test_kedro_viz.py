@@ -109,11 +109,13 @@ def test_pipelines_are_boxes_that_fold(viz: str, page: Page) -> None:
     names = page.evaluate("[...document.querySelectorAll('.pipeline-node__text')].map(text => text.textContent)")
     assert {"annotation_conversion", "detr"} <= set(names)
     assert {"detection", "error_analysis", "mask_head.best", "split_audit"}.isdisjoint(names)  # in folded boxes
-    outside = asked(f"{viz}/api/main")["modular_pipelines"]["__root__"]["children"]
+    main = asked(f"{viz}/api/main")
+    outside = main["modular_pipelines"]["__root__"]["children"]
     assert sum(child["type"] == "data" for child in outside) <= 34
     layers = page.evaluate("[...document.querySelectorAll('.pipeline-layer-name')].map(name => name.textContent)")
     assert layers == sorted(layers)
     assert {"01 raw", "03 primary", "05 model input", "06 models", "08 reporting"} <= set(layers)
+    assert "07 model output" in main["layers"]  # of what lies within the recipe
     assert errors_of(page) == []
 
 

@@ -1,9 +1,9 @@
 """The boxes of DETR's queries: their head and, as an option, anchors.
 
 A query of DETR learns in hundreds of epochs where to look. One with an anchor starts there: its attention to the image
-is a Gaussian (SMCA: Gao et al. 2021, 2101.07448, equations 3 and 4) as wide and high as its box (DAB-DETR: Liu et al.
-2022, 2201.12329), which each decoder layer refines for the next (Deformable DETR: Zhu et al. 2021, 2010.04159).
-Boxes are centre x, centre y, width and height in 0…1.
+is a Gaussian (SMCA: Gao et al. 2021, 2101.07448) as wide and high as its box (DAB-DETR: Liu et al. 2022, 2201.12329),
+which each decoder layer refines for the next (Deformable DETR: Zhu et al. 2021, 2010.04159). Boxes are centre x, centre
+y, width and height in 0…1.
 """
 
 import math

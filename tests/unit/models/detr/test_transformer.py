@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from construction_panoptic.config.model import DetrSettings
+from construction_panoptic.models.detr.boxes import Anchors, BoxHead
 from construction_panoptic.models.detr.transformer import DecoderLayer, EncoderLayer, Transformer
 
 DIM, HEADS, FEEDFORWARD = 32, 4, 48
@@ -92,15 +93,17 @@ def test_positions_are_added_to_queries_and_keys_alone(randomise_model: Callable
         torch.testing.assert_close(decoded[depth], expected, rtol=1e-4, atol=1e-4)
 
 
-def test_padding_does_not_reach_the_queries() -> None:
+@pytest.mark.parametrize("anchored", [False, True])
+def test_padding_does_not_reach_the_queries(anchored: bool) -> None:
+    anchors = (Anchors(7, DIM, HEADS, layers=2), BoxHead(DIM)) if anchored else None
     transformer = build(encoder_layers=2, decoder_layers=2).eval()
     features, position = torch.randn(2, 3, DIM, 2, 5)
     mask = padding().view(3, 2, 5)
     noisy = torch.where(mask[:, None], 100.0, features)
     queries = torch.randn(7, DIM)
 
-    decoded, _, _ = transformer(features, mask, queries, position)
-    decoded_noisy, _, _ = transformer(noisy, mask, queries, position)
+    decoded, _, _ = transformer(features, mask, queries, position, anchors=anchors)
+    decoded_noisy, _, _ = transformer(noisy, mask, queries, position, anchors=anchors)
 
     torch.testing.assert_close(decoded, decoded_noisy, rtol=1e-5, atol=1e-5)
 
