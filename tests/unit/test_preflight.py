@@ -42,7 +42,7 @@ def check(**chosen: Any) -> None:
         ({"pipelines": ["prediction", "panoptic_deeplab_prediction"]}, "--pipelines prediction,pan.* the same files"),
         ({"pipelines": ["detection_training", "__default__"]}, "--pipelines detection_t.* the same files"),
         ({"node_names": ["train_detector"]}, "--nodes train_detector: .* did you mean detr.detection.train_detector"),
-        ({"to_outputs": ["worst_image"]}, "--to-outputs worst_image: .* did you mean worst_images"),
+        ({"to_outputs": ["example_sheets"]}, "--to-outputs example_sheets: .* did you mean example_sheet"),
         ({"namespaces": ["foo"]}, "foo"),
     ],
 )

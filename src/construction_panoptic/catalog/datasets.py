@@ -3,8 +3,9 @@
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from construction_panoptic.files import atomic_path, write_bytes, write_json
 from construction_panoptic.prediction.results import is_complete, write_results
 from construction_panoptic.prediction.running import PredictedPicture, RejectedFile
 
+Finished = Callable[[str, str], ConvertedRecord | None]
 COMPLETE = "complete"
 _PREVIEW_ROWS, _PREVIEW_ITEMS, _PREVIEW_BYTES = 5, 3, 64 * 2**20
 
@@ -138,12 +140,15 @@ class StuffLabelsDataset(PictureFolder):
         """Give a handle that reads one map at a time."""
         return StuffLabelFolder(self._filepath, json.loads((self._filepath / self.INDEX).read_text()))
 
-    def save(self, data: Iterable[StuffOfImage]) -> None:
-        """Write each image's labels as they come, then fringe and index; labels that are in a file stay there."""
+    def save(self, data: Callable[[Path], Iterable[StuffOfImage]]) -> None:
+        """Write each image's labels as they come, then fringe and index.
+
+        ``data`` is called with the folder, and gives what it finds finished there as the path of its file.
+        """
         (self._filepath / self.INDEX).unlink(missing_ok=True)
         files: dict[str, str | None] = {}
         fringe: dict[str, tuple[int, int]] = {}
-        for stuff in data:
+        for stuff in data(self._filepath):
             files[stuff.key] = name = stuff.file_name
             fringe[stuff.key] = (stuff.fringe_before, stuff.fringe_after)
             if name is not None and isinstance(stuff.labels, bytes):
@@ -171,13 +176,17 @@ class ConvertedImagesDataset(LocalDataset):
         """Give a handle that iterates over the records."""
         return ConvertedImages(self._image_folder, self._png_folder, self._filepath)
 
-    def save(self, data: Iterable[ConvertedImage | ConvertedRecord]) -> None:
-        """Write image, PNG and record of each item as it comes; of a mere record the files are there already."""
+    def save(self, data: Callable[[Finished], Iterable[ConvertedImage | ConvertedRecord]]) -> None:
+        """Write image, PNG and record of each item as it comes.
+
+        ``data`` is called with what gives the record of an image that is finished already, by its key and the digest of
+        what it is made from, or None; of such an image it gives the record alone.
+        """
         self._filepath.unlink(missing_ok=True)
         names: list[tuple[str, str, str]] = []
         journal = Journal(self._filepath)
         with atomic_path(self._filepath) as temporary, temporary.open("w", encoding="utf-8") as index:
-            for item in data:
+            for item in data(partial(_finished, journal)):
                 record = item if isinstance(item, ConvertedRecord) else item.record
                 content = record.to_dict()
                 if isinstance(item, ConvertedImage):
@@ -199,8 +208,7 @@ class ConvertedImagesDataset(LocalDataset):
         return image_grid(sorted(self._png_folder.glob("*.png")), labels=True)
 
 
-def finished_record(journal: Journal, key: str, digest: str) -> ConvertedRecord | None:
-    """Give the record of an image that was converted from the same input before, else None."""
+def _finished(journal: Journal, key: str, digest: str) -> ConvertedRecord | None:
     found = journal.find(key, digest)
     return None if found is None else ConvertedRecord.from_dict(found)
 

@@ -3,14 +3,19 @@
 import base64
 import colorsys
 import io
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from kedro_datasets._typing import HTMLPreview, ImagePreview
+from kedro_datasets._typing import HTMLPreview, ImagePreview, PlotlyPreview
+from kedro_datasets.pandas import CSVDataset
 from kedro_datasets.pillow import ImageDataset
 from kedro_datasets.text import TextDataset
 from PIL import Image, ImageOps
+
+from construction_panoptic.visualisation import charts, interactive
 
 PREVIEW_WIDTH, PREVIEW_HEIGHT = 1200, 1600  # px; of a longer picture the upper part is shown
 PREVIEW_PICTURES = 12
@@ -34,10 +39,17 @@ class PictureDataset(ImageDataset):
         return picture_preview(self.load())
 
 
-class ProgressDataset(PictureDataset):
-    """A picture that is drawn anew from time to time; a training without pictures is complete."""
+class ChartedTableDataset(CSVDataset):
+    """A table of which Kedro-Viz shows a chart: ``chart`` is the name of a function in `visualisation.charts`."""
 
-    _EPHEMERAL = True
+    def __init__(self, *, chart: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._chart = chart
+
+    def preview(self) -> PlotlyPreview:
+        """Draw the chart."""
+        figure = interactive.draw(getattr(charts, self._chart)(self.load()))
+        return PlotlyPreview(json.loads(figure.to_json()))
 
 
 def picture_preview(picture: Image.Image) -> ImagePreview:

@@ -6,26 +6,15 @@ from typing import Any
 from kedro.pipeline import Node, Pipeline
 
 
-def stage_pipeline(stage: str, model: str, learner: str, train: Callable[..., Any], inputs: list[str]) -> Pipeline:
-    """Wire the pipeline of a training stage: train, and draw the curves.
+def stage_pipeline(stage: str, model: str, train: Callable[..., Any], inputs: list[str]) -> Pipeline:
+    """Wire the pipeline of a training stage: train, and report.
 
     Args:
         stage: namespace of its entries.
         model: what learns, for the names of the nodes.
-        learner: the same in words, for the title of the curves.
         train: gives the outputs of each epoch, see `training_stage.TrainingOutputs`.
         inputs: arguments of ``train``, before the last one, the checkpoint to go on from.
     """
-
-    def draw_curves(history: Any) -> tuple[Any, Any]:
-        """Draw losses, validation and learning rates against the epoch."""
-        # Here, since the check of a command imports this module and has no time for libraries that draw.
-        from construction_panoptic.visualisation import interactive, still
-        from construction_panoptic.visualisation.charts import training_chart
-
-        chart = training_chart(history, f"Training of {learner}")
-        return interactive.draw(chart), still.picture(chart)
-
     nodes = [
         Node(
             train,
@@ -33,7 +22,30 @@ def stage_pipeline(stage: str, model: str, learner: str, train: Callable[..., An
             outputs=["best", "history", "timings", "progress", "checkpoint"],
             name=f"train_{model}",
         ),
-        Node(draw_curves, inputs="history", outputs=["curves", "curves_picture"], name=f"draw_{model}_curves"),
+        Node(
+            report_training,
+            inputs=["checkpoint", "history", "timings", "progress", "panoptic_val", "params:run_name"],
+            outputs="report",
+            name=f"report_{model}",
+        ),
     ]
-    parameters = {name for name in inputs if name.startswith("params:")}
-    return Pipeline(nodes, namespace=stage, inputs=set(inputs) - parameters, parameters=parameters)
+    parameters = {"params:run_name", *(name for name in inputs if name.startswith("params:"))}
+    return Pipeline(nodes, namespace=stage, inputs={"panoptic_val", *inputs} - parameters, parameters=parameters)
+
+
+def report_training(
+    checkpoint: dict[str, Any], history: Any, timings: Any, progress: Any, panoptic_val: dict[str, Any], run_name: str
+) -> str:
+    """Set the training report: curves, and the last pictures of the progress."""
+    # Here, since the check of a command imports this module and has no time for libraries that draw.
+    from construction_panoptic.visualisation.page import about
+    from construction_panoptic.visualisation.reports import training_report
+
+    best = checkpoint["best"]["epoch"]
+    said = about(
+        run=run_name,
+        model=f"{checkpoint['stage']}, epoch {checkpoint['epoch']}" + (f", best {best}" if best else ""),
+        images=f"{len(panoptic_val['images']):,} validation images",
+        digest=panoptic_val["info"]["split_sha256"],
+    )
+    return training_report(said, history, timings, progress)

@@ -1,15 +1,16 @@
-"""The charts of data, training, quality and errors, apart from how `still.draw` and `interactive.draw` draw them."""
+"""The charts, each of a table; `still.svg` draws them for a page, `interactive.draw` for Kedro-Viz and notebooks."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from construction_panoptic.evaluation.analysis import LOSSES
 from construction_panoptic.evaluation.quality import SPLITS
+from construction_panoptic.evaluation.tables import SCORES
 from construction_panoptic.parallel.workers import blocks_of
-from construction_panoptic.visualisation.overlays import Classes, display_name
+from construction_panoptic.visualisation.overlays import display_name
 
 # Colours of Okabe and Ito (2008): distinct for colour-blind readers, and on white as on dark ground.
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
@@ -90,22 +91,27 @@ class CurveChart(NamedTuple):
         return across, -(-len(self.panels) // across)
 
 
+class Matrix(NamedTuple):
+    """Counts of pairs, those of a row as parts of the row."""
+
+    title: str
+    rows: Sequence[str]
+    columns: Sequence[str]
+    counts: Sequence[Sequence[int]]
+
+
 class _Row(NamedTuple):
     name: str
     is_thing: bool
     numbers: tuple[float, ...]
 
 
-def pq_chart(panoptic_quality: Mapping[str, Any], classes: Classes) -> BarChart:
-    """Chart the `panoptic_quality` of every class that occurs, best first, things and stuff apart."""
+def pq_chart(qualities: pd.DataFrame) -> BarChart:
+    """Chart the PQ of every class of a `quality_table`, best first, things and stuff apart."""
+    classes = qualities.iloc[len(SPLITS) :]
     rows = [
-        _Row(
-            display_name(classes.names[int(key)]),
-            classes.is_thing[int(key)],
-            tuple(100 * float(score[name]) for name in ("pq", "sq", "rq")),
-        )
-        for key, score in panoptic_quality["per_class"].items()
-        if score["present"]
+        _Row(display_name(name), kind == "thing", (100 * pq, 100 * sq, 100 * rq))
+        for name, kind, pq, sq, rq in classes[["name", "kind", *SCORES]].itertuples(index=False)
     ]
     columns = []
     for title, group in _columns(sorted(rows, key=lambda row: (-row.numbers[0], row.name))):
@@ -113,7 +119,9 @@ def pq_chart(panoptic_quality: Mapping[str, Any], classes: Classes) -> BarChart:
         values = [row.numbers[0] for row in group]
         bars = Bars("PQ", BLUE if group[0].is_thing else GREEN, values, hover)
         columns.append(BarColumn(title, [row.name for row in group], [bars], [f"{value:.1f}" for value in values]))
-    means = [(split, panoptic_quality[split]["pq"], panoptic_quality[split]["n"]) for split in SPLITS]
+    things = sum(row.is_thing for row in rows)
+    counts = len(rows), things, len(rows) - things
+    means = zip(SPLITS, qualities["pq"].iloc[: len(SPLITS)], counts, strict=True)
     texts = [f"{split} {percent_text(pq)} ({n} class{'' if n == 1 else 'es'})" for split, pq, n in means]
     return BarChart(f"PQ: {', '.join(texts)}", "PQ (%)", columns, (0, 118))
 
@@ -186,7 +194,7 @@ _METRICS = {
 }
 
 
-def training_chart(history: pd.DataFrame, title: str) -> CurveChart:
+def training_chart(history: pd.DataFrame) -> CurveChart:
     """Chart losses, errors, validation metrics and learning rates against the epoch, a panel each.
 
     ``history`` has a row an epoch: ``epoch``, ``train/<loss>``, ``val/<loss>``, as fractions ``val/ap`` … or ``val/pq``
@@ -210,7 +218,7 @@ def training_chart(history: pd.DataFrame, title: str) -> CurveChart:
     first, last = (float(history["epoch"].min()), float(history["epoch"].max())) if len(history) else (1.0, 1.0)
     room = max(0.5, 0.03 * (last - first))
     panels = [panel for panel in panels if panel.curves]
-    return CurveChart(title, "epoch", panels, (first - room, last + room), integers=True)
+    return CurveChart("Losses, metrics and learning rates", "epoch", panels, (first - room, last + room), integers=True)
 
 
 def _curves(history: pd.DataFrame, wanted: Mapping[str, tuple[str, str]], scale: float = 1) -> list[Curve]:
@@ -233,6 +241,14 @@ def loss_budget_chart(budget: pd.DataFrame) -> BarChart:
         hover = [f"{label}<br>{name} {value:.1f}" for label, value in zip(labels, rows[part], strict=True)]
         bars.append(Bars(name, color, rows[part].tolist(), hover))
     return BarChart("What costs PQ", "points", [BarColumn("", labels, bars)], (0, 100), stacked=True)
+
+
+def confusion_chart(confusions: pd.DataFrame) -> Matrix:
+    """Chart a `confusion_matrix`."""
+    confusions = confusions.set_index("true")
+    rows, columns = ([display_name(str(name)) for name in axis] for axis in (confusions.index, confusions.columns))
+    title = "Classes of the ground truth (rows) and what they were predicted as"
+    return Matrix(title, rows, columns, confusions.to_numpy().tolist())
 
 
 def threshold_chart(thresholds: pd.DataFrame) -> CurveChart:

@@ -1,13 +1,11 @@
 """Charts as interactive figures (plotly), which Kedro-Viz previews, on its light or dark ground."""
 
 import numpy as np
-import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from construction_panoptic.visualisation.charts import BarChart, Curve, CurveChart
+from construction_panoptic.visualisation.charts import BarChart, Curve, CurveChart, Matrix
 from construction_panoptic.visualisation.labels import shorten_text
-from construction_panoptic.visualisation.overlays import display_name
 
 GRID = "rgba(128,128,128,0.3)"
 ROW_HEIGHT = 22
@@ -17,23 +15,23 @@ LONGEST_NAME = 28
 WIDEST_GAP = 0.19
 
 
-def draw(chart: BarChart | CurveChart) -> go.Figure:
+def draw(chart: BarChart | CurveChart | Matrix) -> go.Figure:
     """Draw a chart."""
+    if isinstance(chart, Matrix):
+        return _draw_matrix(chart)
     if isinstance(chart, CurveChart):
         return _draw_curves(chart) if chart.panels else _empty(f"{chart.title}: nothing was logged yet")
     return _draw_bars(chart) if chart.columns else _empty(chart.title)
 
 
-def confusion_chart(confusions: pd.DataFrame) -> go.Figure:
-    """Draw a `confusion_matrix`, each row as fractions of its ground-truth segments; counts show on hover."""
-    confusions = confusions.set_index("true")
-    fractions = confusions.div(confusions.sum(axis=1).clip(lower=1), axis=0)
+def _draw_matrix(chart: Matrix) -> go.Figure:
+    """Each row as fractions; counts show on hover."""
     figure = go.Figure(
         go.Heatmap(
-            z=fractions.to_numpy().tolist(),
-            x=[display_name(str(name)) for name in confusions.columns],
-            y=[display_name(str(name)) for name in confusions.index],
-            customdata=confusions.to_numpy().tolist(),
+            z=[[count / max(1, sum(row)) for count in row] for row in chart.counts],
+            x=chart.columns,
+            y=chart.rows,
+            customdata=chart.counts,
             hovertemplate="%{y} as %{x}: %{customdata} segments, %{z:.0%}<extra></extra>",
             colorscale="Blues",
             zmin=0,
@@ -43,8 +41,8 @@ def confusion_chart(confusions: pd.DataFrame) -> go.Figure:
     )
     return figure.update_layout(
         template="plotly_white",
-        height=ROW_HEIGHT * len(confusions) + 260,
-        title={"text": "Classes of the ground truth (rows) and what they were predicted as", "font": {"size": 16}},
+        height=ROW_HEIGHT * len(chart.rows) + 260,
+        title={"text": chart.title, "font": {"size": 16}},
         yaxis={"autorange": "reversed", "automargin": True, "dtick": 1},
         xaxis={"automargin": True, "dtick": 1, "tickangle": -60},
     )

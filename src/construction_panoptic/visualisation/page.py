@@ -15,7 +15,7 @@ from construction_panoptic.visualisation.charts import percent_text
 from construction_panoptic.visualisation.overlays import Picture, display_name
 
 PICTURE_SIDE = 420  # px, the longest side of a picture in a row
-SHEET_SIDE = 1600  # px, of one that takes the width of the page
+SHEET_WIDTH = 1600  # px, of one that takes the width of the page
 
 ReportPicture = tuple[Picture, str]
 """A picture of a report, uint8 [h, w, 3], and what stands below it."""
@@ -43,8 +43,7 @@ def about(*, run: str = "", model: str = "", images: str, digest: str) -> dict[s
 
 def _jpeg(picture: Picture | Image.Image, wide: bool = False) -> dict[str, Any]:
     image = Image.fromarray(np.asarray(picture))
-    side = SHEET_SIDE if wide else PICTURE_SIDE
-    image.thumbnail((side, side))
+    image.thumbnail((SHEET_WIDTH, image.height) if wide else (PICTURE_SIDE, PICTURE_SIDE))
     stream = io.BytesIO()
     image.save(stream, format="JPEG", quality=75)
     content = base64.b64encode(stream.getvalue()).decode("ascii")

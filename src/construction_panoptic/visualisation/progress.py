@@ -26,7 +26,7 @@ class ProgressSheet:
     """
 
     def __init__(self, truth: Mapping[str, Any], converted: ConvertedImages, count: int) -> None:
-        self._files = {image["id"]: image["file_name"] for image in choose_images(truth, count)} if count else {}
+        self._files = {image["id"]: image["file_name"] for image in choose_images(truth, count)}
         self._classes = ClassTable.from_categories(truth["categories"])
         self._image_folder = converted.image_folder
         self._truth = {image_id: self._draw(image_id, _found(truth, image_id, converted)) for image_id in self._files}

@@ -1,10 +1,9 @@
-"""The reports, each an HTML page: the data set, the evaluation, and all validation images."""
+"""The reports, each an HTML page: the data set, a training, the evaluation, and all validation images."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
-from markupsafe import Markup
 from PIL import Image
 
 from construction_panoptic.evaluation.analysis import best_thresholds
@@ -19,6 +18,7 @@ from construction_panoptic.visualisation.sheets import Example
 
 _COUNTS = ["groups", "images_train", "images_val", "segments_train", "segments_val", "rejected"]
 _SIZE_SCORES = ["pq", "sq", "rq", "pq_things", "pq_stuff", "ap", "ar"]
+_TIMINGS = ("time/epoch_seconds", "train/images_per_second", "train/data_wait_share")
 MOST_CONFUSIONS = 15
 
 
@@ -30,14 +30,13 @@ def data_report(
     suspicious: Sequence[ReportPicture],
     examples: Mapping[str, Sequence[ReportPicture]],
     audit: pd.DataFrame,
-    balance: Image.Image,
     truth: Image.Image,
 ) -> str:
     """Set the report as an HTML page; see `page.about` and `annotations.summary` for what it is made of.
 
     ``distributions`` say by title how many fall under each label, such as images by their number of segments;
     ``suspicious`` are images worth a look, ``examples`` ground truth of some images by class name. ``audit`` is of
-    `audit_split`, ``balance`` a picture of ``counts``, ``truth`` one of some images with their ground truth.
+    `audit_split`, ``truth`` shows some images with their ground truth.
     """
     present = counts[(counts["images_total"] > 0) | (counts["rejected"] > 0)]
     present = present.sort_values("segments_total", ascending=False, kind="stable")
@@ -50,7 +49,7 @@ def data_report(
         summary=summary,
         count_names=[display_name(name) for name in _COUNTS],
         classes=classes[["class", "kind", *_COUNTS]].to_numpy().tolist(),
-        balance=balance,
+        balance=still.svg(charts.class_balance_chart(counts)),
         truth=truth,
         distributions=distributions,
         suspicious=suspicious,
@@ -58,10 +57,28 @@ def data_report(
     )
 
 
+def training_report(
+    about: Mapping[str, str], history: pd.DataFrame, timings: pd.DataFrame, progress: Image.Image
+) -> str:
+    """Set the report as an HTML page; see `train` for ``history`` and ``timings``, `ProgressSheet` for ``progress``."""
+    seconds, speed, waiting = (timings.get(name, pd.Series(dtype=float)) for name in _TIMINGS)
+    facts = {
+        "epochs": len(history),
+        "minutes": f"{seconds.sum() / 60:.1f}",
+        "images a second": f"{speed.median():.3g}" if len(speed) else None,
+        "of the time waiting for images": f"{100 * waiting.median():.0f} %" if len(waiting) else None,
+    }
+    curves = still.svg(charts.training_chart(history))
+    return render(
+        "training_report.html.j2", title="Training report", about=about, facts=facts, curves=curves, progress=progress
+    )
+
+
 def evaluation_report(
     about: Mapping[str, str],
     quality: Mapping[str, Any],
     precision: Mapping[str, Any],
+    examples: Image.Image,
     worst: Sequence[Example],
     qualities: pd.DataFrame,
     precisions: pd.DataFrame,
@@ -74,7 +91,8 @@ def evaluation_report(
 ) -> str:
     """Set the report as an HTML page, of what `quality`, `precision`, `analysis`, `calibration` and `thresholds` give.
 
-    ``worst`` are the images with the lowest PQ; ``qualities`` and ``precisions`` are of `evaluation.tables`.
+    ``examples`` shows images spread over the validation set, ``worst`` are those with the lowest PQ; ``qualities`` and
+    ``precisions`` are of `evaluation.tables`.
     """
     named = qualities.assign(name=qualities["name"].map(display_name), kind=qualities["kind"].fillna(""))
     chosen = best_thresholds(thresholds)
@@ -85,6 +103,8 @@ def evaluation_report(
         title="Evaluation report",
         about=about,
         facts=_facts(quality, precision) | {"score threshold": in_use},
+        pq_chart=still.svg(charts.pq_chart(qualities)),
+        examples=examples,
         qualities=named[["name", "kind", *SCORES]].to_numpy().tolist(),
         precisions=precisions.to_numpy().tolist(),
         loss_colors={"PQ": charts.GREEN, **charts.LOSS_COLORS},
@@ -94,10 +114,10 @@ def evaluation_report(
         confusions=confusions.set_index("true"),
         sizes=sizes[["size", "true_segments", *_SIZE_SCORES]].to_numpy().tolist(),
         calibration_errors={of: calibration_error(found) for of, found in rows.items() if len(found)},
-        calibration_chart=Markup(still.svg(charts.calibration_chart(calibration))),
+        calibration_chart=still.svg(charts.calibration_chart(calibration)),
         threshold_images=int(thresholds["images"].iloc[0]),
         chosen=chosen.to_dict("records"),
-        threshold_chart=Markup(still.svg(charts.threshold_chart(thresholds))),
+        threshold_chart=still.svg(charts.threshold_chart(thresholds)),
         thresholds=[
             [f"{row['threshold']:g}", row["pq"], row["pq_things"], row["pq_stuff"], f"{row['segments']:.1f}"]
             for row in thresholds.to_dict("records")

@@ -1,26 +1,30 @@
-"""Charts as still pictures (matplotlib), and as SVG to stand in a page."""
+"""Charts as SVG (matplotlib), to stand in a page."""
 
 import io
 from typing import Any
 
 import matplotlib as mpl
+from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from PIL import Image
 
 from construction_panoptic.visualisation.charts import BarChart, CurveChart, Panel
 
-DPI = 120
-GRID = "0.85"
+GRID = "#88888866"
 _INK = "#010203"  # stands for the colour of the page's text
+_STYLE: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "chart", "font.family": "sans-serif"}
+_STYLE |= {"legend.framealpha": 0, "legend.labelcolor": _INK, "text.color": _INK, "axes.edgecolor": _INK}
+_STYLE |= {"axes.labelcolor": _INK, "xtick.color": _INK, "ytick.color": _INK}
 
 
-def picture(chart: BarChart | CurveChart) -> Image.Image:
-    """Draw a chart as a picture."""
-    stream = io.BytesIO()
-    draw(chart).savefig(stream)
-    return Image.open(stream).convert("RGB")
+def svg(chart: BarChart | CurveChart) -> Markup:
+    """Draw a chart as an ``<svg>`` element in the page's text colour and font."""
+    stream = io.StringIO()
+    with mpl.rc_context(_STYLE):
+        draw(chart).savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    text = stream.getvalue()
+    return Markup(text[text.index("<svg") :].replace(_INK, "currentColor"))
 
 
 def draw(chart: BarChart | CurveChart) -> Figure:
@@ -30,27 +34,9 @@ def draw(chart: BarChart | CurveChart) -> Figure:
     return _draw_bars(chart) if chart.columns else _empty(chart.title)
 
 
-def svg(chart: CurveChart) -> str:
-    """Draw a chart for a page: an ``<svg>`` element without title, in the page's text colour and font."""
-    inked = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color", "legend.labelcolor")
-    style: dict[Any, Any] = dict.fromkeys(inked, _INK)
-    style |= {"svg.fonttype": "none", "svg.hashsalt": "chart", "font.family": "sans-serif", "legend.framealpha": 0}
-    with mpl.rc_context(style):
-        figure = Figure(figsize=(5.4, 3.4), layout="constrained")
-        ax = figure.subplots()
-        _draw_panel(ax, chart.panels[0], chart)
-        ax.set_title("")
-        ax.set_ylabel(chart.panels[0].title)
-        ax.grid(color="#88888866")
-        stream = io.StringIO()
-        figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    text = stream.getvalue()
-    return text[text.index("<svg") :].replace(_INK, "currentColor")
-
-
 def _draw_bars(chart: BarChart) -> Figure:
     length = max([4, *(len(column.labels) for column in chart.columns)])
-    figure = Figure(figsize=(4.6 * max(len(chart.columns), 2), 0.23 * length + 1.4), dpi=DPI, layout="constrained")
+    figure = Figure(figsize=(4.6 * max(len(chart.columns), 2), 0.23 * length + 1.4), layout="constrained")
     axes = figure.subplots(1, len(chart.columns), squeeze=False).ravel()
     for column, ax in zip(chart.columns, axes, strict=True):
         places, starts = range(len(column.labels)), [0.0] * len(column.labels)
@@ -81,7 +67,7 @@ def _draw_bars(chart: BarChart) -> Figure:
 
 def _draw_curves(chart: CurveChart) -> Figure:
     across, down = chart.grid()
-    figure = Figure(figsize=(3.6 * across, 2.9 * down + 0.5), dpi=DPI, layout="constrained")
+    figure = Figure(figsize=(max(5.4, 3.6 * across), 2.9 * down + 0.5), layout="constrained")
     axes = figure.subplots(down, across, squeeze=False).ravel()
     for panel, ax in zip(chart.panels, axes, strict=False):
         _draw_panel(ax, panel, chart)
@@ -112,6 +98,6 @@ def _draw_panel(ax: Axes, panel: Panel, chart: CurveChart) -> None:
 
 
 def _empty(text: str) -> Figure:
-    figure = Figure(figsize=(8, 2), dpi=DPI)
+    figure = Figure(figsize=(8, 2))
     figure.text(0.5, 0.5, text, ha="center", va="center")
     return figure

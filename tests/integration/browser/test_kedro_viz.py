@@ -111,7 +111,7 @@ def test_pipelines_are_boxes_that_fold(viz: str, page: Page) -> None:
     assert {"detection", "error_analysis", "mask_head.best", "split_audit"}.isdisjoint(names)  # in folded boxes
     main = asked(f"{viz}/api/main")
     outside = main["modular_pipelines"]["__root__"]["children"]
-    assert sum(child["type"] == "data" for child in outside) <= 34
+    assert sum(child["type"] == "data" for child in outside) <= 15
     layers = page.evaluate("[...document.querySelectorAll('.pipeline-layer-name')].map(name => name.textContent)")
     assert layers == sorted(layers)
     assert {"01 raw", "03 primary", "05 model input", "06 models", "08 reporting"} <= set(layers)
@@ -122,9 +122,9 @@ def test_pipelines_are_boxes_that_fold(viz: str, page: Page) -> None:
 @pytest.mark.parametrize(
     ("name", "shows"),
     [
-        ("pq_loss_chart", "document.querySelectorAll('.pipeline-metadata .plot-container .bars .point').length > 5"),
-        ("worst_images", "document.querySelector('.pipeline-metadata__plot-image')?.naturalWidth > 400"),
-        ("panoptic_quality_table", "document.querySelectorAll('.preview-table tr').length > 5"),
+        ("pq_loss_budget", "document.querySelectorAll('.pipeline-metadata .plot-container .bars .point').length > 5"),
+        ("example_sheet", "document.querySelector('.pipeline-metadata__plot-image')?.naturalWidth > 400"),
+        ("average_precision_table", "document.querySelectorAll('.preview-table tr').length > 5"),
         ("evaluation_report", "document.querySelector('.pipeline-metadata').innerText.includes('Evaluation report')"),
         ("panoptic_quality", "document.querySelector('.pipeline-metadata').innerText.includes('per_class')"),
     ],

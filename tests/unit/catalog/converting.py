@@ -4,7 +4,6 @@ import json
 import os
 import signal
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,7 @@ from construction_panoptic.annotations.merging.converting import merge_images
 from construction_panoptic.annotations.records import ConvertedImage, ConvertedRecord
 from construction_panoptic.annotations.stuff.label_maps import encode_labels
 from construction_panoptic.annotations.taxonomy import Taxonomy
-from construction_panoptic.catalog.datasets import ConvertedImagesDataset, finished_record
-from construction_panoptic.catalog.journal import Journal
+from construction_panoptic.catalog.datasets import ConvertedImagesDataset, Finished
 
 STUFF = encode_labels(np.repeat(np.array([[1], [2]], np.uint8), 15, axis=0).repeat(40, axis=1))
 
@@ -33,12 +31,12 @@ def convert(raw: Path, folder: Path, taxonomy: Path, kill_at: int | None = None,
     """
     classes = Taxonomy.from_dict(json.loads(taxonomy.read_text()))
     exports = read_exports(raw, classes)
-    path = str(folder / "converted.jsonl")
-    dataset = ConvertedImagesDataset(filepath=path, image_folder="images", png_folder="panoptic")
-    finished = partial(finished_record, Journal(Path(path)))
+    dataset = ConvertedImagesDataset(
+        filepath=str(folder / "converted.jsonl"), image_folder="images", png_folder="panoptic"
+    )
     made = []
 
-    def watched() -> Iterator[ConvertedImage | ConvertedRecord]:
+    def watched(finished: Finished) -> Iterator[ConvertedImage | ConvertedRecord]:
         items = merge_images(
             exports.images, exports.annotations, lambda _: STUFF, classes, finished=finished, **options
         )
@@ -49,5 +47,5 @@ def convert(raw: Path, folder: Path, taxonomy: Path, kill_at: int | None = None,
                 made.append(item.record.key)
             yield item
 
-    dataset.save(watched())
+    dataset.save(watched)
     return made

@@ -60,12 +60,8 @@ def test_a_damaged_record_of_a_converted_image(tmp_path: Path) -> None:
         filepath=str(tmp_path / "images.jsonl"), image_folder="images", png_folder="panoptic"
     )
     segments = [Segment(1, 1, 4, (0, 0, 2, 2), 0, None)]
-    images.save(
-        ConvertedImage(
-            ConvertedRecord(f"site/{n}.jpg", str(n), f"{n}.jpg", 2, 2, segments, 0, [], "00"), b"png", b"jpg", "0"
-        )
-        for n in range(2)
-    )
+    records = [ConvertedRecord(f"site/{n}.jpg", str(n), f"{n}.jpg", 2, 2, segments, 0, [], "00") for n in range(2)]
+    images.save(lambda _: [ConvertedImage(record, b"png", b"jpg", "0") for record in records])
     path = tmp_path / "images.jsonl"
     good, bad = path.read_text().splitlines()
     for line in (bad[:-20], bad.replace('"key"', '"kez"'), json.dumps([])):

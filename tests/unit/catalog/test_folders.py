@@ -2,8 +2,9 @@ import base64
 import io
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +23,11 @@ from construction_panoptic.catalog.datasets import (
 )
 from construction_panoptic.errors import InputDataError, user_error
 from construction_panoptic.files import write_bytes
+
+
+def giving(*items: Any) -> Callable[[Any], Iterator[Any]]:
+    """Give the items, whatever is finished."""
+    return lambda finished: iter(items)
 
 
 def converted(stem: str, image: Path | bytes) -> ConvertedImage:
@@ -46,7 +52,7 @@ def images(tmp_path: Path) -> ConvertedImagesDataset:
 
 def test_images_are_linked_and_records_come_back(images: ConvertedImagesDataset, tmp_path: Path) -> None:
     source = picture(tmp_path / "raw" / "x.png")
-    images.save([converted("x", source), converted("y", source.read_bytes())])
+    images.save(giving(converted("x", source), converted("y", source.read_bytes())))
     loaded = images.load()
     assert [record.stem for record in loaded] == ["x", "y"]
     assert [record.stem for record in loaded] == ["x", "y"], "it can be iterated again"
@@ -57,22 +63,22 @@ def test_images_are_linked_and_records_come_back(images: ConvertedImagesDataset,
 
 def test_a_second_conversion_leaves_nothing_of_the_first(images: ConvertedImagesDataset, tmp_path: Path) -> None:
     source = picture(tmp_path / "raw" / "x.png")
-    images.save([converted("x", source), converted("y", source)])
-    images.save([converted("y", source)])
+    images.save(giving(converted("x", source), converted("y", source)))
+    images.save(giving(converted("y", source)))
     assert {path.name for path in images.load().image_folder.iterdir()} == {"y.png"}
     assert source.is_file()
 
 
 def test_an_interrupted_conversion_does_not_exist(images: ConvertedImagesDataset, tmp_path: Path) -> None:
     source = picture(tmp_path / "raw" / "x.png")
-    images.save([converted("x", source)])
+    images.save(giving(converted("x", source)))
 
-    def stops() -> Iterator[ConvertedImage]:
+    def stops(_: Any) -> Iterator[ConvertedImage]:
         yield converted("x", source)
         raise RuntimeError("power cut")
 
     with pytest.raises(DatasetError):
-        images.save(stops())
+        images.save(stops)
     assert not images.exists()
 
 
@@ -115,7 +121,7 @@ def test_half_generated_files_do_not_exist_and_can_be_replaced(tmp_path: Path) -
 def test_stuff_labels_come_back(tmp_path: Path) -> None:
     dataset = StuffLabelsDataset(filepath=str(tmp_path / "labels"))
     labels = np.arange(24, dtype=np.uint8).reshape(4, 6)
-    dataset.save(iter([StuffOfImage("a/x.jpg", encode_labels(labels), digest="1"), StuffOfImage("a/y.jpg", None)]))
+    dataset.save(giving(StuffOfImage("a/x.jpg", encode_labels(labels), digest="1"), StuffOfImage("a/y.jpg", None)))
     folder = dataset.load()
     np.testing.assert_array_equal(decode_labels(folder.content("a/x.jpg") or b""), labels)
     assert folder.content("a/y.jpg") is None
@@ -141,7 +147,7 @@ def test_the_fringe_is_summed_over_images(tmp_path: Path) -> None:
         StuffOfImage("a/y.jpg", None),
         StuffOfImage("a/z.jpg", png, 1, 0, "2"),
     ]
-    dataset.save(stuff)
+    dataset.save(giving(*stuff))
     assert dataset.load().fringe() == {"pixels_before": 10, "pixels_after": 2}
 
 

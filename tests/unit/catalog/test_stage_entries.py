@@ -18,7 +18,7 @@ def test_every_stage_has_its_entries(stage: str) -> None:
     assert str(catalog.get(f"{stage}.best")._filepath) == f"data/06_models/{stage}/best.pt"
     assert catalog.get(f"{stage}.history").metadata["mlflow"] == {"history": stage, "artifact": f"tables/{stage}"}
     assert catalog.get(f"{stage}.progress").metadata["mlflow"] == {"epochs": f"{stage}/progress"}
-    for name in ("timings", "curves", "curves_picture"):
+    for name in ("timings", "report"):
         assert catalog.get(f"{stage}.{name}").metadata["kedro-viz"]["layer"]
 
 

@@ -43,9 +43,9 @@ def quality() -> dict[str, Any]:
         "Things": {"pq": 0.72, "sq": 0.8, "rq": 0.9, "n": 1},
         "Stuff": {"pq": 0.24, "sq": 0.4, "rq": 0.3, "n": 2},
         "per_class": {
-            "1": {"pq": 0.48, "sq": 0.8, "rq": 0.6, "present": True},
-            "2": {**zero, "present": True},
-            "3": {"pq": 0.72, "sq": 0.8, "rq": 0.9, "present": True},
-            "4": {**zero, "present": False},
+            "1": {"pq": 0.48, "sq": 0.8, "rq": 0.6, "isthing": False, "present": True},
+            "2": {**zero, "isthing": False, "present": True},
+            "3": {"pq": 0.72, "sq": 0.8, "rq": 0.9, "isthing": True, "present": True},
+            "4": {**zero, "isthing": True, "present": False},
         },
     }

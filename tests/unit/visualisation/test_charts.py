@@ -4,12 +4,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from construction_panoptic.evaluation.tables import quality_table
 from construction_panoptic.visualisation import ClassTable
 from construction_panoptic.visualisation.charts import class_balance_chart, pq_chart, training_chart
 
 
 def test_pq_is_in_percent_best_first_and_without_absent_classes(quality: dict[str, Any], classes: ClassTable) -> None:
-    chart = pq_chart(quality, classes)
+    chart = pq_chart(quality_table(quality, classes.names))
     assert [(column.title, list(column.labels)) for column in chart.columns] == [
         ("Things", ["wheel loader"]),
         ("Stuff", ["sky", "ground"]),
@@ -24,9 +25,10 @@ def test_pq_is_in_percent_best_first_and_without_absent_classes(quality: dict[st
 
 def test_the_title_has_the_means(quality: dict[str, Any], classes: ClassTable) -> None:
     title = "PQ: All 40.0 (3 classes), Things 72.0 (1 class), Stuff 24.0 (2 classes)"
-    assert pq_chart(quality, classes).title == title
+    assert pq_chart(quality_table(quality, classes.names)).title == title
     quality["Stuff"] = {"pq": None, "sq": None, "rq": None, "n": 0}
-    assert pq_chart(quality, classes).title.endswith("Stuff n/a (0 classes)")
+    quality["per_class"] = {"3": quality["per_class"]["3"]}
+    assert pq_chart(quality_table(quality, classes.names)).title.endswith("Stuff n/a (0 classes)")
 
 
 def counts(train: list[int], val: list[int], kinds: str = "tttttt") -> pd.DataFrame:
@@ -85,7 +87,7 @@ def history() -> pd.DataFrame:
 
 
 def test_panels_hold_what_was_logged() -> None:
-    chart = training_chart(history(), "Training")
+    chart = training_chart(history())
     panels = {panel.title: panel for panel in chart.panels}
     assert list(panels) == [
         "Total loss",
@@ -108,11 +110,11 @@ def test_panels_hold_what_was_logged() -> None:
 
 
 def test_the_best_epoch_is_that_of_the_main_metric_only() -> None:
-    chart = training_chart(history().drop(columns="val/ap"), "Training")
+    chart = training_chart(history().drop(columns="val/ap"))
     assert [curve.style for panel in chart.panels for curve in panel.curves].count("star") == 0
 
 
 def test_an_epoch_logged_twice_counts_once() -> None:
     table = pd.DataFrame({"epoch": [1, 3, 2, 2], "train/loss": [4.0, 1.0, 9.0, 2.0]})
-    curve = training_chart(table, "Training").panels[0].curves[0]
+    curve = training_chart(table).panels[0].curves[0]
     assert (curve.x, curve.y) == ([1, 2, 3], [4, 2, 1])

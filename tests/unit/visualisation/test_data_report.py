@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from construction_panoptic.visualisation.page import PICTURE_SIDE, SHEET_SIDE
+from construction_panoptic.visualisation.page import PICTURE_SIDE, SHEET_WIDTH
 from construction_panoptic.visualisation.reports import data_report
 
 ABOUT = {"run": "first <try>"}
@@ -30,7 +30,7 @@ SUMMARY = {
 }
 AUDIT = pd.DataFrame({"name": ["wheel_loader"], "groups": [321]})
 SHEET = Image.new("RGB", (2400, 300))
-SHOWN = (AUDIT, SHEET, SHEET)
+SHOWN = (AUDIT, SHEET)
 COUNTS = pd.DataFrame(
     {
         "class": ["wheel_loader", "<b>bad</b>", "absent"],
@@ -66,10 +66,11 @@ def test_the_page_holds_the_numbers_and_stands_alone() -> None:
     assert "<b>bad" not in page
     widths = [float(width) for width in re.findall(r"width:([\d.]+)rem", page[page.index("Rejected records") :])]
     assert widths[:2] == [8, 3.2]
-    assert not re.search(r'(?:src|href)="(?!data:)', page)
+    assert not re.search(r'(?:src|href)="(?!data:|#)', page)
     encoded = re.findall(r'src="data:image/jpeg;base64,([^"]+)"', page)
     sides = [max(Image.open(io.BytesIO(base64.b64decode(picture))).size) for picture in encoded]
-    assert sides == [SHEET_SIDE, PICTURE_SIDE, SHEET_SIDE]
+    assert sides == [PICTURE_SIDE, SHEET_WIDTH]
+    assert "2 of 3 classes occur" in page[page.index("<svg") : page.index("</svg>")]
 
 
 def test_an_empty_data_set_has_a_page() -> None:

@@ -4,11 +4,12 @@ import pytest
 from construction_panoptic.evaluation.analysis import LOSSES
 from construction_panoptic.visualisation.charts import (
     calibration_chart,
+    confusion_chart,
     loss_budget_chart,
     sorted_budget,
     threshold_chart,
 )
-from construction_panoptic.visualisation.interactive import confusion_chart
+from construction_panoptic.visualisation.interactive import draw
 from construction_panoptic.visualisation.reports import most_confused
 
 NAN = float("nan")
@@ -47,7 +48,7 @@ def test_the_parts_of_a_class_are_in_one_row() -> None:
 
 
 def test_the_matrix_is_drawn_as_fractions_of_the_ground_truth() -> None:
-    [heat] = confusion_chart(CONFUSIONS).data
+    [heat] = draw(confusion_chart(CONFUSIONS)).data
     assert list(heat.x) == ["sky", "wall", "missed"]
     assert list(heat.z[0]) == pytest.approx([5 / 8, 2 / 8, 1 / 8])
     assert list(heat.customdata[1]) == [3, 4, 0]

@@ -2,6 +2,7 @@ import re
 
 import numpy as np
 import pandas as pd
+from PIL import Image
 
 from construction_panoptic.visualisation.reports import evaluation_report
 from construction_panoptic.visualisation.sheets import Example
@@ -15,6 +16,8 @@ QUALITY = {
 QUALITIES = pd.DataFrame(
     [
         {"name": "All", "kind": NAN, "pq": 0.6, "sq": 0.8, "rq": 0.75},
+        {"name": "Things", "kind": NAN, "pq": 0.6, "sq": 0.8, "rq": 0.75},
+        {"name": "Stuff", "kind": NAN, "pq": NAN, "sq": NAN, "rq": NAN},
         {"name": "tower_crane", "kind": "thing", "pq": 0.6, "sq": 0.811, "rq": 0.75},
     ]
 )
@@ -37,6 +40,7 @@ CURVE = pd.DataFrame(
         "images": [64] * 3,
     }
 )
+SHEET = Image.new("RGB", (2400, 5000))
 PICTURE = np.full((90, 60, 3), 200, np.uint8)
 WORST = [Example("<b>yard.jpg", dict.fromkeys(("Image", "Ground truth", "Prediction", "Errors"), PICTURE), 0.12)]
 
@@ -47,7 +51,7 @@ def report(
     precision = {"AP": 0.345, "AP50": -1}
     curve = curve.assign(in_use_things=curve["threshold"] == things, in_use_stuff=curve["threshold"] == stuff)
     tables = (QUALITIES, PRECISIONS, budget(), CONFUSIONS, SIZES, calibration, ERRORS, curve)
-    return evaluation_report({"model": "DETR, epoch 8"}, QUALITY, precision, WORST, *tables)
+    return evaluation_report({"model": "DETR, epoch 8"}, QUALITY, precision, SHEET, WORST, *tables)
 
 
 def test_the_page_holds_every_part_and_stands_alone() -> None:
@@ -70,8 +74,8 @@ def test_the_page_holds_every_part_and_stands_alone() -> None:
     ):
         assert text in page, text
     assert "Mean distance from the line: 30.0 points for boxes." in " ".join(page.split())
-    assert page.count("data:image/jpeg;base64,") == 4
-    assert page.count("<svg") == 2
+    assert page.count("data:image/jpeg;base64,") == 5
+    assert page.count("<svg") == 3
     assert not re.search(r'(?:src|href)="(?!data:|#)', page)
     captions = ["image", "ground truth", "prediction", "errors"]
     assert re.findall(r'alt="(.*)" width="60" height="90"', page) == captions

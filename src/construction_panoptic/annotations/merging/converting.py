@@ -21,8 +21,8 @@ def merge_images(
     stuff_reader: Callable[[str], bytes | None],
     taxonomy: Taxonomy,
     overlap: Overlap = "last_on_top",
-    *,
     finished: Callable[[str, str], ConvertedRecord | None] = lambda key, digest: None,  # noqa: ARG005
+    *,
     workers: WorkerCount = 1,
     engine: Engine = "local",
 ) -> Iterator[ConvertedImage | ConvertedRecord]:

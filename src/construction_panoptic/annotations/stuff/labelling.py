@@ -34,8 +34,8 @@ def label_all(
     annotations: Table,
     labeller: StuffLabeller,
     fringe: Fringe,
-    *,
     folder: Path,
+    *,
     execution: Execution = ONE_PROCESS,
 ) -> Iterator[StuffOfImage]:
     """Label the images that are not labelled yet; give the stuff of each image in the order of the table.

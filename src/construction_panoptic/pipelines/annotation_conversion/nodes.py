@@ -1,14 +1,13 @@
 """Nodes that turn CVAT exports into COCO panoptic and detection files."""
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from PIL import Image
-from plotly import graph_objects as go
 
 from construction_panoptic.annotations.coco_files import CocoFiles
 from construction_panoptic.annotations.formats.reading import Exports, read_exports
@@ -24,12 +23,9 @@ from construction_panoptic.annotations.stuff.registry import LABELLERS, origin_o
 from construction_panoptic.annotations.summary import class_counts_and_summary, survey
 from construction_panoptic.annotations.tables import StoredTable
 from construction_panoptic.annotations.taxonomy import Taxonomy
-from construction_panoptic.catalog.datasets import StuffLabelFolder, finished_record
-from construction_panoptic.catalog.journal import Journal
+from construction_panoptic.catalog.datasets import Finished, StuffLabelFolder
 from construction_panoptic.config.conversion import ConversionSettings
 from construction_panoptic.evaluation.examples import some_images
-from construction_panoptic.visualisation import interactive, still
-from construction_panoptic.visualisation.charts import class_balance_chart
 from construction_panoptic.visualisation.examples import overlay_of
 from construction_panoptic.visualisation.overlays import ClassTable
 from construction_panoptic.visualisation.page import ReportPicture, about
@@ -59,35 +55,33 @@ def label_stuff(
     images: pd.DataFrame,
     annotations: StoredTable,
     stuff_predictions: Path,
-    so_far: Path,
     taxonomy: dict[str, Any],
     parameters: ConversionSettings,
-) -> Iterable[StuffOfImage]:
-    """Label the stuff of each image, as it is asked for and unless an interrupted run has done it."""
+) -> Callable[[Path], Iterable[StuffOfImage]]:
+    """Give what labels the stuff of each image, unless an interrupted run has left it in a folder."""
     stuff, classes = parameters.stuff, Taxonomy.from_dict(taxonomy)
     if stuff.source == "none":
-        return (StuffOfImage(key, None) for key in images["key"])
+        return lambda folder: (StuffOfImage(key, None) for key in images["key"])  # noqa: ARG005
     labeller = LABELLERS[stuff.source](stuff, classes, stuff_predictions)
     fringe = Fringe(leftover_classes(classes), stuff.fringe_distance)
-    return label_all(images, annotations, labeller, fringe, folder=so_far, execution=parameters.execution)
+    return partial(label_all, images, annotations, labeller, fringe, execution=parameters.execution)
 
 
 def merge_annotations(
     images: pd.DataFrame,
     annotations: StoredTable,
     stuff_labels: StuffLabelFolder,
-    so_far: Path,
     taxonomy: dict[str, Any],
     parameters: ConversionSettings,
-) -> Iterable[ConvertedImage | ConvertedRecord]:
-    """Lay things over stuff as images are asked for; give the record alone of what is converted already."""
-    return merge_images(
+) -> Callable[[Finished], Iterable[ConvertedImage | ConvertedRecord]]:
+    """Give what lays things over stuff in each image, unless an interrupted run has finished it."""
+    return partial(
+        merge_images,
         images,
         annotations,
         stuff_labels.content,
         Taxonomy.from_dict(taxonomy),
         parameters.overlap,
-        finished=partial(finished_record, Journal(so_far)),
         **parameters.execution.model_dump(),
     )
 
@@ -151,12 +145,6 @@ def audit_and_count(
     summary["fringe"] = {"within_pixels": parameters.stuff.fringe_distance, **stuff_labels.fringe()}
     summary["stuff"] = origin_of(parameters.stuff)
     return audited, counts, {**summary, "split": {**facts, "sha256": splitting.split_digest(split)}}
-
-
-def draw_class_balance(counts: pd.DataFrame) -> tuple[go.Figure, Image.Image]:
-    """Draw how many segments of each class are on both sides."""
-    chart = class_balance_chart(counts)
-    return interactive.draw(chart), still.picture(chart)
 
 
 def report_data(

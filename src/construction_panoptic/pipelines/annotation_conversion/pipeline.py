@@ -14,7 +14,7 @@ def create_pipeline(**_: Any) -> Pipeline:
     raw = ["raw_images", "raw_annotations"]
     counted = ["converted_images", "split", "raw_annotations", "rejected_records", "repaired_records", "stuff_labels"]
     reported = ["converted_images", "raw_annotations", "rejected_records", "class_counts", "dataset_summary"]
-    shown = ["split_audit", "class_balance_picture", "ground_truth_mosaic"]
+    shown = ["split_audit", "ground_truth_mosaic"]
     return Pipeline(
         [
             Node(
@@ -25,13 +25,13 @@ def create_pipeline(**_: Any) -> Pipeline:
             ),
             Node(
                 nodes.label_stuff,
-                inputs=[*raw, "stuff_predictions", "stuff_labels_so_far", "taxonomy", _PARAMETERS],
+                inputs=[*raw, "stuff_predictions", "taxonomy", _PARAMETERS],
                 outputs="stuff_labels",
                 name="label_stuff",
             ),
             Node(
                 nodes.merge_annotations,
-                inputs=[*raw, "stuff_labels", "converted_images_so_far", "taxonomy", _PARAMETERS],
+                inputs=[*raw, "stuff_labels", "taxonomy", _PARAMETERS],
                 outputs="converted_images",
                 name="merge_things_over_stuff",
             ),
@@ -58,12 +58,6 @@ def create_pipeline(**_: Any) -> Pipeline:
                 inputs=[*counted, "taxonomy", _PARAMETERS],
                 outputs=["split_audit", "class_counts", "dataset_summary"],
                 name="audit_split_and_count_classes",
-            ),
-            Node(
-                nodes.draw_class_balance,
-                inputs="class_counts",
-                outputs=["class_balance_chart", "class_balance_picture"],
-                name="draw_class_balance",
             ),
             Node(
                 nodes.draw_ground_truth,

@@ -9,6 +9,6 @@ from construction_panoptic.pipelines.stage import stage_pipeline
 
 
 def create_pipeline(**_: Any) -> Pipeline:
-    """Train the detector and draw its curves."""
+    """Train the detector and report."""
     inputs = ["detection_train", "detection_val", "converted_images", "params:model", "params:detection"]
-    return stage_pipeline("detection", "detector", "the detector", nodes.train_detector, inputs)
+    return stage_pipeline("detection", "detector", nodes.train_detector, inputs)

@@ -6,7 +6,6 @@ from typing import Any
 
 import pandas as pd
 from PIL import Image
-from plotly import graph_objects as go
 
 from construction_panoptic.annotations.records import ConvertedImages
 from construction_panoptic.config.evaluation import EvaluationSettings
@@ -19,12 +18,9 @@ from construction_panoptic.evaluation.segments import match_segments
 from construction_panoptic.evaluation.thresholds import threshold_curve
 from construction_panoptic.models.files import model_of
 from construction_panoptic.training.loading import build_loader
-from construction_panoptic.visualisation import interactive
-from construction_panoptic.visualisation.charts import calibration_chart, loss_budget_chart, threshold_chart
 from construction_panoptic.visualisation.examples import examples_of
 from construction_panoptic.visualisation.page import about
 from construction_panoptic.visualisation.reports import MOST_IMAGES, THUMBNAIL_SIDE, evaluation_report, validation_page
-from construction_panoptic.visualisation.sheets import example_sheet
 
 
 def match_all_segments(
@@ -67,18 +63,6 @@ def try_thresholds(
     return threshold_curve(model, loader, truth, folder, overrides=parameters.overrides, precision=precision)
 
 
-def draw_errors(
-    budget: pd.DataFrame, confusions: pd.DataFrame, calibration: pd.DataFrame, thresholds: pd.DataFrame
-) -> tuple[go.Figure, go.Figure, go.Figure, go.Figure]:
-    """Draw the loss budget, the confusion matrix, the calibration and the effect of the threshold."""
-    return (
-        interactive.draw(loss_budget_chart(budget)),
-        interactive.confusion_chart(confusions),
-        interactive.draw(calibration_chart(calibration)),
-        interactive.draw(threshold_chart(thresholds)),
-    )
-
-
 def report_evaluation(
     checkpoint: dict[str, Any],
     quality: dict[str, Any],
@@ -89,9 +73,10 @@ def report_evaluation(
     predictions: Path,
     parameters: EvaluationSettings,
     run_name: str,
+    sheet: Image.Image,
     *tables: pd.DataFrame,
-) -> tuple[str, Image.Image, str]:
-    """Set the evaluation report, the sheet of the images with the lowest PQ, worst first, and the page of all images.
+) -> tuple[str, str]:
+    """Set the evaluation report, and the page of all validation images.
 
     ``tables`` are what the other nodes have found, thresholds last.
     """
@@ -106,7 +91,7 @@ def report_evaluation(
     scores |= {image["id"]: None for image in panoptic_val["images"] if image["id"] not in scores}
     worst = dict(islice(scores.items(), parameters.examples))
     worst_drawn = list(examples_of(worst, panoptic_val, folders, predictions, segments))
-    report = evaluation_report(said, quality, precision, worst_drawn, *tables)
+    report = evaluation_report(said, quality, precision, sheet, worst_drawn, *tables)
     shown = dict(islice(scores.items(), MOST_IMAGES))
     drawn = examples_of(shown, panoptic_val, folders, predictions, segments, max_side=THUMBNAIL_SIDE)
-    return report, example_sheet(worst_drawn), validation_page(said, panoptic_val, segments, shown, drawn)
+    return report, validation_page(said, panoptic_val, segments, shown, drawn)

@@ -9,7 +9,7 @@ from construction_panoptic.pipelines.error_analysis import nodes
 # The recipe's own results: those without its name are of the recipe evaluated last.
 COMPARED = ["panoptic_val", "converted_images", "detr.panoptic_predictions", "params:panoptic_evaluation"]
 MEASURED = ["best_model", "detr.panoptic_quality", "detr.average_precision", "segment_matches"]
-NUMBERS = ["detr.panoptic_quality_table", "detr.average_precision_table"]
+SHOWN = ["detr.example_sheet", "detr.panoptic_quality_table", "detr.average_precision_table"]
 ERRORS = ["pq_loss_budget", "confusion_matrix", "size_quality", "calibration", "box_errors", "threshold_curve"]
 
 
@@ -37,15 +37,9 @@ def create_pipeline(**_: Any) -> Pipeline:
                 name="try_score_thresholds_on_training_images",
             ),
             Node(
-                nodes.draw_errors,
-                inputs=["pq_loss_budget", "confusion_matrix", "calibration", "threshold_curve"],
-                outputs=["pq_loss_chart", "confusion_chart", "calibration_chart", "threshold_chart"],
-                name="draw_errors",
-            ),
-            Node(
                 nodes.report_evaluation,
-                inputs=[*MEASURED, *COMPARED, "params:run_name", *NUMBERS, *ERRORS],
-                outputs=["evaluation_report", "worst_images", "validation_images"],
+                inputs=[*MEASURED, *COMPARED, "params:run_name", *SHOWN, *ERRORS],
+                outputs=["evaluation_report", "validation_images"],
                 name="report_evaluation",
             ),
         ],

@@ -9,8 +9,8 @@ from construction_panoptic.pipelines.stage import stage_pipeline
 
 
 def create_pipeline(**_: Any) -> Pipeline:
-    """Train Panoptic-DeepLab and draw its curves."""
+    """Train Panoptic-DeepLab and report."""
     data = ["panoptic_train", "panoptic_val", "converted_images"]
     parameters = ["params:panoptic_deeplab", "params:panoptic_evaluation"]
     name = "panoptic_deeplab"
-    return stage_pipeline(name, name, "Panoptic-DeepLab", nodes.train_panoptic_deeplab, [*data, *parameters])
+    return stage_pipeline(name, name, nodes.train_panoptic_deeplab, [*data, *parameters])

@@ -6,7 +6,6 @@ from typing import Any
 
 import pandas as pd
 from PIL import Image
-from plotly import graph_objects as go
 
 from construction_panoptic.annotations.records import ConvertedImages
 from construction_panoptic.config.evaluation import EvaluationSettings
@@ -19,8 +18,6 @@ from construction_panoptic.evaluation.quality import QualityEngine, panoptic_qua
 from construction_panoptic.evaluation.segments import match_segments
 from construction_panoptic.evaluation.tables import precision_table, quality_table
 from construction_panoptic.models.files import model_of
-from construction_panoptic.visualisation import interactive, still
-from construction_panoptic.visualisation.charts import pq_chart
 from construction_panoptic.visualisation.examples import examples_of
 from construction_panoptic.visualisation.overlays import ClassTable
 from construction_panoptic.visualisation.sheets import example_sheet
@@ -58,12 +55,6 @@ def measure_precision(
     engine: PrecisionEngine = "hotcoco" if parameters.engine == "hotcoco" else "pycocotools"
     precision = average_precision(detection_val, boxes, engine=engine)
     return precision, precision_table(precision)
-
-
-def draw_quality(quality: dict[str, Any], panoptic_val: dict[str, Any]) -> tuple[go.Figure, Image.Image]:
-    """Draw the PQ of each class; a class that is absent from the validation set is left out."""
-    chart = pq_chart(quality, ClassTable.from_categories(panoptic_val["categories"]))
-    return interactive.draw(chart), still.picture(chart)
 
 
 def draw_examples(

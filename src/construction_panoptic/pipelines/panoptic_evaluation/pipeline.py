@@ -10,7 +10,7 @@ COMPARED = ["panoptic_val", "converted_images", "panoptic_predictions", "params:
 PRECISION = ["average_precision", "average_precision_table"]
 QUALITY = ["panoptic_quality", "panoptic_quality_table"]
 # One node for each layer: Kedro-Viz shows layers only if no node leads back to an earlier one.
-KEPT = {"predictions": ["panoptic_predictions", "box_predictions"], "results": [*QUALITY, *PRECISION]}
+KEPT = {"predictions": ["panoptic_predictions", "box_predictions"], "results": [*QUALITY, *PRECISION, "example_sheet"]}
 
 
 def create_pipeline(**_: Any) -> Pipeline:
@@ -36,12 +36,6 @@ def create_pipeline(**_: Any) -> Pipeline:
                 name="measure_average_precision",
             ),
             Node(nodes.measure_quality, inputs=COMPARED, outputs=QUALITY, name="measure_panoptic_quality"),
-            Node(
-                nodes.draw_quality,
-                inputs=["panoptic_quality", "panoptic_val"],
-                outputs=["panoptic_quality_chart", "panoptic_quality_picture"],
-                name="draw_panoptic_quality",
-            ),
             Node(nodes.draw_examples, inputs=COMPARED, outputs="example_sheet", name="draw_examples"),
             *(
                 Node(

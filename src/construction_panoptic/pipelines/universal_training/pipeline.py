@@ -9,8 +9,8 @@ from construction_panoptic.pipelines.universal_training import nodes
 
 
 def create_pipeline(**_: Any) -> Pipeline:
-    """Find the weights, fine-tune the model and draw its curves."""
+    """Find the weights, fine-tune the model and report."""
     data = ["panoptic_train", "panoptic_val", "converted_images", "params:universal", "universal.weights"]
     find = Node(nodes.find_weights, inputs="params:universal", outputs="weights", name="find_weights")
     finding = Pipeline([find], namespace="universal", parameters={"params:universal"})
-    return finding + stage_pipeline("universal", "universal", "the universal model", nodes.train_universal, data)
+    return finding + stage_pipeline("universal", "universal", nodes.train_universal, data)

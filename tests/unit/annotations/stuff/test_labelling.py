@@ -90,15 +90,14 @@ def files(folder: Path) -> dict[str, bytes]:
 def test_an_interrupted_labelling_goes_on_by_whole_batches(tables: Tables, tmp_path: Path) -> None:
     def run(folder: str, stop_at: int | None = None, **labeller: Any) -> int:
         darkness = Darkness(**labeller)
-        stuff = label_all(*tables, darkness, FRINGE, folder=tmp_path / folder)
 
-        def stopping() -> Iterator[StuffOfImage]:
-            for number, item in enumerate(stuff):
+        def stopping(finished: Path) -> Iterator[StuffOfImage]:
+            for number, item in enumerate(label_all(*tables, darkness, FRINGE, finished)):
                 if number == stop_at:
                     raise RuntimeError("power cut")
                 yield item
 
-        StuffLabelsDataset(filepath=str(tmp_path / folder)).save(stopping())
+        StuffLabelsDataset(filepath=str(tmp_path / folder)).save(stopping)
         return darkness.labelled
 
     assert run("whole") == COUNT

@@ -1,6 +1,7 @@
 """Stuff labelled by tiny models of `transformers` with random weights, a folder each."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -167,7 +168,7 @@ def label(
     tables: tuple[pd.DataFrame, pd.DataFrame], labeller: UniversalLabeller, folder: Path, **execution: Any
 ) -> dict[str, bytes]:
     images, things = tables
-    stuff = label_all(images, things, labeller, Fringe([1], 2), folder=folder, execution=Execution(**execution))
+    stuff = partial(label_all, images, things, labeller, Fringe([1], 2), execution=Execution(**execution))
     StuffLabelsDataset(filepath=str(folder)).save(stuff)
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
