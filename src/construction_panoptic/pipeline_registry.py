@@ -22,7 +22,7 @@ _JOBS = {
     f"{recipe}_{name}": (recipe, (name,))
     for recipe in RECIPES
     if recipe != "detr"
-    for name in (*_FOLLOWING, "prediction", "annotate_next", "model_export")
+    for name in (*_FOLLOWING, "prediction", "annotate_next", "model_export", "cvat_export")
 }
 """Name of a pipeline that is made of others → the recipe whose model it uses, and its parts."""
 

@@ -76,7 +76,8 @@ class ExportedModelDataset(LocalDataset):
 
     def save(self, data: PanopticModel) -> None:
         """Write both files; see `export_model`. An ONNX file beside them is of another model, and goes."""
-        (self._filepath / "model.onnx").unlink(missing_ok=True)
+        for name in ("model.onnx", "onnx_report.json"):
+            (self._filepath / name).unlink(missing_ok=True)
         export_model(data, self._filepath)
 
 

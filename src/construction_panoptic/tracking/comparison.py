@@ -90,8 +90,8 @@ def _read_runs(
         if classes is None or matched is None:
             raise InputDataError(
                 f"run {name} ({run.info.run_id}) has no {SEGMENTS if classes else CLASSES}: it has not been evaluated, "
-                "or neither analysed nor evaluated on the validation set that is in this project. As every full kedro "
-                "run, it can be compared when it has panoptic_evaluation and error_analysis in it."
+                "or neither analysed nor evaluated on the validation set that is in this project. A run of a whole job "
+                "can be compared; so can one of the pipelines that evaluate and analyse."
             )
         read.append(
             ComparedRun(
@@ -111,7 +111,7 @@ def _read_runs(
         listed = ", ".join(f"{run.info.run_name}: {digests[run.info.run_id][:8] or 'unknown'}" for run in runs)
         raise InputDataError(
             f"these runs were evaluated on different validation sets ({listed}), so their PQ cannot be compared. "
-            "Evaluate both models on one set: kedro run --pipelines panoptic_evaluation"
+            "Evaluate both models on one set: run the pipelines that evaluate them again."
         )
     return read
 

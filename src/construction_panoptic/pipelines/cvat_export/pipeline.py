@@ -19,7 +19,7 @@ def create_pipeline(**_: Any) -> Pipeline:
             ),
             Node(
                 nodes.export_predictions,
-                inputs=["panoptic_predictions", "converted_images", "params:cvat_export"],
+                inputs=["detr.panoptic_predictions", "converted_images", "params:cvat_export"],
                 outputs="cvat_predictions",
                 name="export_predictions_to_cvat",
             ),
