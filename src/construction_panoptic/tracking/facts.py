@@ -38,16 +38,16 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()[:DIGEST_LENGTH]
 
 
-def row_metrics(table: pd.DataFrame, name: str, values: list[str]) -> dict[str, float]:
-    """Name each number of a table ``<column>/<row name>``; missing ones are left out."""
+def row_metrics(table: pd.DataFrame, name: str, values: dict[str, str]) -> dict[str, float]:
+    """Name each number of a table ``<what>/<row name>``, ``values`` being what → column; missing ones are left out."""
     rows = table.to_dict("records")
-    return {f"{value}/{row[name]}": float(row[value]) for row in rows for value in values if is_number(row[value])}
+    return {f"{what}/{row[name]}": float(row[c]) for row in rows for what, c in values.items() if is_number(row[c])}
 
 
-def row_markdown(table: pd.DataFrame, name: str, values: list[str]) -> str:
+def row_markdown(table: pd.DataFrame, name: str, values: dict[str, str]) -> str:
     """Set the numbers of a table in Markdown, in percent; ``-`` for missing ones."""
     rows = [
-        [row[name], *(f"{100 * row[value]:.1f}" if is_number(row[value]) else "-" for value in values)]
+        [row[name], *(f"{100 * row[column]:.1f}" if is_number(row[column]) else "-" for column in values.values())]
         for row in table.to_dict("records")
     ]
     lines = [[name, *values], ["---"] * (1 + len(values)), *rows]

@@ -10,7 +10,8 @@ and pictures; each training has a run of its own in it. ``metadata.mlflow`` of a
   loads it has the tag ``<stage>_run``, the run of the training.
 - ``epochs: <key>``: the picture when it is saved, for the epoch of the history saved before.
 - ``tags: [<key>, …]``: these values of a dict, nested ones by dotted names, as tags of the run.
-- ``rows: {name: <column>, values: [<column>, …]}``: metrics ``<column>/<name>`` of a table, and the run's description.
+- ``rows: {name: <column>, values: {<what>: <column>, …}}``: metrics ``<what>/<name>`` of a table, and the run's
+  description.
 - ``table: <file>``, ``artifact: <folder>``, ``archive: <folder>``: when the node has finished, a CSV file as a table, a
   file or folder as it is, a folder of less than 256 MiB as one zip file.
 - ``input: <context>``: a data set of the run with its digest, when it is loaded or saved.

@@ -43,7 +43,7 @@ def begun(run: Run) -> str:
 
 
 def _described(run: Run) -> str:
-    quality = run.data.metrics.get("pq/All")
+    quality = run.data.metrics.get("PQ/All")
     return f"{run.info.run_id}  {begun(run)}  {'no PQ' if quality is None else f'PQ {100 * quality:.1f}'}"
 
 

@@ -21,7 +21,7 @@ from construction_panoptic.evaluation.quality import SPLITS
 from construction_panoptic.visualisation.overlays import ClassTable, panoptic_overlay
 from construction_panoptic.visualisation.page import PICTURE_SIDE, ReportPicture, about, render
 
-NUMBERS = ("pq/All", "pq/Things", "pq/Stuff", "sq/All", "rq/All", "box/AP", "box/AP50")
+NUMBERS = ("PQ/All", "PQ/Things", "PQ/Stuff", "SQ/All", "RQ/All", "box/AP", "box/AP50")
 
 
 @dataclass(frozen=True)

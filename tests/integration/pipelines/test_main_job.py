@@ -161,7 +161,7 @@ def test_mlflow_has_the_run(finished: tuple[Project, str], monkeypatch: pytest.M
     assert {metric.step for metric in models["detection-last"].metrics or []} == {2}
     quality = json.loads((folder / "data/08_reporting/panoptic_quality.json").read_text())
     for split in ("All", "Things", "Stuff"):
-        assert run.data.metrics[f"pq/{split}"] == pytest.approx(quality[split]["pq"])
+        assert run.data.metrics[f"PQ/{split}"] == pytest.approx(quality[split]["pq"])
     precision = json.loads((folder / "data/08_reporting/average_precision.json").read_text())
     assert run.data.metrics["box/AP"] == pytest.approx(precision["AP"])
     assert run.inputs is not None

@@ -39,7 +39,7 @@ def catalog(tmp_path: Path) -> DataCatalog:
             "progress": PictureDataset(
                 filepath=str(tmp_path / "progress.png"), metadata={"mlflow": {"epochs": "detection/progress"}}
             ),
-            "quality": table("quality", rows={"name": "name", "values": ["pq"]}, table="tables/quality.json"),
+            "quality": table("quality", rows={"name": "name", "values": {"PQ": "pq"}}, table="tables/quality.json"),
             "data": JSONDataset(filepath=str(tmp_path / "data.json"), metadata={"mlflow": {"input": "training"}}),
             "params:detection": MemoryDataset(PARAMETERS["detection"]),
             "plain": JSONDataset(filepath=str(tmp_path / "plain.json")),

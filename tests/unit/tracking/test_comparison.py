@@ -79,7 +79,7 @@ class Site:
         shutil.rmtree(self.folder / name)
         with mlflow.start_run(experiment_id=self.experiment, run_name=name) as run:
             mlflow.log_params(parameters or {})
-            mlflow.log_metrics({"pq/All": quality["All"]["pq"], "mask_head/best/epoch": 8})
+            mlflow.log_metrics({"PQ/All": quality["All"]["pq"], "mask_head/best/epoch": 8})
             mlflow.log_artifacts(str(folder))
             data = Dataset("panoptic_val", digest or file_digest(self.file), "local", "{}")
             mlflow.MlflowClient().log_inputs(run.info.run_id, [DatasetInput(data)])
@@ -106,7 +106,7 @@ def test_a_comparison_says_what_differs_and_by_how_much(site: Site) -> None:
     told, page = site.compare(one, "new")
     table = pd.read_csv(site.folder / "out" / "quality.csv")
     rows: dict[Any, Any] = table.set_index("name").to_dict("index")
-    metrics = [mlflow.get_run(run).data.metrics["pq/All"] for run in (one, new)]
+    metrics = [mlflow.get_run(run).data.metrics["PQ/All"] for run in (one, new)]
     assert [rows["All"]["one"], rows["All"]["other"]] == pytest.approx(metrics)
     assert 0 < rows["All"]["low"] < rows["All"]["difference"] < rows["All"]["high"]
     crane = rows["tower_crane"]

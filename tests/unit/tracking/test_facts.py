@@ -14,7 +14,7 @@ def test_the_commit_and_whether_it_is_clean_are_tagged(repository: Path, tmp_pat
 
 def test_row_metrics_leave_out_what_is_no_number() -> None:
     table = pd.DataFrame({"name": ["a", "b"], "pq": [0.25, float("nan")], "n": [True, False]})
-    assert row_metrics(table, "name", ["pq", "n"]) == {"pq/a": 0.25}
+    assert row_metrics(table, "name", {"PQ": "pq", "n": "n"}) == {"PQ/a": 0.25}
 
 
 def test_parameters_are_named_by_their_path() -> None:

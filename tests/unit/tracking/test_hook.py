@@ -143,7 +143,7 @@ def test_final_numbers_and_tables_are_the_command_s(begin: Begin, experiment: st
     run.save("quality", pd.DataFrame({"name": ["All", "crane"], "pq": [0.5, None]}))
     run.hook.after_pipeline_run()
     found = command(experiment)
-    assert {name: value for name, value in found.data.metrics.items() if "pq" in name} == {"pq/All": 0.5}
+    assert {name: value for name, value in found.data.metrics.items() if "PQ" in name} == {"PQ/All": 0.5}
     assert "| All | 50.0 |\n| crane | - |" in found.data.tags["mlflow.note.content"]
     table = mlflow.MlflowClient().load_table(experiment, "tables/quality.json", [found.info.run_id])
     assert table["name"].tolist() == ["All", "crane"]

@@ -65,7 +65,7 @@ def test_kill_9_loses_nothing_and_sends_nothing_twice(
     run = begin()
     (dead,) = [run for run in mlflow.search_runs([experiment], output_format="list") if run.info.run_name == "killed"]
     assert dead.info.status == "FAILED"
-    assert dead.data.metrics["pq/All"] == 0.5
+    assert dead.data.metrics["PQ/All"] == 0.5
     assert steps(trainings(experiment)[0]) == [(1, 3.0), (2, 2.0)]
     run.train().epoch(3.0, 2.0, 1.0)
     run.settle()

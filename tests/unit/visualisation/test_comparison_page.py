@@ -16,7 +16,7 @@ NAN = float("nan")
 def run(name: str) -> ComparedRun:
     classes = pd.DataFrame({"category_id": [1], "name": ["sky"], "kind": ["stuff"]})
     segments = pd.DataFrame({"image_id": [1, 2]})
-    return ComparedRun(f"id of {name}", name, {}, {"pq/All": 0.4}, {}, "today", "0" * 64, classes, segments, None)
+    return ComparedRun(f"id of {name}", name, {}, {"PQ/All": 0.4}, {}, "today", "0" * 64, classes, segments, None)
 
 
 def differences(low: float, high: float) -> pd.DataFrame:
