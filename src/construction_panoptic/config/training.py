@@ -168,7 +168,7 @@ class TrainingSettings(Settings):
     checkpoint_every_minutes: NotNegative | None = 10.0
     """Time between two checkpoints within an epoch; null or 0 saves after epochs alone."""
     progress_images: Annotated[int, Field(ge=1, le=16)] = 4
-    """Validation images drawn at each validation, to watch the training; 0 draws none."""
+    """Validation images drawn at each validation, to watch the training."""
     seed: Seed = 42
     """Seed of order, augmentation and dropout."""
     workers: NotNegativeInt = 2
