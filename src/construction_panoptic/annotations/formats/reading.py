@@ -16,7 +16,13 @@ from construction_panoptic.annotations.formats.coco_panoptic import CocoPanoptic
 from construction_panoptic.annotations.formats.cvat_coco import CvatCocoReader
 from construction_panoptic.annotations.formats.datumaro_formats import DatumaroReader
 from construction_panoptic.annotations.formats.reader import AnnotationReader, ListedImage, ListedObject, Refused
-from construction_panoptic.annotations.formats.sources import NoExportError, Source, find_sources, whole_folder
+from construction_panoptic.annotations.formats.sources import (
+    NoExportError,
+    Source,
+    find_sources,
+    not_read,
+    whole_folder,
+)
 from construction_panoptic.annotations.records import UnusableError
 from construction_panoptic.annotations.rejected import RejectedRecords, rejected_table
 from construction_panoptic.annotations.tables import StoredTable, TableWriter
@@ -141,6 +147,9 @@ class _Reading:
             detail = "a folder or archive of the same name was read already; remove one"
             problem = UnusableError("duplicate_export", detail)
         self._seen.add(name)
+        if not isinstance(recognised, UnusableError):
+            for reason, detail in not_read(source):
+                self.rejected.add(name, "", None, reason, detail)
         if recognised is None:
             files = " nor ".join(file for reader in READERS for file in reader.files)
             recognised = UnusableError("no_annotation_file", f"{source.path} has neither {files}")

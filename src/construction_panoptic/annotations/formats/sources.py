@@ -1,17 +1,22 @@
 """Exports as sources of files: folders and archives, whatever their format, found and opened safely."""
 
 import os
+import re
 import zipfile
+from collections import Counter
+from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from construction_panoptic.annotations.images import ImageError, open_location
 from construction_panoptic.errors import InputDataError
 
 _SKIPPED = "__MACOSX"
-_STRAY = (".json", ".xml", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
+_ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
+_STRAY = (".json", ".xml", *_ARCHIVES)
+_LEADS_OUT = re.compile(r"^[/\\]|(?:^|[/\\])\.\.(?:[/\\]|$)")  # of an archive, in the name of a member
 
 
 class NoExportError(InputDataError):
@@ -24,6 +29,8 @@ class _FolderSource:
     All methods but `describe` raise `ImageError` where it cannot be read, or a file is a link out of it. ``name`` is
     the folder's name or the archive's stem.
     """
+
+    leading_out = ()
 
     def __init__(self, name: str, path: Path, folder: Path | None = None) -> None:
         self.name, self.path, self._resolved = name, path, _resolve(path)
@@ -87,14 +94,25 @@ class _ZipSource:
 
     def locate(self, name: str) -> str | None:
         member = self._member_of.get(self._root + name)
+        if self._times[self._root + name] > 1:
+            raise ImageError("unreadable_archive", f"{self.path} holds {member!r} twice; pack it again")
         return None if member is None else f"{self.path}::{member}"
 
     def describe(self, folder: str) -> str:
         return f"{self.path} under {self._root}{folder}/"
 
+    @property
+    def leading_out(self) -> list[str]:
+        """Names of members that would lead out of a folder; they are not read."""
+        return [name for name, _ in self._all_members if _LEADS_OUT.search(name)]
+
     @cached_property
     def _members(self) -> list[tuple[str, str]]:
-        """Name and member of each file."""
+        """Name and member of each file that can be used."""
+        return [(name, member) for name, member in self._all_members if not _LEADS_OUT.search(name)]
+
+    @cached_property
+    def _all_members(self) -> list[tuple[str, str]]:
         try:
             if not self.path.is_file():
                 raise OSError("there is no such file, or it is a pipe or device")
@@ -107,6 +125,10 @@ class _ZipSource:
     @cached_property
     def _member_of(self) -> dict[str, str]:
         return dict(self._members)
+
+    @cached_property
+    def _times(self) -> Counter[str]:
+        return Counter(name for name, _ in self._members)
 
 
 Source = _FolderSource | _ZipSource
@@ -139,6 +161,16 @@ def find_sources(folder: Path) -> tuple[list[Source], list[Path]]:
         elif path.suffix.lower() in _STRAY:
             strays.append(path)
     return sources, strays
+
+
+def not_read(source: Source) -> Iterator[tuple[str, str]]:
+    """Say which files of an export nobody reads, though they may hold annotations: reason code and sentence."""
+    for name in sorted(source.leading_out):
+        yield "unsafe_path", f"{source.path}: the member {name!r} leads out of the archive; it is not read"
+    for name in sorted({*source.glob("*"), *source.glob("*/*")}):
+        path = PurePosixPath(name)
+        if path.suffix.lower() in _ARCHIVES and not path.name.startswith("."):
+            yield "stray_file", f"{name}: an archive in an export is not read; put it beside the export, or remove it"
 
 
 def whole_folder(folder: Path) -> Source:
