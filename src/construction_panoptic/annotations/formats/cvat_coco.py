@@ -63,8 +63,14 @@ class CvatCocoReader:
 
 
 def _document_names(source: Source) -> list[str]:
-    found = [*source.glob("*.json"), *source.glob("annotations/instances_*.json"), *source.glob(f"*/{_BESIDE_IMAGES}")]
-    names = sorted(filter(_DOCUMENTS.fullmatch, found), key=lambda name: ("/" in name, name))
+    patterns = ("*.json", "annotations/instances_*.json", f"*/{_BESIDE_IMAGES}")
+    return document_names(source, patterns, _DOCUMENTS)
+
+
+def document_names(source: Source, patterns: tuple[str, ...], wanted: re.Pattern[str]) -> list[str]:
+    """Return the names of annotation files, those in no folder first; `ImageError`: an archive holds one twice."""
+    found = (name for pattern in patterns for name in source.glob(pattern))
+    names = sorted(filter(wanted.fullmatch, found), key=lambda name: ("/" in name, name))
     if len(names) > len(set(names)):
         detail = f"{source.path}: it holds a file of annotations twice ({', '.join(names)}); pack it again"
         raise ImageError("unreadable_archive", detail)

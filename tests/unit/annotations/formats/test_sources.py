@@ -159,11 +159,12 @@ def test_a_carriage_return_in_a_name(make_export: Make, make_document: Make, rea
     assert not exports.rejected["image"].str.contains("\r").any()
 
 
-def test_two_members_of_one_name(make_export: Make, read: Make) -> None:
+@pytest.mark.parametrize("name", ["coco.json", "panoptic_val.json"])
+def test_two_members_of_one_name(make_export: Make, read: Make, name: str) -> None:
     make_export("bay")
-    path = make_export(archive=True)
+    path = make_export(archive=True, json_name=name)
     with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning, match="Duplicate name"):
-        archive.writestr("coco.json", "{}")
+        archive.writestr(name, "{}")
     exports = read()
     assert reasons(exports) == ["unreadable_archive"]
     assert "twice" in exports.rejected["detail"].item()
