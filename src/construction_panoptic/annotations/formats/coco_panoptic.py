@@ -10,7 +10,6 @@ from construction_panoptic.annotations.formats.cvat_coco import (
     Document,
     annotation_label,
     check_annotation_entry,
-    document_names,
     entries_of,
     id_of,
     listed_images,
@@ -71,7 +70,8 @@ class CocoPanopticReader:
 
 
 def _document_names(source: Source) -> list[str]:
-    return document_names(source, ("panoptic*.json", "annotations/panoptic*.json"), _DOCUMENTS)
+    found = [*source.glob("panoptic*.json"), *source.glob("annotations/panoptic*.json")]
+    return sorted(filter(_DOCUMENTS.fullmatch, found))
 
 
 def _places(image: ListedImage, folder: str) -> tuple[str, ...]:

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 from construction_panoptic.annotations.formats.reader import ListedImage, ListedObject, Refused
 from construction_panoptic.annotations.formats.sources import Source
-from construction_panoptic.annotations.images import ImageError
 from construction_panoptic.annotations.json_stream import json_members
 from construction_panoptic.annotations.records import UnusableError
 from construction_panoptic.errors import InputDataError
@@ -63,18 +62,8 @@ class CvatCocoReader:
 
 
 def _document_names(source: Source) -> list[str]:
-    patterns = ("*.json", "annotations/instances_*.json", f"*/{_BESIDE_IMAGES}")
-    return document_names(source, patterns, _DOCUMENTS)
-
-
-def document_names(source: Source, patterns: tuple[str, ...], wanted: re.Pattern[str]) -> list[str]:
-    """Return the names of annotation files, those in no folder first; `ImageError`: an archive holds one twice."""
-    found = (name for pattern in patterns for name in source.glob(pattern))
-    names = sorted(filter(wanted.fullmatch, found), key=lambda name: ("/" in name, name))
-    if len(names) > len(set(names)):
-        detail = f"{source.path}: it holds a file of annotations twice ({', '.join(names)}); pack it again"
-        raise ImageError("unreadable_archive", detail)
-    return names
+    found = [*source.glob("*.json"), *source.glob("annotations/instances_*.json"), *source.glob(f"*/{_BESIDE_IMAGES}")]
+    return sorted(filter(_DOCUMENTS.fullmatch, found), key=lambda name: ("/" in name, name))
 
 
 def _object(

@@ -3,11 +3,10 @@
 import os
 import re
 import zipfile
-from collections import Counter
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import BinaryIO
 
 from construction_panoptic.annotations.images import ImageError, open_location
@@ -45,7 +44,7 @@ class _FolderSource:
         return _FolderSource(self.name, self.path, folders[0]) if len(folders) == 1 else None
 
     def glob(self, pattern: str) -> list[str]:
-        """Return the names that match a pattern (``*`` within a part of a name), as often as they are there."""
+        """Return the names that match a pattern (``*`` within a part of a name)."""
         return [path.relative_to(self.folder).as_posix() for path in self.folder.glob(pattern)]
 
     def open(self, name: str) -> BinaryIO:
@@ -81,21 +80,19 @@ class _ZipSource:
         self.name, self.path, self._root = name, _resolve(path), root
 
     def inner(self) -> "_ZipSource | None":
-        tops = {name.split("/", 1)[0] for name, _ in self._members} - {_SKIPPED}
+        tops = {name.split("/", 1)[0] for name in self._members} - {_SKIPPED}
         return _ZipSource(self.name, self.path, f"{tops.pop()}/") if len(tops) == 1 else None
 
     def glob(self, pattern: str) -> list[str]:
-        names = (name.removeprefix(self._root) for name, _ in self._members if name.startswith(self._root))
+        names = (name.removeprefix(self._root) for name in self._members if name.startswith(self._root))
         depth = pattern.count("/")
         return [name for name in names if name.count("/") == depth and fnmatchcase(name, pattern)]
 
     def open(self, name: str) -> BinaryIO:
-        return open_location(f"{self.path}::{self._member_of[self._root + name]}", streamed=True)
+        return open_location(f"{self.path}::{self._member(name)}", streamed=True)
 
     def locate(self, name: str) -> str | None:
-        member = self._member_of.get(self._root + name)
-        if self._times[self._root + name] > 1:
-            raise ImageError("unreadable_archive", f"{self.path} holds {member!r} twice; pack it again")
+        member = self._member(name)
         return None if member is None else f"{self.path}::{member}"
 
     def describe(self, folder: str) -> str:
@@ -103,32 +100,33 @@ class _ZipSource:
 
     @property
     def leading_out(self) -> list[str]:
-        """Names of members that would lead out of a folder; they are not read."""
-        return [name for name, _ in self._all_members if _LEADS_OUT.search(name)]
+        """Names that would lead out of a folder; they are not read."""
+        return [name for name in self._all_members if _LEADS_OUT.search(name)]
+
+    def _member(self, name: str) -> str | None:
+        members = self._members.get(self._root + name, [None])
+        if len(members) > 1:
+            raise ImageError("unreadable_archive", f"{self.path} holds {members[0]!r} twice; pack it again")
+        return members[0]
 
     @cached_property
-    def _members(self) -> list[tuple[str, str]]:
-        """Name and member of each file that can be used."""
-        return [(name, member) for name, member in self._all_members if not _LEADS_OUT.search(name)]
+    def _members(self) -> dict[str, list[str | None]]:
+        return {name: members for name, members in self._all_members.items() if not _LEADS_OUT.search(name)}
 
     @cached_property
-    def _all_members(self) -> list[tuple[str, str]]:
+    def _all_members(self) -> dict[str, list[str | None]]:
+        """The members of each name, of which there should be one."""
+        members: dict[str, list[str | None]] = {}
         try:
             if not self.path.is_file():
                 raise OSError("there is no such file, or it is a pipe or device")
             with zipfile.ZipFile(self.path) as archive:
-                return [(_name(member), member.filename) for member in archive.infolist()]
+                for member in archive.infolist():
+                    members.setdefault(_name(member), []).append(member.filename)
         except Exception as error:
             # zipfile raises whatever the damage leads it to (BadZipFile, struct.error, UnicodeDecodeError, …).
             raise ImageError("unreadable_archive", f"{self.path}: not readable ({error})") from None
-
-    @cached_property
-    def _member_of(self) -> dict[str, str]:
-        return dict(self._members)
-
-    @cached_property
-    def _times(self) -> Counter[str]:
-        return Counter(name for name, _ in self._members)
+        return members
 
 
 Source = _FolderSource | _ZipSource
@@ -167,10 +165,9 @@ def not_read(source: Source) -> Iterator[tuple[str, str]]:
     """Say which files of an export nobody reads, though they may hold annotations: reason code and sentence."""
     for name in sorted(source.leading_out):
         yield "unsafe_path", f"{source.path}: the member {name!r} leads out of the archive; it is not read"
-    for name in sorted({*source.glob("*"), *source.glob("*/*")}):
-        path = PurePosixPath(name)
-        if path.suffix.lower() in _ARCHIVES and not path.name.startswith("."):
-            yield "stray_file", f"{name}: an archive in an export is not read; put it beside the export, or remove it"
+    names = (name for pattern in ("*", "*/*") for name in source.glob(pattern))
+    for name in sorted({name for name in names if name.lower().endswith(_ARCHIVES) and "/." not in f"/{name}"}):
+        yield "stray_file", f"{name}: an archive in an export is not read; put it beside the export, or remove it"
 
 
 def whole_folder(folder: Path) -> Source:

@@ -166,7 +166,7 @@ def test_two_members_of_one_name(make_export: Make, read: Make, name: str) -> No
     with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning, match="Duplicate name"):
         archive.writestr(name, "{}")
     exports = read()
-    assert reasons(exports) == ["unreadable_archive"]
+    assert reasons(exports) == ["unreadable_json"]
     assert "twice" in exports.rejected["detail"].item()
 
 
