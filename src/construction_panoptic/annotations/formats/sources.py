@@ -15,7 +15,7 @@ from construction_panoptic.errors import InputDataError
 _SKIPPED = "__MACOSX"
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
 _STRAY = (".json", ".xml", *_ARCHIVES)
-_LEADS_OUT = re.compile(r"^[/\\]|(?:^|[/\\])\.\.(?:[/\\]|$)")  # of an archive, in the name of a member
+_LEADS_OUT = re.compile(r"^(?:[A-Za-z]:)?[/\\]|(?:^|[/\\])\.\.(?:[/\\]|$)")  # of an archive, in the name of a member
 
 
 class NoExportError(InputDataError):

@@ -181,7 +181,7 @@ def test_an_image_that_an_archive_holds_twice(make_export: Make, read: Make) -> 
     assert set(exports.rejected["image"]) == {"yard/a.jpg"}
 
 
-@pytest.mark.parametrize("name", ["../evil.txt", "/evil.txt", "images/../../evil.txt", "..\\evil.txt"])
+@pytest.mark.parametrize("name", ["../evil.txt", "/evil.txt", "images/../../evil.txt", "..\\evil.txt", "C:\\evil.txt"])
 @pytest.mark.parametrize("prefix", ["", "task_7/"])
 def test_members_that_lead_out_of_an_archive_are_named(make_export: Make, read: Make, name: str, prefix: str) -> None:
     path = make_export(archive=True, prefix=prefix)
