@@ -87,7 +87,7 @@ def _object(
     elif name is None:
         classes, unknown = fallback, f"its category_id {category_id} has no name in `categories`, or two"
     else:
-        classes, unknown = (name, *fallback), f"its class {name!r} is not a thing of the taxonomy; add or rename it"
+        classes, unknown = (name, *fallback), f"its class {name!r} is not in the taxonomy; add or rename it"
     return ListedObject(label, image, None, classes, unknown, **fields)
 
 

@@ -141,7 +141,7 @@ def test_classes_of_an_export_with_several(make_export: Make, make_document: Mak
     exports = read()
     assert exports.annotations.frame()["category"].tolist() == ["tower_crane", "pipes"]
     assert reasons(exports) == [("unknown_class", "3"), ("unknown_class", "4"), ("unknown_class", "5")]
-    assert "'cat'" in exports.rejected["detail"][0]
+    assert "'cat' is not in the taxonomy" in exports.rejected["detail"][0]
 
 
 def test_images_without_annotations_are_kept(make_export: Make, make_document: Make, read: Make) -> None:
