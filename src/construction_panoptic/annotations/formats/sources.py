@@ -137,10 +137,14 @@ def find_sources(folder: Path) -> tuple[list[Source], list[Path]]:
 
     Exports are its subfolders and archives, sorted by name, a folder before an archive of the same name. A subfolder
     that holds nothing but one archive is that archive under the folder's name; one that holds several stands for them.
-    Raises `InputDataError`: the folder is missing (`NoExportError`) or cannot be read, or a name cannot be used.
+    An archive in the place of the folder is the only export. Raises `InputDataError`: there is neither
+    (`NoExportError`), the folder cannot be read, or a name cannot be used.
     """
+    if folder.is_file() and folder.suffix.lower() == ".zip":
+        _check_name(folder)
+        return [_ZipSource(folder.stem, folder)], []
     if not folder.is_dir():
-        raise NoExportError(f"{folder}: there is no such folder.")
+        raise NoExportError(f"{folder}: there is no such folder or .zip.")
     try:
         paths = sorted(folder.iterdir(), key=lambda p: (p.stem if p.suffix else p.name, p.name))
     except OSError as error:

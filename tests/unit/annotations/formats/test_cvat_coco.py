@@ -185,6 +185,17 @@ def test_raw_data_that_is_itself_an_export(
         assert exports.rejected.empty
 
 
+def test_raw_data_that_is_one_archive(make_export: Make, site_taxonomy: Taxonomy, tmp_path: Path) -> None:
+    exports = read_exports(make_export("yard", archive=True), site_taxonomy)
+    assert exports.annotations.frame()["key"].tolist() == ["yard/a.jpg"]
+    (tmp_path / "empty.zip").write_bytes(b"PK\5\6" + bytes(18))
+    with pytest.raises(InputDataError, match=r"empty\.zip: there is no CVAT export in it"):
+        read_exports(tmp_path / "empty.zip", site_taxonomy)
+    (tmp_path / "damaged.zip").write_bytes(b"x")
+    with pytest.raises(InputDataError, match="unreadable_archive"):
+        read_exports(tmp_path / "damaged.zip", site_taxonomy)
+
+
 def test_raw_data_that_is_an_export_and_holds_archives(make_export: Make, site_taxonomy: Taxonomy) -> None:
     folder = make_export("yard")
     (folder / "bay.zip").write_bytes(b"damaged")
