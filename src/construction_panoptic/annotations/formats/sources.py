@@ -38,7 +38,7 @@ class _FolderSource:
     def inner(self) -> "_FolderSource | None":
         """Return it without the one folder around everything, as unpacking often leaves it; None: there is none."""
         try:
-            folders = [path for path in self.path.iterdir() if path.is_dir() and path.name != _SKIPPED]
+            folders = [path for path in self.path.iterdir() if path.is_dir() and _counts(path)]
         except OSError as error:
             raise ImageError("unreadable_archive", f"{self.path}: not readable ({error.strerror})") from None
         return _FolderSource(self.name, self.path, folders[0]) if len(folders) == 1 else None
@@ -80,7 +80,7 @@ class _ZipSource:
         self.name, self.path, self._root = name, _resolve(path), root
 
     def inner(self) -> "_ZipSource | None":
-        tops = {name.split("/", 1)[0] for name in self._members} - {_SKIPPED}
+        tops = {name.split("/", 1)[0] for name in self._members if "/" in name} - {_SKIPPED}
         return _ZipSource(self.name, self.path, f"{tops.pop()}/") if len(tops) == 1 else None
 
     def glob(self, pattern: str) -> list[str]:

@@ -90,6 +90,21 @@ def test_folder_with_a_folder_around_everything(make_export: Make, read: Make) -
     assert read().images["key"].tolist() == ["yard/a.jpg"]
 
 
+@pytest.mark.parametrize("archive", [False, True])
+def test_files_and_hidden_folders_beside_the_folder_around_everything(
+    make_export: Make, read: Make, tmp_path: Path, archive: bool
+) -> None:
+    make_export("yard/task_7")
+    folder = tmp_path / "raw" / "yard"
+    (folder / "README.txt").write_text("read me")
+    if archive:
+        shutil.make_archive(str(folder), "zip", folder)
+        shutil.rmtree(folder)
+    else:
+        (folder / ".ipynb_checkpoints").mkdir()
+    assert read().annotations.frame()["key"].tolist() == ["yard/a.jpg"]
+
+
 def test_subset_folders(make_export: Make, make_document: Make, read: Make) -> None:
     make_export("yard", json_name="annotations/instances_train.json", photos=("train/a.jpg",))
     make_export("bay", make_document(images=[image(file_name="deck/b.jpg")]), photos=("deck/b.jpg",))
