@@ -65,19 +65,19 @@ class Taxonomy(_Entry):
     coco_to_stuff: list[CocoMapping] = []
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any], source: str = "taxonomy") -> "Taxonomy":
-        """Check a parsed taxonomy file and build a taxonomy; ``source`` is the file's name, for messages.
+    def from_dict(cls, data: dict[str, Any]) -> "Taxonomy":
+        """Check a parsed taxonomy file and build a taxonomy.
 
-        Raises `InputDataError`: something is missing, of the wrong type, or listed twice; names file and entry.
+        Raises `InputDataError`, which names the entry: something is missing, of the wrong type, or listed twice.
         """
         if not isinstance(data, dict):
-            raise InputDataError(f"{source}: expected an object with `stuff`, `things` and `coco_to_stuff`.")
+            raise InputDataError("taxonomy: expected an object with `stuff`, `things` and `coco_to_stuff`.")
         try:
             return cls.model_validate(data)
         except ValidationError as error:
             problems = [_describe(detail["loc"], detail["msg"], data) for detail in error.errors()]
             shown = "; ".join(problems[:5]) + ("" if len(problems) <= 5 else f"; and {len(problems) - 5} more")
-            raise InputDataError(f"{source}: {shown}.") from None
+            raise InputDataError(f"taxonomy: {shown}.") from None
 
     @_model_validator(mode="after")
     def _check_across_entries(self) -> Self:

@@ -21,7 +21,7 @@ VALID: dict[str, Any] = {
 
 def test_default_taxonomy_of_the_project(repository: Path) -> None:
     data = json.loads((repository / "conf" / "base" / "taxonomy.json").read_text())
-    taxonomy = Taxonomy.from_dict(data, "taxonomy.json")
+    taxonomy = Taxonomy.from_dict(data)
     assert list(taxonomy.names) == list(range(1, 65))
     assert [class_id for class_id, thing in taxonomy.is_thing.items() if thing] == list(range(17, 65))
     assert len(taxonomy.stuff_id_of_coco) == 133
@@ -92,16 +92,16 @@ def test_survives_copy_and_pickle() -> None:
         (("coco_to_stuff", 0, "coco_name"), "wall", "the coco_name 'wall' is listed twice"),
     ],
 )
-def test_errors_name_file_and_entry(place: tuple[Any, ...], value: Any, message: str) -> None:
+def test_errors_name_the_entry(place: tuple[Any, ...], value: Any, message: str) -> None:
     data = copy.deepcopy(VALID)
     entry: Any = data
     for part in place[:-1]:
         entry = entry[part]
     entry[place[-1]] = value
-    with pytest.raises(InputDataError, match=rf"^site\.json: .*{message}"):
-        Taxonomy.from_dict(data, "site.json")
+    with pytest.raises(InputDataError, match=rf"^taxonomy: .*{message}"):
+        Taxonomy.from_dict(data)
 
 
 def test_something_else_than_an_object() -> None:
-    with pytest.raises(InputDataError, match=r"site\.json: expected an object"):
-        Taxonomy.from_dict([], "site.json")  # type: ignore[arg-type]
+    with pytest.raises(InputDataError, match=r"taxonomy: expected an object"):
+        Taxonomy.from_dict([])  # type: ignore[arg-type]

@@ -46,6 +46,15 @@ def test_text_of_records_comes_back_as_it_is(tmp_path: Path, repository: Path) -
         pd.testing.assert_frame_equal(dataset.load(), table)
 
 
+@pytest.mark.parametrize("entry", ["split", "split_audit", "class_counts"])
+def test_names_in_tables_of_the_data_set_come_back_as_they_are(tmp_path: Path, repository: Path, entry: str) -> None:
+    catalog = yaml.safe_load((repository / "conf" / "base" / "catalog_2_annotations.yml").read_text())
+    table = pd.DataFrame({"key": ["N/A", "None", "null"], "group": [0, 1, 1], "share": [0.5, None, 1.0]})
+    dataset = CSVDataset(filepath=str(tmp_path / entry), load_args=catalog[entry].get("load_args"))
+    dataset.save(table)
+    pd.testing.assert_frame_equal(dataset.load(), table, check_dtype=False)
+
+
 def test_a_failed_save_leaves_the_old_file(tmp_path: Path) -> None:
     catalog = ProjectCatalog({"a": JSONDataset(filepath=str(tmp_path / "a.json"))})
     catalog.save("a", {"pq": 0.5})

@@ -70,7 +70,7 @@ class CocoPanopticReader:
 
 
 def _document_names(source: Source) -> list[str]:
-    found = {*source.glob("panoptic*.json"), *source.glob("annotations/panoptic*.json")}
+    found = [*source.glob("panoptic*.json"), *source.glob("annotations/panoptic*.json")]
     return sorted(filter(_DOCUMENTS.fullmatch, found))
 
 
@@ -143,7 +143,7 @@ def _object(
         return ListedObject(label, image, found)
     name = document.categories.get(id_of(segment, "category_id"))
     if name is None:
-        unknown = f"its category_id {segment.get('category_id')!r} has no name in `categories`"
+        unknown = f"its category_id {segment.get('category_id')!r} has no name in `categories`, or two"
         return ListedObject(label, image, None, (), unknown, **fields)
     unknown = f"its class {name!r} is not in the taxonomy; add or rename it"
     return ListedObject(label, image, None, (name,), unknown, **fields)

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 from construction_panoptic.annotations.formats.reader import ListedImage, ListedObject, Refused
 from construction_panoptic.annotations.formats.sources import Source
-from construction_panoptic.annotations.images import ImageError
 from construction_panoptic.annotations.json_stream import json_members
 from construction_panoptic.annotations.records import UnusableError
 from construction_panoptic.errors import InputDataError
@@ -64,11 +63,7 @@ class CvatCocoReader:
 
 def _document_names(source: Source) -> list[str]:
     found = [*source.glob("*.json"), *source.glob("annotations/instances_*.json"), *source.glob(f"*/{_BESIDE_IMAGES}")]
-    names = sorted(filter(_DOCUMENTS.fullmatch, found), key=lambda name: ("/" in name, name))
-    if len(names) > len(set(names)):
-        detail = f"{source.path}: it holds a file of annotations twice ({', '.join(names)}); pack it again"
-        raise ImageError("unreadable_archive", detail)
-    return names
+    return sorted(filter(_DOCUMENTS.fullmatch, found), key=lambda name: ("/" in name, name))
 
 
 def _object(
@@ -90,9 +85,9 @@ def _object(
     if category_id is None:
         unknown = "its category_id is missing or not a whole number"
     elif name is None:
-        classes, unknown = fallback, f"its category_id {category_id} has no name in `categories`"
+        classes, unknown = fallback, f"its category_id {category_id} has no name in `categories`, or two"
     else:
-        classes, unknown = (name, *fallback), f"its class {name!r} is not a thing of the taxonomy; add or rename it"
+        classes, unknown = (name, *fallback), f"its class {name!r} is not in the taxonomy; add or rename it"
     return ListedObject(label, image, None, classes, unknown, **fields)
 
 
@@ -173,20 +168,24 @@ def listed_images(document: Document) -> Iterator[tuple[int | None, ListedImage]
                 raise document.unused
             checked = _checked_image(entry)
             if good.setdefault(number, checked) != checked:
-                raise UnusableError("duplicate_image_id", f"another image has the id {number} too")
+                raise _same_id(number)
         except UnusableError as problem:
             problems[number] = problem
             name = entry.get("file_name") if isinstance(entry, dict) else None
             yield number, ListedImage(name if isinstance(name, str) else None, problem)
-    for number, clash in problems.items():
+    for number in problems:
         if (first := good.pop(number, None)) is not None:
-            yield None, ListedImage(first[0], UnusableError("duplicate_image_id", str(clash)))
+            yield None, ListedImage(first[0], _same_id(number))
     folder = _FOLDER if document.beside is None else ""
     for number, (file_name, width, height) in good.items():
         try:
             yield number, ListedImage(file_name, None, width, height, folder, _places(file_name, document))
         except UnusableError as problem:
             yield number, ListedImage(file_name, problem)
+
+
+def _same_id(number: int | None) -> UnusableError:
+    return UnusableError("duplicate_image_id", f"another image has the id {number} too")
 
 
 def _checked_image(entry: Any) -> tuple[str, int, int]:

@@ -16,7 +16,13 @@ from construction_panoptic.annotations.formats.coco_panoptic import CocoPanoptic
 from construction_panoptic.annotations.formats.cvat_coco import CvatCocoReader
 from construction_panoptic.annotations.formats.datumaro_formats import DatumaroReader
 from construction_panoptic.annotations.formats.reader import AnnotationReader, ListedImage, ListedObject, Refused
-from construction_panoptic.annotations.formats.sources import NoExportError, Source, find_sources, whole_folder
+from construction_panoptic.annotations.formats.sources import (
+    NoExportError,
+    Source,
+    find_sources,
+    not_read,
+    whole_folder,
+)
 from construction_panoptic.annotations.records import UnusableError
 from construction_panoptic.annotations.rejected import RejectedRecords, rejected_table
 from construction_panoptic.annotations.tables import StoredTable, TableWriter
@@ -74,9 +80,9 @@ def read_exports(raw_data: Path, taxonomy: Taxonomy, settings: ConversionSetting
     """Read every export in a folder, one at a time: annotations wait in a temporary file.
 
     ``raw_data`` holds one folder or ``.zip`` an export, of any format in `READERS`; or is itself an export, which is
-    then named after the folder. Images and annotations are checked in processes; one worker is this process, with
-    threads for the images. Raises `NoExportError`. `InputDataError`: no image can be used; or, in the ``fail`` mode,
-    anything that would be rejected, which it names.
+    then named after it. Images and annotations are checked in processes; one worker is this process, with threads for
+    the images. Raises `NoExportError`. `InputDataError`: no image can be used; or, in the ``fail`` mode, anything that
+    would be rejected, which it names.
     """
     try:
         sources, strays = find_sources(Path(raw_data))
@@ -91,7 +97,7 @@ def read_exports(raw_data: Path, taxonomy: Taxonomy, settings: ConversionSetting
                 raise NoExportError(f"{raw_data} {detail}. {_HELP}.")
             sources, recognised, strays = [whole], [found], []
         elif not any(recognised):
-            raise NoExportError(f"{raw_data}: there is no CVAT export in this folder. {_HELP}.")
+            raise NoExportError(f"{raw_data}: there is no CVAT export in it. {_HELP}.")
     with Workers(settings.execution.workers, settings.execution.engine) as pool:
         reading = _Reading(taxonomy, settings, pool)
         # In the order of the keys that their images get, so that the tables need not be sorted as a whole.
@@ -141,6 +147,9 @@ class _Reading:
             detail = "a folder or archive of the same name was read already; remove one"
             problem = UnusableError("duplicate_export", detail)
         self._seen.add(name)
+        if not isinstance(recognised, UnusableError):
+            for reason, detail in not_read(source):
+                self.rejected.add(name, "", None, reason, detail)
         if recognised is None:
             files = " nor ".join(file for reader in READERS for file in reader.files)
             recognised = UnusableError("no_annotation_file", f"{source.path} has neither {files}")

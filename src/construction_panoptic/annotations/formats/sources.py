@@ -1,7 +1,9 @@
 """Exports as sources of files: folders and archives, whatever their format, found and opened safely."""
 
 import os
+import re
 import zipfile
+from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +13,9 @@ from construction_panoptic.annotations.images import ImageError, open_location
 from construction_panoptic.errors import InputDataError
 
 _SKIPPED = "__MACOSX"
-_STRAY = (".json", ".xml", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
+_ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
+_STRAY = (".json", ".xml", *_ARCHIVES)
+_LEADS_OUT = re.compile(r"^(?:[A-Za-z]:)?[/\\]|(?:^|[/\\])\.\.(?:[/\\]|$)")  # of an archive, in the name of a member
 
 
 class NoExportError(InputDataError):
@@ -25,6 +29,8 @@ class _FolderSource:
     the folder's name or the archive's stem.
     """
 
+    leading_out = ()
+
     def __init__(self, name: str, path: Path, folder: Path | None = None) -> None:
         self.name, self.path, self._resolved = name, path, _resolve(path)
         self.folder = folder or path
@@ -32,13 +38,13 @@ class _FolderSource:
     def inner(self) -> "_FolderSource | None":
         """Return it without the one folder around everything, as unpacking often leaves it; None: there is none."""
         try:
-            folders = [path for path in self.path.iterdir() if path.is_dir() and path.name != _SKIPPED]
+            folders = [path for path in self.path.iterdir() if path.is_dir() and _counts(path)]
         except OSError as error:
             raise ImageError("unreadable_archive", f"{self.path}: not readable ({error.strerror})") from None
         return _FolderSource(self.name, self.path, folders[0]) if len(folders) == 1 else None
 
     def glob(self, pattern: str) -> list[str]:
-        """Return the names that match a pattern (``*`` within a part of a name), as often as they are there."""
+        """Return the names that match a pattern (``*`` within a part of a name)."""
         return [path.relative_to(self.folder).as_posix() for path in self.folder.glob(pattern)]
 
     def open(self, name: str) -> BinaryIO:
@@ -74,39 +80,53 @@ class _ZipSource:
         self.name, self.path, self._root = name, _resolve(path), root
 
     def inner(self) -> "_ZipSource | None":
-        tops = {name.split("/", 1)[0] for name, _ in self._members} - {_SKIPPED}
+        tops = {name.split("/", 1)[0] for name in self._members if "/" in name} - {_SKIPPED}
         return _ZipSource(self.name, self.path, f"{tops.pop()}/") if len(tops) == 1 else None
 
     def glob(self, pattern: str) -> list[str]:
-        names = (name.removeprefix(self._root) for name, _ in self._members if name.startswith(self._root))
+        names = (name.removeprefix(self._root) for name in self._members if name.startswith(self._root))
         depth = pattern.count("/")
         return [name for name in names if name.count("/") == depth and fnmatchcase(name, pattern)]
 
     def open(self, name: str) -> BinaryIO:
-        return open_location(f"{self.path}::{self._member_of[self._root + name]}", streamed=True)
+        return open_location(f"{self.path}::{self._member(name)}", streamed=True)
 
     def locate(self, name: str) -> str | None:
-        member = self._member_of.get(self._root + name)
+        member = self._member(name)
         return None if member is None else f"{self.path}::{member}"
 
     def describe(self, folder: str) -> str:
         return f"{self.path} under {self._root}{folder}/"
 
+    @property
+    def leading_out(self) -> list[str]:
+        """Names that would lead out of a folder; they are not read."""
+        return [name for name in self._all_members if _LEADS_OUT.search(name)]
+
+    def _member(self, name: str) -> str | None:
+        members = self._members.get(self._root + name, [None])
+        if len(members) > 1:
+            raise ImageError("unreadable_archive", f"{self.path} holds {members[0]!r} twice; pack it again")
+        return members[0]
+
     @cached_property
-    def _members(self) -> list[tuple[str, str]]:
-        """Name and member of each file."""
+    def _members(self) -> dict[str, list[str | None]]:
+        return {name: members for name, members in self._all_members.items() if not _LEADS_OUT.search(name)}
+
+    @cached_property
+    def _all_members(self) -> dict[str, list[str | None]]:
+        """The members of each name, of which there should be one."""
+        members: dict[str, list[str | None]] = {}
         try:
             if not self.path.is_file():
                 raise OSError("there is no such file, or it is a pipe or device")
             with zipfile.ZipFile(self.path) as archive:
-                return [(_name(member), member.filename) for member in archive.infolist()]
+                for member in archive.infolist():
+                    members.setdefault(_name(member), []).append(member.filename)
         except Exception as error:
             # zipfile raises whatever the damage leads it to (BadZipFile, struct.error, UnicodeDecodeError, …).
             raise ImageError("unreadable_archive", f"{self.path}: not readable ({error})") from None
-
-    @cached_property
-    def _member_of(self) -> dict[str, str]:
-        return dict(self._members)
+        return members
 
 
 Source = _FolderSource | _ZipSource
@@ -117,10 +137,14 @@ def find_sources(folder: Path) -> tuple[list[Source], list[Path]]:
 
     Exports are its subfolders and archives, sorted by name, a folder before an archive of the same name. A subfolder
     that holds nothing but one archive is that archive under the folder's name; one that holds several stands for them.
-    Raises `InputDataError`: the folder is missing (`NoExportError`) or cannot be read, or a name cannot be used.
+    An archive in the place of the folder is the only export. Raises `InputDataError`: there is neither
+    (`NoExportError`), the folder cannot be read, or a name cannot be used.
     """
+    if folder.is_file() and folder.suffix.lower() == ".zip":
+        _check_name(folder)
+        return [_ZipSource(folder.stem, folder)], []
     if not folder.is_dir():
-        raise NoExportError(f"{folder}: there is no such folder.")
+        raise NoExportError(f"{folder}: there is no such folder or .zip.")
     try:
         paths = sorted(folder.iterdir(), key=lambda p: (p.stem if p.suffix else p.name, p.name))
     except OSError as error:
@@ -139,6 +163,15 @@ def find_sources(folder: Path) -> tuple[list[Source], list[Path]]:
         elif path.suffix.lower() in _STRAY:
             strays.append(path)
     return sources, strays
+
+
+def not_read(source: Source) -> Iterator[tuple[str, str]]:
+    """Say which files of an export nobody reads, though they may hold annotations: reason code and sentence."""
+    for name in sorted(source.leading_out):
+        yield "unsafe_path", f"{source.path}: the member {name!r} leads out of the archive; it is not read"
+    names = (name for pattern in ("*", "*/*") for name in source.glob(pattern))
+    for name in sorted({name for name in names if name.lower().endswith(_ARCHIVES) and "/." not in f"/{name}"}):
+        yield "stray_file", f"{name}: an archive in an export is not read; put it beside the export, or remove it"
 
 
 def whole_folder(folder: Path) -> Source:

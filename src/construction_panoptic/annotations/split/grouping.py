@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain, pairwise
+from itertools import chain
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -27,7 +27,7 @@ def near_duplicate_groups(phashes: Sequence[str], keys: Sequence[str], max_dista
     Two images are neighbours if their hashes differ in at most ``max_distance`` bits; a group is a connected component
     of neighbours. The answer is exact, see `near_pairs`: one group number an image, from 0 in the order of the groups'
     smallest keys, so that the same images have the same numbers whatever order they come in. Raises `InputDataError`: a
-    key comes twice, or a hash is not hexadecimal or has another length than the first.
+    hash is not hexadecimal or has another length than the first.
     """
     if not keys:
         return []
@@ -62,11 +62,8 @@ def join_groups(keys: Sequence[str], groups: Sequence[int], names: Sequence[str 
 
 
 def _numbered(keys: Sequence[str], component: NDArray[np.int64]) -> list[int]:
-    """Number groups from 0 in the order of their smallest key; a key that comes twice is refused."""
+    """Number groups from 0 in the order of their smallest key."""
     order = sorted(range(len(keys)), key=keys.__getitem__)
-    for one, other in pairwise(order):
-        if keys[one] == keys[other]:
-            raise InputDataError(f"image {keys[one]!r} is listed twice; every image needs its own key.")
     groups = np.empty(len(keys), dtype=np.int64)
     groups[order] = pd.factorize(component[order])[0]
     return [int(group) for group in groups]

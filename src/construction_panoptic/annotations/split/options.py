@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -59,7 +60,9 @@ def listed_split(path: Path | str, keys: Sequence[str], groups: Sequence[int]) -
     leaves a side empty.
     """
     try:
-        table = pd.read_csv(path, dtype="string", keep_default_na=False)
+        # Rows may end in a comma: without `index_col`, keys would become an index, without `usecols`, pandas warns.
+        columns: Any = {"index_col": False, "usecols": lambda name: name in ("key", "split")}
+        table = pd.read_csv(path, dtype="string", keep_default_na=False, **columns)
     except (OSError, ValueError) as error:
         raise InputDataError(f"{path}: the list of the split cannot be read ({error}).") from None
     if missing := {"key", "split"} - set(table.columns):

@@ -90,6 +90,21 @@ def test_folder_with_a_folder_around_everything(make_export: Make, read: Make) -
     assert read().images["key"].tolist() == ["yard/a.jpg"]
 
 
+@pytest.mark.parametrize("archive", [False, True])
+def test_files_and_hidden_folders_beside_the_folder_around_everything(
+    make_export: Make, read: Make, tmp_path: Path, archive: bool
+) -> None:
+    make_export("yard/task_7")
+    folder = tmp_path / "raw" / "yard"
+    (folder / "README.txt").write_text("read me")
+    if archive:
+        shutil.make_archive(str(folder), "zip", folder)
+        shutil.rmtree(folder)
+    else:
+        (folder / ".ipynb_checkpoints").mkdir()
+    assert read().annotations.frame()["key"].tolist() == ["yard/a.jpg"]
+
+
 def test_subset_folders(make_export: Make, make_document: Make, read: Make) -> None:
     make_export("yard", json_name="annotations/instances_train.json", photos=("train/a.jpg",))
     make_export("bay", make_document(images=[image(file_name="deck/b.jpg")]), photos=("deck/b.jpg",))
@@ -141,7 +156,7 @@ def test_classes_of_an_export_with_several(make_export: Make, make_document: Mak
     exports = read()
     assert exports.annotations.frame()["category"].tolist() == ["tower_crane", "pipes"]
     assert reasons(exports) == [("unknown_class", "3"), ("unknown_class", "4"), ("unknown_class", "5")]
-    assert "'cat'" in exports.rejected["detail"][0]
+    assert "'cat' is not in the taxonomy" in exports.rejected["detail"][0]
 
 
 def test_images_without_annotations_are_kept(make_export: Make, make_document: Make, read: Make) -> None:
@@ -183,6 +198,17 @@ def test_raw_data_that_is_itself_an_export(
         exports = read_exports(raw_data, site_taxonomy)
         assert exports.annotations.frame()["key"].tolist() == ["yard/a.jpg"]
         assert exports.rejected.empty
+
+
+def test_raw_data_that_is_one_archive(make_export: Make, site_taxonomy: Taxonomy, tmp_path: Path) -> None:
+    exports = read_exports(make_export("yard", archive=True), site_taxonomy)
+    assert exports.annotations.frame()["key"].tolist() == ["yard/a.jpg"]
+    (tmp_path / "empty.zip").write_bytes(b"PK\5\6" + bytes(18))
+    with pytest.raises(InputDataError, match=r"empty\.zip: there is no CVAT export in it"):
+        read_exports(tmp_path / "empty.zip", site_taxonomy)
+    (tmp_path / "damaged.zip").write_bytes(b"x")
+    with pytest.raises(InputDataError, match="unreadable_archive"):
+        read_exports(tmp_path / "damaged.zip", site_taxonomy)
 
 
 def test_raw_data_that_is_an_export_and_holds_archives(make_export: Make, site_taxonomy: Taxonomy) -> None:

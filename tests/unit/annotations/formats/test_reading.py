@@ -148,6 +148,14 @@ def test_an_id_of_two_images(make_export: Make, make_document: Make, read: Make)
     assert sorted(exports.rejected["image"]) == ["yard/a.jpg", "yard/b.jpg", "yard/b.jpg"]
 
 
+def test_an_id_of_an_image_and_of_a_bad_entry(make_export: Make, make_document: Make, read: Make) -> None:
+    bad = {"id": 1, "file_name": "b.jpg"}
+    make_export("yard", make_document(images=[image(1), bad, image(2, file_name="c.jpg")]), photos=("a.jpg", "c.jpg"))
+    details = dict(read().rejected.drop_duplicates("image")[["image", "detail"]].itertuples(index=False))
+    assert details["yard/a.jpg"] == "another image has the id 1 too"
+    assert "width, height" in details["yard/b.jpg"]
+
+
 def test_an_image_listed_twice_is_one(make_export: Make, make_document: Make, read: Make) -> None:
     images = [image(1), image(1), image(2)]
     annotations = [annotation(1), annotation(2, image_id=2)]
@@ -277,7 +285,8 @@ def test_archive_that_points_outside(make_export: Make, make_document: Make, rea
         packed.writestr("coco.json", json.dumps(make_document(images=[image(file_name="../../bay/images/a.jpg")])))
         packed.writestr("images/../../bay/images/a.jpg", b"x")
     before = sorted(os.walk(tmp_path / "raw"))
-    assert reasons(read()) == [("unsafe_path", "1"), ("unsafe_path", None)]
+    # The annotation, its image and the member of the archive.
+    assert reasons(read()) == [("unsafe_path", "1"), ("unsafe_path", None), ("unsafe_path", None)]
     assert sorted(os.walk(tmp_path / "raw")) == before
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import struct
 import tracemalloc
@@ -158,14 +159,55 @@ def test_a_carriage_return_in_a_name(make_export: Make, make_document: Make, rea
     assert not exports.rejected["image"].str.contains("\r").any()
 
 
-def test_two_members_of_one_name(make_export: Make, read: Make) -> None:
+@pytest.mark.parametrize("name", ["coco.json", "panoptic_val.json"])
+def test_two_members_of_one_name(make_export: Make, read: Make, name: str) -> None:
+    make_export("bay")
+    path = make_export(archive=True, json_name=name)
+    with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning, match="Duplicate name"):
+        archive.writestr(name, "{}")
+    exports = read()
+    assert reasons(exports) == ["unreadable_json"]
+    assert "twice" in exports.rejected["detail"].item()
+
+
+def test_an_image_that_an_archive_holds_twice(make_export: Make, read: Make) -> None:
+    """It is not known which of them is annotated."""
     make_export("bay")
     path = make_export(archive=True)
     with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning, match="Duplicate name"):
-        archive.writestr("coco.json", "{}")
+        archive.writestr("images/a.jpg", b"x")
     exports = read()
-    assert reasons(exports) == ["unreadable_archive"]
-    assert "twice" in exports.rejected["detail"].item()
+    assert reasons(exports) == ["unreadable_archive", "unreadable_archive"]
+    assert set(exports.rejected["image"]) == {"yard/a.jpg"}
+
+
+@pytest.mark.parametrize("name", ["../evil.txt", "/evil.txt", "images/../../evil.txt", "..\\evil.txt", "C:\\evil.txt"])
+@pytest.mark.parametrize("prefix", ["", "task_7/"])
+def test_members_that_lead_out_of_an_archive_are_named(make_export: Make, read: Make, name: str, prefix: str) -> None:
+    path = make_export(archive=True, prefix=prefix)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(name, "x")
+    exports = read()
+    assert len(exports.annotations) == 1
+    assert reasons(exports) == ["unsafe_path"]
+    assert repr(name) in exports.rejected["detail"].item()
+
+
+@pytest.mark.parametrize("archive", [False, True])
+@pytest.mark.parametrize("folder", ["", "images/"])
+def test_an_archive_in_an_export_is_named(make_export: Make, read: Make, *, archive: bool, folder: str) -> None:
+    inner = make_export("inner", archive=True)
+    path = make_export("yard")
+    inner.rename(path / folder / "inner.ZIP")
+    if archive:
+        with zipfile.ZipFile(f"{path}.zip", "w") as packed:
+            for file in path.rglob("*.*"):
+                packed.write(file, file.relative_to(path))
+        shutil.rmtree(path)
+    exports = read()
+    assert len(exports.annotations) == 1
+    assert reasons(exports) == ["stray_file"]
+    assert f"{folder}inner.ZIP" in exports.rejected["detail"].item()
 
 
 @pytest.mark.parametrize(
