@@ -17,7 +17,18 @@ from construction_panoptic.errors import InputDataError, ParameterError
 pytestmark = pytest.mark.medium
 
 HEAVY = {"torch", "torchvision", "pandas", "mlflow", "matplotlib", "plotly"}
-OPTIONS = ("from_inputs", "to_outputs", "from_nodes", "to_nodes", "node_names", "tags", "namespaces", "pipelines")
+OPTIONS = (
+    "from_inputs",
+    "to_outputs",
+    "from_nodes",
+    "to_nodes",
+    "node_names",
+    "tags",
+    "namespaces",
+    "pipelines",
+    "runner",
+    "load_versions",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -44,6 +55,11 @@ def check(**chosen: Any) -> None:
         ({"node_names": ["train_detector"]}, "--nodes train_detector: .* did you mean detr.detection.train_detector"),
         ({"to_outputs": ["example_sheets"]}, "--to-outputs example_sheets: .* did you mean example_sheet"),
         ({"namespaces": ["foo"]}, "foo"),
+        ({"runner": "ParallelRunner"}, "--runner ParallelRunner: .* did you mean SequentialRunner|ThreadRunner"),
+        ({"load_versions": {"panoptic_vall": "2026"}}, "--load-versions panoptic_vall: .* did you mean panoptic_val"),
+        ({"params": {"taxonomy": "my.json"}}, "taxonomy: there is no my.json"),
+        ({"params": {"stuff_predictions": "ready"}}, "stuff_predictions: there is no ready"),
+        ({"params": {"detection": {"weights": "/no/such.pth"}}}, "detection.weights: there is no /no/such.pth"),
     ],
 )
 def test_a_mistake_is_named(chosen: dict[str, Any], told: str) -> None:
@@ -125,6 +141,15 @@ def test_a_recipe_for_a_gpu_goes_on_without_one_only_when_told(monkeypatch: pyte
         check(**{"only_missing_outputs": True, **told})
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     check(only_missing_outputs=True)
+
+
+@pytest.mark.parametrize("name", ["__default__", "panoptic_evaluation", "prediction"])
+def test_a_device_that_is_not_there_is_named_before_results_are_outdated(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(ParameterError, match="there is no CUDA device for 'cuda'"):
+        check(env="sample", pipelines=[name], params={"device": "cuda"}, only_missing_outputs=True)
 
 
 def test_no_node_leads_back_to_an_earlier_layer(repository: Path) -> None:
