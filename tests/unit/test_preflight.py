@@ -49,6 +49,7 @@ def check(**chosen: Any) -> None:
         ({"env": "smaple"}, "--env smaple: .* did you mean sample"),
         ({"params": {"detecton": {"epochs": 3}}}, "detecton: .* did you mean detection"),
         ({"params": {"panoptic_evaluation": {"threshold": "abc"}}}, "panoptic_evaluation.threshold: .*not 'abc'"),
+        ({"params": {"prediction": {"classes": "crane"}}}, r"prediction.classes: a list is needed, such as \[crane\]"),
         ({"pipelines": ["detection"]}, "--pipelines detection: .* did you mean detection_training"),
         ({"pipelines": ["prediction", "panoptic_deeplab_prediction"]}, "--pipelines prediction,pan.* the same files"),
         ({"pipelines": ["detection_training", "__default__"]}, "--pipelines detection_t.* the same files"),
