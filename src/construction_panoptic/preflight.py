@@ -49,6 +49,8 @@ def check_run(options: Mapping[str, Any]) -> None:
     chosen = _filtered(together, options)
     if options["runner"]:
         _check_name("--runner", options["runner"], RUNNERS)
+    if options["is_async"] and _trained(chosen):
+        raise ParameterError("--async: trainings save epoch by epoch, so it is not for them; leave it out")
     for name in options["load_versions"] or ():
         _check_name("--load-versions", name, chosen.datasets())
     _check_paths(chosen, config["parameters"], options["params"], project)

@@ -28,6 +28,7 @@ OPTIONS = (
     "pipelines",
     "runner",
     "load_versions",
+    "is_async",
 )
 
 
@@ -57,6 +58,7 @@ def check(**chosen: Any) -> None:
         ({"to_outputs": ["example_sheets"]}, "--to-outputs example_sheets: .* did you mean example_sheet"),
         ({"namespaces": ["foo"]}, "foo"),
         ({"runner": "ParallelRunner"}, "--runner ParallelRunner: .* did you mean SequentialRunner|ThreadRunner"),
+        ({"is_async": True}, "--async: trainings"),
         ({"load_versions": {"panoptic_vall": "2026"}}, "--load-versions panoptic_vall: .* did you mean panoptic_val"),
         ({"params": {"taxonomy": "my.json"}}, "taxonomy: there is no my.json"),
         ({"params": {"stuff_predictions": "ready"}}, "stuff_predictions: there is no ready"),
