@@ -172,11 +172,12 @@ def _check_inputs(
     pipeline: Pipeline, registered: Mapping[str, Pipeline], entries: CatalogConfigResolver, project: Path
 ) -> None:
     missing = []
-    for maker in pipeline_names():
-        for name in sorted(pipeline.inputs() & registered[maker].all_outputs()):
-            path = entries.resolve_pattern(name).get("filepath")
-            if path is not None and not (project / path).exists():
-                missing.append(f"{name} is missing ({path}): the pipeline {maker} makes it.")
+    by_size = sorted(registered, key=lambda name: len(registered[name].nodes))  # the shortest that makes it is named
+    for name in sorted(pipeline.inputs()):
+        maker = next((maker for maker in by_size if name in registered[maker].all_outputs()), None)
+        path = entries.resolve_pattern(name).get("filepath") if maker else None
+        if path is not None and not (project / path).exists():
+            missing.append(f"{name} is missing ({path}): the pipeline {maker} makes it.")
     if missing:
         advice = "Run that first, or in the same command: --pipelines takes several names."
         raise InputDataError("\n".join([*missing, advice]))

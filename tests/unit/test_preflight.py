@@ -73,6 +73,9 @@ def test_a_mistake_is_named(chosen: dict[str, Any], told: str) -> None:
 def test_what_another_pipeline_has_not_made_is_named_with_that_pipeline(tmp_path: Path) -> None:
     with pytest.raises(InputDataError, match=r"mask_head\.best is missing \(data/06.*\): the pipeline mask_head_"):
         check(pipelines=["prediction"])
+    own = r"panoptic_deeplab\.example_sheet is missing .*: the pipeline panoptic_deeplab_panoptic_evaluation makes it"
+    with pytest.raises(InputDataError, match=own):
+        check(pipelines=["panoptic_deeplab_error_analysis"])
     best = tmp_path / "data/06_models/mask_head/best.pt"
     best.parent.mkdir(parents=True)
     best.write_bytes(b"model")
