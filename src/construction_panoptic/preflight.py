@@ -16,9 +16,12 @@ from kedro.utils import find_kedro_project
 
 from construction_panoptic import pipelines
 from construction_panoptic.config.base import nearest
-from construction_panoptic.config.parameters import check_parameters
+from construction_panoptic.config.parameters import GROUPS, check_parameters
 from construction_panoptic.configuration import config_loader
 from construction_panoptic.errors import InputDataError, ParameterError
+
+WEIGHTS_FILES = (".pt", ".pth", ".safetensors")
+RUNNERS = ("SequentialRunner", "ThreadRunner")  # the hooks remember the run, so that all nodes share a process
 
 
 def check_run(options: Mapping[str, Any]) -> None:
@@ -44,8 +47,14 @@ def check_run(options: Mapping[str, Any]) -> None:
             f"--pipelines {','.join(names)}: some of these make the same files; run one after the other"
         ) from None
     chosen = _filtered(together, options)
-    if env in (None, "base", "local"):
-        _check_device(chosen, config["parameters"])
+    if options["runner"]:
+        _check_name("--runner", options["runner"], RUNNERS)
+    if options["is_async"] and _trained(chosen):
+        raise ParameterError("--async: trainings save epoch by epoch, so it is not for them; leave it out")
+    for name in options["load_versions"] or ():
+        _check_name("--load-versions", name, chosen.datasets())
+    _check_paths(chosen, config["parameters"], options["params"], project)
+    _check_device(chosen, config["parameters"], for_a_gpu=env in (None, "base", "local"))
     if not options["only_missing_outputs"]:
         entries = CatalogConfigResolver(config["catalog"], default_runtime_patterns={})
         _check_inputs(chosen, registered, entries, project)
@@ -126,28 +135,49 @@ def _filtered(pipeline: Pipeline, options: Mapping[str, Any]) -> Pipeline:
         raise ParameterError(str(error)) from error
 
 
-def _check_device(pipeline: Pipeline, parameters: Mapping[str, Any]) -> None:
-    made = {name.removesuffix(".checkpoint") for name in pipeline.all_outputs() if name.endswith(".checkpoint")}
-    if not any(parameters[stage]["device"] == "auto" for stage in made):
-        return
-    import torch  # takes seconds; a training needs it anyway
+def _check_paths(pipeline: Pipeline, parameters: Mapping[str, Any], given: Mapping[str, Any], project: Path) -> None:
+    paths = {name: given[name] for name in ("stuff_predictions", "taxonomy") if name in given}
+    weights = {f"{stage}.weights": str(parameters[stage].get("weights")) for stage in _trained(pipeline)}
+    paths |= {name: path for name, path in weights.items() if Path(path).suffix in WEIGHTS_FILES}
+    for name, path in paths.items():
+        if not (project / path).exists():
+            raise ParameterError(f"{name}: there is no {path}")
 
-    if not torch.cuda.is_available():
+
+def _check_device(pipeline: Pipeline, parameters: Mapping[str, Any], *, for_a_gpu: bool) -> None:
+    used = [parameters[group] for group in GROUPS if f"params:{group}" in pipeline.inputs()]
+    cuda = {settings["device"] for settings in used if settings.get("device", "").startswith("cuda")}
+    auto = for_a_gpu and any(parameters[stage]["device"] == "auto" for stage in _trained(pipeline))
+    if not cuda and not auto:
+        return
+    import torch  # takes seconds; what is asked for needs it anyway
+
+    from construction_panoptic.parallel.device import resolve_device
+
+    for device in sorted(cuda):
+        resolve_device(device)
+    if auto and not torch.cuda.is_available():
         raise ParameterError(
             "There is no CUDA device, and on a CPU this recipe takes days. Use --env laptop --pipelines "
             "panoptic_deeplab, which is made for a CPU, or go on with --params device=cpu."
         )
 
 
+def _trained(pipeline: Pipeline) -> list[str]:
+    """Give the stages that a pipeline trains, which name groups of parameters."""
+    return sorted(name.removesuffix(".checkpoint") for name in pipeline.all_outputs() if name.endswith(".checkpoint"))
+
+
 def _check_inputs(
     pipeline: Pipeline, registered: Mapping[str, Pipeline], entries: CatalogConfigResolver, project: Path
 ) -> None:
     missing = []
-    for maker in pipeline_names():
-        for name in sorted(pipeline.inputs() & registered[maker].all_outputs()):
-            path = entries.resolve_pattern(name).get("filepath")
-            if path is not None and not (project / path).exists():
-                missing.append(f"{name} is missing ({path}): the pipeline {maker} makes it.")
+    by_size = sorted(registered, key=lambda name: len(registered[name].nodes))  # the shortest that makes it is named
+    for name in sorted(pipeline.inputs()):
+        maker = next((maker for maker in by_size if name in registered[maker].all_outputs()), None)
+        path = entries.resolve_pattern(name).get("filepath") if maker else None
+        if path is not None and not (project / path).exists():
+            missing.append(f"{name} is missing ({path}): the pipeline {maker} makes it.")
     if missing:
         advice = "Run that first, or in the same command: --pipelines takes several names."
         raise InputDataError("\n".join([*missing, advice]))

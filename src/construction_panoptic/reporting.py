@@ -18,7 +18,7 @@ from construction_panoptic.files import shown_path
 class ReportHook:
     """Prints what a run is going to do, and tables and places when it has ended well."""
 
-    has_begun = False  # whether a node has begun to work
+    has_begun = False  # whether a node has begun to save what it makes
 
     @hook_impl
     def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline) -> None:
@@ -30,8 +30,8 @@ class ReportHook:
             click.echo(f"  {name:22s} {steps} step{'' if steps == 1 else 's'}")
 
     @hook_impl
-    def before_node_run(self) -> None:
-        """Remember that work has begun."""
+    def before_dataset_saved(self) -> None:
+        """Remember that there is something to go on with."""
         self.has_begun = True
 
     @hook_impl(trylast=True)

@@ -17,7 +17,19 @@ from construction_panoptic.errors import InputDataError, ParameterError
 pytestmark = pytest.mark.medium
 
 HEAVY = {"torch", "torchvision", "pandas", "mlflow", "matplotlib", "plotly"}
-OPTIONS = ("from_inputs", "to_outputs", "from_nodes", "to_nodes", "node_names", "tags", "namespaces", "pipelines")
+OPTIONS = (
+    "from_inputs",
+    "to_outputs",
+    "from_nodes",
+    "to_nodes",
+    "node_names",
+    "tags",
+    "namespaces",
+    "pipelines",
+    "runner",
+    "load_versions",
+    "is_async",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -38,12 +50,19 @@ def check(**chosen: Any) -> None:
         ({"env": "smaple"}, "--env smaple: .* did you mean sample"),
         ({"params": {"detecton": {"epochs": 3}}}, "detecton: .* did you mean detection"),
         ({"params": {"panoptic_evaluation": {"threshold": "abc"}}}, "panoptic_evaluation.threshold: .*not 'abc'"),
+        ({"params": {"prediction": {"classes": "crane"}}}, r"prediction.classes: a list is needed, such as \[crane\]"),
         ({"pipelines": ["detection"]}, "--pipelines detection: .* did you mean detection_training"),
         ({"pipelines": ["prediction", "panoptic_deeplab_prediction"]}, "--pipelines prediction,pan.* the same files"),
         ({"pipelines": ["detection_training", "__default__"]}, "--pipelines detection_t.* the same files"),
         ({"node_names": ["train_detector"]}, "--nodes train_detector: .* did you mean detr.detection.train_detector"),
         ({"to_outputs": ["example_sheets"]}, "--to-outputs example_sheets: .* did you mean example_sheet"),
         ({"namespaces": ["foo"]}, "foo"),
+        ({"runner": "ParallelRunner"}, "--runner ParallelRunner: .* did you mean SequentialRunner|ThreadRunner"),
+        ({"is_async": True}, "--async: trainings"),
+        ({"load_versions": {"panoptic_vall": "2026"}}, "--load-versions panoptic_vall: .* did you mean panoptic_val"),
+        ({"params": {"taxonomy": "my.json"}}, "taxonomy: there is no my.json"),
+        ({"params": {"stuff_predictions": "ready"}}, "stuff_predictions: there is no ready"),
+        ({"params": {"detection": {"weights": "/no/such.pth"}}}, "detection.weights: there is no /no/such.pth"),
     ],
 )
 def test_a_mistake_is_named(chosen: dict[str, Any], told: str) -> None:
@@ -54,6 +73,9 @@ def test_a_mistake_is_named(chosen: dict[str, Any], told: str) -> None:
 def test_what_another_pipeline_has_not_made_is_named_with_that_pipeline(tmp_path: Path) -> None:
     with pytest.raises(InputDataError, match=r"mask_head\.best is missing \(data/06.*\): the pipeline mask_head_"):
         check(pipelines=["prediction"])
+    own = r"panoptic_deeplab\.example_sheet is missing .*: the pipeline panoptic_deeplab_panoptic_evaluation makes it"
+    with pytest.raises(InputDataError, match=own):
+        check(pipelines=["panoptic_deeplab_error_analysis"])
     best = tmp_path / "data/06_models/mask_head/best.pt"
     best.parent.mkdir(parents=True)
     best.write_bytes(b"model")
@@ -125,6 +147,15 @@ def test_a_recipe_for_a_gpu_goes_on_without_one_only_when_told(monkeypatch: pyte
         check(**{"only_missing_outputs": True, **told})
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     check(only_missing_outputs=True)
+
+
+@pytest.mark.parametrize("name", ["__default__", "panoptic_evaluation", "prediction"])
+def test_a_device_that_is_not_there_is_named_before_results_are_outdated(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(ParameterError, match="there is no CUDA device for 'cuda'"):
+        check(env="sample", pipelines=[name], params={"device": "cuda"}, only_missing_outputs=True)
 
 
 def test_no_node_leads_back_to_an_earlier_layer(repository: Path) -> None:

@@ -3,7 +3,8 @@
 Kedro decides by existence alone what is missing. When a node replaces its outputs, all that was made from the old ones,
 by whichever pipeline, is marked as outdated: it stays, but does not count as existing. So is what was made with the
 model of another recipe.
-When such a result, or a finished one, is at last replaced, it moves to ``data/<layer>/previous/<time>/``.
+When such a result, or a finished one, is at last replaced, it moves to ``data/<layer>/previous/<time>/``; so do the
+checkpoints of an unfinished training that starts over, to a folder of their own, where they displace no finished ones.
 """
 
 import logging
@@ -31,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 FIRST_KEPT_LAYER = "06"  # what lies in earlier layers is made anew in minutes, and large
 KEPT = 3  # previous versions of a result
+UNFINISHED = "unfinished"
 LOCKS = Path(".mlflow", "locks")
 PATIENCE = 2.0  # seconds for a run that was killed to be gone
 
@@ -83,6 +85,7 @@ class FreshnessHook:
     _pipelines: tuple[Pipeline, ...]  # the same and all that are registered
     _catalog: Any
     _begun: set[str]  # names of nodes
+    _unfinished: dict[str, Any]  # name of a node → `_training` of what it may go on with
 
     def __init__(self, registered: Callable[[], Mapping[str, Pipeline]] = dict) -> None:
         self._registered = registered
@@ -94,6 +97,7 @@ class FreshnessHook:
         """
         self._data, self._time = Path(run_params["project_path"], "data"), time.strftime("%Y-%m-%d_%H-%M-%S")
         self._pipeline, self._catalog, self._begun = pipeline, catalog, set()
+        self._unfinished = {}
         self._pipelines = (pipeline, *self._registered().values())
         places = [path for node in pipeline.nodes for path in self._paths(node).values()]
         folders = {path if path.is_dir() else path.parent for path in places}
@@ -109,8 +113,20 @@ class FreshnessHook:
                     self._mark_after(node)
 
     @hook_impl
-    def before_dataset_saved(self, dataset_name: str, node: Node) -> None:
+    def after_dataset_loaded(self, dataset_name: str, data: Any, node: Node) -> None:
+        """Remember the unfinished training that a node may go on with."""
+        if dataset_name.endswith(".resume_from") and data is not None:
+            self._unfinished[node.name] = _training(data)
+
+    @hook_impl
+    def before_dataset_saved(self, dataset_name: str, data: Any, node: Node) -> None:
         """At a node's first save of the run, set its finished results aside and mark all that was made from them."""
+        if isinstance(data, dict):  # a checkpoint, perhaps: the first says whether a training starts over
+            former = self._unfinished.pop(node.name, None)
+            if former not in (None, _training(data)):
+                for name, path in self._paths(node).items():
+                    if name.endswith((".best", ".checkpoint")):  # which hold the history
+                        self._set_aside(path, UNFINISHED)
         if node.name in self._begun:
             return
         self._begun.add(node.name)
@@ -154,17 +170,17 @@ class FreshnessHook:
                 logger.info("%s is outdated now", name)
                 outdated_mark(path).touch()
 
-    def _set_aside(self, path: Path) -> None:
-        """Move a result to ``previous``, and remove the oldest of its versions there."""
+    def _set_aside(self, path: Path, *below: str) -> None:
+        """Move a result to ``previous``, ``below`` a folder there, and remove the oldest of its versions there."""
         if not path.is_relative_to(self._data) or not path.exists():
             return
         layer, *rest = path.relative_to(self._data).parts
         if layer < FIRST_KEPT_LAYER or not rest:
             return
-        previous, name = self._data / layer / "previous", "/".join(rest)
+        previous, name = self._data / layer / "previous", "/".join([*below, *rest])
         folder = previous / self._time
         if not folder.exists():
-            logger.info("Finished results are kept in %s", shown_path(folder, self._data.parent))
+            logger.info("Former results are kept in %s", shown_path(folder, self._data.parent))
         kept = folder / name
         kept.parent.mkdir(parents=True, exist_ok=True)
         path.rename(kept)
@@ -177,6 +193,11 @@ class FreshnessHook:
 def _steps(pipeline: Pipeline) -> set[tuple[str, ...]]:
     """Give what each node makes of what, the same in all namespaces."""
     return {(*node.inputs, ">", *node.outputs) for node in pipeline.nodes}
+
+
+def _training(checkpoint: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Give what is the same in all checkpoints of a training."""
+    return checkpoint.get("format_version"), checkpoint.get("fingerprint")
 
 
 def _model(node: Node) -> str:

@@ -21,9 +21,10 @@ def init(folder: Path) -> None:
     with atomic_path(conf) as temporary:
         shutil.copytree(_CONF, temporary, ignore=shutil.ignore_patterns("local"))
         (temporary / "local").mkdir()
-    (folder / "data/01_raw").mkdir(parents=True, exist_ok=True)
+    exports = folder / "data/01_raw/construction"
+    exports.mkdir(parents=True, exist_ok=True)
     click.echo(
-        f"{folder} is ready: put your CVAT exports into {folder / 'data/01_raw'}, say in {conf / 'base'} what differs, "
+        f"{folder} is ready: put your CVAT exports into {exports}, say in {conf / 'base'} what differs, "
         f"and run `construction-panoptic` in {folder}. `construction-panoptic --env sample --pipelines sample_data` "
         "makes data to try it with."
     )

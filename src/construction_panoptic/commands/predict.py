@@ -38,15 +38,16 @@ def predict(path: str, model: str, out: str, part: str, classes: str | None, **c
     # Here, since they take seconds to import, too many for --help.
     from construction_panoptic.evaluation.predictions import read_results
     from construction_panoptic.models.files import load_model
-    from construction_panoptic.prediction.results import PANOPTIC, write_results
+    from construction_panoptic.prediction.results import PANOPTIC, is_result_in, write_results
     from construction_panoptic.prediction.running import predict_source
     from construction_panoptic.prediction.sources import find_files, shard
     from construction_panoptic.prediction.tables import write_tables
 
-    files = shard(find_files(path), number, parts)
+    folder = Path(out)
+    found = [file for file in find_files(path) if not is_result_in(folder, file.path)]
+    files = shard(found, number, parts)
     if not files:
         raise InputDataError(f"{path} has fewer files than {parts} parts; part {number} is empty.")
-    folder = Path(out)
     write_results(predict_source(load_model(model), files, settings), folder)
     seen, rejected = write_tables(folder)
     if seen.empty and parts == 1:  # a part may have nothing but bad files

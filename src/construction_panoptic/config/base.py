@@ -94,6 +94,8 @@ def _describe(detail: Any, model: type[BaseModel], group: str) -> str:
     name = ".".join([group, *location])
     if detail["type"] == "extra_forbidden":
         return f"{name}: there is no such parameter; {nearest(location[-1], _group(model, location[:-1]).model_fields)}"
+    if detail["type"] == "tuple_type":
+        return f"{name}: a list is needed, such as [{detail['input']}], not {detail['input']!r}"
     message = detail["msg"].removeprefix("Value error, ")
     if detail["type"] in {"value_error", "missing"}:
         return f"{name}: {message}"

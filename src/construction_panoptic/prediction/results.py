@@ -76,6 +76,12 @@ def merge_panoptic(folders: Iterable[Path | str], folder: Path | str) -> None:
     write_predictions(numbered, folder)
 
 
+def is_result_in(folder: Path, file: Path) -> bool:
+    """Whether a file is a picture that an earlier prediction wrote into a folder, perhaps among the photographs."""
+    places = [(folder / name).resolve() for name in (PANOPTIC, *VIEWS)]
+    return (folder / INDEX).is_file() and any(file.resolve().is_relative_to(place) for place in places)
+
+
 def is_complete(folder: Path) -> bool:
     """Whether a folder has results that were written to their end."""
     index = folder / INDEX

@@ -214,7 +214,8 @@ def training_chart(history: pd.DataFrame) -> CurveChart:
             curves.append(Curve(f"best: {value:.1f} in epoch {epoch:g}", RED, [epoch], [value], "star"))
         panels.append(Panel(name, curves))
     rates = {"train/lr": ("learning rate", BROWN), "train/lr_backbone": ("learning rate, backbone", GREY)}
-    panels.append(Panel("Learning rate", _curves(history, rates), log=True))
+    positive = history.replace(0, np.nan)  # a schedule may end with 0, for which a logarithmic axis has no place
+    panels.append(Panel("Learning rate", _curves(positive, rates), log=True))
     first, last = (float(history["epoch"].min()), float(history["epoch"].max())) if len(history) else (1.0, 1.0)
     room = max(0.5, 0.03 * (last - first))
     panels = [panel for panel in panels if panel.curves]

@@ -81,6 +81,7 @@ def test_it_runs_where_init_has_written_the_configuration(built: Path, tmp_path:
     assert done.returncode == 0, done.stderr
     environments = {"base", "laptop", "large", "local", "sample", "small"}
     assert {path.name for path in (tmp_path / "conf").iterdir()} == environments | {"logging.yml"}
+    assert (tmp_path / "data/01_raw/construction").is_dir(), "where the configuration looks for exports"
     done = run(built, tmp_path, "--env", "sample", "--params", TINY, "--pipelines", "sample_data")
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     # A class that the taxonomy of this folder does not have is rejected: it is this taxonomy that counts.

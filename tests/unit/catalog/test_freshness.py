@@ -1,5 +1,6 @@
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,10 @@ from kedro.pipeline import Node, Pipeline
 from kedro.runner import SequentialRunner
 from kedro_datasets.json import JSONDataset
 
+from construction_panoptic.catalog.checkpoints import CheckpointDataset, ResumeDataset
 from construction_panoptic.catalog.files import ProjectCatalog
 from construction_panoptic.catalog.hooks import FreshnessHook
+from construction_panoptic.files import UNCHANGED
 
 
 class Chain:
@@ -193,3 +196,35 @@ def test_results_of_another_recipe_are_not_outdated(tmp_path: Path) -> None:
     run(recipes["x"].only_nodes("train_x"))
     assert not catalog.exists("x.quality")
     assert catalog.exists("y.quality")
+
+
+@pytest.mark.parametrize(("settings", "kept"), [("former", []), ("other", ["best.pt", "last.pt"])])
+def test_checkpoints_of_an_unfinished_training_that_starts_over_are_kept(
+    settings: str, kept: list[str], tmp_path: Path
+) -> None:
+    folder = tmp_path / "data/06_models/x"
+    best = CheckpointDataset(filepath=f"{folder}/best.pt", complete_when_finished=False)
+    last = CheckpointDataset(filepath=f"{folder}/last.pt")
+    resume = ResumeDataset(filepath=f"{folder}/last.pt")
+    catalog = ProjectCatalog({"x.best": best, "x.checkpoint": last, "x.resume_from": resume})
+
+    def checkpoint(epoch: int, settings: str) -> dict[str, Any]:
+        return {"fingerprint": {"settings": settings}, "epoch": epoch, "finished": False, "model": {}}
+
+    best.save(checkpoint(150, "former"))
+    last.save(checkpoint(199, "former"))
+
+    def train(_: Any) -> Iterator[tuple[Any, Any]]:
+        yield UNCHANGED, checkpoint(1, settings)  # interrupted before the first validation
+        yield checkpoint(2, settings), checkpoint(2, settings)
+
+    pipeline = Pipeline([Node(train, "x.resume_from", ["x.best", "x.checkpoint"])])
+    manager = _create_hook_manager()
+    manager.register(FreshnessHook())
+    manager.hook.before_pipeline_run(run_params={"project_path": str(tmp_path)}, pipeline=pipeline, catalog=catalog)
+    SequentialRunner().run(pipeline, catalog, manager)
+    previous = {path.name: path for path in tmp_path.glob("data/06_models/previous/*/unfinished/x/*")}
+    assert sorted(previous) == kept
+    assert last.load()["epoch"] == best.load()["epoch"] == 2
+    for name, epoch in {"best.pt": 150, "last.pt": 199}.items():
+        assert not kept or CheckpointDataset(filepath=str(previous[name])).load()["epoch"] == epoch

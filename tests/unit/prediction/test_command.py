@@ -1,3 +1,4 @@
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -70,6 +71,14 @@ def test_parts_merge_to_the_whole(model: Path, site: Path, tmp_path: Path) -> No
     for table in ("seen.csv", "rejected.csv"):
         merged = pd.concat([pd.read_csv(part / table) for part in parts], ignore_index=True)
         pd.testing.assert_frame_equal(merged, pd.read_csv(tmp_path / "whole" / table), check_dtype=False)
+
+
+def test_results_among_the_photographs_are_not_predicted_the_next_time(model: Path, site: Path) -> None:
+    for out in (site / "predictions", site):
+        for _ in range(2):
+            assert "Images and frames: 10." in run(site, "--model", model, "--out", out).output
+        for written in ("masks", "boxes", "panoptic"):
+            shutil.rmtree(out / written)
 
 
 def test_files_that_are_all_bad_are_an_error(model: Path, site: Path, tmp_path: Path) -> None:

@@ -114,6 +114,11 @@ def test_the_best_epoch_is_that_of_the_main_metric_only() -> None:
     assert [curve.style for panel in chart.panels for curve in panel.curves].count("star") == 0
 
 
+def test_a_learning_rate_of_zero_is_left_out_of_the_logarithmic_axis() -> None:
+    last = training_chart(history().assign(**{"train/lr": [1e-4, 1e-5, 0.0], "train/lr_backbone": 0.0})).panels[-1]
+    assert [(curve.name, curve.x) for curve in last.curves] == [("learning rate", [1, 2])]
+
+
 def test_an_epoch_logged_twice_counts_once() -> None:
     table = pd.DataFrame({"epoch": [1, 3, 2, 2], "train/loss": [4.0, 1.0, 9.0, 2.0]})
     curve = training_chart(table).panels[0].curves[0]
