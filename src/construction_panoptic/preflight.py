@@ -145,9 +145,11 @@ def _check_paths(pipeline: Pipeline, parameters: Mapping[str, Any], given: Mappi
 
 
 def _check_device(pipeline: Pipeline, parameters: Mapping[str, Any], *, for_a_gpu: bool) -> None:
-    used = [parameters[group] for group in GROUPS if f"params:{group}" in pipeline.inputs()]
-    cuda = {settings["device"] for settings in used if settings.get("device", "").startswith("cuda")}
-    auto = for_a_gpu and any(parameters[stage]["device"] == "auto" for stage in _trained(pipeline))
+    used = {group: parameters[group] for group in GROUPS if f"params:{group}" in pipeline.inputs()}
+    local = {group: of for group, of in used.items() if of.get("execution", {}).get("engine") != "ray"}
+    devices = {group: of.get("device", "") for group, of in local.items()}
+    cuda = {device for device in devices.values() if device.startswith("cuda")}
+    auto = for_a_gpu and any(devices.get(stage) == "auto" for stage in _trained(pipeline))
     if not cuda and not auto:
         return
     import torch  # takes seconds; what is asked for needs it anyway

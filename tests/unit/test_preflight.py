@@ -156,6 +156,12 @@ def test_a_device_that_is_not_there_is_named_before_results_are_outdated(
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(ParameterError, match="there is no CUDA device for 'cuda'"):
         check(env="sample", pipelines=[name], params={"device": "cuda"}, only_missing_outputs=True)
+    on_a_cluster = {"engine": "ray"}
+    check(
+        pipelines=["detection_training"],
+        params={"detection": {"device": "cuda", "execution": on_a_cluster}},
+        only_missing_outputs=True,
+    )
 
 
 def test_no_node_leads_back_to_an_earlier_layer(repository: Path) -> None:
