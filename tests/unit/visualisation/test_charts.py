@@ -115,7 +115,8 @@ def test_the_best_epoch_is_that_of_the_main_metric_only() -> None:
 
 
 def test_a_learning_rate_of_zero_is_left_out_of_the_logarithmic_axis() -> None:
-    last = training_chart(history().assign(**{"train/lr": [1e-4, 1e-5, 0.0], "train/lr_backbone": 0.0})).panels[-1]
+    rates = pd.DataFrame({"train/lr": [1e-4, 1e-5, 0.0], "train/lr_backbone": 0.0})
+    last = training_chart(history().drop(columns=list(rates)).join(rates)).panels[-1]
     assert [(curve.name, curve.x) for curve in last.curves] == [("learning rate", [1, 2])]
 
 
