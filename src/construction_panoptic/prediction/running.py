@@ -20,7 +20,7 @@ from construction_panoptic.evaluation.predictions import ImagePrediction, predic
 from construction_panoptic.models.protocol import PanopticModel
 from construction_panoptic.parallel.model_pool import map_on_devices
 from construction_panoptic.parallel.workers import blocks_of
-from construction_panoptic.prediction.sources import SourceFile, frame_name
+from construction_panoptic.prediction.sources import SourceFile, frame_name, readable
 from construction_panoptic.prediction.tracks import Tracker
 from construction_panoptic.prediction.videos import VideoError, frame_count, read_frames
 from construction_panoptic.training.loading import collate
@@ -170,6 +170,6 @@ def _pictures(files: Iterable[SourceFile], every: int) -> Iterator[Picture | Rej
                 name = frame_name(file.name, frame.number)
                 yield Picture(name, file, frame.pixels, frame.number, frame.time, frame.rate)
         except ImageError as error:
-            yield RejectedFile(file.name, error.reason, str(error))
+            yield RejectedFile(file.name, error.reason, readable(str(error)))
         except VideoError as error:
-            yield RejectedFile(file.name, "unreadable_video", str(error))
+            yield RejectedFile(file.name, "unreadable_video", readable(str(error)))

@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -70,6 +71,15 @@ def test_parts_merge_to_the_whole(model: Path, site: Path, tmp_path: Path) -> No
     for table in ("seen.csv", "rejected.csv"):
         merged = pd.concat([pd.read_csv(part / table) for part in parts], ignore_index=True)
         pd.testing.assert_frame_equal(merged, pd.read_csv(tmp_path / "whole" / table), check_dtype=False)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere, names of files are Unicode")
+def test_names_that_are_not_unicode_are_made_readable(model: Path, site: Path, tmp_path: Path) -> None:
+    for name in ("a.jpg", "film.mp4", "bad.jpg"):
+        (site / name).rename(os.fsdecode(os.fsencode(site) + b"/\xe4" + name.encode()))
+    assert run(site, "--model", model, "--out", tmp_path / "out", "--cvat").exit_code == 0
+    assert set(pd.read_csv(tmp_path / "out" / "seen.csv")["image"]) == {"�a.jpg", "a.png", "�film.mp4", "north/b.JPG"}
+    assert set(pd.read_csv(tmp_path / "out" / "rejected.csv")["file"]) == {"�bad.jpg", "bad.mp4", "north/empty.png"}
 
 
 def test_files_that_are_all_bad_are_an_error(model: Path, site: Path, tmp_path: Path) -> None:
