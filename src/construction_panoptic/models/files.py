@@ -86,7 +86,7 @@ def _advice(path: Path) -> str:
     best = path.with_name("best.pt")
     if path.name == "last.pt" and best.is_file():
         return f"Copy {best.name} over it to go on from the best epoch, or remove it to train from the beginning."
-    return "Remove the file to train from the beginning."
+    return "Give another file; or, if a training made it, remove it to train from the beginning."
 
 
 def export_model(model: PanopticModel, folder: Path | str) -> None:

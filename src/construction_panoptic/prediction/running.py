@@ -82,7 +82,7 @@ def kept_classes(categories: Iterable[Mapping[str, Any]], settings: PredictionSe
     known = {category["name"]: category for category in categories}
     for name in settings.classes or ():
         if name not in known:
-            raise ParameterError(f"classes: the model has no class {name!r}; {nearest(name, known)}.")
+            raise ParameterError(f"classes: the model has no class {name!r}; {nearest(name, known)}")
     named = [known[name] for name in settings.classes or known]
     chosen = frozenset(category["id"] for category in named if category["isthing"] or not settings.things_only)
     if not chosen:
