@@ -63,7 +63,11 @@ def build(model: "PanopticModel", hosts: list[str]) -> "FastAPI":
     async def received(request: Request, folder: Path, name: str) -> Path:
         path = folder / (PurePosixPath(name.replace("\\", "/")).name or "file")
         size = 0
-        with path.open("wb") as stream:
+        try:
+            opened = path.open("wb")
+        except (OSError, ValueError):  # too long, "..", or with a zero in it
+            raise HTTPException(400, "The name is none that a file can have.") from None
+        with opened as stream:
             async for part in request.stream():
                 size += len(part)
                 if size > MAX_BYTES:
@@ -161,7 +165,7 @@ def results_of(model: "PanopticModel", path: Path, threshold: float, threshold_s
 
     least = {"threshold": threshold, "threshold_stuff": threshold_stuff}
     chosen = {"source": str(path), **least, "cvat": "masks", "execution": {"workers": 1}}
-    folder = path.parent / "results"
+    folder = Path(tempfile.mkdtemp(dir=path.parent))
     settings = parse(PredictionSettings, chosen, "app")
     write_results(predict_source(model, find_files(str(path)), settings), folder)
     seen, rejected = write_tables(folder)

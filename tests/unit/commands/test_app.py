@@ -90,6 +90,16 @@ def test_what_is_no_image_is_refused_without_a_path(client: TestClient, monkeypa
     assert client.post("/segments?name=a.jpg", content=photograph()).status_code == 413
 
 
+@pytest.mark.parametrize("name", ["..", "a%00.png", "a" * 300])
+def test_what_is_no_name_of_a_file_is_refused(client: TestClient, name: str) -> None:
+    answer = client.post(f"/segments?name={name}", content=photograph())
+    assert (answer.status_code, answer.json()["detail"]) == (400, "The name is none that a file can have.")
+
+
+def test_a_file_may_be_called_results(client: TestClient) -> None:
+    client.post("/results?name=results&threshold=0.2", content=photograph()).raise_for_status()
+
+
 def test_other_names_of_the_machine_are_refused(client: TestClient) -> None:
     assert client.get("/").status_code == 200
     assert client.get("/", headers={"Host": "elsewhere.example"}).status_code == 400
