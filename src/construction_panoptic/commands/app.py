@@ -117,7 +117,7 @@ def build(model: "PanopticModel", hosts: list[str]) -> "FastAPI":
 def least_score(model: "PanopticModel") -> float:
     """Give the least score of the segments that are sent: weak ones too, unless they would change the others."""
     shown = min(model.spec.least_scores.values())
-    return shown if model.spec.merges_pixels else min(LEAST_SCORE, shown)
+    return shown if model.spec.merges_queries else min(LEAST_SCORE, shown)
 
 
 def segments_of(model: "PanopticModel", path: Path) -> dict[str, Any]:
@@ -138,7 +138,7 @@ def segments_of(model: "PanopticModel", path: Path) -> dict[str, Any]:
         pixels = read_rgb(path)
     except ImageError as error:
         raise InputDataError(str(error).replace(str(path), path.name)) from None
-    (prediction,) = predict_pixels(model, [pixels], None if model.spec.merges_pixels else least_score(model))
+    (prediction,) = predict_pixels(model, [pixels], None if model.spec.merges_queries else least_score(model))
     height, width = pixels.shape[:2]
     scale = min(1.0, SHOWN_SIDE / max(height, width))
     size = max(1, round(width * scale)), max(1, round(height * scale))

@@ -4,6 +4,8 @@ import base64
 import io
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 from zipfile import ZipFile
 
 import numpy as np
@@ -13,6 +15,8 @@ from PIL import Image
 
 from construction_panoptic.annotations.panoptic_png import decode_id_map
 from construction_panoptic.commands import app
+from construction_panoptic.models.protocol import PanopticModel
+from construction_panoptic.models.spec import ModelSpec
 from construction_panoptic.prediction.running import predict_pixels
 from tests.unit.small_model import CATEGORIES, small_model
 
@@ -105,19 +109,27 @@ def test_other_names_of_the_machine_are_refused(client: TestClient) -> None:
     assert client.get("/", headers={"Host": "elsewhere.example"}).status_code == 400
 
 
-def test_weak_queries_take_no_pixels_from_what_is_shown(tmp_path: Path) -> None:
-    model = small_model(merging="pixels", threshold=0.7, threshold_stuff=0.2)
+@pytest.mark.parametrize(
+    "least",
+    [
+        {"merging": "pixels", "threshold": 0.7, "threshold_stuff": 0.2},
+        {"merging": "masks", "quality_things": 0.4, "quality_stuff": 0.7},
+    ],
+)
+def test_weak_queries_are_not_sent_as_they_change_what_is_shown(tmp_path: Path, least: dict[str, Any]) -> None:
+    model = small_model(**least)
     path = tmp_path / "site.png"
     path.write_bytes(photograph(kind="PNG"))
     (expected,) = predict_pixels(model, [np.asarray(Image.open(path))])
     assert app.segments_of(model, path)["segments"] == expected.segments_info
-    (weak,) = predict_pixels(model, [np.asarray(Image.open(path))], 0.2)
+    (weak,) = predict_pixels(model, [np.asarray(Image.open(path))], 0.05)
     assert weak.segments_info != expected.segments_info
 
 
 def test_weak_segments_are_sent_where_that_changes_no_other() -> None:
     assert app.least_score(small_model(merging="pixels", threshold=0.7)) == 0.7
-    assert app.least_score(small_model(merging="masks")) == app.LEAST_SCORE
+    deeplab = ModelSpec(kind="panoptic_deeplab", categories=())
+    assert app.least_score(cast(PanopticModel, SimpleNamespace(spec=deeplab))) == app.LEAST_SCORE
 
 
 def test_a_broken_model_is_one_message(tmp_path: Path) -> None:
