@@ -1,4 +1,4 @@
-"""Panoptic segmentation with the exported ONNX model; needs numpy, Pillow and onnxruntime, nothing else.
+"""Panoptic segmentation with the exported ONNX model of a DETR; needs numpy, Pillow and onnxruntime, nothing else.
 
 python onnx_segments.py FOLDER IMAGE OUT.png
 
@@ -93,6 +93,8 @@ def merge_whole_masks(scores, masks, config, categories, processed, target):
 def main(folder, image, out):
     """Segment an image file."""
     config = json.loads(Path(folder, "config.json").read_text(encoding="utf-8"))
+    if config["kind"] != "detr":
+        sys.exit(f"This is for DETR alone; {folder}/config.json says what to make of other models.")
     picture = ImageOps.exif_transpose(Image.open(image)).convert("RGB")
     session = onnxruntime.InferenceSession(str(Path(folder, "model.onnx")))
     inputs = prepare(picture, config)

@@ -4,10 +4,11 @@ import cvat_sdk.auto_annotation as cvataa
 import numpy as np
 from cvat_sdk.masks import encode_mask
 from cvat_sdk.models import LabeledShapeRequest
-from PIL import Image, ImageOps
+from PIL import Image
 from scipy.ndimage import binary_fill_holes
 
 from construction_panoptic.annotations.formats.cvat_export import pixel_outlines
+from construction_panoptic.annotations.images import upright_rgb
 from construction_panoptic.evaluation.inference import on_device
 from construction_panoptic.models.files import load_model
 from construction_panoptic.models.protocol import PanopticModel
@@ -42,7 +43,7 @@ class PanopticFunction:
         threshold = context.conf_threshold
         if threshold is not None:
             threshold = min(threshold, float(np.nextafter(1, 0)))  # the model takes less than 1
-        pixels = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+        pixels = np.asarray(upright_rgb(image))
         (found,) = predict_pixels(self._model, [pixels], threshold)
         shapes = []
         for segment in found.segments_info:

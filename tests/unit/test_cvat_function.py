@@ -11,6 +11,7 @@ from PIL import Image
 from pycocotools import mask as rle_codec
 from scipy.ndimage import binary_fill_holes
 
+from construction_panoptic.annotations.images import read_rgb
 from construction_panoptic.models.files import export_model
 from construction_panoptic.models.protocol import PanopticModel
 from construction_panoptic.prediction.running import predict_pixels
@@ -80,6 +81,13 @@ def test_masks_are_the_segments(function: PanopticFunction, trained: PanopticMod
         assert (shape.type.value, shape.label_id) == ("mask", 100 + segment["category_id"])
         found = decode_mask(shape.points, image_width=WIDTH, image_height=HEIGHT)
         np.testing.assert_array_equal(found, expected.id_map == segment["id"])
+
+
+def test_grey_of_16_bits_is_read_as_everywhere(function: PanopticFunction, tmp_path: Path) -> None:
+    Image.fromarray(pixels(1)[..., 0].astype(np.uint16) << 8).save(tmp_path / "grey.png")
+    with Image.open(tmp_path / "grey.png") as image:
+        found = in_task(function, Context(), image)
+    assert found == in_task(function, Context(), Image.fromarray(read_rgb(tmp_path / "grey.png")))
 
 
 def test_polygons_are_the_segments_without_holes(function: PanopticFunction, trained: PanopticModel) -> None:

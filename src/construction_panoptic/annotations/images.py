@@ -181,7 +181,7 @@ def perceptual_hash(location: str | Path) -> str:
 def _phash(image: Image.Image) -> str:
     # The hash is one of brightness, which a JPEG has as a channel of its own; 64 pixels a side go into it.
     image.draft("L", (_PHASH_SIDE, _PHASH_SIDE))
-    upright = ImageOps.exif_transpose(image) if image.mode == "L" else _upright_rgb(image)
+    upright = ImageOps.exif_transpose(image) if image.mode == "L" else upright_rgb(image)
     return str(imagehash.phash(upright, hash_size=16))
 
 
@@ -191,7 +191,7 @@ def read_rgb(location: str | Path, stream: BinaryIO | None = None) -> NDArray[np
     Raises `ImageError`, also for truncated pixel data.
     """
     with _opened(location, stream) as image:
-        return np.asarray(_upright_rgb(image))
+        return np.asarray(upright_rgb(image))
 
 
 def normalise_image(location: str | Path) -> NormalisedImage:
@@ -215,7 +215,7 @@ def normalise_image(location: str | Path) -> NormalisedImage:
             return NormalisedImage(content, named if named in suffixes else suffixes[0], width, height)
         # A colour profile of grey or CMYK pixels would be wrong for the new ones.
         profile = image.info.get("icc_profile") if image.mode in ("RGB", "RGBA") else None
-        rgb = _upright_rgb(image)
+        rgb = upright_rgb(image)
         rgb.info = {}  # else Pillow would write a PNG's transparent colour again
         output = BytesIO()
         options = {"compress_level": 3} if kind == "PNG" else {"quality": 95, "subsampling": 0}
@@ -231,7 +231,8 @@ def _usable_unchanged(image: Image.Image) -> bool:
     return image.format in ("JPEG", "MPO")
 
 
-def _upright_rgb(image: Image.Image) -> Image.Image:
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """Return an image upright and as 8-bit RGB; alpha is dropped, 16-bit values lose their low byte."""
     upright = ImageOps.exif_transpose(image)
     if upright.mode.startswith("I"):
         # Pillow's own conversion would clip 16-bit values at 255.

@@ -13,7 +13,7 @@ import pandas as pd
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature, infer_signature
 from mlflow.pyfunc import PyFuncModel, load_model, save_model
-from mlflow.types.schema import AnyType, ColSpec, Schema
+from mlflow.types.schema import AnyType, ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from PIL import Image
 
 from construction_panoptic.catalog.files import LocalDataset
@@ -56,7 +56,7 @@ class ServedModelDataset(LocalDataset):
                 python_model=str(PACKAGE / "prediction" / "served_model.py"),
                 code_paths=[str(PACKAGE)],
                 artifacts={"model": str(exported)},
-                signature=_signature(data.model.spec.least_score),
+                signature=_signature(),
                 input_example=_input_example(),
                 pip_requirements=[f"{name}=={version(name).partition('+')[0]}" for name in REQUIREMENTS],
             )
@@ -66,14 +66,15 @@ class ServedModelDataset(LocalDataset):
         write_json(self._filepath / REGISTRATION, registered)
 
 
-def _signature(threshold: float) -> ModelSignature:
-    """Describe input and output; see `prediction.answering.answer`. The threshold is the default of the parameter."""
+def _signature() -> ModelSignature:
+    """Describe input, output and the parameter; see `prediction.answering.answer`."""
     rle = {"size": [1, 1], "counts": ""}
     named = {"id": 1, "category_id": 1, "class": "", "isthing": True}
     segment = {**named, "area": 1, "bbox": [0, 0, 1, 1], "score": 0.5, "rle": rle}
     answers = pd.DataFrame([{"width": 1, "height": 1, "segments": [segment], "png": ""}])
-    signature = infer_signature(model_output=answers, params={"threshold": threshold})
+    signature = infer_signature(model_output=answers)
     signature.inputs = Schema([ColSpec(AnyType(), "image")])
+    signature.params = ParamSchema([ParamSpec("threshold", DataType.double, None)])
     return signature
 
 

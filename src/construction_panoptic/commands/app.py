@@ -63,7 +63,11 @@ def build(model: "PanopticModel", hosts: list[str]) -> "FastAPI":
     async def received(request: Request, folder: Path, name: str) -> Path:
         path = folder / (PurePosixPath(name.replace("\\", "/")).name or "file")
         size = 0
-        with path.open("wb") as stream:
+        try:
+            opened = path.open("wb")
+        except (OSError, ValueError):  # too long, "..", or with a zero in it
+            raise HTTPException(400, "The name is none that a file can have.") from None
+        with opened as stream:
             async for part in request.stream():
                 size += len(part)
                 if size > MAX_BYTES:
@@ -113,7 +117,7 @@ def build(model: "PanopticModel", hosts: list[str]) -> "FastAPI":
 def least_score(model: "PanopticModel") -> float:
     """Give the least score of the segments that are sent: weak ones too, unless they would change the others."""
     shown = min(model.spec.least_scores.values())
-    return shown if model.spec.merges_pixels else min(LEAST_SCORE, shown)
+    return shown if model.spec.merges_queries else min(LEAST_SCORE, shown)
 
 
 def segments_of(model: "PanopticModel", path: Path) -> dict[str, Any]:
@@ -134,7 +138,7 @@ def segments_of(model: "PanopticModel", path: Path) -> dict[str, Any]:
         pixels = read_rgb(path)
     except ImageError as error:
         raise InputDataError(str(error).replace(str(path), path.name)) from None
-    (prediction,) = predict_pixels(model, [pixels], None if model.spec.merges_pixels else least_score(model))
+    (prediction,) = predict_pixels(model, [pixels], None if model.spec.merges_queries else least_score(model))
     height, width = pixels.shape[:2]
     scale = min(1.0, SHOWN_SIDE / max(height, width))
     size = max(1, round(width * scale)), max(1, round(height * scale))
@@ -161,7 +165,7 @@ def results_of(model: "PanopticModel", path: Path, threshold: float, threshold_s
 
     least = {"threshold": threshold, "threshold_stuff": threshold_stuff}
     chosen = {"source": str(path), **least, "cvat": "masks", "execution": {"workers": 1}}
-    folder = path.parent / "results"
+    folder = Path(tempfile.mkdtemp(dir=path.parent))
     settings = parse(PredictionSettings, chosen, "app")
     write_results(predict_source(model, find_files(str(path)), settings), folder)
     seen, rejected = write_tables(folder)

@@ -15,7 +15,7 @@ from construction_panoptic.errors import InputDataError, ParameterError
 @click.command(cls=Command)
 @click.argument("path")
 @model_option
-@click.option("--out", default="predictions", help="Folder of the results.")
+@click.option("--out", default="predictions", type=click.Path(file_okay=False), help="Folder of the results.")
 @click.option("--threshold", type=float, help="Least score of a segment, 0 to 1.  [default: the model's own]")
 @click.option("--threshold-stuff", type=float, help="The same of stuff alone.  [default: --threshold, or the model's]")
 @click.option("--batch-size", type=int, default=1, help="Images or frames at a time.")

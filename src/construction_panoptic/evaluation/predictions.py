@@ -129,10 +129,12 @@ def write_predictions(predictions: Iterable[ImagePrediction], folder: Path | str
 
 
 def png_name(prediction: ImagePrediction, taken: Collection[str]) -> str:
-    """A file name without folders, made from the image's; the id is added where two would be the same."""
+    """A file name without folders, made from the image's; the id is added until no two are the same."""
     path = PurePosixPath(prediction.file_name)
     stem = "__".join(part for part in path.with_suffix("").parts if part not in ("/", ".."))
-    return f"{stem}.png" if f"{stem}.png" not in taken else f"{stem}__{prediction.image_id}.png"
+    while f"{stem}.png" in taken:
+        stem += f"__{prediction.image_id}"
+    return f"{stem}.png"
 
 
 def read_results(folder: Path | str) -> dict[str, Any]:

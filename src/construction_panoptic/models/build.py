@@ -27,7 +27,7 @@ def build(spec: ModelSpec, state: Mapping[str, Tensor], source: str = "the check
     if the architecture is not valid.
     """
     if spec.kind not in MODELS:
-        raise CheckpointError(f"{source} holds a model of the kind {spec.kind!r}; {nearest(spec.kind, MODELS)}.")
+        raise CheckpointError(f"{source} holds a model of the kind {spec.kind!r}; {nearest(spec.kind, MODELS)}")
     model = MODELS[spec.kind](spec)
     try:
         model.network.load_state_dict(dict(state))

@@ -1,6 +1,7 @@
 """Models in files: checkpoints of a training, and exported folders of weights and a description for others."""
 
 import json
+import pickle
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -76,7 +77,10 @@ def read_checkpoint(path: Path, *, checked: bool = False) -> dict[str, Any]:
     except (FileNotFoundError, PermissionError, MemoryError):
         raise
     except Exception as error:  # damage shows in many ways
-        raise CheckpointError(f"{path} is not a readable checkpoint ({first_line(error)}). {_advice(path)}") from error
+        # Torch's own words on objects that it refuses are how to read them after all.
+        unsafe = isinstance(error, pickle.UnpicklingError)
+        reason = "it is damaged, or holds more than plain data" if unsafe else first_line(error)
+        raise CheckpointError(f"{path} is not a readable checkpoint ({reason}). {_advice(path)}") from error
     if not isinstance(checkpoint, dict):
         raise CheckpointError(f"{path} holds a {type(checkpoint).__name__}, not a checkpoint. {_advice(path)}")
     return checkpoint
@@ -86,7 +90,7 @@ def _advice(path: Path) -> str:
     best = path.with_name("best.pt")
     if path.name == "last.pt" and best.is_file():
         return f"Copy {best.name} over it to go on from the best epoch, or remove it to train from the beginning."
-    return "Remove the file to train from the beginning."
+    return "Give another file; or, if a training made it, remove it to train from the beginning."
 
 
 def export_model(model: PanopticModel, folder: Path | str) -> None:

@@ -64,9 +64,12 @@ class ModelSpec(Settings):
         return self.least_scores[True]
 
     @property
-    def merges_pixels(self) -> bool:
-        """Whether queries compete pixel by pixel: with a lower threshold, weak ones take pixels from strong ones."""
-        return self.kind == "detr" and self.merging == "pixels"
+    def merges_queries(self) -> bool:
+        """Whether queries compete for pixels: with a lower threshold, weak ones change what strong ones give.
+
+        Merging by masks, a weak query of stuff makes the segment of its class larger.
+        """
+        return self.kind != "panoptic_deeplab"
 
     def overridden(self, overrides: Mapping[str, Any] | None) -> Self:
         """Replace values; those that are None stay.

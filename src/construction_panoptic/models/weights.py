@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from construction_panoptic.errors import CheckpointError, first_line
+from construction_panoptic.errors import CheckpointError
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
@@ -47,8 +47,7 @@ def _read(path: Path) -> Any:
     except Exception as error:  # whatever an unpickler meets in a broken file
         raise CheckpointError(
             f"{path}: cannot be read as a checkpoint of plain tensors; it is damaged, not a PyTorch file, or "
-            "holds Python objects that are not unpickled for safety. Save its state dict alone with "
-            f"torch.save. ({first_line(error)})"
+            "holds Python objects that are not unpickled for safety. Save its state dict alone with torch.save."
         ) from error
 
 

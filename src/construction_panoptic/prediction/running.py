@@ -20,7 +20,7 @@ from construction_panoptic.evaluation.predictions import ImagePrediction, predic
 from construction_panoptic.models.protocol import PanopticModel
 from construction_panoptic.parallel.model_pool import map_on_devices
 from construction_panoptic.parallel.workers import blocks_of
-from construction_panoptic.prediction.sources import SourceFile, frame_name
+from construction_panoptic.prediction.sources import SourceFile, frame_name, readable
 from construction_panoptic.prediction.tracks import Tracker
 from construction_panoptic.prediction.videos import VideoError, frame_count, read_frames
 from construction_panoptic.training.loading import collate
@@ -82,7 +82,7 @@ def kept_classes(categories: Iterable[Mapping[str, Any]], settings: PredictionSe
     known = {category["name"]: category for category in categories}
     for name in settings.classes or ():
         if name not in known:
-            raise ParameterError(f"classes: the model has no class {name!r}; {nearest(name, known)}.")
+            raise ParameterError(f"classes: the model has no class {name!r}; {nearest(name, known)}")
     named = [known[name] for name in settings.classes or known]
     chosen = frozenset(category["id"] for category in named if category["isthing"] or not settings.things_only)
     if not chosen:
@@ -170,6 +170,6 @@ def _pictures(files: Iterable[SourceFile], every: int) -> Iterator[Picture | Rej
                 name = frame_name(file.name, frame.number)
                 yield Picture(name, file, frame.pixels, frame.number, frame.time, frame.rate)
         except ImageError as error:
-            yield RejectedFile(file.name, error.reason, str(error))
+            yield RejectedFile(file.name, error.reason, readable(str(error)))
         except VideoError as error:
-            yield RejectedFile(file.name, "unreadable_video", str(error))
+            yield RejectedFile(file.name, "unreadable_video", readable(str(error)))

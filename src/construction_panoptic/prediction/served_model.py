@@ -36,11 +36,8 @@ class ServedModel(PythonModel):
         # MLflow makes one row of {"image": [several]}.
         images = model_input["image"].explode().tolist()
         try:
-            threshold = (params or {}).get("threshold")
-            # MLflow fills in the default of the signature, which says the same as no threshold.
-            threshold = None if threshold == self._model.spec.least_score else threshold
             with self._turn:
-                return answer(self._model, images, threshold, self._folder)
+                return answer(self._model, images, (params or {}).get("threshold"), self._folder)
         except UserError as error:
             raise MlflowException(str(error), error_code=INVALID_PARAMETER_VALUE) from error
 

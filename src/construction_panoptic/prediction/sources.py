@@ -37,7 +37,7 @@ def find_files(source: str | Path) -> list[SourceFile]:
     """
     path = Path(source).expanduser()
     if path.is_file():
-        return [SourceFile(path, path.name)]
+        return [SourceFile(path, readable(path.name))]
     if path.is_dir():
         files = _named([file for file in path.rglob("*") if _is_wanted(file, path)], path)
         problem = f"{path} has no image or video in it ({', '.join(sorted(IMAGE_SUFFIXES | VIDEO_SUFFIXES))})."
@@ -49,6 +49,11 @@ def find_files(source: str | Path) -> list[SourceFile]:
     if not files:
         raise InputDataError(f"{problem} Name an image, a video, a folder or a pattern such as 'site/*.jpg'.")
     return files
+
+
+def readable(text: str) -> str:
+    """Put � in place of the bytes of a file's name that are not UTF-8, as results are."""
+    return os.fsencode(text).decode(errors="replace")
 
 
 def frame_name(video: str, number: int) -> str:
@@ -73,4 +78,4 @@ def _is_wanted(file: Path, folder: Path) -> bool:
 
 
 def _named(files: list[Path], folder: Path) -> list[SourceFile]:
-    return [SourceFile(file, file.relative_to(folder).as_posix()) for file in sorted(files)]
+    return [SourceFile(file, readable(file.relative_to(folder).as_posix())) for file in sorted(files)]

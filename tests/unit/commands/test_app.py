@@ -4,6 +4,8 @@ import base64
 import io
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 from zipfile import ZipFile
 
 import numpy as np
@@ -13,6 +15,8 @@ from PIL import Image
 
 from construction_panoptic.annotations.panoptic_png import decode_id_map
 from construction_panoptic.commands import app
+from construction_panoptic.models.protocol import PanopticModel
+from construction_panoptic.models.spec import ModelSpec
 from construction_panoptic.prediction.running import predict_pixels
 from tests.unit.small_model import CATEGORIES, small_model
 
@@ -90,24 +94,42 @@ def test_what_is_no_image_is_refused_without_a_path(client: TestClient, monkeypa
     assert client.post("/segments?name=a.jpg", content=photograph()).status_code == 413
 
 
+@pytest.mark.parametrize("name", ["..", "a%00.png", "a" * 300])
+def test_what_is_no_name_of_a_file_is_refused(client: TestClient, name: str) -> None:
+    answer = client.post(f"/segments?name={name}", content=photograph())
+    assert (answer.status_code, answer.json()["detail"]) == (400, "The name is none that a file can have.")
+
+
+def test_a_file_may_be_called_results(client: TestClient) -> None:
+    client.post("/results?name=results&threshold=0.2", content=photograph()).raise_for_status()
+
+
 def test_other_names_of_the_machine_are_refused(client: TestClient) -> None:
     assert client.get("/").status_code == 200
     assert client.get("/", headers={"Host": "elsewhere.example"}).status_code == 400
 
 
-def test_weak_queries_take_no_pixels_from_what_is_shown(tmp_path: Path) -> None:
-    model = small_model(merging="pixels", threshold=0.7, threshold_stuff=0.2)
+@pytest.mark.parametrize(
+    "least",
+    [
+        {"merging": "pixels", "threshold": 0.7, "threshold_stuff": 0.2},
+        {"merging": "masks", "quality_things": 0.4, "quality_stuff": 0.7},
+    ],
+)
+def test_weak_queries_are_not_sent_as_they_change_what_is_shown(tmp_path: Path, least: dict[str, Any]) -> None:
+    model = small_model(**least)
     path = tmp_path / "site.png"
     path.write_bytes(photograph(kind="PNG"))
     (expected,) = predict_pixels(model, [np.asarray(Image.open(path))])
     assert app.segments_of(model, path)["segments"] == expected.segments_info
-    (weak,) = predict_pixels(model, [np.asarray(Image.open(path))], 0.2)
+    (weak,) = predict_pixels(model, [np.asarray(Image.open(path))], 0.05)
     assert weak.segments_info != expected.segments_info
 
 
 def test_weak_segments_are_sent_where_that_changes_no_other() -> None:
     assert app.least_score(small_model(merging="pixels", threshold=0.7)) == 0.7
-    assert app.least_score(small_model(merging="masks")) == app.LEAST_SCORE
+    deeplab = ModelSpec(kind="panoptic_deeplab", categories=())
+    assert app.least_score(cast(PanopticModel, SimpleNamespace(spec=deeplab))) == app.LEAST_SCORE
 
 
 def test_a_broken_model_is_one_message(tmp_path: Path) -> None:

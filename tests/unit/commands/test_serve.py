@@ -62,7 +62,6 @@ def test_requests_within_the_bounds_are_handed_on_whole() -> None:
         body = b" " * 3_000_000
         assert ask(port, JSON, f"Content-Length: {len(body)}", body=body) == (200, "3000000")
         assert ask(port, f"{JSON}; charset=utf-8", "Content-Length: 2", body=b"{}") == (200, "2")
-        assert ask(port, "Content-Type: text/csv", "Content-Length: 2", body=b"ab") == (200, "2")
         assert ask(port, method="GET") == (200, "0")
         assert application._waiting == 0
 
@@ -73,6 +72,7 @@ def test_requests_within_the_bounds_are_handed_on_whole() -> None:
         ((JSON, "Content-Length: 99999999999"), b"", 413, "larger than 33554432 bytes"),
         ((JSON, "Transfer-Encoding: chunked"), b"7d0\r\n" + b" " * 2000 + b"\r\n0\r\n\r\n", 413, "larger than"),
         (("Content-Type: application/vnd.apache.parquet", "Content-Length: 4"), b"PAR1", 415, "Send application/json"),
+        (("Content-Type: text/csv", "Content-Length: 7"), b"image\na", 415, "Send application/json"),
         (("Content-Length: 2",), b"{}", 415, "Send application/json"),
         ((JSON, "Content-Length: 20002"), b"[]" * 10_001, 400, "more than 10000 values"),
         ((JSON, "Content-Length: 1000"), b"slow", 408, "more than 0.5 s"),

@@ -223,6 +223,13 @@ def test_written_predictions_are_read_back(tmp_path: Path) -> None:
     assert names == ["a.png", "boxes.jsonl", "predictions.json", "sub__b.png"]
 
 
+def test_no_picture_takes_the_name_of_another(tmp_path: Path) -> None:
+    names = enumerate(["b/3.jpg", "b.jpg", "b.png"], 1)
+    predictions = [prediction(number, name, number) for number, name in names]
+    write_predictions(iter(predictions), tmp_path)
+    assert list(read_predictions(tmp_path)) == predictions
+
+
 def test_written_predictions_are_coco_panoptic_results(model: DetrPanoptic, small_data: Any, tmp_path: Path) -> None:
     write_predictions(predict(model, small_data), tmp_path)
     data = json.loads((tmp_path / "predictions.json").read_text())

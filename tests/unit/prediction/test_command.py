@@ -1,3 +1,4 @@
+import os
 import shutil
 import subprocess
 import sys
@@ -79,6 +80,15 @@ def test_results_among_the_photographs_are_not_predicted_the_next_time(model: Pa
             assert "Images and frames: 10." in run(site, "--model", model, "--out", out).output
         for written in ("masks", "boxes", "panoptic"):
             shutil.rmtree(out / written)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere, names of files are Unicode")
+def test_names_that_are_not_unicode_are_made_readable(model: Path, site: Path, tmp_path: Path) -> None:
+    for name in ("a.jpg", "film.mp4", "bad.jpg"):
+        (site / name).rename(os.fsdecode(os.fsencode(site) + b"/\xe4" + name.encode()))
+    assert run(site, "--model", model, "--out", tmp_path / "out", "--cvat").exit_code == 0
+    assert set(pd.read_csv(tmp_path / "out" / "seen.csv")["image"]) == {"�a.jpg", "a.png", "�film.mp4", "north/b.JPG"}
+    assert set(pd.read_csv(tmp_path / "out" / "rejected.csv")["file"]) == {"�bad.jpg", "bad.mp4", "north/empty.png"}
 
 
 def test_files_that_are_all_bad_are_an_error(model: Path, site: Path, tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from construction_panoptic.errors import user_error
 from construction_panoptic.models.protocol import PanopticModel
 from construction_panoptic.prediction.answering import IMAGE_FOLDER, ModelToServe, answer
 from tests.unit.prediction.conftest import huge_png
+from tests.unit.small_model import small_model
 
 pytestmark = pytest.mark.medium
 
@@ -82,6 +83,16 @@ def test_the_model_is_kept_and_registered(
         assert (found["width"], found["height"], found["segments"]) == (96, 64, [])
         with pytest.raises(mlflow.MlflowException, match=r"Image 1: .*not a readable image"):
             model.predict(pd.DataFrame({"image": [b"no picture"]}))
+
+
+def test_a_threshold_that_is_asked_for_is_that_of_stuff_too(entry: ServedModelDataset, site: Path) -> None:
+    model = small_model(merging="pixels", threshold=0.7, threshold_stuff=0.2)
+    entry.save(ModelToServe(model, None))
+    image = (site / "a.png").read_bytes()
+    table, served = pd.DataFrame({"image": [image]}), entry.load()
+    assert answer(model, [image]) != answer(model, [image], 0.7)
+    assert served.predict(table) == answer(model, [image])
+    assert served.predict(table, params={"threshold": 0.7}) == answer(model, [image], 0.7)
 
 
 def test_without_a_registry_there_is_the_folder(
