@@ -62,7 +62,7 @@ def atomic_path(target: Path | str, *, sync: bool = False) -> Iterator[Path]:
         advice = f"Make room on the disk of {folder}" if number in _NO_ROOM else f"Make {folder} writable"
         raise StorageError(
             f"{target} cannot be written: {os.strerror(number)}. {advice}, or choose another place. What was there "
-            "before is untouched."
+            "before is kept."
         ) from error
     finally:
         with suppress(OSError):

@@ -54,7 +54,7 @@ def test_a_full_disk_keeps_the_last_good_checkpoint_and_says_what_to_do(small_di
         dataset.save({**checkpoint(2, finished=True), "optimizer": torch.zeros(2**18)})
     error = user_error(caught.value)
     assert isinstance(error, StorageError)
-    assert re.search(r"last\.pt cannot be written: No space left.*Make room .*untouched", str(error))
+    assert re.search(r"last\.pt cannot be written: No space left.*Make room .*kept", str(error))
     assert (small_disk / "last.pt").read_bytes() == before
     assert [path.name for path in small_disk.iterdir()] == ["last.pt"]
     dataset.save(checkpoint(2, finished=True))
