@@ -1,8 +1,8 @@
 """Kills the main job at random moments, lets it go on each time, and compares what it made with an undisturbed run.
 
 ``python -m tests.torture --kills 20 --seed 1``: every artefact must be the same, byte for byte, except for the tables
-of timings, the journals of the conversion and the date in the head of a report, which say when it was; and MLflow must
-have each number of the trainings once.
+of timings and the report that shows them, the journals of the conversion and the date in the head of the other reports;
+and MLflow must have each number of the trainings once.
 """
 
 import argparse
@@ -36,7 +36,7 @@ ROUND = 8
 """Kills until a job is left to finish and compared; then another begins."""
 LIMIT = 1200.0
 """Seconds for anything waited for; more is a hang."""
-TIMED = ("timings.csv", ".journal.jsonl")
+TIMED = ("timings.csv", "training_report.html", ".journal.jsonl")
 DATE = re.compile(rb"<b>date</b>: [-0-9: ]+ UTC")
 TIMED_METRICS = ("/time/", "images_per_second", "data_wait_share")
 STARTED = "Using synchronous mode"

@@ -105,7 +105,7 @@ def test_every_entry_has_a_layer_and_shows_something(viz: str) -> None:
 def test_pipelines_are_boxes_that_fold(viz: str, page: Page) -> None:
     page.errors.clear()
     page.resize(1400, 900)
-    page.open(viz, "document.querySelectorAll('.pipeline-node').length > 20")
+    page.open(viz, "document.querySelectorAll('.pipeline-node').length > 10")
     names = page.evaluate("[...document.querySelectorAll('.pipeline-node__text')].map(text => text.textContent)")
     assert {"annotation_conversion", "detr"} <= set(names)
     assert {"detection", "error_analysis", "mask_head.best", "split_audit"}.isdisjoint(names)  # in folded boxes
