@@ -1,5 +1,6 @@
 """Other ways to divide the images: k folds, and a list of the user's."""
 
+import logging
 from collections import Counter
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -10,6 +11,8 @@ import pandas as pd
 
 from construction_panoptic.annotations.split.splitting import TRAIN, VAL, check_sides, groups_of_keys, split
 from construction_panoptic.errors import InputDataError
+
+logger = logging.getLogger(__name__)
 
 _SHOWN = 5
 
@@ -55,7 +58,7 @@ def fold_split(
 def listed_split(path: Path | str, keys: Sequence[str], groups: Sequence[int]) -> pd.DataFrame:
     """Read a split of the user's, a CSV file with the columns ``key`` and ``split`` (train or val).
 
-    It has a row for each image; rows of other images are not used. Gives what `splitting.split` does. Raises
+    It has a row for each image; rows of other images are not used, but logged. Gives what `splitting.split` does. Raises
     `InputDataError`: the file is missing or no such table, lists an image twice or not at all, names another side, or
     leaves a side empty.
     """
@@ -69,12 +72,19 @@ def listed_split(path: Path | str, keys: Sequence[str], groups: Sequence[int]) -
         raise InputDataError(f"{path}: there is no column {sorted(missing)[0]!r}; it needs the columns key and split.")
     check_sides(table, str(path))
     side = dict(zip(table["key"], table["split"], strict=True))
-    if unlisted := sorted(set(keys) - side.keys()):
-        shown = ", ".join(unlisted[:_SHOWN]) + (", …" if len(unlisted) > _SHOWN else "")
-        raise InputDataError(f"{path}: {len(unlisted)} image(s) are not listed: {shown}. Add a row for each.")
+    if unlisted := set(keys) - side.keys():
+        raise InputDataError(
+            f"{path}: {len(unlisted)} image(s) are not listed: {_shown(unlisted)}. Add a row for each."
+        )
+    if unknown := side.keys() - set(keys):
+        logger.warning("%s: %d listed image(s) are not in the data set: %s", path, len(unknown), _shown(unknown))
     found = groups_of_keys(keys, groups)
     found["split"] = [side[key] for key in found["key"]]
     for name in (TRAIN, VAL):
         if name not in set(found["split"]):
             raise InputDataError(f"{path}: no image is on the side {name}.")
     return found
+
+
+def _shown(keys: Collection[str]) -> str:
+    return ", ".join(sorted(keys)[:_SHOWN]) + (", …" if len(keys) > _SHOWN else "")

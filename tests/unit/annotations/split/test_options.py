@@ -48,12 +48,13 @@ def test_impossible_folds_are_refused() -> None:
 
 
 @pytest.mark.parametrize("header", ["key,split,comment", "key,split"])
-def test_a_list_is_respected(tmp_path: Path, header: str) -> None:
+def test_a_list_is_respected(tmp_path: Path, header: str, caplog: pytest.LogCaptureFixture) -> None:
     """Also one of which the rows, as some programs write them, end in a comma and the header does not."""
     path = tmp_path / "mine.csv"
     path.write_text(f"{header}\nb,val,\na,train,\nrejected,val,\nc,train,\n")
     table = listed_split(path, ["c", "a", "b"], [2, 0, 1])
     assert table.to_dict("list") == {"key": ["a", "b", "c"], "group": [0, 1, 2], "split": ["train", "val", "train"]}
+    assert "1 listed image(s) are not in the data set: rejected" in caplog.text
 
 
 @pytest.mark.parametrize(
