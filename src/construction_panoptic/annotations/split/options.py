@@ -58,7 +58,7 @@ def fold_split(
 def listed_split(path: Path | str, keys: Sequence[str], groups: Sequence[int]) -> pd.DataFrame:
     """Read a split of the user's, a CSV file with the columns ``key`` and ``split`` (train or val).
 
-    It has a row for each image; rows of other images are not used, but logged. Gives what `splitting.split` does. Raises
+    It has a row for each image; rows of other images are logged. Gives what `splitting.split` does. Raises
     `InputDataError`: the file is missing or no such table, lists an image twice or not at all, names another side, or
     leaves a side empty.
     """
