@@ -145,9 +145,9 @@ def _check_paths(pipeline: Pipeline, parameters: Mapping[str, Any], given: Mappi
 
 
 def _check_device(pipeline: Pipeline, parameters: Mapping[str, Any], *, for_a_gpu: bool) -> None:
-    used = {group: parameters[group] for group in GROUPS if f"params:{group}" in pipeline.inputs()}
-    local = {group: of for group, of in used.items() if of.get("execution", {}).get("engine") != "ray"}
-    devices = {group: of.get("device", "") for group, of in local.items()}
+    used = [group for group in GROUPS if f"params:{group}" in pipeline.inputs()]
+    here = [group for group in used if parameters[group].get("execution", {}).get("engine") != "ray"]
+    devices = {group: parameters[group].get("device", "") for group in here}
     cuda = {device for device in devices.values() if device.startswith("cuda")}
     auto = for_a_gpu and any(devices.get(stage) == "auto" for stage in _trained(pipeline))
     if not cuda and not auto:

@@ -109,7 +109,7 @@ class FreshnessHook:
                 notes = [note for path in self._paths(node).values() if (note := model_note(path)).is_file()]
                 if any(note.read_text() != _model(node) for note in notes):
                     self._mark(self._paths(node))
-                if not all(catalog.exists(name) for name in self._lasting(node)):
+                if not all(catalog.exists(name) for name in self._paths(node)):
                     self._mark_after(node)
 
     @hook_impl
@@ -132,7 +132,7 @@ class FreshnessHook:
         self._begun.add(node.name)
         paths = self._paths(node)
         # An interrupted node, a training perhaps, goes on with what it has.
-        if all(self._catalog.get(name).exists() for name in self._lasting(node)):
+        if all(self._catalog.get(name).exists() for name in paths):
             for path in paths.values():
                 self._set_aside(path)
         self._mark({name: path for name, path in paths.items() if name != dataset_name})
@@ -150,10 +150,6 @@ class FreshnessHook:
     def _paths(self, node: Node) -> dict[str, Path]:
         """Give the node's outputs that have a local file or folder."""
         return {name: path for name in node.outputs if (path := local_path(self._catalog, name)) is not None}
-
-    def _lasting(self, node: Node) -> list[str]:
-        """Give the node's outputs without which it is not finished."""
-        return [name for name in self._paths(node) if not getattr(self._catalog.get(name), "_EPHEMERAL", False)]
 
     def _mark_after(self, node: Node) -> None:
         """Mark what was made of a node's outputs, by whichever pipeline that shares the nodes so far, or goes on."""

@@ -38,14 +38,9 @@ def report_training(
 ) -> str:
     """Set the training report: curves, and the last pictures of the progress."""
     # Here, since the check of a command imports this module and has no time for libraries that draw.
-    from construction_panoptic.visualisation.page import about
+    from construction_panoptic.visualisation.page import about_model
     from construction_panoptic.visualisation.reports import training_report
 
     best = checkpoint["best"]["epoch"]
-    said = about(
-        run=run_name,
-        model=f"{checkpoint['stage']}, epoch {checkpoint['epoch']}" + (f", best {best}" if best else ""),
-        images=f"{len(panoptic_val['images']):,} validation images",
-        digest=panoptic_val["info"]["split_sha256"],
-    )
-    return training_report(said, history, timings, progress)
+    model = f"{checkpoint['stage']}, epoch {checkpoint['epoch']}" + (f", best {best}" if best else "")
+    return training_report(about_model(model, run_name, panoptic_val), history, timings, progress)

@@ -2,6 +2,7 @@
 
 import base64
 import io
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,12 @@ def about(*, run: str = "", model: str = "", images: str, digest: str) -> dict[s
         "date": f"{datetime.now().astimezone():%Y-%m-%d %H:%M %Z}",
     }
     return {name: value for name, value in said.items() if value}
+
+
+def about_model(model: str, run: str, panoptic_val: Mapping[str, Any]) -> dict[str, str]:
+    """Say the same of a report on a model and the validation set, COCO panoptic, on which it was measured."""
+    images, digest = f"{len(panoptic_val['images']):,} validation images", panoptic_val["info"]["split_sha256"]
+    return about(run=run, model=model, images=images, digest=digest)
 
 
 def _jpeg(picture: Picture | Image.Image, wide: bool = False) -> dict[str, Any]:

@@ -104,19 +104,19 @@ class _ZipSource:
         return [name for name in self._all_members if _LEADS_OUT.search(name)]
 
     def _member(self, name: str) -> str | None:
-        members = self._members.get(self._root + name, [None])
+        members = self._members.get(self._root + name, [])
         if len(members) > 1:
             raise ImageError("unreadable_archive", f"{self.path} holds {members[0]!r} twice; pack it again")
-        return members[0]
+        return members[0] if members else None
 
     @cached_property
-    def _members(self) -> dict[str, list[str | None]]:
+    def _members(self) -> dict[str, list[str]]:
         return {name: members for name, members in self._all_members.items() if not _LEADS_OUT.search(name)}
 
     @cached_property
-    def _all_members(self) -> dict[str, list[str | None]]:
+    def _all_members(self) -> dict[str, list[str]]:
         """The members of each name, of which there should be one."""
-        members: dict[str, list[str | None]] = {}
+        members: dict[str, list[str]] = {}
         try:
             if not self.path.is_file():
                 raise OSError("there is no such file, or it is a pipe or device")

@@ -19,7 +19,7 @@ from construction_panoptic.evaluation.thresholds import threshold_curve
 from construction_panoptic.models.files import model_of
 from construction_panoptic.training.loading import build_loader
 from construction_panoptic.visualisation.examples import examples_of
-from construction_panoptic.visualisation.page import about
+from construction_panoptic.visualisation.page import about_model
 from construction_panoptic.visualisation.reports import MOST_IMAGES, THUMBNAIL_SIDE, evaluation_report, validation_page
 
 
@@ -80,12 +80,7 @@ def report_evaluation(
 
     ``tables`` are what the other nodes have found, thresholds last.
     """
-    said = about(
-        run=run_name,
-        model=f"{checkpoint['stage']}, epoch {checkpoint['epoch']}",
-        images=f"{len(panoptic_val['images']):,} validation images",
-        digest=panoptic_val["info"]["split_sha256"],
-    )
+    said = about_model(f"{checkpoint['stage']}, epoch {checkpoint['epoch']}", run_name, panoptic_val)
     folders = (converted.image_folder, converted.png_folder)
     scores: dict[int, float | None] = dict(image_scores(segments))
     scores |= {image["id"]: None for image in panoptic_val["images"] if image["id"] not in scores}
