@@ -102,7 +102,7 @@ def _read_runs(
                 tags=dict(run.data.tags),
                 date=begun(run),
                 validation=digest,
-                classes=pd.read_csv(classes).dropna(subset=["category_id"]),
+                classes=_read_classes(classes),
                 segments=matched,
                 predictions=predictions,
             )
@@ -114,6 +114,11 @@ def _read_runs(
             "Evaluate both models on one set: run the pipelines that evaluate them again."
         )
     return read
+
+
+def _read_classes(path: Path) -> pd.DataFrame:
+    table = pd.read_csv(path, keep_default_na=False, na_values="")  # a class may be called None
+    return table.dropna(subset=["category_id"])
 
 
 def _parameters(client: mlflow.MlflowClient, run: Run) -> dict[str, str]:

@@ -100,6 +100,13 @@ def site(tmp_path: Path, experiment: str) -> Site:
     return Site(tmp_path, experiment)
 
 
+def test_a_class_called_none_is_text(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(NAMES, next(iter(NAMES)), "None")
+    told, page = site.compare(site.evaluate("old", wrong=6), site.evaluate("new", wrong=1))
+    assert " None " in told
+    assert "<td>None</td>" in page
+
+
 def test_a_comparison_says_what_differs_and_by_how_much(site: Site) -> None:
     one = site.evaluate("old", wrong=6, parameters={"optimizer.lr": 0.1, "epochs": 5})
     new = site.evaluate("new", wrong=1, parameters={"optimizer.lr": 0.2, "epochs": 5})
