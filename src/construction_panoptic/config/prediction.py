@@ -28,12 +28,12 @@ class PredictionSettings(ModelUse):
 class RankingWeights(Settings):
     """Weights of the parts of an image's score; `prediction.ranking` has their formulas."""
 
-    uncertainty: NotNegative = 1.0
+    novelty: NotNegative = 1.0
+    """Of what is unlike the annotated images and those that are chosen before."""
+    uncertainty: NotNegative = 0.0
     """Of unsure segments and void."""
-    rarity: NotNegative = 0.5
+    rarity: NotNegative = 0.0
     """Of classes that few training images have."""
-    novelty: NotNegative = 0.5
-    """Of the distance to the images that are chosen before."""
 
     @model_validator(mode="after")
     def _check_sum(self) -> Self:

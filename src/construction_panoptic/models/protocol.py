@@ -122,6 +122,10 @@ class PanopticModel(ABC):
         return self.network(images.pixels, images.padding_mask)
 
     @abstractmethod
+    def features(self, images: Images) -> Tensor:
+        """Give what the network knows of each place, float [B, C, h, w]; images that look alike to it are near."""
+
+    @abstractmethod
     def candidates(
         self, outputs: Any, images: Images, spec: ModelSpec
     ) -> Iterator[Callable[[ModelSpec], Segmentation]]:

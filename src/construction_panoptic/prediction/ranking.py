@@ -1,11 +1,10 @@
-"""Which images to annotate next: the score of an image has three parts, each 0…1.
+"""Which images to annotate next: the score of an image has three parts.
 
 - **Uncertainty** is ``v + (1 - v) · mean(1 - score)`` over the segments, where ``v`` is the fraction of void pixels.
 - **Rarity** is the largest ``score · ln(1 / f) / ln(n + 1)`` of a segment. ``f = (k + 1) / (n + 1)`` for a class that
   ``k`` of ``n`` training images have; ``ln(1 / f)`` is twice the logarithm of the repeat factor ``sqrt(t / f)`` at the
   threshold 1. A class of all images counts 0, one that no image has 1.
-- **Novelty** is the least distance to an image that is ranked before; before the first it is 1. The distance of two
-  images is ``½ Σ |a - b|`` over the fractions ``a``, ``b`` of their pixels that each class, and void, has.
+- **Novelty** says how unlike the annotated images and those ranked before an image is; see `embedding.Novelty`.
 
 The score is the mean of the three by their weights. Of images that look alike only the best has a part in this.
 """
@@ -17,10 +16,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from construction_panoptic.annotations.split.grouping import near_duplicate_groups
 from construction_panoptic.config.prediction import AnnotateNextSettings
+from construction_panoptic.prediction.embedding import Novelty
 
 PARTS = ["score", "uncertainty", "rarity", "novelty"]
 LEAST_CERTAIN = 3  # classes that are named
@@ -44,6 +43,7 @@ def rank_images(
     hashes: Sequence[str],
     annotated: Mapping[str, str],
     rarity: Mapping[str, float],
+    novelty: Novelty,
     settings: AnnotateNextSettings,
 ) -> pd.DataFrame:
     """Rank predicted images by the gain that is expected of annotating them.
@@ -53,45 +53,42 @@ def rank_images(
 
     ``results`` are COCO panoptic results of one image at least, as `read_results` gives them, ``hashes`` the perceptual
     hashes of their images, ``annotated`` those of the images that are annotated already, by key; ``rarity`` is that of
-    a class by name, 0…1, 1 where it is missing. Errors as of `near_duplicate_groups`.
+    a class by name, 0…1, 1 where it is missing; ``novelty`` is that of the images in the order of the results.
+    Errors as of `near_duplicate_groups`.
 
-    Gives a row for each image: ``rank``, from 1; ``image``; ``score``, ``uncertainty``, ``rarity``, ``novelty``, 0…1;
+    Gives a row for each image: ``rank``, from 1; ``image``; ``score``, ``uncertainty``, ``rarity``, ``novelty``;
     ``near_duplicate_of``, an image of a better rank or the key of an annotated one, else missing; ``segments``, their
     number; ``least_certain``, the classes of the lowest scores; ``rarest``, the class that makes the rarity.
     """
-    table, contents = _describe(results, rarity)
+    table = _describe(results, rarity)
     weights = settings.weights
     total = weights.uncertainty + weights.rarity + weights.novelty
     table["score"] = (weights.uncertainty * table["uncertainty"] + weights.rarity * table["rarity"]) / total
-    table = table.assign(novelty=1.0, position=range(len(table)), hash=list(hashes))
+    table = table.assign(novelty=novelty.of_each, position=range(len(table)), hash=list(hashes))
+    table["score"] += weights.novelty / total * table["novelty"]
     table = table.sort_values(["score", "image"], ascending=[False, True], ignore_index=True)
     table["near_duplicate_of"] = _originals(table, annotated, settings.near_duplicate_distance)
     copies = table["near_duplicate_of"].notna()
-    chosen = _choose(table[~copies], contents, weights.novelty / total, settings.count)
+    chosen = _choose(table[~copies], novelty, weights.novelty / total, settings.count)
     ranked = pd.concat([chosen, table[copies].assign(novelty=0.0)], ignore_index=True)
     ranked["rank"] = range(1, len(ranked) + 1)
     columns = ["rank", "image", *PARTS, "near_duplicate_of", "segments", "least_certain", "rarest"]
     return ranked[columns].round(4)
 
 
-def _describe(results: Mapping[str, Any], rarity: Mapping[str, float]) -> tuple[pd.DataFrame, NDArray[np.float32]]:
-    """What is known of each image by itself, and the fractions of its pixels by class, void last, [images, classes]."""
+def _describe(results: Mapping[str, Any], rarity: Mapping[str, float]) -> pd.DataFrame:
+    """What is known of each image by itself."""
     names = {category["id"]: category["name"] for category in results["categories"]}
-    columns = {category_id: column for column, category_id in enumerate(names)}
-    contents = np.zeros((len(results["images"]), len(names) + 1), dtype=np.float32)
     rows = []
-    for content, image, annotation in zip(contents, results["images"], results["annotations"], strict=True):
+    for image, annotation in zip(results["images"], results["annotations"], strict=True):
         segments = sorted(annotation["segments_info"], key=lambda segment: segment["score"])
-        for segment in segments:
-            content[columns[segment["category_id"]]] += segment["area"] / (image["width"] * image["height"])
-        content[-1] = void = max(0.0, 1 - float(content.sum()))
+        void = 1 - sum(segment["area"] for segment in segments) / (image["width"] * image["height"])
         classes = [(names[segment["category_id"]], segment["score"]) for segment in segments]
         doubt = np.mean([1 - score for _, score in classes]) if classes else 0.0
         rare = max(((score * rarity.get(name, 1.0), name) for name, score in classes), default=(0.0, ""))
         least_certain = ", ".join(list(dict.fromkeys(name for name, _ in classes))[:LEAST_CERTAIN])
         rows.append((image["file_name"], void + (1 - void) * doubt, *rare, len(segments), least_certain))
-    described = ["image", "uncertainty", "rarity", "rarest", "segments", "least_certain"]
-    return pd.DataFrame(rows, columns=described), contents
+    return pd.DataFrame(rows, columns=["image", "uncertainty", "rarity", "rarest", "segments", "least_certain"])
 
 
 def _originals(table: pd.DataFrame, annotated: Mapping[str, str], distance: int) -> list[str | None]:
@@ -106,17 +103,18 @@ def _originals(table: pd.DataFrame, annotated: Mapping[str, str], distance: int)
     return originals[len(annotated) :]
 
 
-def _choose(table: pd.DataFrame, contents: NDArray[np.float32], weight: float, count: int) -> pd.DataFrame:
-    """Add novelty to the scores of a table, best first, as images are chosen; give the table in the order of ranks."""
-    base, places = table["score"].to_numpy(), table["position"].to_numpy()
-    novelty = np.ones(len(table))
+def _choose(table: pd.DataFrame, novelty: Novelty, weight: float, count: int) -> pd.DataFrame:
+    """Choose images from a table, best first, each beside those before it; give the table in the order of ranks."""
+    positions, found = table["position"].to_numpy(), table["novelty"].to_numpy(copy=True)
+    own = table["score"].to_numpy() - weight * found
     left, order = np.arange(len(table)), []
     for _ in range(min(count, len(table))):
-        best = left[np.argmax((base + weight * novelty)[left])]
+        found[left] = novelty.of_each[positions[left]]
+        best = left[np.argmax((own + weight * found)[left])]
         order.append(best)
         left = left[left != best]
-        distance = np.abs(contents[places[left]] - contents[places[best]]).sum(axis=1) / 2
-        novelty[left] = np.minimum(novelty[left], distance)
-    score = base + weight * novelty
+        novelty.add(positions[best])
+    found[left] = novelty.of_each[positions[left]]
+    score = own + weight * found
     order += left[np.argsort(-score[left], kind="stable")].tolist()
-    return table.assign(novelty=novelty, score=score).iloc[order]
+    return table.assign(novelty=found, score=score).iloc[order]

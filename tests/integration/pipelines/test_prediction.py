@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from shutil import copyfile
 from zipfile import ZipFile
 
 import numpy as np
@@ -95,7 +96,10 @@ def test_the_images_to_annotate_next_are_ranked_drawn_and_written_for_cvat(
     Image.open(images / "b.png").save(images / "b_again.bmp")
     annotated = {"key": "export/a.png", "stem": "a", "image_file": "a.png", "width": 64, "height": 48, "void_pixels": 0}
     annotated |= {"segments": [], "rejected": [], "phash": perceptual_hash(images / "a.png")}
-    truth = {"images": [], "annotations": [{"segments_info": [{"category_id": 1}]}], "categories": categories}
+    (data / "03_primary" / "images").mkdir(parents=True)
+    copyfile(images / "a.png", data / "03_primary" / "images" / "a.png")
+    training = [{"id": 1, "file_name": "a.png"}]
+    truth = {"images": training, "annotations": [{"segments_info": [{"category_id": 1}]}], "categories": categories}
     write_json(data / "03_primary" / "converted_images.jsonl", annotated)
     write_json(data / "05_model_input" / "panoptic_train.json", truth)
     params = f"annotate_next.images={images},annotate_next.count=2,prediction.execution.workers=1"

@@ -15,6 +15,7 @@ from construction_panoptic.errors import CheckpointError, ParameterError
 from construction_panoptic.models.build import build
 from construction_panoptic.models.protocol import Images
 from construction_panoptic.models.spec import ModelSpec
+from construction_panoptic.models.universal.hub import weights_folder
 from construction_panoptic.models.universal.losses import Truth, layer_losses, match, query_counts, truth_of
 from construction_panoptic.models.universal.model import UniversalModel
 from construction_panoptic.models.universal.network import Universal, of_architecture, pretrained
@@ -88,6 +89,11 @@ def test_a_folder_without_a_panoptic_model_is_refused(tmp_path: Path) -> None:
         of_architecture({"config": {"model_type": "no-such-thing"}, "task": []})
 
 
+def test_a_path_that_is_not_there_is_no_model_of_the_hub(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"^universal\.weights: there is no folder .*/nowhere\.$"):
+        weights_folder(str(tmp_path / "nowhere"), None, "universal")
+
+
 def test_annealing_lets_go_of_the_masks_block_by_block() -> None:
     small: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2, "num_blocks": 4}
     config = transformers.EomtConfig(**small, num_queries=3, image_size=64, patch_size=16)
@@ -120,6 +126,19 @@ def test_images_are_segmented_with_boxes_of_their_segments(folders: dict[str, Pa
     [at_zero, at_most], _ = (list(each) for each in model.segment_at(images, [0.0, 0.99]))
     np.testing.assert_array_equal(at_zero.id_map, found[0].id_map)
     assert len(at_most.segments) < len(at_zero.segments)
+
+
+def test_the_features_are_the_scores_of_the_classes(folders: dict[str, Path]) -> None:
+    network, architecture = pretrained(folders["mask2former"], CLASSES)
+    spec = ModelSpec(kind="universal", architecture=architecture, categories=CATEGORIES, merging="masks")
+    model = UniversalModel(network.eval(), spec)
+    with torch.no_grad():
+        images = Images(photographs(), None, [(48, 60)] * 2, [(48, 60)] * 2)
+        outputs, features = model.outputs(images), model.features(images)
+    assert features.shape == (2, CLASSES, 12, 15)
+    probability = outputs["pred_logits"][1].softmax(-1)[:, 3]
+    expected = sum(p * mask.sigmoid() for p, mask in zip(probability, outputs["pred_masks"][1], strict=True))
+    torch.testing.assert_close(features[1, 3], expected)
 
 
 def test_the_truth_is_the_segment_of_a_cells_middle_pixel() -> None:

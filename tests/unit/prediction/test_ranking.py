@@ -5,8 +5,10 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 
 from construction_panoptic.config.prediction import AnnotateNextSettings, RankingWeights
+from construction_panoptic.prediction.embedding import Novelty
 from construction_panoptic.prediction.ranking import class_rarity, rank_images
 
 CATEGORIES = [{"id": 7, "name": "crane"}, {"id": 9, "name": "pump"}, {"id": 2, "name": "sky"}]
@@ -32,8 +34,14 @@ def ranked(
 ) -> pd.DataFrame:
     weights = RankingWeights(**dict(zip(("uncertainty", "rarity", "novelty"), settings.pop("weights"), strict=True)))
     apart = [f"{(1 << 40 * k) - 1:064x}" for k in range(len(images))]
+    novelty = Novelty(cells_of(settings.pop("looks", [0] * len(images))), cells_of([-1, 1]))
     chosen = AnnotateNextSettings(weights=weights, **settings)
-    return rank_images(results_of(images), hashes or apart, annotated or {}, RARITY, chosen).set_index("image")
+    return rank_images(results_of(images), hashes or apart, annotated or {}, RARITY, novelty, chosen).set_index("image")
+
+
+def cells_of(looks: list[float]) -> torch.Tensor:
+    """Images that look like a number in all of their cells; of -1 and 1 the standard deviation is 1."""
+    return torch.tensor(looks, dtype=torch.float32)[:, None, None].expand(-1, 64, 1)
 
 
 def test_unsure_segments_and_void_are_uncertain() -> None:
@@ -88,28 +96,26 @@ def test_rarity_is_the_log_of_repeat_factors() -> None:
 
 
 def test_an_image_like_those_chosen_waits() -> None:
-    images = {
-        "d.jpg": [(PUMP, 30, 0.9), (CRANE, 70, 0.9)],
-        "c.jpg": [(SKY, 100, 0.6)],
-        "b.jpg": [(CRANE, 90, 0.51), (SKY, 10, 0.51)],
-        "a.jpg": [(CRANE, 100, 0.5)],
-    }
-    assert ranked(images, weights=(1, 0, 0)).index.tolist() == ["a.jpg", "b.jpg", "c.jpg", "d.jpg"]
-    found = ranked(images, weights=(1, 0, 1))
+    images = {"a.jpg": [(CRANE, 100, 0.5)], "b.jpg": [(CRANE, 100, 0.6)], "c.jpg": [(SKY, 100, 0.7)], "d.jpg": []}
+    looks = [11, 10, -4, 1]  # those that are annotated look like -1 and 1
+    found = ranked(images, weights=(0, 0, 1), looks=looks)
     assert found.index.tolist() == ["a.jpg", "c.jpg", "b.jpg", "d.jpg"]
-    assert found["novelty"].tolist() == [1, 1, pytest.approx(0.1), pytest.approx(0.3)]
-    assert found["score"].tolist() == pytest.approx([(0.5 + 1) / 2, (0.4 + 1) / 2, (0.49 + 0.1) / 2, (0.1 + 0.3) / 2])
+    assert found["novelty"].tolist() == pytest.approx([10 / 2**0.5, 3 / 2**0.5, 1 / 2**0.5, 0], abs=1e-4)
+    assert found["score"].tolist() == found["novelty"].tolist()
+    assert ranked(images, weights=(1, 0, 0), looks=looks).index.tolist() == ["d.jpg", "a.jpg", "b.jpg", "c.jpg"]
+    both = ranked(images, weights=(1, 0, 1), looks=looks)
+    assert both["score"].tolist() == pytest.approx(((both["uncertainty"] + both["novelty"]) / 2).tolist(), abs=1e-4)
 
 
 def test_images_beyond_the_count_follow_by_their_score_beside_those_chosen() -> None:
-    images = {
-        "a.jpg": [(CRANE, 100, 0.5)],
-        "b.jpg": [(CRANE, 100, 0.7)],
-        "c.jpg": [(SKY, 100, 0.9)],
-        "d.jpg": [(SKY, 100, 0.91)],
-    }
-    assert ranked(images, weights=(1, 0, 1), count=1).index.tolist() == ["a.jpg", "c.jpg", "d.jpg", "b.jpg"]
-    assert ranked(images, weights=(1, 0, 1), count=2).index.tolist() == ["a.jpg", "c.jpg", "b.jpg", "d.jpg"]
+    images: dict[str, list[tuple[int, int, float]]] = {f"{name}.jpg": [] for name in "abcd"}
+    looks = [10, 9.5, -3, -3.1]
+    for count, order in ((1, "adcb"), (2, "adbc"), (3, "adbc")):
+        found = ranked(images, weights=(0, 0, 1), looks=looks, count=count)
+        assert found.index.tolist() == [f"{name}.jpg" for name in order], count
+    # Beside a alone both are new, beside a and d it is no more c.
+    assert ranked(images, weights=(0, 0, 1), looks=looks, count=1).loc["c.jpg", "novelty"] > 1
+    assert ranked(images, weights=(0, 0, 1), looks=looks, count=2).loc["c.jpg", "novelty"] < 0.1
 
 
 def test_near_duplicates_count_once() -> None:

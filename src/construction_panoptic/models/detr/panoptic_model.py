@@ -63,6 +63,10 @@ class DetrModel(PanopticModel):
         """What the detector gives for a batch; masks follow when it is known which are wanted."""
         return cast("DetrPanoptic", self.network).features(images.pixels, images.padding_mask)
 
+    def features(self, images: Images) -> Tensor:
+        """See `PanopticModel`; the encoder's output, at stride 32."""
+        return self.outputs(images).memory
+
     def candidates(
         self, outputs: PanopticFeatures, images: Images, spec: ModelSpec
     ) -> Iterator[Callable[[ModelSpec], Segmentation]]:

@@ -2,14 +2,14 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from torch import Tensor, nn
 
 from construction_panoptic.config.base import parse
 from construction_panoptic.config.model import PanopticDeeplabSettings
 from construction_panoptic.models.panoptic_deeplab.grouping import group
-from construction_panoptic.models.panoptic_deeplab.network import build_panoptic_deeplab
+from construction_panoptic.models.panoptic_deeplab.network import PanopticDeeplab, build_panoptic_deeplab
 from construction_panoptic.models.protocol import Images, PanopticModel, Segmentation
 from construction_panoptic.models.spec import ModelSpec
 
@@ -45,6 +45,11 @@ class PanopticDeeplabModel(PanopticModel):
             f"{grouping.min_stuff_area} of the image; score = mean probability of the class, for things times the "
             "centre's heat; keep scores above threshold, of stuff above threshold_stuff if there is one",
         }
+
+    def features(self, images: Images) -> Tensor:
+        """See `PanopticModel`; the decoder's map, at stride 4."""
+        network = cast("PanopticDeeplab", self.network)
+        return network.decoder(network.backbone(images.pixels), images.padding_mask)
 
     def candidates(
         self, outputs: Mapping[str, Tensor], images: Images, spec: ModelSpec

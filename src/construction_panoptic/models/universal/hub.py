@@ -23,6 +23,7 @@ def weights_folder(weights: str, revision: str | None, group: str) -> Path:
     try:
         import transformers  # noqa: F401
         from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HFValidationError
     except ImportError as error:
         raise ParameterError(
             f"{group}.weights: {weights} needs transformers: pip install '.[transformers]'."
@@ -33,6 +34,8 @@ def weights_folder(weights: str, revision: str | None, group: str) -> Path:
         return Path(weights)
     try:
         return Path(snapshot_download(weights, revision=revision, allow_patterns=FILES))
+    except HFValidationError as error:  # no name that a model of the hub can have
+        raise CheckpointError(f"{group}.weights: there is no folder {weights}.") from error
     except Exception as error:  # the hub's client raises many kinds
         raise CheckpointError(
             f"{group}.weights: there is no folder {weights}, and the Hugging Face hub does not give it "

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, Self
 
+import torch
 from torch import Tensor
 
 from construction_panoptic.models.detr.mask_merging import LEAST_PROBABILITY
@@ -26,6 +27,12 @@ class UniversalModel(PanopticModel):
         """See `PanopticModel`."""
         outputs = {"pred_logits": LOGITS, "pred_masks": MASKS}
         return {"inputs": self.inputs, "outputs": outputs, "panoptic": MASK_MERGING}
+
+    def features(self, images: Images) -> Tensor:
+        """See `PanopticModel`; the scores of the classes (Cheng et al. 2021, 2107.06278, section 3.4), at stride 4."""
+        outputs = self.outputs(images)
+        classes = outputs["pred_logits"].softmax(-1)[..., :-1]
+        return torch.einsum("bqc,bqhw->bchw", classes, outputs["pred_masks"].sigmoid())
 
     def candidates(
         self,

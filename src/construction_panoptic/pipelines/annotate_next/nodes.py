@@ -15,6 +15,7 @@ from construction_panoptic.errors import InputDataError, ParameterError
 from construction_panoptic.evaluation.predictions import ImagePrediction, read_predictions, read_results
 from construction_panoptic.models.files import model_of, spec_of
 from construction_panoptic.parallel.workers import Workers
+from construction_panoptic.prediction.embedding import Novelty, embed_images
 from construction_panoptic.prediction.ranking import class_rarity, rank_images
 from construction_panoptic.prediction.results import PANOPTIC
 from construction_panoptic.prediction.running import (
@@ -43,20 +44,25 @@ def predict(
 
 
 def rank(
+    checkpoint: dict[str, Any],
     predictions: Path,
     panoptic_train: Mapping[str, Any],
     converted: ConvertedImages,
     parameters: AnnotateNextSettings,
     prediction: PredictionSettings,
 ) -> pd.DataFrame:
-    """Rank the photographs; see `rank_images`."""
+    """Rank the photographs beside the training images; see `rank_images`."""
     results, folder = read_results(predictions), _folder(parameters)
     if not results["images"]:
         raise InputDataError(f"annotate_next.images: there is no photograph in {folder} that can be read.")
     annotated = {record.key: record.phash for record in converted}
+    files = [folder / image["file_name"] for image in results["images"]]
+    known = [converted.image_folder / image["file_name"] for image in panoptic_train["images"]]
     with Workers(prediction.execution.workers, prediction.execution.engine) as workers:
-        hashes = list(workers.map(perceptual_hash, [folder / image["file_name"] for image in results["images"]]))
-    return rank_images(results, hashes, annotated, class_rarity(panoptic_train), parameters)
+        hashes = list(workers.map(perceptual_hash, files))
+    cells = embed_images(model_of(checkpoint, "the best checkpoint"), [*files, *known], prediction)
+    novelty = Novelty(cells[: len(files)], cells[len(files) :])
+    return rank_images(results, hashes, annotated, class_rarity(panoptic_train), novelty, parameters)
 
 
 def choose(

@@ -21,7 +21,13 @@ def create_pipeline(**_: Any) -> Pipeline:
             ),
             Node(
                 nodes.rank,
-                inputs=["annotate_next.panoptic_predictions", "panoptic_train", "converted_images", *PARAMETERS],
+                inputs=[
+                    "mask_head.best",
+                    "annotate_next.panoptic_predictions",
+                    "panoptic_train",
+                    "converted_images",
+                    *PARAMETERS,
+                ],
                 outputs="annotate_next_ranking",
                 name="rank_photographs",
             ),

@@ -91,6 +91,13 @@ def test_segmenting_at_thresholds_is_segmenting_with_each(model: Any) -> None:
     assert len(alone.segments) < len(scores)
 
 
+def test_classes_are_made_of_the_features(model: Any) -> None:
+    batch = images([(64, 96), (40, 80)], [(64, 96), (40, 80)])
+    features = model.features(batch)
+    assert features.shape == (2, 16, 16, 24)
+    assert model.network.semantic(features, batch.pixels).equal(model.outputs(batch)["semantic"])
+
+
 def test_the_architecture_is_checked() -> None:
     with pytest.raises(ParameterError, match=r"model\.chanels: there is no such parameter; did you mean channels\?"):
         PanopticDeeplabModel.from_spec(SPEC.model_copy(update={"architecture": {"chanels": 3}}))
