@@ -145,12 +145,12 @@ def survey(
     `class_counts_and_summary`.
     """
     lost = Counter(rejected.loc[rejected["annotation_id"].notna(), "image"])
-    areas = RowsOfKeys(annotations, ["area"])
+    areas = RowsOfKeys(annotations, ["area", "is_thing"])
 
     def suspicions(record: ConvertedRecord) -> list[tuple[float, str]]:
         """Give how much there is of each kind, and how that is said; 0 where it is too little to be suspicious."""
         void = record.void_pixels / (record.width * record.height)
-        area = float(np.nansum([row["area"] for row in areas.of(record.key)]))
+        area = float(np.nansum([row["area"] for row in areas.of(record.key) if row["is_thing"]]))
         visible = sum(segment.area for segment in record.segments if segment.annotation_id is not None)
         hidden = 1 - visible / area if area > 0 else 0.0
         return [

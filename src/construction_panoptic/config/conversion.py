@@ -92,6 +92,8 @@ class ConversionSettings(Settings):
     """Annotations with iscrowd 1: keep them as crowds, or take each as a single thing."""
     overlap: Literal["last_on_top", "smallest_on_top", "fail"] = "last_on_top"
     """Which of two overlapping things lies on top; the first is CVAT's order."""
+    overlap_stuff: Literal["last_on_top", "smallest_on_top"] = "smallest_on_top"
+    """The same of two annotations of stuff, which are often drawn through what stands before them."""
     execution: Execution = Execution()
     stuff: StuffSettings = StuffSettings()
     split: SplitSettings = SplitSettings()

@@ -4,7 +4,7 @@ import pandas as pd
 from construction_panoptic.annotations.records import ConvertedRecord, Segment
 from construction_panoptic.annotations.summary import survey
 
-NOTHING = pd.DataFrame({"key": [], "area": []})
+NOTHING = pd.DataFrame({"key": [], "area": [], "is_thing": []})
 NONE_REJECTED = pd.DataFrame({"image": [], "annotation_id": []})
 NO_CLASS = pd.DataFrame({"class_id": [], "class": [], "kind": [], "images_total": []})
 
@@ -23,7 +23,11 @@ def class_counts(images_of: dict[str, int]) -> pd.DataFrame:
 def test_the_most_suspicious_come_with_their_reasons() -> None:
     records = [record("fine", 50), record("hidden", 25), record("lost", 10, void=900), record("void", 50, void=4000)]
     annotations = pd.DataFrame(
-        {"key": ["s/fine", "s/hidden", "s/hidden", "s/lost", "s/void"], "area": [51.0, 50.0, 50.0, None, 50.0]}
+        {
+            "key": ["s/fine", "s/fine", "s/hidden", "s/hidden", "s/lost", "s/void"],
+            "area": [51.0, 900.0, 50.0, 50.0, None, 50.0],
+            "is_thing": [True, False, True, True, True, True],  # things may hide stuff
+        }
     )
     rejected = pd.DataFrame({"image": ["s/lost", "s/lost", "s/gone"], "annotation_id": ["1", "2", None]})
     counts = class_counts({"pump": 4})

@@ -21,6 +21,7 @@ def merge_images(
     stuff_reader: Callable[[str], bytes | None],
     taxonomy: Taxonomy,
     overlap: Overlap = "last_on_top",
+    overlap_stuff: Overlap = "smallest_on_top",
     finished: Callable[[str, str], ConvertedRecord | None] = lambda key, digest: None,  # noqa: ARG005
     *,
     workers: WorkerCount = 1,
@@ -34,7 +35,7 @@ def merge_images(
     `merge_image`.
     """
     stems = unique_stems(images["key"].tolist())
-    common = digest_of(METHOD, taxonomy.model_dump(), overlap)
+    common = digest_of(METHOD, taxonomy.model_dump(), overlap, overlap_stuff)
 
     def tasks() -> Iterator[MergeTask]:
         rows_of = RowsOfKeys(annotations)
@@ -45,4 +46,4 @@ def merge_images(
             yield MergeTask(image, rows, stuff, stem, digest, finished(key, digest))
 
     with Workers(workers, engine) as pool:
-        yield from pool.map(partial(merge_image, taxonomy, overlap), tasks())
+        yield from pool.map(partial(merge_image, taxonomy, overlap, overlap_stuff), tasks())

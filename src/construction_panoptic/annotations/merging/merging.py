@@ -48,14 +48,16 @@ class _Region(NamedTuple):
     counts: bytes
 
 
-def merge_image(taxonomy: Taxonomy, overlap: Overlap, task: MergeTask) -> ConvertedImage | ConvertedRecord:
+def merge_image(
+    taxonomy: Taxonomy, overlap: Overlap, overlap_stuff: Overlap, task: MergeTask
+) -> ConvertedImage | ConvertedRecord:
     """Lay an image's annotated things over its annotated stuff, and that over its labelled stuff.
 
     Each stuff class is one segment, and each thing is one; a pixel that nothing covers is void. Segment ids count from
     1: stuff by class id, then things from the lowest layer up. Area and box are those of the visible pixels.
-    ``overlap`` says which of two things is on top. ``last_on_top``: the later annotation in the export covers the
-    earlier, as CVAT draws it; ``smallest_on_top``: the smaller mask covers the larger (of equal ones, the later);
-    ``fail``: no two may share a pixel. Of annotated stuff the later is always on top.
+    ``overlap`` says which of two things is on top, ``overlap_stuff`` which of two annotations of stuff.
+    ``last_on_top``: the later annotation in the export covers the earlier, as CVAT draws it; ``smallest_on_top``: the
+    smaller mask covers the larger (of equal ones, the later); ``fail``, of things alone: no two may share a pixel.
 
     An annotation that others cover completely is in ``rejected`` as ``fully_hidden``, a crowd that became part of
     another of its class as ``joined_crowd``. Of a finished image the record alone is given. Runs in other processes.
@@ -70,8 +72,9 @@ def merge_image(taxonomy: Taxonomy, overlap: Overlap, task: MergeTask) -> Conver
     rows = sorted(task.annotations, key=itemgetter("order"))
     regions = [_region(row, key, (height, width), taxonomy) for row in rows]
     stuff, things = ([region for region in regions if region.is_thing == kind] for kind in (False, True))
-    if overlap == "smallest_on_top":
-        things.sort(key=lambda thing: -thing.area)
+    for group, order in ((stuff, overlap_stuff), (things, overlap)):
+        if order == "smallest_on_top":
+            group.sort(key=lambda region: -region.area)
     regions = stuff + things
     labels = None if task.stuff is None else decode_labels(task.stuff)
     classes, layers = _stuff_layers(labels, key, (height, width), taxonomy, stuff, len(regions))

@@ -82,6 +82,7 @@ def merge_annotations(
         stuff_labels.content,
         Taxonomy.from_dict(taxonomy),
         parameters.overlap,
+        parameters.overlap_stuff,
         **parameters.execution.model_dump(),
     )
 

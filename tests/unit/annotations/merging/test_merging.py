@@ -53,9 +53,10 @@ def merge(photo: dict[str, Any], site_taxonomy: Taxonomy) -> Callable[..., Conve
         stuff: NDArray[np.uint8] | None = None,
         overlap: Overlap = "last_on_top",
         stem: str = "yard__a",
+        overlap_stuff: Overlap = "last_on_top",
     ) -> Any:
         png = None if stuff is None else encode_labels(stuff)
-        return merge_image(site_taxonomy, overlap, MergeTask(photo, rows, png, stem))
+        return merge_image(site_taxonomy, overlap, overlap_stuff, MergeTask(photo, rows, png, stem))
 
     return merge
 
@@ -201,6 +202,26 @@ def test_annotated_stuff_lies_between_labelled_stuff_and_things(merge: Callable[
         assert again == converted.record
 
 
+def test_of_annotated_stuff_the_smaller_lies_on_top(merge: Callable[..., ConvertedImage]) -> None:
+    """A tree is drawn before the facade behind it, and a wall of the tree's size after it."""
+    tree, facade, wall = rectangle(5, 5, 10, 10), rectangle(0, 0, 30, 20), rectangle(10, 5, 10, 10)
+    rows = [
+        thing(1, tree, category_id=2),
+        thing(2, facade, category_id=1),
+        thing(3, wall, category_id=1),
+        thing(4, rectangle(5, 5, 3, 3)),
+        thing(5, rectangle(0, 0, 9, 9)),
+    ]
+    expected = np.zeros((HEIGHT, WIDTH), dtype=np.uint8)
+    expected[:20, :30], expected[5:15, 5:10], expected[:9, :9] = 1, 2, 3
+    converted = merge(rows, overlap_stuff="smallest_on_top")
+    assert np.array_equal(check_against_pixels(converted), expected)
+    assert [r.annotation_id for r in converted.record.rejected] == [4]  # things keep their order
+
+    hidden = [r.annotation_id for r in merge(rows, overlap="smallest_on_top").record.rejected]
+    assert hidden == [1]
+
+
 def test_crowds_stay_crowds(merge: Callable[..., ConvertedImage]) -> None:
     counts = {"size": [HEIGHT, WIDTH], "counts": [HEIGHT, 2 * HEIGHT, (WIDTH - 3) * HEIGHT]}
     converted = merge([thing(1, iscrowd=1, segmentation=counts), thing(2, rectangle(9, 9, 5, 5))])
@@ -240,7 +261,7 @@ def test_ids_are_those_of_plain_painting(
     stuff = np.random.default_rng(seed).integers(0, 3, (HEIGHT // 10, WIDTH // 10)).astype(np.uint8)
     stuff = np.kron(stuff, np.ones((10, 10), dtype=np.uint8))
     rows = [thing(n, ring) for n, ring in enumerate(rings)]
-    converted = merge_image(site_taxonomy, overlap, MergeTask(image, rows, encode_labels(stuff), "a"))
+    converted = merge_image(site_taxonomy, overlap, "last_on_top", MergeTask(image, rows, encode_labels(stuff), "a"))
     assert isinstance(converted, ConvertedImage)
     ids = check_against_pixels(converted)
 
@@ -284,7 +305,7 @@ def test_more_segments_than_a_byte_or_two_can_count(
         "phash": "",
     }
     task = MergeTask(image, list(many_pixels(count, size)), None, "a")
-    converted = merge_image(site_taxonomy, "last_on_top", task)
+    converted = merge_image(site_taxonomy, "last_on_top", "last_on_top", task)
     assert isinstance(converted, ConvertedImage)
     ids = decode_id_map(converted.png)
     assert [segment.id for segment in converted.record.segments] == list(range(1, count + 1))
