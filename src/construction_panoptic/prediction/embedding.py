@@ -37,10 +37,10 @@ def embed_images(model: PanopticModel, files: Sequence[Path], settings: Predicti
 class Novelty:
     """How unlike all images added so far each of some images is.
 
-    The novelty of an image is the mean over its cells of the distance to the nearest cell added. It is 1 for cells
-    taken at random, on the average: channels are divided by their standard deviation in the images added first, and
-    distances by ``sqrt(2 C)``. To add the image of the highest novelty again and again is the choice of Sener and
-    Savarese (2018, arXiv 1708.00489), for the parts of images.
+    The novelty of an image is the mean over its cells of the distance to the nearest cell added. Its unit is the root
+    mean square distance of two cells taken at random: channels are divided by their standard deviation in the images
+    added first, and distances by ``sqrt(2 C)``. To add the image of the highest novelty again and again is the choice
+    of Sener and Savarese (2018, arXiv 1708.00489), for the parts of images.
     """
 
     def __init__(self, images: Tensor, known: Tensor) -> None:
