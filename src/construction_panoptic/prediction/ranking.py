@@ -63,14 +63,15 @@ def rank_images(
     table = _describe(results, rarity)
     weights = settings.weights
     total = weights.uncertainty + weights.rarity + weights.novelty
-    table["score"] = (weights.uncertainty * table["uncertainty"] + weights.rarity * table["rarity"]) / total
+    table["own"] = (weights.uncertainty * table["uncertainty"] + weights.rarity * table["rarity"]) / total
     table = table.assign(novelty=novelty.of_each, position=range(len(table)), hash=list(hashes))
-    table["score"] += weights.novelty / total * table["novelty"]
+    table["score"] = table["own"] + weights.novelty / total * table["novelty"]
     table = table.sort_values(["score", "image"], ascending=[False, True], ignore_index=True)
     table["near_duplicate_of"] = _originals(table, annotated, settings.near_duplicate_distance)
     copies = table["near_duplicate_of"].notna()
     chosen = _choose(table[~copies], novelty, weights.novelty / total, settings.count)
-    ranked = pd.concat([chosen, table[copies].assign(novelty=0.0)], ignore_index=True)
+    last = table[copies].assign(novelty=0.0, score=lambda rows: rows["own"])
+    ranked = pd.concat([chosen, last], ignore_index=True)
     ranked["rank"] = range(1, len(ranked) + 1)
     columns = ["rank", "image", *PARTS, "near_duplicate_of", "segments", "least_certain", "rarest"]
     return ranked[columns].round(4)
@@ -105,8 +106,7 @@ def _originals(table: pd.DataFrame, annotated: Mapping[str, str], distance: int)
 
 def _choose(table: pd.DataFrame, novelty: Novelty, weight: float, count: int) -> pd.DataFrame:
     """Choose images from a table, best first, each beside those before it; give the table in the order of ranks."""
-    positions, found = table["position"].to_numpy(), table["novelty"].to_numpy(copy=True)
-    own = table["score"].to_numpy() - weight * found
+    positions, own, found = table["position"].to_numpy(), table["own"].to_numpy(), np.empty(len(table))
     left, order = np.arange(len(table)), []
     for _ in range(min(count, len(table))):
         found[left] = novelty.of_each[positions[left]]

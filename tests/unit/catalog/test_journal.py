@@ -133,3 +133,5 @@ def test_only_what_has_changed_is_made_again(raw: Path, tmp_path: Path) -> None:
     assert content(target) == content(tmp_path / "whole")
     taxonomy.write_text(json.dumps(TAXONOMY | {"things": [{"id": 8, "name": "pump", "color": [0, 9, 0]}]}))
     assert len(convert(raw, target, taxonomy, overlap="smallest_on_top")) == 3
+    changed = convert(raw, target, taxonomy, overlap="smallest_on_top", overlap_stuff="last_on_top")
+    assert len(changed) == 3

@@ -134,6 +134,7 @@ def test_near_duplicates_count_once() -> None:
         "a.jpg": "b.jpg",
     }
     assert found.loc[["d.jpg", "a.jpg"], "novelty"].tolist() == [0, 0]
+    assert found["score"].tolist() == pytest.approx(((found["uncertainty"] + found["novelty"]) / 2).tolist(), abs=1e-4)
     assert ranked(images, hashes, near_duplicate_distance=0, weights=(1, 0, 1))["near_duplicate_of"].isna().all()
 
 
