@@ -9,10 +9,10 @@ from typing import Any, cast
 
 import timm
 import torch
-from timm.layers import Conv2dSame, freeze_batch_norm_2d
+from timm.layers import Conv2dSame, FrozenBatchNormAct2d, freeze_batch_norm_2d
 from timm.models import FeatureInfo, PretrainedCfg
 from torch import Tensor, nn
-from torch.nn.functional import pad
+from torch.nn.functional import batch_norm, pad
 
 from construction_panoptic.errors import CheckpointError, ParameterError, first_line
 from construction_panoptic.models.backbones import Backbone, Norm, autocast_on_cpu, fast_layout
@@ -77,6 +77,20 @@ class _ExportableConv2dSame(_Conv2d, Conv2dSame):
         return self._conv_forward(x, self.weight, self.bias)
 
 
+class _FrozenBatchNormAct2d(FrozenBatchNormAct2d):
+    """In one pass over the map, and in its precision: timm's multiplies and adds, and in float32 under autocast."""
+
+    running_mean: Tensor
+    running_var: Tensor
+    weight: Tensor
+    bias: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise and activate [B, C, H, W]."""
+        x = batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+        return self.act(self.drop(x))
+
+
 def build_backbone(
     name: str, *, norm: Norm = "frozen", dilation: bool = False, weights: str | None = None
 ) -> Backbone | TimmBackbone:
@@ -127,6 +141,8 @@ def build_timm_backbone(name: str, *, weights: str | None = None, norm: str = "f
             module.__class__ = _ExportableConv2dSame
         elif type(module) is nn.Conv2d:
             module.__class__ = _Conv2d
+        elif type(module) is FrozenBatchNormAct2d:
+            module.__class__ = _FrozenBatchNormAct2d
     return TimmBackbone(body, tuple(maps.channels()), mean, std)
 
 

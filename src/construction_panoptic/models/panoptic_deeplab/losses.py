@@ -42,7 +42,9 @@ def semantic_loss(logits: Tensor, targets: Targets, hardest_fraction: float) -> 
     [B, C, H / 2, W / 2], ``hardest_fraction`` is of the pixels that take part, rounded up.
     """
     height, width = targets.semantic.shape[-2:]
-    full = F.interpolate(logits.float(), scale_factor=SEMANTIC_STRIDE, mode="bilinear", align_corners=False)
+    # Filled up to a vector of the processor: with fewer classes torch's softmax of rows takes five times as long.
+    logits = F.pad(logits.float(), (0, 0, 0, 0, 0, max(0, 16 - logits.shape[1])), value=-1e4)
+    full = F.interpolate(logits, scale_factor=SEMANTIC_STRIDE, mode="bilinear", align_corners=False)
     # As rows [B H W, C], since the cross-entropy of maps of many classes is slow.
     pixels = full[..., :height, :width].permute(0, 2, 3, 1).flatten(0, 2)
     losses = F.cross_entropy(pixels, targets.semantic.flatten(), ignore_index=IGNORED, reduction="none")
