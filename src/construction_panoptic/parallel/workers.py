@@ -11,7 +11,7 @@ from itertools import chain, islice
 from typing import Any, Literal, Self, TypeVar
 
 from construction_panoptic.errors import UserError
-from construction_panoptic.parallel.local import Failure, one_core_processes, pool_context, run
+from construction_panoptic.parallel.local import Failure, keep_freed_memory, one_core_processes, pool_context, run
 from construction_panoptic.parallel.ray_cluster import RayExecutor, joined_ray
 
 Item = TypeVar("Item")
@@ -53,6 +53,7 @@ class Workers:
             if self.count > 1:
                 pool_context()  # what the processes are forked from loads meanwhile
         self.inline = self._ray is None and self.count == 1
+        keep_freed_memory()
 
     def __enter__(self) -> Self:
         return self

@@ -19,6 +19,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from construction_panoptic.errors import CheckpointError, ParameterError, explained_shortage
 from construction_panoptic.parallel import collectives
 from construction_panoptic.parallel.device import resolve_device
+from construction_panoptic.parallel.local import keep_freed_memory
 from construction_panoptic.signals import StopRequest
 from construction_panoptic.training.loading import BatchLoader
 from construction_panoptic.training.optimisation import rate_factor
@@ -102,6 +103,7 @@ def train(
         CheckpointError: ``resume`` does not fit the model.
         ParameterError: the device is not there, or the task's ``monitor`` is no metric of a validated epoch.
     """
+    keep_freed_memory()
     settings, steps = task.settings, len(train_loader)
     device = resolve_device(settings.device)
     task.model.to(device)
