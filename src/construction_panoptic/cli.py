@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import logging
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -11,7 +12,8 @@ from typing import Any
 import click
 from kedro.framework.cli.catalog import catalog as kedro_catalog
 from kedro.framework.cli.project import run as kedro_run
-from kedro.framework.cli.utils import env_option
+from kedro.framework.cli.utils import _split_params, env_option
+from omegaconf import OmegaConf
 
 from construction_panoptic.commands import Command
 from construction_panoptic.errors import UserError, shortage, user_error
@@ -69,8 +71,19 @@ def how_to_go_on() -> str:
     return f"\nThen go on with: {shlex.join([*words, *sys.argv[1:], *more])}"
 
 
+def split_params(context: click.Context, option: click.Parameter, value: Any) -> Any:
+    """Split ``--params`` as Kedro does, but not at the commas of a list: ``prediction.classes=[crane, pump]``."""
+    items = re.findall(r"(?:[^,\[]|\[[^\]]*\])+", value) if isinstance(value, str) else []
+    if not all("=" in item for item in items):
+        return _split_params(context, option, value)
+    pairs = [item.partition("=") for item in items]
+    return OmegaConf.to_container(OmegaConf.from_dotlist([f"{key.strip()}={text.strip()}" for key, _, text in pairs]))
+
+
 run = copy.copy(kedro_run)
 run.callback = _run
+run.params = [copy.copy(option) for option in kedro_run.params]
+next(option for option in run.params if option.name == "params").callback = split_params
 cli.add_command(run)
 
 catalog = copy.copy(kedro_catalog)

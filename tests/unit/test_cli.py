@@ -55,3 +55,22 @@ def test_the_command_that_was_typed_goes_on_once_a_node_has_begun(monkeypatch: p
     assert caught.value.message.splitlines()[-1] == line
     monkeypatch.setattr(sys, "argv", ["python -m kedro", *sys.argv[1:]])
     assert cli.how_to_go_on() == "\n" + line.replace("kedro", "python -m kedro")
+
+
+@pytest.mark.parametrize(
+    ("typed", "params"),
+    [
+        ("a.sides=[320, 384],b=3", {"a": {"sides": [320, 384]}, "b": 3}),
+        ("classes=[crane,pump]", {"classes": ["crane", "pump"]}),
+        ("a=1, b = x y ,", {"a": 1, "b": "x y"}),
+        ("a=1,b=x]", {"a": 1, "b": "x]"}),
+        ("", {}),
+    ],
+)
+def test_a_parameter_can_be_a_list(typed: str, params: dict[str, Any]) -> None:
+    assert cli.run.make_context("run", ["--params", typed]).params["params"] == params
+
+
+def test_what_is_no_pair_is_refused_as_by_kedro() -> None:
+    with pytest.raises(click.UsageError, match="`576` must contain a key and a value"):
+        cli.run.make_context("run", ["--params", "sides=512,576"])
