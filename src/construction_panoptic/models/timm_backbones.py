@@ -13,6 +13,7 @@ from timm.layers import Conv2dSame, FrozenBatchNormAct2d, freeze_batch_norm_2d
 from timm.models import FeatureInfo, PretrainedCfg
 from torch import Tensor, nn
 from torch.nn.functional import batch_norm, pad
+from torchvision.ops import FrozenBatchNorm2d
 
 from construction_panoptic.errors import CheckpointError, ParameterError, first_line
 from construction_panoptic.models.backbones import Backbone, Norm, autocast_on_cpu, fast_layout
@@ -77,18 +78,28 @@ class _ExportableConv2dSame(_Conv2d, Conv2dSame):
         return self._conv_forward(x, self.weight, self.bias)
 
 
+def _frozen_batch_norm(norm: Any, x: Tensor) -> Tensor:
+    """In one pass over the map, and in its precision; torchvision's and timm's multiply and add, and in float32."""
+    return batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
+
+
+class _FrozenBatchNorm2d(FrozenBatchNorm2d):
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise [B, C, H, W]."""
+        return _frozen_batch_norm(self, x)
+
+
 class _FrozenBatchNormAct2d(FrozenBatchNormAct2d):
-    """In one pass over the map, and in its precision: timm's multiplies and adds, and in float32 under autocast."""
-
-    running_mean: Tensor
-    running_var: Tensor
-    weight: Tensor
-    bias: Tensor
-
     def forward(self, x: Tensor) -> Tensor:
         """Normalise and activate [B, C, H, W]."""
-        x = batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
-        return self.act(self.drop(x))
+        return self.act(self.drop(_frozen_batch_norm(self, x)))
+
+
+_REPLACED: dict[type[nn.Module], type[nn.Module]] = {
+    nn.Conv2d: _Conv2d,
+    FrozenBatchNorm2d: _FrozenBatchNorm2d,
+    FrozenBatchNormAct2d: _FrozenBatchNormAct2d,
+}
 
 
 def build_backbone(
@@ -139,10 +150,8 @@ def build_timm_backbone(name: str, *, weights: str | None = None, norm: str = "f
     for module in body.modules():
         if type(module) is Conv2dSame and module.stride == (2, 2) and {*module.kernel_size} <= {3, 5, 7}:
             module.__class__ = _ExportableConv2dSame
-        elif type(module) is nn.Conv2d:
-            module.__class__ = _Conv2d
-        elif type(module) is FrozenBatchNormAct2d:
-            module.__class__ = _FrozenBatchNormAct2d
+        elif replacement := _REPLACED.get(type(module)):
+            module.__class__ = replacement
     return TimmBackbone(body, tuple(maps.channels()), mean, std)
 
 

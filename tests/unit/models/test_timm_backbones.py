@@ -85,6 +85,19 @@ def test_frozen_normalisation_gives_the_same_maps_and_what_is_before_the_first_d
     assert not first.requires_grad
 
 
+@pytest.mark.parametrize("name", [LITE0, "resnet18"])
+def test_frozen_normalisation_keeps_the_precision_of_the_map(name: Any) -> None:
+    body = build_timm_backbone(name)
+    dtypes: set[tuple[torch.dtype, torch.dtype]] = set()
+    for module in body.modules():
+        if "BatchNorm" in type(module).__name__:
+            module.register_forward_hook(lambda _module, inputs, output: dtypes.add((inputs[0].dtype, output.dtype)))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        body(torch.randn(1, 3, 64, 64))
+    assert (torch.bfloat16, torch.bfloat16) in dtypes
+    assert all(given == made for given, made in dtypes)
+
+
 def test_packaged_weights_go_by_their_names_whatever_their_order() -> None:
     state = read_weights(packaged_weights())
     ordered, reversed_ = timm_keys(state), timm_keys(dict(reversed(state.items())))
