@@ -74,9 +74,9 @@ def how_to_go_on() -> str:
 def split_params(context: click.Context, option: click.Parameter, value: Any) -> Any:
     """Split ``--params`` as Kedro does, but not at the commas of a list: ``prediction.classes=[crane, pump]``."""
     items = re.findall(r"(?:[^,\[]|\[[^\]]*\])+", value) if isinstance(value, str) else []
-    if not all("=" in item for item in items):
-        return _split_params(context, option, value)
     pairs = [item.partition("=") for item in items]
+    if not pairs or not all(key.strip() and equals for key, equals, _ in pairs):
+        return _split_params(context, option, value)
     return OmegaConf.to_container(OmegaConf.from_dotlist([f"{key.strip()}={text.strip()}" for key, _, text in pairs]))
 
 

@@ -71,6 +71,16 @@ def test_a_parameter_can_be_a_list(typed: str, params: dict[str, Any]) -> None:
     assert cli.run.make_context("run", ["--params", typed]).params["params"] == params
 
 
-def test_what_is_no_pair_is_refused_as_by_kedro() -> None:
-    with pytest.raises(click.UsageError, match="`576` must contain a key and a value"):
-        cli.run.make_context("run", ["--params", "sides=512,576"])
+@pytest.mark.parametrize(
+    ("typed", "problem"),
+    [("sides=512,576", "`576` must contain a key and a value"), ("=1,b=2", "cannot be an empty string")],
+)
+def test_what_is_no_pair_is_refused_as_by_kedro(typed: str, problem: str) -> None:
+    with pytest.raises(click.UsageError, match=problem):
+        cli.run.make_context("run", ["--params", typed])
+
+
+def test_parameters_of_a_configuration_file_stay(tmp_path: Path) -> None:
+    file = tmp_path / "run.yml"
+    file.write_text("run:\n  params:\n    sides: [320, 384]\n")
+    assert cli.run.make_context("run", ["--config", str(file)]).params["params"] == {"sides": [320, 384]}
