@@ -193,7 +193,7 @@ def convert(folder: Path, images: int, workers: int = 1) -> Size:
     with size.stage("write"):
         files = CocoFiles(records, split, taxonomy)
         for side in ("train", "val"):
-            _write_json(out / f"detection_{side}.json", files.detection(side, out / "panoptic", workers=workers))
+            _write_json(out / f"detection_{side}.json", files.detection(side, out / "panoptic"))
             _write_json(out / f"panoptic_{side}.json", files.panoptic(side))
     size.peak_mb = peak_memory()
     size.processor = 1000 * (time.process_time() - start) / images

@@ -33,6 +33,7 @@ IMAGES = 1_000_000
 DISTANCE = 24  # bits, as in conf/base
 NEAR_DUPLICATES = 0.1  # of the images are a few bits from an earlier one
 SEGMENTS = 8  # on average
+COUNTS = "_8" + 200 * "N2" + "PX1"  # a run-length code as long as that of a polygon of 200 columns
 IMAGES_OF_SHARD = 1000
 
 
@@ -58,7 +59,7 @@ def synthetic_records(count: int) -> Iterator[ConvertedRecord]:
         recent = [*recent[-99:], value]
         categories = generator.integers(1, 65, 1 + generator.poisson(SEGMENTS - 1)).tolist()
         segments = [
-            Segment(k, category, 20_000 + k, (10 * k, 20, 200, 100), 0, k if category > 16 else None)
+            Segment(k, category, 20_000 + k, (10 * k, 20, 200, 100), COUNTS, 0, k if category > 16 else None)
             for k, category in enumerate(categories, 1)
         ]
         key = f"export_{number // 10_000:05d}/frame_{number:09d}.jpg"

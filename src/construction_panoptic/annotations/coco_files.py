@@ -1,21 +1,19 @@
-"""COCO panoptic and COCO detection files of the converted data, checked strictly against the PNGs."""
+"""COCO panoptic and COCO detection files of the converted data."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from functools import partial
-from itertools import chain
+from hashlib import sha256
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from construction_panoptic.annotations.merging.panoptic_check import detections_of_image
 from construction_panoptic.annotations.records import ConvertedRecord, Segment
 from construction_panoptic.annotations.split.splitting import split_digest
 from construction_panoptic.annotations.tables import RowsOfKeys, WaitingItems
 from construction_panoptic.annotations.taxonomy import Taxonomy
 from construction_panoptic.errors import InputDataError
-from construction_panoptic.parallel.workers import Engine, WorkerCount, Workers
 
 
 class CocoFiles:
@@ -28,41 +26,42 @@ class CocoFiles:
 
     def __init__(self, records: Iterable[ConvertedRecord], split_table: pd.DataFrame, taxonomy: Taxonomy) -> None:
         self._taxonomy, self._digest = taxonomy, split_digest(split_table)
-        self._entries: dict[str, WaitingItems] = defaultdict(WaitingItems)  # annotation and image, by side
+        # By side: of each image its panoptic annotation, its own entry, its segments' masks and its PNG's hash.
+        self._entries: dict[str, WaitingItems] = defaultdict(WaitingItems)
         for number, (record, side) in enumerate(with_side(records, split_table), 1):
             image = {"id": number, "file_name": record.image_file, "width": record.width, "height": record.height}
             segments = [_segment_info(record, segment, taxonomy) for segment in record.segments]
             annotation = {"image_id": number, "file_name": record.png_file, "segments_info": segments}
-            self._entries[side].add((annotation, image))
+            masks = [segment.counts for segment in record.segments]
+            self._entries[side].add((annotation, image, masks, record.png_sha256))
 
     def panoptic(self, side: str) -> dict[str, Any]:
         """Give the COCO panoptic file of a side, "train" or "val"."""
         info = {"description": f"construction_panoptic: {side}, COCO panoptic format", "split_sha256": self._digest}
-        return self._document(side, info, (annotation for annotation, _ in self._entries[side]))
+        return self._document(side, info, (annotation for annotation, *_ in self._entries[side]))
 
-    def detection(
-        self, side: str, png_folder: Path | str, *, workers: WorkerCount = 1, engine: Engine = "local"
-    ) -> dict[str, Any]:
+    def detection(self, side: str, png_folder: Path | str) -> dict[str, Any]:
         """Give the COCO detection file of a side: every segment, things and stuff, as a visible mask with its box.
 
-        While annotations are drawn from it, all that the panoptic file says of an image is checked against its PNG, in
-        processes. Raises `InputDataError` then: a PNG is missing, damaged, or not what the panoptic file says of it.
+        Raises `InputDataError` while annotations are drawn from it: a PNG is missing, or not what was converted.
         """
         info = {"description": "construction_panoptic: visible masks of things and stuff, COCO format"}
-        return self._document(side, info, self._detections(side, Path(png_folder), workers, engine))
+        return self._document(side, info, self._detections(side, Path(png_folder)))
 
     def _document(self, side: str, info: dict[str, str], annotations: Iterator[dict[str, Any]]) -> dict[str, Any]:
-        images = (image for _, image in self._entries[side])
+        images = (image for _, image, *_ in self._entries[side])
         categories = self._taxonomy.coco_categories()
         return {"info": info, "images": images, "annotations": annotations, "categories": categories}
 
-    def _detections(
-        self, side: str, png_folder: Path, workers: WorkerCount, engine: Engine
-    ) -> Iterator[dict[str, Any]]:
-        detect = partial(detections_of_image, png_folder, self._taxonomy.is_thing)
-        with Workers(workers, engine) as pool:
-            found = chain.from_iterable(pool.map(detect, self._entries[side]))
-            yield from ({"id": number, **detection} for number, detection in enumerate(found, 1))
+    def _detections(self, side: str, png_folder: Path) -> Iterator[dict[str, Any]]:
+        numbers = count(1)
+        for annotation, image, masks, digest in self._entries[side]:
+            _check_png(png_folder / annotation["file_name"], digest)
+            size = [image["height"], image["width"]]
+            for segment, counts in zip(annotation["segments_info"], masks, strict=True):
+                about = {name: segment[name] for name in ("category_id", "bbox", "area", "iscrowd")}
+                mask = {"size": size, "counts": counts}
+                yield {"id": next(numbers), "image_id": image["id"], **about, "segmentation": mask}
 
 
 def with_side(records: Iterable[ConvertedRecord], split_table: pd.DataFrame) -> Iterator[tuple[ConvertedRecord, str]]:
@@ -78,6 +77,15 @@ def with_side(records: Iterable[ConvertedRecord], split_table: pd.DataFrame) -> 
         if not (rows := sides.of(record.key)):
             raise InputDataError(f"image {record.key!r} is not in the split; split again.")
         yield record, rows[0]["split"]
+
+
+def _check_png(path: Path, digest: str) -> None:
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise InputDataError(f"{path}: there is no such file; convert again.") from None
+    if sha256(content).hexdigest() != digest:
+        raise InputDataError(f"{path}: has changed since it was converted; remove it and convert again.")
 
 
 def _segment_info(record: ConvertedRecord, segment: Segment, taxonomy: Taxonomy) -> dict[str, Any]:

@@ -40,6 +40,7 @@ class Segment(NamedTuple):
     category_id: int  # the project's class id
     area: int  # its pixels in the PNG
     bbox: tuple[int, int, int, int]  # x, y, width, height of its pixels, in pixels
+    counts: str  # the same pixels, as COCO's compressed run-length code
     iscrowd: int  # 1 for a group that was not separated into instances
     annotation_id: int | None  # the annotation that a thing came from; None for stuff
     stuff_annotation_ids: tuple[int, ...] = ()  # annotations of stuff that have pixels in it; none in labelled stuff
@@ -68,6 +69,7 @@ class ConvertedRecord(NamedTuple):
     void_pixels: int  # pixels of the PNG that belong to no segment
     rejected: Sequence[Rejected] = ()  # annotations of this image that have no segment
     phash: str = ""  # 16 x 16 perceptual hash as hexadecimal text (`imagehash.phash(hash_size=16)`)
+    png_sha256: str = ""  # of the PNG file, as hexadecimal text
 
     @property
     def source(self) -> str:

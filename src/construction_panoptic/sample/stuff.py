@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from construction_panoptic.annotations.merging.segment_shapes import segment_extents
+from construction_panoptic.annotations.merging.segment_shapes import segment_shapes
 from construction_panoptic.config.sample import SampleSettings
 from construction_panoptic.sample.backdrops import COCO_CATEGORIES, LABELS
 from construction_panoptic.sample.painting import NoiseBank
@@ -75,7 +75,7 @@ def _segments(labels: NDArray[np.uint8], trucks: list[NDArray[np.bool_]], taken:
         id_map[mask] = segment
         names[segment] = name
     segments = []
-    for segment, (area, box) in segment_extents(id_map).items():
+    for segment, (area, box, _) in segment_shapes(id_map).items():
         if area < SMALLEST_REGION:
             id_map[id_map == segment] = 0
             continue

@@ -1,6 +1,7 @@
 """Nodes of the conversion by themselves; the whole pipeline is in test_main_job."""
 
 import json
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,10 @@ from construction_panoptic.annotations.panoptic_png import encode_id_map
 from construction_panoptic.annotations.records import ConvertedImages, ConvertedRecord, Segment
 from construction_panoptic.catalog.datasets import StreamedJSONDataset
 from construction_panoptic.catalog.files import ProjectCatalog
-from construction_panoptic.config.base import ONE_PROCESS
-from construction_panoptic.config.conversion import ConversionSettings
 from construction_panoptic.pipelines.annotation_conversion.pipeline import create_pipeline
 
 KEYS = ("yard/a.jpg", "yard/b.jpg")  # one on each side
+SKY = sha256(encode_id_map(np.ones((3, 4), np.uint32))).hexdigest()
 OUTPUTS = {"detection_train", "detection_val", "panoptic_train", "panoptic_val"}
 
 
@@ -26,7 +26,9 @@ OUTPUTS = {"detection_train", "detection_val", "panoptic_train", "panoptic_val"}
 def converted(tmp_path: Path) -> ConvertedImages:
     """Two images, all of them sky."""
     records = [
-        ConvertedRecord(key, key[5], f"{key[5]}.jpg", 4, 3, [Segment(1, 1, 12, (0, 0, 4, 3), 0, None)], 0)
+        ConvertedRecord(
+            key, key[5], f"{key[5]}.jpg", 4, 3, [Segment(1, 1, 12, (0, 0, 4, 3), "0<", 0, None)], 0, png_sha256=SKY
+        )
         for key in KEYS
     ]
     for record in records:
@@ -45,7 +47,6 @@ def write_coco(converted: ConvertedImages, folder: Path) -> None:
         "converted_images": converted,
         "split": pd.DataFrame({"key": KEYS, "split": ["train", "val"]}),
         "taxonomy": taxonomy,
-        "params:annotation_conversion": ConversionSettings(execution=ONE_PROCESS),
     }
     memory: dict[str, Any] = {name: MemoryDataset(data) for name, data in inputs.items()}
     catalog = ProjectCatalog(
@@ -57,7 +58,7 @@ def write_coco(converted: ConvertedImages, folder: Path) -> None:
 def test_panoptic_files_are_written_when_all_pngs_are_sound(converted: ConvertedImages, tmp_path: Path) -> None:
     folder = tmp_path / "out"
     (tmp_path / "b.png").write_bytes(encode_id_map(np.full((3, 4), 2, np.uint32)))
-    with pytest.raises(DatasetError, match=r"b\.png: id 2 is not in segments_info"):
+    with pytest.raises(DatasetError, match=r"b\.png: has changed since it was converted"):
         write_coco(converted, folder)
     assert {path.name for path in folder.iterdir()} == {"detection_train.json"}
 

@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from construction_panoptic.annotations.merging.panoptic_check import detections_of_image
 from construction_panoptic.annotations.panoptic_png import decode_id_map
 from tests.integration.pipelines.project import Project
 
@@ -35,10 +34,16 @@ def test_the_panoptic_files_are_strict(finished: Project) -> None:
     for side in ("train", "val"):
         panoptic = json.loads((data / f"05_model_input/panoptic_{side}.json").read_text())
         images = {image["id"]: image for image in panoptic["images"]}
-        things = {category["id"]: bool(category["isthing"]) for category in panoptic["categories"]}
         for annotation in panoptic["annotations"]:
-            entries = annotation, images[annotation["image_id"]]
-            assert detections_of_image(data / "03_primary/panoptic", things, entries)  # it refuses what does not fit
+            id_map = decode_id_map(data / "03_primary/panoptic" / annotation["file_name"])
+            image = images[annotation["image_id"]]
+            assert id_map.shape == (image["height"], image["width"])
+            assert set(np.unique(id_map)) - {0} == {segment["id"] for segment in annotation["segments_info"]}
+            for segment in annotation["segments_info"]:
+                rows, columns = np.nonzero(id_map == segment["id"])
+                (top, left), (bottom, right) = (rows.min(), columns.min()), (rows.max() + 1, columns.max() + 1)
+                assert segment["area"] == len(rows)
+                assert segment["bbox"] == [left, top, right - left, bottom - top]
 
 
 def test_the_image_without_stuff_has_its_thing_and_void(finished: Project) -> None:

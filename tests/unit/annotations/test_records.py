@@ -20,7 +20,7 @@ from construction_panoptic.annotations.rejected import (
 )
 from construction_panoptic.errors import InputDataError
 
-SEGMENTS = [Segment(1, 3, 10, (0, 1, 5, 2), 0, None), Segment(2, 17, 4, (3, 3, 2, 2), 1, 12)]
+SEGMENTS = [Segment(1, 3, 10, (0, 1, 5, 2), "0:", 0, None), Segment(2, 17, 4, (3, 3, 2, 2), "04", 1, 12)]
 HIDDEN = Rejected("yard", "yard/a.jpg", 13, "fully_hidden", "covered")
 RECORD = ConvertedRecord("yard/a.jpg", "yard__a", "yard__a.jpg", 8, 6, SEGMENTS, 34, [HIDDEN], "ab" * 32)
 
@@ -73,7 +73,7 @@ def test_conservation_fails(ids: tuple[int, ...], message: str) -> None:
 
 
 def test_annotated_stuff_is_conserved() -> None:
-    stuff = Segment(1, 3, 10, (0, 1, 5, 2), 0, None, (4, 5))
+    stuff = Segment(1, 3, 10, (0, 1, 5, 2), "0:", 0, None, (4, 5))
     record = ConvertedRecord("yard/a.jpg", "yard__a", "yard__a.jpg", 8, 6, [stuff], 38)
     check_conservation(inputs(4, 5), IMAGES, [record])
     with pytest.raises(ConservationError, match="6"):

@@ -27,7 +27,7 @@ def taxonomy() -> Taxonomy:
 
 def record(key: str, void: int, *segments: tuple[int, int]) -> ConvertedRecord:
     found = [
-        Segment(number, class_id, area, (0, 0, 1, 1), int(class_id == TRUCK), None)
+        Segment(number, class_id, area, (0, 0, 1, 1), "", int(class_id == TRUCK), None)
         for number, (class_id, area) in enumerate(segments, 1)
     ]
     return ConvertedRecord(key, key, key, 10, 20, found, void)

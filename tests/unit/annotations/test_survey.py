@@ -10,7 +10,7 @@ NO_CLASS = pd.DataFrame({"class_id": [], "class": [], "kind": [], "images_total"
 
 
 def record(name: str, *areas: int, void: int = 0, class_id: int = 8) -> ConvertedRecord:
-    segments = [Segment(n, class_id, area, (0, 0, 1, 1), 0, n) for n, area in enumerate(areas, 1)]
+    segments = [Segment(n, class_id, area, (0, 0, 1, 1), "", 0, n) for n, area in enumerate(areas, 1)]
     return ConvertedRecord(f"s/{name}", name, f"{name}.jpg", 100, 100, segments, void)
 
 

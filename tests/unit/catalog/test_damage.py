@@ -59,7 +59,7 @@ def test_a_damaged_record_of_a_converted_image(tmp_path: Path) -> None:
     images = ConvertedImagesDataset(
         filepath=str(tmp_path / "images.jsonl"), image_folder="images", png_folder="panoptic"
     )
-    segments = [Segment(1, 1, 4, (0, 0, 2, 2), 0, None)]
+    segments = [Segment(1, 1, 4, (0, 0, 2, 2), "04", 0, None)]
     records = [ConvertedRecord(f"site/{n}.jpg", str(n), f"{n}.jpg", 2, 2, segments, 0, [], "00") for n in range(2)]
     images.save(lambda _: [ConvertedImage(record, b"png", b"jpg", "0") for record in records])
     path = tmp_path / "images.jsonl"

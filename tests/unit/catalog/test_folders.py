@@ -32,7 +32,7 @@ def giving(*items: Any) -> Callable[[Any], Iterator[Any]]:
 
 def converted(stem: str, image: Path | bytes) -> ConvertedImage:
     id_map = np.full((4, 6), 1, dtype=np.uint32)
-    segment = Segment(id=1, category_id=3, area=24, bbox=(0, 0, 6, 4), iscrowd=0, annotation_id=None)
+    segment = Segment(id=1, category_id=3, area=24, bbox=(0, 0, 6, 4), counts="0h0", iscrowd=0, annotation_id=None)
     record = ConvertedRecord(f"a/{stem}.png", stem, f"{stem}.png", 6, 4, [segment], 0)
     return ConvertedImage(record, encode_id_map(id_map), image)
 

@@ -45,7 +45,10 @@ def segmentation_rle(segmentation: Any, height: int, width: int) -> dict[str, An
 def union_mask(codes: Iterable[bytes], height: int, width: int) -> NDArray[np.bool_]:
     """Return the union of masks, given as `segmentation_rle`'s ``counts`` for one size, as bool [height, width]."""
     parts = [{"size": [height, width], "counts": counts} for counts in codes]
-    return coco_mask.decode(_union(parts)).view(bool) if parts else np.zeros((height, width), dtype=bool)
+    if not parts:
+        return np.zeros((height, width), dtype=bool)
+    # Row by row, as all that it is compared with; pycocotools gives it column by column.
+    return np.ascontiguousarray(coco_mask.decode(_union(parts))).view(bool)
 
 
 def pixel_runs(counts: bytes) -> list[slice]:

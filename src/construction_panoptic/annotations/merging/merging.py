@@ -14,7 +14,7 @@ from pycocotools import mask as coco_mask
 
 from construction_panoptic.annotations.images import normalise_image
 from construction_panoptic.annotations.merging.masks import pixel_runs
-from construction_panoptic.annotations.merging.segment_shapes import run_starts, segment_extents
+from construction_panoptic.annotations.merging.segment_shapes import run_starts, segment_shapes
 from construction_panoptic.annotations.panoptic_png import encode_id_map
 from construction_panoptic.annotations.records import ConvertedImage, ConvertedRecord, Rejected, Segment
 from construction_panoptic.annotations.stuff.label_maps import decode_labels
@@ -23,7 +23,7 @@ from construction_panoptic.errors import InputDataError
 
 Overlap = Literal["last_on_top", "smallest_on_top", "fail"]
 _LONGEST_STEM = 150
-METHOD = 3  # raised when the same input is to give another result, so that nothing finished before is kept
+METHOD = 4  # raised when the same input is to give another result, so that nothing finished before is kept
 
 
 class MergeTask(NamedTuple):
@@ -81,22 +81,22 @@ def merge_image(
     first_region, first_thing = len(classes) + 1, len(classes) + len(stuff) + 1
     _paint(layers, regions, first_region, first_thing if overlap == "fail" else None, key)
     shown = _join(layers, regions, classes, first_region)
-    layers = np.ascontiguousarray(layers.reshape(width, height).T)
+    layers = layers.reshape(width, height).T
 
-    extents = segment_extents(layers)
-    ids = {layer: number for number, layer in enumerate(extents, start=1)}  # of the visible layers
+    shapes = segment_shapes(layers)
+    ids = {layer: number for number, layer in enumerate(shapes, start=1)}  # of the visible layers
     segments, rejected = [], []
     for layer, class_id in enumerate(classes, start=1):
         if layer in ids:
             parts = [region.annotation_id for region, at in zip(stuff, shown, strict=False) if at == layer]
-            segments.append(Segment(ids[layer], class_id, *extents[layer], 0, None, tuple(parts)))
+            segments.append(Segment(ids[layer], class_id, *shapes[layer], 0, None, tuple(parts)))
     for layer, (region, at) in enumerate(zip(regions, shown, strict=True), start=first_region):
         number = region.annotation_id
         if at is None or at not in ids:
             detail = "annotations above it cover all of its pixels"
             rejected.append(Rejected(source, key, number, "fully_hidden", detail))
         elif at == layer:
-            segments.append(Segment(ids[at], region.category_id, *extents[at], region.iscrowd, number))
+            segments.append(Segment(ids[at], region.category_id, *shapes[at], region.iscrowd, number))
         elif region.is_thing:
             crowd = regions[at - first_region].annotation_id
             detail = f"its pixels are in the crowd of annotation {crowd}; an image has one crowd of a class"
@@ -105,6 +105,11 @@ def merge_image(
     normalised = normalise_image(image["location"])
     if (normalised.width, normalised.height) != (width, height):
         raise InputDataError(f"image {key!r}: {image['location']} has changed since its export was read.")
+    if len(ids) < len(classes) + len(regions):
+        number_of = np.zeros(len(classes) + len(regions) + 1, dtype=layers.dtype)
+        number_of[list(ids)] = list(ids.values())
+        layers = number_of[layers]
+    png = encode_id_map(layers)
     record = ConvertedRecord(
         key=key,
         stem=stem,
@@ -112,15 +117,12 @@ def merge_image(
         width=width,
         height=height,
         segments=segments,
-        void_pixels=layers.size - sum(area for area, _ in extents.values()),
+        void_pixels=layers.size - sum(shape.area for shape in shapes.values()),
         rejected=rejected,
         phash=str(image["phash"]),
+        png_sha256=sha256(png).hexdigest(),
     )
-    if len(ids) < len(classes) + len(regions):
-        number_of = np.zeros(len(classes) + len(regions) + 1, dtype=layers.dtype)
-        number_of[list(ids)] = list(ids.values())
-        layers = number_of[layers]
-    return ConvertedImage(record, png=encode_id_map(layers), image=normalised.content, digest=task.digest)
+    return ConvertedImage(record, png, image=normalised.content, digest=task.digest)
 
 
 def _region(row: Mapping[str, Any], key: str, size: tuple[int, int], taxonomy: Taxonomy) -> _Region:

@@ -1,10 +1,18 @@
-"""The shapes of all segments of an id map, each found in one pass over it."""
+"""The shapes of all segments of an id map, found in one pass over it."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as rle_codec
+
+
+class Shape(NamedTuple):
+    """The pixels of a segment: their number, box (x, y, width, height) and compressed run-length code."""
+
+    area: int
+    bbox: tuple[int, int, int, int]
+    counts: str
 
 
 def run_starts(flat: NDArray[Any]) -> NDArray[np.int64]:
@@ -16,10 +24,12 @@ def segment_rles(id_map: NDArray[np.unsignedinteger]) -> dict[int, dict[str, Any
     """Encode the mask of every id of a map [H, W] but 0, void: ``{"size": [H, W], "counts": str}`` as pycocotools."""
     height, width = id_map.shape
     flat = id_map.ravel(order="F")
-    ids, first, starts, lengths = _runs_by_id(flat, run_starts(flat))
+    starts = run_starts(flat)
+    order = np.argsort(flat[starts], kind="stable")
+    ids, first = np.unique(flat[starts[order]], return_index=True)
     codes: dict[int, dict[str, Any]] = {}
     # Counts alternate between pixels outside and inside: differences of the run borders in turn.
-    borders = np.split(np.stack([starts, starts + lengths], axis=1), first[1:])
+    borders = np.split(np.stack([starts, np.append(starts[1:], flat.size)], axis=1)[order], first[1:])
     for segment_id, of_segment in zip(ids.tolist(), borders, strict=True):
         if segment_id == 0:
             continue
@@ -31,27 +41,12 @@ def segment_rles(id_map: NDArray[np.unsignedinteger]) -> dict[int, dict[str, Any
     return codes
 
 
-def segment_extents(id_map: NDArray[np.integer]) -> dict[int, tuple[int, tuple[int, int, int, int]]]:
-    """Measure every id of a map [H, W] but 0, void: its area and box (x, y, width, height) in pixels."""
-    width = id_map.shape[1]
-    flat = id_map.ravel()
-    borders = np.empty(flat.size, dtype=bool)
-    np.not_equal(flat[1:], flat[:-1], out=borders[1:])
-    borders[::width] = True
-    ids, first, starts, lengths = _runs_by_id(flat, np.flatnonzero(borders))
-    rows, columns = np.divmod(starts, width)
-    left, top = np.minimum.reduceat(columns, first), np.minimum.reduceat(rows, first)
-    right = np.maximum.reduceat(columns + lengths, first)
-    bottom = np.maximum.reduceat(rows, first) + 1
-    areas = np.add.reduceat(lengths, first)
-    boxes = zip(left.tolist(), top.tolist(), (right - left).tolist(), (bottom - top).tolist(), strict=True)
-    measured = zip(ids.tolist(), areas.tolist(), boxes, strict=True)
-    return {segment_id: (area, box) for segment_id, area, box in measured if segment_id}
-
-
-def _runs_by_id(flat: NDArray[Any], starts: NDArray[np.int64]) -> tuple[NDArray[Any], ...]:
-    """Sort runs of equal values by these: the values, the first run of each, starts and lengths of all runs."""
-    order = np.argsort(flat[starts], kind="stable")
-    lengths = np.diff(starts, append=flat.size)
-    ids, first = np.unique(flat[starts[order]], return_index=True)
-    return ids, first, starts[order], lengths[order]
+def segment_shapes(id_map: NDArray[np.unsignedinteger]) -> dict[int, Shape]:
+    """Measure and encode every id of a map [H, W] but 0, void, in rising order."""
+    rles = segment_rles(id_map)
+    boxes = rle_codec.toBbox(list(rles.values())).astype(int).tolist()
+    # One by one: of more than 255, pycocotools measures no areas.
+    return {
+        number: Shape(int(rle_codec.area(rle)), (x, y, width, height), rle["counts"])
+        for (number, rle), (x, y, width, height) in zip(rles.items(), boxes, strict=True)
+    }

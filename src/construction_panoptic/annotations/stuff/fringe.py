@@ -26,8 +26,10 @@ class Fringe(NamedTuple):
 
     def pixels(self, labels: LabelMap, things: Mask) -> int:
         """Count them in uint8 [H, W] of stuff ids, with bool [H, W] of annotated things."""
-        of_class = [labels == stuff_id for stuff_id in self.leftover]
-        rest = np.logical_or.reduce(of_class or [np.zeros_like(things)]) & ~things
+        rest = np.zeros_like(things)
+        for stuff_id in self.leftover:
+            rest |= labels == stuff_id
+        rest &= ~things
         if not (rest.any() and things.any()):
             return 0
         near = ndimage.maximum_filter(things.view(np.uint8), size=2 * self.distance + 1, mode="constant")

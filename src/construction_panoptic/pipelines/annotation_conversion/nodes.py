@@ -118,12 +118,10 @@ def split_images(converted: ConvertedImages, parameters: ConversionSettings) -> 
     return splitting.split(keys, groups, classes, val_fraction=settings.validation_fraction, seed=settings.seed)
 
 
-def write_coco(
-    converted: ConvertedImages, split: pd.DataFrame, taxonomy: dict[str, Any], parameters: ConversionSettings
-) -> tuple[dict[str, Any], ...]:
-    """Give detection of train and val, which checks everything against the PNGs, then panoptic of train and val."""
-    files, execution = CocoFiles(converted, split, Taxonomy.from_dict(taxonomy)), parameters.execution.model_dump()
-    detection = [files.detection(side, converted.png_folder, **execution) for side in ("train", "val")]
+def write_coco(converted: ConvertedImages, split: pd.DataFrame, taxonomy: dict[str, Any]) -> tuple[dict[str, Any], ...]:
+    """Give detection of train and val, which checks the PNGs, then panoptic of train and val."""
+    files = CocoFiles(converted, split, Taxonomy.from_dict(taxonomy))
+    detection = [files.detection(side, converted.png_folder) for side in ("train", "val")]
     return *detection, files.panoptic("train"), files.panoptic("val")
 
 

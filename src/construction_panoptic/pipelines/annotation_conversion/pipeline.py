@@ -49,7 +49,7 @@ def create_pipeline(**_: Any) -> Pipeline:
             ),
             Node(
                 nodes.write_coco,
-                inputs=["converted_images", "split", "taxonomy", _PARAMETERS],
+                inputs=["converted_images", "split", "taxonomy"],
                 outputs=["detection_train", "detection_val", "panoptic_train", "panoptic_val"],
                 name="check_and_write_coco_files",
             ),

@@ -5,7 +5,7 @@ from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 from pycocotools import mask as rle_codec
 
-from construction_panoptic.annotations.merging.segment_shapes import segment_extents, segment_rles
+from construction_panoptic.annotations.merging.segment_shapes import segment_rles, segment_shapes
 
 
 @settings(max_examples=80, deadline=None)
@@ -33,9 +33,11 @@ def test_run_lengths_equal_pycocotools(id_map: NDArray[np.uint32]) -> None:
     )
 )
 def test_areas_and_boxes_equal_those_of_the_pixels(id_map: NDArray[np.uint32]) -> None:
-    extents = segment_extents(id_map)
-    assert set(extents) == set(id_map.ravel().tolist()) - {0}
-    for segment_id, (area, box) in extents.items():
+    codes, shapes = segment_rles(id_map), segment_shapes(id_map)
+    assert list(shapes) == sorted(shapes)
+    assert set(shapes) == set(id_map.ravel().tolist()) - {0}
+    for segment_id, (area, box, counts) in shapes.items():
+        assert counts == codes[segment_id]["counts"]
         rows, columns = np.nonzero(id_map == segment_id)
         x, y = columns.min(), rows.min()
         assert area == len(rows)

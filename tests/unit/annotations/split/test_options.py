@@ -85,7 +85,7 @@ def test_a_missing_list_is_named(tmp_path: Path) -> None:
 def test_a_list_that_leaks_is_refused_by_the_audit(tmp_path: Path) -> None:
     path = tmp_path / "mine.csv"
     path.write_text("key,split\ns/a,train\ns/b,val\ns/c,val\n")
-    segment = Segment(1, 1, 4, (0, 0, 2, 2), 0, None)
+    segment = Segment(1, 1, 4, (0, 0, 2, 2), "", 0, None)
     hashes = ["0" * 64, "0" * 63 + "1", "f" * 64]
     records = [
         ConvertedRecord(key, key, key, 2, 2, [segment], 0, phash=phash)

@@ -20,7 +20,9 @@ pytestmark = pytest.mark.medium
 
 
 def record(key: str, phash: int, *class_ids: int) -> ConvertedRecord:
-    segments = [Segment(position, class_id, 4, (0, 0, 2, 2), 0, None) for position, class_id in enumerate(class_ids, 1)]
+    segments = [
+        Segment(position, class_id, 4, (0, 0, 2, 2), "", 0, None) for position, class_id in enumerate(class_ids, 1)
+    ]
     stem = key.replace("/", "__")
     return ConvertedRecord(key, stem, f"{stem}.jpg", 8, 8, segments, 64, [], f"{phash:064x}")
 
