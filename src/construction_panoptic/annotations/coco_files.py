@@ -11,7 +11,7 @@ import pandas as pd
 
 from construction_panoptic.annotations.records import ConvertedRecord, Segment
 from construction_panoptic.annotations.split.splitting import split_digest
-from construction_panoptic.annotations.tables import RowsOfKeys, WaitingItems
+from construction_panoptic.annotations.tables import WaitingItems
 from construction_panoptic.annotations.taxonomy import Taxonomy
 from construction_panoptic.errors import InputDataError
 
@@ -69,14 +69,14 @@ def with_side(records: Iterable[ConvertedRecord], split_table: pd.DataFrame) -> 
 
     Raises `InputDataError`: a record is not in the table, comes twice or out of order.
     """
-    sides, before = RowsOfKeys(split_table, ["split"]), ""
+    sides, before = dict(zip(split_table["key"], split_table["split"], strict=True)), ""
     for record in records:
         if record.key <= before:
             raise InputDataError(f"image {record.key!r} comes twice or out of order; convert again.")
         before = record.key
-        if not (rows := sides.of(record.key)):
+        if record.key not in sides:
             raise InputDataError(f"image {record.key!r} is not in the split; split again.")
-        yield record, rows[0]["split"]
+        yield record, sides[record.key]
 
 
 def _check_png(path: Path, digest: str) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 import pandas as pd
 
 from construction_panoptic.annotations.records import REJECTED_COLUMNS, ConvertedRecord, Rejected
-from construction_panoptic.annotations.tables import Table, blocks
+from construction_panoptic.annotations.tables import StoredTable
 from construction_panoptic.errors import InputDataError
 
 
@@ -64,7 +64,9 @@ def repaired_and_kept(repaired: pd.DataFrame, rejected: pd.DataFrame) -> pd.Data
     return repaired[~pd.MultiIndex.from_frame(repaired[names]).isin(gone)].reset_index(drop=True)
 
 
-def check_conservation(annotations: Table, images: pd.DataFrame, records: Iterable[ConvertedRecord]) -> pd.DataFrame:
+def check_conservation(
+    annotations: StoredTable, images: pd.DataFrame, records: Iterable[ConvertedRecord]
+) -> pd.DataFrame:
     """Check that every accepted annotation and image is in the converted data or rejected, exactly once.
 
     Sums of hashes are compared, so that no names are held; where they differ, names are looked for in the records once
@@ -99,6 +101,5 @@ def _annotations_of(record: ConvertedRecord) -> Iterator[tuple[str, str]]:
     yield from ((r.source, str(r.annotation_id)) for r in record.rejected if r.annotation_id is not None)
 
 
-def _rows(annotations: Table) -> Iterator[tuple[str, str]]:
-    for block in blocks(annotations, ["source", "annotation_id"]):
-        yield from zip(block["source"].tolist(), map(str, block["annotation_id"].tolist()), strict=True)
+def _rows(annotations: StoredTable) -> Iterator[tuple[str, str]]:
+    return ((row["source"], str(row["annotation_id"])) for row in annotations.rows(["source", "annotation_id"]))

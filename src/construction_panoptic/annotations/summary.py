@@ -11,7 +11,7 @@ import pandas as pd
 
 from construction_panoptic.annotations.coco_files import with_side
 from construction_panoptic.annotations.records import ConvertedRecord
-from construction_panoptic.annotations.tables import RowsOfKeys, Table, blocks
+from construction_panoptic.annotations.tables import RowsOfKeys, StoredTable
 from construction_panoptic.annotations.taxonomy import Taxonomy
 
 _SIDES = ("train", "val")
@@ -28,7 +28,7 @@ def class_counts_and_summary(
     records: Iterable[ConvertedRecord],
     split_table: pd.DataFrame,
     taxonomy: Taxonomy,
-    annotations: Table,
+    annotations: StoredTable,
     rejected: pd.DataFrame,
     repaired: pd.DataFrame,
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
@@ -112,16 +112,15 @@ def _records_summary(table: pd.DataFrame) -> dict[str, Any]:
     return {**facts, "by_reason": reasons}
 
 
-def _rejected_of_class(rejected: pd.DataFrame, annotations: Table, taxonomy: Taxonomy) -> Counter[int]:
+def _rejected_of_class(rejected: pd.DataFrame, annotations: StoredTable, taxonomy: Taxonomy) -> Counter[int]:
     of_annotations = rejected[rejected["annotation_id"].notna()]
     # Ids may be of one file, or even of one image (COCO panoptic) of an export.
     names = list(zip(of_annotations["image"], of_annotations["annotation_id"].astype(str), strict=True))
     wanted = set(names)
     class_of: dict[tuple[str, str], int] = {}
-    for block in blocks(annotations, ["key", "annotation_id", "category_id"]) if names else ():
-        rows = zip(*(block[column].tolist() for column in block), strict=True)
-        found = {(key, str(number)): class_id for key, number, class_id in rows}
-        class_of |= {name: found[name] for name in found.keys() & wanted}
+    for row in annotations.rows(["key", "annotation_id", "category_id"]) if names else ():
+        if (name := (row["key"], str(row["annotation_id"]))) in wanted:
+            class_of[name] = row["category_id"]
     sources = zip(names, of_annotations["source"], strict=True)
     classes = (class_of.get(name, taxonomy.thing_id(source)) for name, source in sources)
     return Counter(class_id for class_id in classes if class_id is not None)
@@ -136,7 +135,7 @@ class Survey(NamedTuple):
 
 
 def survey(
-    records: Iterable[ConvertedRecord], annotations: Table, rejected: pd.DataFrame, class_counts: pd.DataFrame
+    records: Iterable[ConvertedRecord], annotations: StoredTable, rejected: pd.DataFrame, class_counts: pd.DataFrame
 ) -> Survey:
     """Choose images that may be annotated wrongly, draw images of every class at random, and count sizes.
 
@@ -150,7 +149,7 @@ def survey(
     def suspicions(record: ConvertedRecord) -> list[tuple[float, str]]:
         """Give how much there is of each kind, and how that is said; 0 where it is too little to be suspicious."""
         void = record.void_pixels / (record.width * record.height)
-        area = float(np.nansum([row["area"] for row in areas.of(record.key) if row["is_thing"]]))
+        area = float(np.sum([row["area"] or 0.0 for row in areas.of(record.key) if row["is_thing"]]))
         visible = sum(segment.area for segment in record.segments if segment.annotation_id is not None)
         hidden = 1 - visible / area if area > 0 else 0.0
         return [

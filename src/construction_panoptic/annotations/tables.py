@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from itertools import chain, groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 import pandas as pd
 import pyarrow as pa
@@ -35,10 +35,10 @@ class StoredTable:
         """Read these columns, or all, of all rows."""
         return parquet.ParquetFile(self._file).read(columns).to_pandas()
 
-    def blocks(self, columns: list[str] | None = None) -> Iterator[pd.DataFrame]:
-        """Read these columns, or all, a thousand rows at a time."""
+    def rows(self, columns: list[str] | None = None) -> Iterator[dict[str, Any]]:
+        """Read these columns, or all, row by row, of which a thousand are in memory; what is missing is None."""
         batches = parquet.ParquetFile(self._file).iter_batches(_ROWS_OF_BLOCK, columns=columns)
-        return (batch.to_pandas() for batch in batches)
+        return chain.from_iterable(batch.to_pylist() for batch in batches)
 
     def copy_to(self, path: Path) -> None:
         """Write the file to another place."""
@@ -105,29 +105,15 @@ def _closed_if_full(file: BinaryIO) -> Iterator[None]:
         raise
 
 
-Table = pd.DataFrame | StoredTable
-
-
-def blocks(table: Table, columns: list[str] | None = None) -> Iterator[pd.DataFrame]:
-    """Give these columns of a table, or all, a thousand rows at a time."""
-    if isinstance(table, StoredTable):
-        return table.blocks(columns)
-    chosen = table if columns is None else table[columns]
-    return (chosen.iloc[start : start + _ROWS_OF_BLOCK] for start in range(0, len(chosen), _ROWS_OF_BLOCK))
-
-
 class RowsOfKeys:
-    """The rows of each key of a table (one in a file is sorted by it), of which a thousand are in memory."""
+    """The rows of each key of a table that is sorted by it, of which a thousand are in memory."""
 
-    def __init__(self, table: Table, columns: list[str] | None = None) -> None:
-        self._table = table if isinstance(table, StoredTable) else table.sort_values("key", kind="stable")
-        self._columns = None if columns is None else ["key", *columns]
+    def __init__(self, table: StoredTable, columns: list[str] | None = None) -> None:
+        self._table, self._columns = table, None if columns is None else ["key", *columns]
         self._begin()
 
     def _begin(self) -> None:
-        parts = blocks(self._table, self._columns)
-        rows = chain.from_iterable(cast("Any", part).to_dict("records") for part in parts)
-        self._groups = groupby(rows, itemgetter("key"))
+        self._groups = groupby(self._table.rows(self._columns), itemgetter("key"))
         self._asked = self._key = ""
         self._rows: list[dict[str, Any]] = []
 

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -287,7 +288,7 @@ class StoredTableDataset(LocalDataset):
 
     def preview(self) -> TablePreview:
         """Give the first rows."""
-        first = next(self.load().blocks(), pd.DataFrame()).head(_PREVIEW_ROWS)
+        first = pd.DataFrame(islice(self.load().rows(), _PREVIEW_ROWS))
         return TablePreview(first.to_dict(orient="split"))
 
 

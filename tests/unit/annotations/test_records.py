@@ -18,7 +18,9 @@ from construction_panoptic.annotations.rejected import (
     check_conservation,
     rejected_table,
 )
+from construction_panoptic.annotations.tables import StoredTable
 from construction_panoptic.errors import InputDataError
+from tests.unit.stored import stored
 
 SEGMENTS = [Segment(1, 3, 10, (0, 1, 5, 2), "0:", 0, None), Segment(2, 17, 4, (3, 3, 2, 2), "04", 1, 12)]
 HIDDEN = Rejected("yard", "yard/a.jpg", 13, "fully_hidden", "covered")
@@ -44,8 +46,8 @@ def test_rejected_table_keeps_ids_as_written() -> None:
     assert rejected_table([]).columns.tolist() == table.columns.tolist()
 
 
-def inputs(*ids: int | str) -> pd.DataFrame:
-    return pd.DataFrame({"source": ["yard"] * len(ids), "annotation_id": [str(number) for number in ids]})
+def inputs(*ids: int) -> StoredTable:
+    return stored(pd.DataFrame({"source": ["yard"] * len(ids), "annotation_id": ids}))
 
 
 IMAGES = pd.DataFrame({"key": [RECORD.key]})

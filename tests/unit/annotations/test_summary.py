@@ -8,6 +8,7 @@ from construction_panoptic.annotations.rejected import rejected_table
 from construction_panoptic.annotations.summary import class_counts_and_summary
 from construction_panoptic.annotations.taxonomy import Taxonomy
 from construction_panoptic.errors import InputDataError
+from tests.unit.stored import stored
 
 SKY, WALL, CRANE, TRUCK, LIFT = 1, 2, 10, 11, 12
 
@@ -70,7 +71,7 @@ NOTHING = rejected_table([])
 
 
 def test_every_class_has_a_row_of_counts(taxonomy: Taxonomy) -> None:
-    counts, _ = class_counts_and_summary(iter(RECORDS), SPLIT, taxonomy, ANNOTATIONS, REJECTED, NOTHING)
+    counts, _ = class_counts_and_summary(iter(RECORDS), SPLIT, taxonomy, stored(ANNOTATIONS), REJECTED, NOTHING)
     counted = [f"{what}_{side}" for what in ("images", "segments", "pixels") for side in ("train", "val", "total")]
     assert list(counts.columns) == ["class_id", "class", "kind", *counted, "rejected"]
     expected = [
@@ -84,12 +85,12 @@ def test_every_class_has_a_row_of_counts(taxonomy: Taxonomy) -> None:
 
 
 def test_rejected_annotations_of_unknown_class_belong_to_none(taxonomy: Taxonomy) -> None:
-    counts, _ = class_counts_and_summary(RECORDS, SPLIT, taxonomy, ANNOTATIONS[:0], REJECTED, NOTHING)
+    counts, _ = class_counts_and_summary(RECORDS, SPLIT, taxonomy, stored(ANNOTATIONS[:0]), REJECTED, NOTHING)
     assert dict(zip(counts["class_id"], counts["rejected"], strict=True))[TRUCK] == 0
 
 
 def test_the_summary_describes_each_side(taxonomy: Taxonomy) -> None:
-    _, summary = class_counts_and_summary(RECORDS, SPLIT, taxonomy, ANNOTATIONS, REJECTED, REJECTED[:2])
+    _, summary = class_counts_and_summary(RECORDS, SPLIT, taxonomy, stored(ANNOTATIONS), REJECTED, REJECTED[:2])
     assert summary["all"] == {
         "images": 4,
         "megapixels": 0.001,
@@ -122,7 +123,7 @@ def test_the_summary_describes_each_side(taxonomy: Taxonomy) -> None:
 
 
 def test_no_records_have_no_shares(taxonomy: Taxonomy) -> None:
-    _, summary = class_counts_and_summary([], SPLIT.iloc[:0], taxonomy, ANNOTATIONS, NOTHING, NOTHING)
+    _, summary = class_counts_and_summary([], SPLIT.iloc[:0], taxonomy, stored(ANNOTATIONS), NOTHING, NOTHING)
     assert summary["all"]["segments_per_image"] is None
     assert summary["val"]["void_share"] is None
     assert summary["rejected"]["total"] == 0
@@ -130,4 +131,4 @@ def test_no_records_have_no_shares(taxonomy: Taxonomy) -> None:
 
 def test_what_does_not_belong_together_is_named(taxonomy: Taxonomy) -> None:
     with pytest.raises(InputDataError, match=r"'tower_crane/b\.jpg' is not in the split"):
-        class_counts_and_summary(RECORDS, SPLIT.iloc[:3], taxonomy, ANNOTATIONS, NOTHING, NOTHING)
+        class_counts_and_summary(RECORDS, SPLIT.iloc[:3], taxonomy, stored(ANNOTATIONS), NOTHING, NOTHING)

@@ -3,8 +3,9 @@ import pandas as pd
 
 from construction_panoptic.annotations.records import ConvertedRecord, Segment
 from construction_panoptic.annotations.summary import survey
+from tests.unit.stored import stored
 
-NOTHING = pd.DataFrame({"key": [], "area": [], "is_thing": []})
+NOTHING = stored(pd.DataFrame({"key": [], "area": [], "is_thing": []}))
 NONE_REJECTED = pd.DataFrame({"image": [], "annotation_id": []})
 NO_CLASS = pd.DataFrame({"class_id": [], "class": [], "kind": [], "images_total": []})
 
@@ -31,7 +32,7 @@ def test_the_most_suspicious_come_with_their_reasons() -> None:
     )
     rejected = pd.DataFrame({"image": ["s/lost", "s/lost", "s/gone"], "annotation_id": ["1", "2", None]})
     counts = class_counts({"pump": 4})
-    chosen = {r.stem: note for r, note in survey(records, annotations, rejected, counts).suspicious}
+    chosen = {r.stem: note for r, note in survey(records, stored(annotations), rejected, counts).suspicious}
     assert chosen == {
         "lost": "2 rejected, 9 % void",
         "void": "40 % void",

@@ -2,22 +2,21 @@
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import chain
-from typing import Any, cast
+from typing import Any
 
 import pandas as pd
 
 from construction_panoptic.annotations.digests import digest_of
 from construction_panoptic.annotations.merging.merging import METHOD, MergeTask, Overlap, merge_image, unique_stems
 from construction_panoptic.annotations.records import ConvertedImage, ConvertedRecord
-from construction_panoptic.annotations.tables import RowsOfKeys, Table, blocks
+from construction_panoptic.annotations.tables import RowsOfKeys, StoredTable
 from construction_panoptic.annotations.taxonomy import Taxonomy
 from construction_panoptic.parallel.workers import Engine, WorkerCount, Workers
 
 
 def merge_images(
     images: pd.DataFrame,
-    annotations: Table,
+    annotations: StoredTable,
     stuff_reader: Callable[[str], bytes | None],
     taxonomy: Taxonomy,
     overlap: Overlap = "last_on_top",
@@ -39,7 +38,8 @@ def merge_images(
 
     def tasks() -> Iterator[MergeTask]:
         rows_of = RowsOfKeys(annotations)
-        for image in chain.from_iterable(cast("Any", block).to_dict("records") for block in blocks(images)):
+        for values in images.itertuples(index=False, name=None):
+            image: dict[str, Any] = dict(zip(images.columns, values, strict=True))
             key = image["key"]
             rows, stuff, stem = rows_of.of(key), stuff_reader(key), stems[key]
             digest = digest_of(common, image, rows, stem, stuff or b"")

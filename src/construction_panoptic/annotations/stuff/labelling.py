@@ -19,7 +19,7 @@ from construction_panoptic.annotations.stuff.labeller import (
     label_block,
     label_images,
 )
-from construction_panoptic.annotations.tables import RowsOfKeys, Table
+from construction_panoptic.annotations.tables import RowsOfKeys, StoredTable
 from construction_panoptic.config.base import ONE_PROCESS, Execution
 from construction_panoptic.parallel.model_pool import batches_in_block, in_this_process, map_on_devices
 from construction_panoptic.parallel.workers import Workers, blocks_of
@@ -31,7 +31,7 @@ _SHOWN = 5
 
 def label_all(
     images: pd.DataFrame,
-    annotations: Table,
+    annotations: StoredTable,
     labeller: StuffLabeller,
     fringe: Fringe,
     folder: Path,
@@ -71,7 +71,7 @@ def label_all(
 
 
 def images_to_label(
-    images: pd.DataFrame, annotations: Table, labeller: StuffLabeller, fringe: Fringe
+    images: pd.DataFrame, annotations: StoredTable, labeller: StuffLabeller, fringe: Fringe
 ) -> Iterator[ImageToLabel]:
     """Give each image with its things and the digest of all that its labels depend on."""
     rows = RowsOfKeys(annotations, ["is_thing", "rle"])

@@ -20,6 +20,7 @@ from construction_panoptic.annotations.stuff.labelling import label_all
 from construction_panoptic.annotations.stuff.ready import ReadyStuff
 from construction_panoptic.annotations.taxonomy import Taxonomy
 from construction_panoptic.config.base import Execution
+from tests.unit.stored import stored
 
 TAXONOMY = Taxonomy.from_dict(
     {
@@ -127,7 +128,7 @@ def test_the_rim_of_a_ready_prediction_becomes_void(tmp_path: Path, share: float
     sizes = {"sha256": "", "height": 20, "width": 30}
     images = pd.DataFrame([{"key": f"yard/{name}", "location": name} | sizes for name in names])
     code = code_of([[6, 6, 14, 6, 14, 14, 6, 14]])
-    annotations = pd.DataFrame([{"key": "yard/a.jpg", "is_thing": True, "rle": code}])
+    annotations = stored(pd.DataFrame([{"key": "yard/a.jpg", "is_thing": True, "rle": code}]))
     ready, execution = ReadyStuff(tmp_path, TAXONOMY, share), Execution(workers=workers)
     found, unknown = label_all(images, annotations, ready, Fringe([1], 2), folder=tmp_path, execution=execution)
     assert unknown.labels is None

@@ -19,18 +19,20 @@ from construction_panoptic.annotations.stuff.detr_labeller import DetrLabeller
 from construction_panoptic.annotations.stuff.label_maps import StuffOfImage, decode_labels
 from construction_panoptic.annotations.stuff.labeller import Fringe, StuffLabeller, StuffMaps
 from construction_panoptic.annotations.stuff.labelling import images_to_label, label_all
+from construction_panoptic.annotations.tables import StoredTable
 from construction_panoptic.annotations.taxonomy import Taxonomy
 from construction_panoptic.catalog.datasets import StuffLabelsDataset
 from construction_panoptic.config.base import ONE_PROCESS, Execution
 from construction_panoptic.config.conversion import StuffSettings
 from construction_panoptic.models.detr import build_detr_panoptic
 from construction_panoptic.parallel import model_pool
+from tests.unit.stored import stored
 
 pytestmark = pytest.mark.medium
 
 COUNT, BATCH = 7, 2
 FRINGE = Fringe([1], 2)
-Tables = tuple[pd.DataFrame, pd.DataFrame]
+Tables = tuple[pd.DataFrame, StoredTable]
 
 
 class Darkness(StuffLabeller):
@@ -80,7 +82,7 @@ def tables(tmp_path: Path) -> Tables:
         {"key": row["key"], "is_thing": True, "rle": code["counts"].decode()}
         for row, code in zip(rows, codes, strict=True)
     ]
-    return pd.DataFrame(rows), pd.DataFrame(annotations)
+    return pd.DataFrame(rows), stored(pd.DataFrame(annotations))
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -165,10 +167,11 @@ def test_ray_labels_as_one_process_does_though_one_of_its_processes_dies(
 
 
 def test_a_digest_tells_what_labels_depend_on(tables: Tables) -> None:
-    images, annotations = tables
+    images, annotations = tables[0], tables[1].frame()
 
     def digests(images: pd.DataFrame, annotations: pd.DataFrame, fringe: Fringe = FRINGE, **labeller: Any) -> list[str]:
-        return [image.digest for image in images_to_label(images, annotations, Darkness(**labeller), fringe)]
+        found = images_to_label(images, stored(annotations), Darkness(**labeller), fringe)
+        return [image.digest for image in found]
 
     before = digests(images, annotations)
     assert len(set(before)) == COUNT

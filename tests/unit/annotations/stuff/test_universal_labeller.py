@@ -21,12 +21,14 @@ from construction_panoptic.annotations.stuff.labeller import Fringe
 from construction_panoptic.annotations.stuff.labelling import label_all
 from construction_panoptic.annotations.stuff.registry import origin_of
 from construction_panoptic.annotations.stuff.universal_labeller import UniversalLabeller, stuff_of_names
+from construction_panoptic.annotations.tables import StoredTable
 from construction_panoptic.annotations.taxonomy import Taxonomy
 from construction_panoptic.catalog.datasets import StuffLabelsDataset
 from construction_panoptic.config.base import Execution, parse
 from construction_panoptic.config.conversion import StuffSettings
 from construction_panoptic.errors import CheckpointError, ParameterError
 from construction_panoptic.parallel import model_pool
+from tests.unit.stored import stored
 from tests.unit.universal_models import FAMILIES, NAMES, write_model
 
 pytestmark = pytest.mark.medium
@@ -149,7 +151,7 @@ def test_a_photograph_of_20_megapixels_has_its_own_size(models: dict[str, Path],
 
 
 @pytest.fixture
-def tables(tmp_path: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+def tables(tmp_path: Path) -> tuple[pd.DataFrame, StoredTable]:
     """Five images of several sizes, with a thing in each."""
     rows: list[dict[str, Any]] = []
     things = []
@@ -161,11 +163,11 @@ def tables(tmp_path: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
         rows.append(row | {"width": width, "height": height})
         code = segmentation_rle([[5, 5, 45, 5, 45, 55, 5, 55]], height, width)["counts"].decode()
         things.append({"key": row["key"], "is_thing": True, "rle": code})
-    return pd.DataFrame(rows), pd.DataFrame(things)
+    return pd.DataFrame(rows), stored(pd.DataFrame(things))
 
 
 def label(
-    tables: tuple[pd.DataFrame, pd.DataFrame], labeller: UniversalLabeller, folder: Path, **execution: Any
+    tables: tuple[pd.DataFrame, StoredTable], labeller: UniversalLabeller, folder: Path, **execution: Any
 ) -> dict[str, bytes]:
     images, things = tables
     stuff = partial(label_all, images, things, labeller, Fringe([1], 2), execution=Execution(**execution))
