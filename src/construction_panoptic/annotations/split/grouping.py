@@ -21,19 +21,30 @@ _GATHERED = 3  # a pair found through a bucket, cost as much as so many pairs of
 Pairs = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 
-def near_duplicate_groups(phashes: Sequence[str], keys: Sequence[str], max_distance: int) -> list[int]:
+def near_duplicate_groups(
+    phashes: Sequence[str], keys: Sequence[str], max_distance: int, names: Sequence[str | None] = ()
+) -> list[int]:
     """Group images whose perceptual hashes (hexadecimal, of one length) are close, directly or through other images.
 
-    Two images are neighbours if their hashes differ in at most ``max_distance`` bits; a group is a connected component
-    of neighbours. The answer is exact, see `near_pairs`: one group number an image, from 0 in the order of the groups'
-    smallest keys, so that the same images have the same numbers whatever order they come in. Raises `InputDataError`: a
-    hash is not hexadecimal or has another length than the first.
+    Two images are neighbours if their hashes differ in at most ``max_distance`` bits, or if they have one of ``names``
+    (None: no name) in common; a group is a connected component of neighbours. The answer is exact, see `near_pairs`:
+    one group number an image, from 0 in the order of the groups' smallest keys, so that the same images have the same
+    numbers whatever order they come in. Raises `InputDataError`: a hash is not hexadecimal or has another length than
+    the first.
     """
     if not keys:
         return []
     unique, inverse = np.unique(hash_bytes(phashes, keys), axis=0, return_inverse=True)
-    component = _components(len(unique), near_pairs(unique, max_distance))
-    return _numbered(keys, component[inverse.reshape(-1)])
+    place = inverse.reshape(-1)
+    first: dict[str, int] = {}
+    named = zip(place.tolist(), names or [None] * len(keys), strict=True)
+    edges = [(one, first.setdefault(name, one)) for one, name in named if name]
+    left, right = np.array(edges, dtype=np.int64).reshape(-1, 2).T
+    component = _components(len(unique), chain(near_pairs(unique, max_distance), [(left, right)]))[place]
+    order = sorted(range(len(keys)), key=keys.__getitem__)
+    groups = np.empty(len(keys), dtype=np.int64)
+    groups[order] = pd.factorize(component[order])[0]
+    return groups.tolist()
 
 
 def video_names(keys: Sequence[str], pattern: str) -> list[str | None]:
@@ -49,24 +60,6 @@ def video_names(keys: Sequence[str], pattern: str) -> list[str | None]:
         group = match[1] if match and compiled.groups else None
         names.append(f"{path.parent}/{group or ''}" if match else None)
     return names
-
-
-def join_groups(keys: Sequence[str], groups: Sequence[int], names: Sequence[str | None]) -> list[int]:
-    """Put groups together that share a name (None: no name); numbers are as those of `near_duplicate_groups`."""
-    if not keys:
-        return []
-    first: dict[str, int] = {}
-    edges = [(group, first.setdefault(name, group)) for group, name in zip(groups, names, strict=True) if name]
-    left, right = np.array(edges, dtype=np.int64).reshape(-1, 2).T
-    return _numbered(keys, _components(max(groups) + 1, [(left, right)])[list(groups)])
-
-
-def _numbered(keys: Sequence[str], component: NDArray[np.int64]) -> list[int]:
-    """Number groups from 0 in the order of their smallest key."""
-    order = sorted(range(len(keys)), key=keys.__getitem__)
-    groups = np.empty(len(keys), dtype=np.int64)
-    groups[order] = pd.factorize(component[order])[0]
-    return [int(group) for group in groups]
 
 
 def hash_bytes(phashes: Sequence[str], keys: Sequence[str]) -> NDArray[np.uint8]:

@@ -108,9 +108,8 @@ def split_images(converted: ConvertedImages, parameters: ConversionSettings) -> 
     settings = parameters.split
     facts = ((record.key, record.phash, {segment.category_id for segment in record.segments}) for record in converted)
     keys, hashes, classes = zip(*facts, strict=True)
-    groups = grouping.near_duplicate_groups(hashes, keys, settings.near_duplicate_distance)
-    if settings.video_pattern is not None:
-        groups = grouping.join_groups(keys, groups, grouping.video_names(keys, settings.video_pattern))
+    videos = () if settings.video_pattern is None else grouping.video_names(keys, settings.video_pattern)
+    groups = grouping.near_duplicate_groups(hashes, keys, settings.near_duplicate_distance, videos)
     if settings.list is not None:
         return options.listed_split(settings.list, keys, groups)
     if settings.folds is not None:

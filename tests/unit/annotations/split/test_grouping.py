@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from construction_panoptic.annotations.split import grouping
-from construction_panoptic.annotations.split.grouping import join_groups, near_duplicate_groups, video_names
+from construction_panoptic.annotations.split.grouping import near_duplicate_groups, video_names
 from construction_panoptic.config.conversion import SplitSettings
 from construction_panoptic.errors import InputDataError
 
@@ -192,12 +192,13 @@ def test_the_first_group_names_the_video() -> None:
 def test_videos_join_groups_of_near_duplicates() -> None:
     keys = ["a/1", "a/2", "a/3", "a/4", "a/0"]
     # 1 and 2 look alike, 2 and 3 are frames of one video, so the three belong together.
-    assert join_groups(keys, [0, 0, 1, 2, 3], [None, "v", "v", None, None]) == [1, 1, 1, 2, 0]
-    assert join_groups(keys, [0, 0, 1, 2, 3], [None] * 5) == [1, 1, 2, 3, 0]
-    assert join_groups([], [], []) == []
+    hashes = ["00", "01", "f0", "0f", "ff"]
+    assert near_duplicate_groups(hashes, keys, 1, [None, "v", "v", None, None]) == [1, 1, 1, 2, 0]
+    assert near_duplicate_groups(hashes, keys, 1, [None] * 5) == [1, 1, 2, 3, 0]
+    assert near_duplicate_groups([], [], 1, []) == []
 
 
 def test_crops_of_a_photograph_can_stay_together() -> None:
     keys = ["f/IMG_7_scaled_0.jpg", "f/IMG_7_scaled_1.jpg", "f/IMG_71_scaled_0.jpg", "g/IMG_7_scaled_0.jpg", "f/x.jpg"]
     names = video_names(keys, r"(.*)_scaled_\d+")
-    assert join_groups(keys, [0, 1, 2, 3, 4], names) == [1, 1, 0, 3, 2]
+    assert near_duplicate_groups(["00", "11", "22", "33", "44"], keys, 0, names) == [1, 1, 0, 3, 2]
