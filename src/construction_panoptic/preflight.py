@@ -78,17 +78,13 @@ def project_path() -> Path:
     return find_kedro_project(Path.cwd()) or Path.cwd()
 
 
-def pipeline_names() -> list[str]:
-    """Give the names of the pipelines that have a folder; `outlines` has those of whole recipes too."""
-    return [module.name for module in pkgutil.iter_modules(pipelines.__path__) if module.ispkg]
-
-
 def outlines() -> dict[str, Pipeline]:
     """Register the pipelines without their nodes' functions, whose libraries take seconds to import."""
     from construction_panoptic.pipeline_registry import register_pipelines
 
     loaded = _forget_pipelines()
-    sys.modules.update({f"{pipelines.__name__}.{name}.nodes": _NoFunctions(name) for name in pipeline_names()})
+    folders = (module.name for module in pkgutil.iter_modules(pipelines.__path__) if module.ispkg)
+    sys.modules.update({f"{pipelines.__name__}.{name}.nodes": _NoFunctions(name) for name in folders})
     try:
         kedro_pipelines.set_requested(None)
         return register_pipelines()
@@ -108,11 +104,7 @@ class _NoFunctions(ModuleType):
     def __getattr__(self, name: str) -> Callable[..., None]:
         if name.startswith("__"):
             raise AttributeError(name)
-
-        def function(*_: Any, **__: Any) -> None: ...
-
-        function.__name__ = name
-        return function
+        return lambda *_: None
 
 
 def _filtered(pipeline: Pipeline, options: Mapping[str, Any]) -> Pipeline:
