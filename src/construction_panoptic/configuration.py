@@ -15,25 +15,12 @@ from omegaconf.resolvers import oc
 from construction_panoptic.config.parameters import check_parameters
 
 
-def project_folder() -> str:
-    """Find the project: the first folder with ``conf/base``, upwards from here, else from the package's folder."""
-    for start in (Path.cwd(), Path(__file__).resolve().parents[1]):  # the package has a conf/ of its own, for init
-        for folder in (start, *start.parents):
-            if (folder / "conf" / "base").is_dir():
-                return folder.as_posix()
-    return Path.cwd().as_posix()
-
-
-def mlflow_artifacts() -> str | None:
-    """Give the folder of the local artifact store; None with a tracking server, which has its own."""
-    return None if os.environ.get("MLFLOW_TRACKING_URI") else f"{project_folder()}/mlartifacts"
-
-
 class ConfigurationHook:
-    """Remembers where the configuration is, a folder or an archive of one, and checks the parameters before a run."""
+    """Remembers where project and configuration are, a folder or an archive, and checks the parameters before a run."""
 
     def __init__(self) -> None:
-        self.source = Path("conf")  # of a session without hooks, such as that of kedro-viz
+        # Of a session without hooks, such as that of kedro-viz.
+        self.source, self.project = Path("conf"), Path.cwd().as_posix()
 
     @hook_impl(tryfirst=True)
     def after_context_created(self, context: Any) -> None:
@@ -42,13 +29,17 @@ class ConfigurationHook:
         Raises:
             ParameterError: all mistakes, a line each.
         """
-        self.source = Path(context.config_loader.conf_source)
+        self.source, self.project = Path(context.config_loader.conf_source), context.project_path.as_posix()
         check_parameters(context.config_loader["parameters"])
 
     def file(self, name: str) -> str:
         """Give the path of a file beside the configuration; ``${conf_file:base/taxonomy.json}`` in the catalog asks."""
         folder = _unpacked(self.source) if self.source.is_file() else self.source
         return (folder / name).as_posix()
+
+    def artifacts(self) -> str | None:
+        """Give the folder of the local artifact store; None with a tracking server, which has its own."""
+        return None if os.environ.get("MLFLOW_TRACKING_URI") else f"{self.project}/mlartifacts"
 
 
 @cache
@@ -69,9 +60,9 @@ CONFIG_LOADER_ARGS: dict[str, Any] = {
     "merge_strategy": {"parameters": "soft"},
     "config_patterns": {"mlflow": ["mlflow*", "mlflow*/**", "**/mlflow*"]},
     "custom_resolvers": {
-        "project": project_folder,
+        "project": lambda: CONFIGURATION.project,
         "conf_file": CONFIGURATION.file,
-        "mlflow_artifacts": mlflow_artifacts,
+        "mlflow_artifacts": CONFIGURATION.artifacts,
         "oc.env": oc.env,
     },
 }
