@@ -28,6 +28,14 @@ def overlay_of(image: Path, png: Path, segments: Sequence[Mapping[str, Any]], cl
     return panoptic_overlay(read_rgb(image), decode_id_map(png), segments, classes, max_side=CELL_SIDE)
 
 
+def overlays_of(coco: Mapping[str, Any], images: Path, pngs: Path) -> list[Picture]:
+    """Draw the segments of each image of a loaded COCO panoptic file over it, in the order of its images."""
+    classes = ClassTable.from_categories(coco["categories"])
+    found = {annotation["image_id"]: annotation for annotation in coco["annotations"]}
+    pairs = ((images / image["file_name"], found[image["id"]]) for image in coco["images"])
+    return [overlay_of(image, pngs / own["file_name"], own["segments_info"], classes) for image, own in pairs]
+
+
 def examples_of(
     qualities: Mapping[int, float | None],
     truth: Mapping[str, Any],

@@ -27,8 +27,7 @@ from construction_panoptic.prediction.running import (
     with_classes,
 )
 from construction_panoptic.prediction.sources import SourceFile, find_files
-from construction_panoptic.visualisation.examples import overlay_of
-from construction_panoptic.visualisation.overlays import ClassTable
+from construction_panoptic.visualisation.examples import overlays_of
 from construction_panoptic.visualisation.sheets import mosaic
 
 logger = logging.getLogger(__name__)
@@ -89,12 +88,7 @@ def choose(
 
 def draw(ranking: pd.DataFrame, chosen: Path, parameters: AnnotateNextSettings) -> Image.Image:
     """Draw the chosen photographs with their segments, and under each its rank and why it was chosen."""
-    folder, results = _folder(parameters), read_results(chosen / PANOPTIC)
-    classes = ClassTable.from_categories(results["categories"])
-    overlays = [
-        overlay_of(folder / image["file_name"], chosen / PANOPTIC / own["file_name"], own["segments_info"], classes)
-        for image, own in zip(results["images"], results["annotations"], strict=True)
-    ]
+    overlays = overlays_of(read_results(chosen / PANOPTIC), _folder(parameters), chosen / PANOPTIC)
     rows = _best(ranking, parameters).fillna({"least_certain": "no segment", "rarest": "no class"})
     reasons = (
         f"{row['rank']}. uncertain {row['uncertainty']:.2f} ({row['least_certain'].split(', ')[0]}), "

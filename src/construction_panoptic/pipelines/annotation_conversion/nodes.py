@@ -26,8 +26,7 @@ from construction_panoptic.annotations.taxonomy import Taxonomy
 from construction_panoptic.catalog.datasets import Finished, StuffLabelFolder
 from construction_panoptic.config.conversion import ConversionSettings
 from construction_panoptic.evaluation.examples import some_images
-from construction_panoptic.visualisation.examples import overlay_of
-from construction_panoptic.visualisation.overlays import ClassTable
+from construction_panoptic.visualisation.examples import overlay_of, overlays_of
 from construction_panoptic.visualisation.page import ReportPicture, about
 from construction_panoptic.visualisation.reports import data_report
 from construction_panoptic.visualisation.sheets import mosaic
@@ -181,11 +180,6 @@ def report_data(
 
 def draw_ground_truth(panoptic_train: Mapping[str, Any], converted: ConvertedImages) -> Image.Image:
     """Draw the ground truth of images spread over the training set."""
-    classes = ClassTable.from_categories(panoptic_train["categories"])
     some = some_images(panoptic_train, MOSAIC_PICTURES)
-    annotations = {annotation["image_id"]: annotation for annotation in some["annotations"]}
-    overlays = []
-    for image in some["images"]:
-        photograph, own = converted.image_folder / image["file_name"], annotations[image["id"]]
-        overlays.append(overlay_of(photograph, converted.png_folder / own["file_name"], own["segments_info"], classes))
+    overlays = overlays_of(some, converted.image_folder, converted.png_folder)
     return mosaic(overlays, [image["file_name"] for image in some["images"]], columns=4)

@@ -8,7 +8,7 @@ from typing import Any
 from construction_panoptic.annotations.formats.cvat_export import cvat_files
 from construction_panoptic.annotations.records import ConvertedImages
 from construction_panoptic.config.conversion import CvatExportSettings
-from construction_panoptic.evaluation.quality import load_json
+from construction_panoptic.evaluation.predictions import read_results
 
 
 def export_ground_truth(
@@ -27,5 +27,4 @@ def export_predictions(
     predictions: Path, converted: ConvertedImages, parameters: CvatExportSettings
 ) -> Iterator[tuple[str, bytes]]:
     """Give path and content of each file of a CVAT export of the predicted things."""
-    results = load_json(predictions / "predictions.json")
-    return cvat_files(results, predictions, converted.image_folder, shapes=parameters.shapes)
+    return cvat_files(read_results(predictions), predictions, converted.image_folder, shapes=parameters.shapes)
