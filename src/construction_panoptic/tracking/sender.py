@@ -146,9 +146,7 @@ class Delivery:
         path, client = self._project / file["path"], self._client
         if path.stat().st_mtime_ns != file["stamp"]:
             return
-        if "artifact" in file and path.is_dir():
-            client.log_artifacts(run_id, str(path), f"{file['artifact']}/{path.name}")
-        elif "artifact" in file:
+        if "artifact" in file:  # a folder too
             client.log_artifact(run_id, str(path), file["artifact"])
         if "archive" in file:
             self._send_archive(run_id, path, file["archive"])
