@@ -15,6 +15,7 @@ from torchvision.ops import FrozenBatchNorm2d
 from construction_panoptic.errors import ParameterError
 
 Norm = Literal["frozen", "batch"]
+Rgb = tuple[tuple[float, ...], tuple[float, ...]]  # mean, standard deviation
 
 _NORM_LAYERS: dict[str, Callable[[int], nn.Module]] = {"frozen": FrozenBatchNorm2d, "batch": nn.BatchNorm2d}
 
@@ -126,24 +127,33 @@ def _tiny_body(norm: Norm) -> Body:
 
 
 class Backbone(nn.Module):
-    """The backbone as DETR uses it: its body, with the layers frozen that fine-tuning leaves alone.
+    """Four maps of a body, which gives them, of the widths ``channels``, finest first.
+
+    ``rgb`` are the mean and the deviation of red, green, blue in 0…1 that the body was trained with, None where it has
+    none of its own.
+    """
+
+    def __init__(self, body: nn.Module, channels: tuple[int, ...], rgb: Rgb | None = None) -> None:
+        super().__init__()
+        self.body, self.channels, self.rgb = body, channels, rgb
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Map images [B, 3, H, W] to the four maps, finest first."""
+        return self.body(fast_layout(images))
+
+
+def build_resnet(name: str = "resnet50", *, norm: Norm = "frozen", dilation: bool = False) -> Backbone:
+    """Build a ResNet, or the tiny one, with the layers frozen that fine-tuning leaves alone.
 
     With ``norm="frozen"`` (fine-tuning: fixed statistics, scale and shift) the stem and the first stage keep their
     weights and the other stages learn, as in the published recipe; with ``norm="batch"`` (from scratch) all learn.
     Strides of the stages: ResNets 4, 8, 16, 32; tiny, and ResNet-50 and 101 with ``dilation`` (DC5), 4, 8, 16, 16.
-    ``channels`` are the widths of their maps. `ParameterError` for dilation with another backbone.
+    `ParameterError` for dilation with another backbone.
     """
-
-    def __init__(self, name: str = "resnet50", *, norm: Norm = "frozen", dilation: bool = False) -> None:
-        super().__init__()
-        if dilation and name not in ("resnet50", "resnet101"):
-            raise ParameterError(f"dilation: {name} has no dilated form; choose resnet50 or resnet101, or false.")
-        self.body = _tiny_body(norm) if name == "tiny" else _resnet_body(name, norm, dilation)
-        if norm == "frozen":
-            for module in (self.body.conv1, self.body.bn1, self.body.layer1):
-                module.requires_grad_(False)
-        self.channels = self.body.channels
-
-    def forward(self, images: Tensor) -> list[Tensor]:
-        """Map images [B, 3, H, W] to the four stages' maps, finest first."""
-        return self.body(fast_layout(images))
+    if dilation and name not in ("resnet50", "resnet101"):
+        raise ParameterError(f"dilation: {name} has no dilated form; choose resnet50 or resnet101, or false.")
+    body = _tiny_body(norm) if name == "tiny" else _resnet_body(name, norm, dilation)
+    if norm == "frozen":
+        for module in (body.conv1, body.bn1, body.layer1):
+            module.requires_grad_(False)
+    return Backbone(body, body.channels)

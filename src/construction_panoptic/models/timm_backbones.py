@@ -16,7 +16,7 @@ from torch.nn.functional import batch_norm, pad
 from torchvision.ops import FrozenBatchNorm2d
 
 from construction_panoptic.errors import CheckpointError, ParameterError, first_line
-from construction_panoptic.models.backbones import Backbone, Norm, autocast_on_cpu, fast_layout
+from construction_panoptic.models.backbones import Backbone, Norm, Rgb, autocast_on_cpu, build_resnet
 from construction_panoptic.models.spec import ModelSpec
 from construction_panoptic.models.weights import read_weights
 
@@ -38,23 +38,6 @@ _LATER_STAGES = {
     "_bn2": "bn3",
 }
 _ENDS = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
-
-
-class TimmBackbone(nn.Module):
-    """Four maps of a network of timm's, at strides 4, 8, 16 and 32, of the widths ``channels``, finest first.
-
-    ``mean`` and ``std``, of red, green, blue in 0…1, are those that the weights were trained with.
-    """
-
-    def __init__(self, body: nn.Module, channels: tuple[int, ...], mean: Any, std: Any) -> None:
-        super().__init__()
-        self.body, self.channels = body, channels
-        self.mean: tuple[float, ...] = tuple(mean)
-        self.std: tuple[float, ...] = tuple(std)
-
-    def forward(self, images: Tensor) -> list[Tensor]:
-        """Map images [B, 3, H, W] to the four maps, finest first."""
-        return self.body(fast_layout(images))
 
 
 class _Conv2d(nn.Conv2d):
@@ -102,24 +85,22 @@ _REPLACED: dict[type[nn.Module], type[nn.Module]] = {
 }
 
 
-def build_backbone(
-    name: str, *, norm: Norm = "frozen", dilation: bool = False, weights: str | None = None
-) -> Backbone | TimmBackbone:
+def build_backbone(name: str, *, norm: Norm = "frozen", dilation: bool = False, weights: str | None = None) -> Backbone:
     """Build any backbone; ``weights`` are those of one of timm's, see `build_timm_backbone`, also for the errors."""
     if not name.startswith(PREFIX):
-        return Backbone(name, norm=norm, dilation=dilation)
+        return build_resnet(name, norm=norm, dilation=dilation)
     if dilation:
         raise ParameterError(f"dilation: {name} has no dilated form; set it to false.")
     return build_timm_backbone(name, weights=weights, norm=norm)
 
 
-def build_timm_backbone(name: str, *, weights: str | None = None, norm: str = "frozen") -> TimmBackbone:
+def build_timm_backbone(name: str, *, weights: str | None = None, norm: str = "frozen") -> Backbone:
     """Build a backbone of timm's, ``timm/<name>`` or timm's name itself, such as ``timm/resnet50.a1_in1k``.
 
     ``weights`` are None for random ones; ``imagenet`` for those that timm names, downloaded at first, or
     ``imagenet@<revision>`` for those of a commit of their repository on the hub; `PACKAGED`; or the path of a file, of
     timm's keys or of the packaged weights' keys. ``norm`` is "batch" for trainable batch normalisation, or "frozen" for
-    fixed statistics, scale and shift; then, as in `Backbone`, what comes before the first map does not learn.
+    fixed statistics, scale and shift; then, as in `build_resnet`, what comes before the first map does not learn.
 
     `ParameterError`: the name is unknown, or the network has no maps at these strides; `CheckpointError`: the weights
     cannot be had or do not fit.
@@ -143,7 +124,6 @@ def build_timm_backbone(name: str, *, weights: str | None = None, norm: str = "f
         raise ParameterError(f"backbone: timm/{name} has maps at strides {strides}; {STRIDES} are needed.")
     if config.fixed_input_size:
         raise ParameterError(f"backbone: timm/{name} takes images of one size; choose a convolutional network.")
-    mean, std = rgb or (config.mean, config.std)
     if norm == "frozen":
         body = freeze_batch_norm_2d(body)
         _freeze_up_to(body, maps.module_name()[0])
@@ -152,7 +132,7 @@ def build_timm_backbone(name: str, *, weights: str | None = None, norm: str = "f
             module.__class__ = _ExportableConv2dSame
         elif replacement := _REPLACED.get(type(module)):
             module.__class__ = replacement
-    return TimmBackbone(body, tuple(maps.channels()), mean, std)
+    return Backbone(body, tuple(maps.channels()), rgb or (tuple(config.mean), tuple(config.std)))
 
 
 def _freeze_up_to(body: nn.Module, stage: str) -> None:
@@ -165,10 +145,11 @@ def _freeze_up_to(body: nn.Module, stage: str) -> None:
 
 
 def own_normalisation(spec: ModelSpec, backbone: nn.Module) -> ModelSpec:
-    """Put into a spec the mean and standard deviation that a backbone of timm's was trained with."""
-    if not isinstance(backbone, TimmBackbone):
+    """Put into a spec the mean and standard deviation that a `Backbone` of timm's was trained with."""
+    rgb: Any = backbone.rgb
+    if rgb is None:
         return spec
-    own = {"mean": backbone.mean, "std": backbone.std}
+    own = dict(zip(("mean", "std"), rgb, strict=True))
     return spec.model_copy(update={"preprocessing": spec.preprocessing.model_copy(update=own)})
 
 
@@ -198,7 +179,7 @@ def timm_keys(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return renamed
 
 
-def _source(name: str, weights: str | None) -> tuple[dict[str, Any], Any]:
+def _source(name: str, weights: str | None) -> tuple[dict[str, Any], Rgb | None]:
     """What timm shall load, and the normalisation where it is not that of timm's configuration."""
     if weights is None or weights == "imagenet":
         return {}, None

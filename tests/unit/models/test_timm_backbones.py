@@ -26,13 +26,12 @@ def test_maps_at_strides_4_to_32(name: Any) -> None:
     assert [tuple(each.shape[1:]) for each in maps] == [
         (width, 64 // stride, 96 // stride) for width, stride in zip(backbone.channels, (4, 8, 16, 32), strict=True)
     ]
-    assert (backbone.mean, backbone.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    assert backbone.rgb == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 def test_packaged_weights_are_those_of_the_network_and_frozen() -> None:
     backbone = build_timm_backbone(LITE0, weights=PACKAGED)
-    assert backbone.mean == pytest.approx([127 / 255] * 3)
-    assert backbone.std == pytest.approx([128 / 255] * 3)
+    assert backbone.rgb == (pytest.approx([127 / 255] * 3), pytest.approx([128 / 255] * 3))
     whole: Any = timm.create_model("tf_efficientnet_lite0")
     whole.load_state_dict(timm_keys(read_weights(packaged_weights())))
     images = torch.randn(1, 3, 65, 98)

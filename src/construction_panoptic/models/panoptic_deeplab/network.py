@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from construction_panoptic.config.model import PanopticDeeplabSettings
 from construction_panoptic.models.backbones import Backbone
-from construction_panoptic.models.timm_backbones import TimmBackbone, build_backbone
+from construction_panoptic.models.timm_backbones import build_backbone
 from construction_panoptic.models.weights import load_fitting
 
 STRIDE = 4
@@ -28,7 +28,7 @@ class PanopticDeeplab(nn.Module):
     at the image itself. ``num_classes`` is the highest category id + 1.
     """
 
-    def __init__(self, backbone: Backbone | TimmBackbone, num_classes: int, settings: PanopticDeeplabSettings) -> None:
+    def __init__(self, backbone: Backbone, num_classes: int, settings: PanopticDeeplabSettings) -> None:
         super().__init__()
         channels, width = settings.channels, settings.instance_channels
         self.backbone = backbone

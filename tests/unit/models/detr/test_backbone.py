@@ -6,7 +6,7 @@ from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.ops import FrozenBatchNorm2d
 
 from construction_panoptic.errors import ParameterError
-from construction_panoptic.models.backbones import Backbone
+from construction_panoptic.models.backbones import build_resnet
 
 pytestmark = pytest.mark.medium
 
@@ -32,7 +32,7 @@ def with_statistics(state: dict[str, Tensor]) -> dict[str, Tensor]:
 @pytest.mark.parametrize(("name", "dilation"), [("resnet18", False), ("resnet50", False), ("resnet50", True)])
 def test_maps_and_gradients_equal_torchvisions(name: str, dilation: bool) -> None:
     theirs = torchvision_stages(name, dilation).double()
-    ours = Backbone(name, dilation=dilation).double()
+    ours = build_resnet(name, dilation=dilation).double()
     state = with_statistics(theirs.state_dict())
     theirs.load_state_dict(state)
     ours.body.load_state_dict(state, strict=True)
@@ -63,7 +63,7 @@ def test_maps_and_gradients_equal_torchvisions(name: str, dilation: bool) -> Non
 )
 def test_strides_and_widths(name: str, dilation: bool, strides: tuple[int, ...], channels: tuple[int, ...]) -> None:
     with torch.device("meta"):
-        backbone = Backbone(name, dilation=dilation)
+        backbone = build_resnet(name, dilation=dilation)
         maps = backbone(torch.zeros(1, 3, 64, 96))
 
     assert backbone.channels == channels
@@ -72,7 +72,7 @@ def test_strides_and_widths(name: str, dilation: bool, strides: tuple[int, ...],
 
 
 def test_frozen_norm_trains_the_last_three_stages_and_has_no_statistics_to_learn() -> None:
-    backbone = Backbone("resnet18", norm="frozen")
+    backbone = build_resnet("resnet18", norm="frozen")
     trained = {name.split(".")[1] for name, p in backbone.named_parameters() if p.requires_grad}
     assert trained == {"layer2", "layer3", "layer4"}
     assert not any("num_batches_tracked" in key for key in backbone.state_dict())
@@ -81,7 +81,7 @@ def test_frozen_norm_trains_the_last_three_stages_and_has_no_statistics_to_learn
 
 @pytest.mark.parametrize("name", ["tiny", "resnet18"])
 def test_batch_norm_trains_everything(name: str) -> None:
-    backbone = Backbone(name, norm="batch").train()
+    backbone = build_resnet(name, norm="batch").train()
     before = backbone.state_dict()["body.bn1.running_mean"].clone()
 
     sum(m.square().mean() for m in backbone(torch.randn(2, 3, 64, 64))).backward()
@@ -91,7 +91,7 @@ def test_batch_norm_trains_everything(name: str) -> None:
 
 
 def test_tiny_is_small() -> None:
-    assert 300_000 < sum(p.numel() for p in Backbone("tiny").parameters()) < 600_000
+    assert 300_000 < sum(p.numel() for p in build_resnet("tiny").parameters()) < 600_000
 
 
 @pytest.mark.parametrize(
@@ -103,4 +103,4 @@ def test_tiny_is_small() -> None:
 )
 def test_impossible_settings_are_named(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(ParameterError, match=message):
-        Backbone(**arguments)  # type: ignore[arg-type]
+        build_resnet(**arguments)  # type: ignore[arg-type]
