@@ -4,8 +4,9 @@ from typing import Any
 
 import torch
 
+from construction_panoptic.config.training import Preprocessing
 from construction_panoptic.models.detr import DetrModel, DetrPanoptic
-from construction_panoptic.models.spec import ModelSpec, Preprocessing
+from construction_panoptic.models.spec import ModelSpec
 
 CATEGORIES = tuple(
     {"id": i, "name": f"class {i}", "supercategory": "x", "isthing": int(i > 2), "color": [40 * i, 200, 90]}

@@ -65,13 +65,24 @@ class ScheduleSettings(Settings):
     """cosine and one_cycle: factor that the rate ends at."""
 
 
-class AugmentationSettings(Settings):
+class Preprocessing(Settings):
+    """From pixels to the network's input; lengths are in pixels."""
+
+    evaluation_side: PositiveInt = 800
+    """Shorter side in evaluation and prediction."""
+    max_side: PositiveInt = 1333
+    """Longest side, in training and evaluation."""
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    """Mean of red, green, blue in 0…1; by default ImageNet's."""
+    std: tuple[Positive, Positive, Positive] = (0.229, 0.224, 0.225)
+    """Standard deviation of red, green, blue in 0…1; by default ImageNet's."""
+
+
+class AugmentationSettings(Preprocessing):
     """Sizes of the images in training and evaluation, and what is random; lengths are in pixels."""
 
     sides: tuple[PositiveInt, ...] = Field(default=tuple(range(480, 801, 32)), min_length=1)
     """Shorter side in training, one drawn for each image."""
-    max_side: PositiveInt = 1333
-    """Longest side, in training and evaluation."""
     flip: Fraction = 0.5
     """Probability of a horizontal flip."""
     crop: Fraction = 0.5
@@ -86,12 +97,10 @@ class AugmentationSettings(Settings):
     """Probability that things of another image are pasted in (arXiv 2012.07177)."""
     color_jitter: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     """Most that brightness, contrast and saturation are changed by, as a fraction."""
-    evaluation_side: PositiveInt = 800
-    """Shorter side in evaluation and prediction."""
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    """Mean of ImageNet's red, green, blue in 0…1."""
-    std: tuple[Positive, Positive, Positive] = (0.229, 0.224, 0.225)
-    """Standard deviation of ImageNet's red, green, blue in 0…1."""
+
+    def preprocessing(self) -> Preprocessing:
+        """The part that stays when the training is over."""
+        return Preprocessing(**self.model_dump(include=set(Preprocessing.model_fields)))
 
     @model_validator(mode="after")
     def _check(self) -> Self:

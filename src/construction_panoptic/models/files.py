@@ -12,11 +12,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from construction_panoptic.config.base import parse
+from construction_panoptic.config.training import Preprocessing
 from construction_panoptic.errors import CheckpointError, first_line
 from construction_panoptic.files import write_bytes, write_json
 from construction_panoptic.models.build import build
 from construction_panoptic.models.protocol import PanopticModel
-from construction_panoptic.models.spec import ModelSpec, Preprocessing
+from construction_panoptic.models.spec import ModelSpec
 
 FORMAT, FORMAT_VERSION = "construction_panoptic", 1
 WEIGHTS, CONFIG = "model.safetensors", "config.json"

@@ -5,10 +5,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
-from construction_panoptic.config.training import AugmentationSettings
-from construction_panoptic.models.spec import Preprocessing
-
-Sizes = Preprocessing | AugmentationSettings
+from construction_panoptic.config.training import Preprocessing
 
 
 def resized_size(size: tuple[int, int], side: int, max_side: int | None = None) -> tuple[int, int]:
@@ -27,19 +24,19 @@ def resized_size(size: tuple[int, int], side: int, max_side: int | None = None) 
     return (side, other) if size[0] <= size[1] else (other, side)
 
 
-def evaluation_resize(image: Tensor, settings: Sizes) -> Tensor:
+def evaluation_resize(image: Tensor, settings: Preprocessing) -> Tensor:
     """Resize a uint8 image [3, H, W] to the size used in evaluation and prediction, bilinear with antialiasing."""
     height, width = int(image.shape[-2]), int(image.shape[-1])
     size = resized_size((height, width), settings.evaluation_side, settings.max_side)
     return transforms.resize(image, list(size), InterpolationMode.BILINEAR, antialias=True)
 
 
-def normalise(image: Tensor, settings: Sizes) -> Tensor:
+def normalise(image: Tensor, settings: Preprocessing) -> Tensor:
     """Turn a uint8 image [3, H, W] into float32 with the mean and deviation of the settings taken out."""
     pixels = transforms.to_dtype(image, torch.float32, scale=True)
     return transforms.normalize(pixels, list(settings.mean), list(settings.std), inplace=True)
 
 
-def prepare(image: Tensor, settings: Sizes) -> Tensor:
+def prepare(image: Tensor, settings: Preprocessing) -> Tensor:
     """Turn uint8 [3, H, W], RGB, into the network's input, float32 [3, h, w]."""
     return normalise(evaluation_resize(image, settings), settings)

@@ -5,27 +5,9 @@ from typing import Any, Self
 
 from pydantic import Field
 
-from construction_panoptic.config.base import Fraction, Positive, PositiveInt, Settings, Threshold
+from construction_panoptic.config.base import Fraction, Settings, Threshold
 from construction_panoptic.config.model import Merging
-from construction_panoptic.config.training import AugmentationSettings
-
-Rgb = tuple[float, float, float]
-
-
-class Preprocessing(Settings):
-    """From pixels to the network's input."""
-
-    evaluation_side: PositiveInt = Field(default=800, description="Shorter side of the input, pixels.")
-    max_side: PositiveInt = Field(default=1333, description="Longest side of the input, pixels.")
-    mean: Rgb = Field(default=(0.485, 0.456, 0.406), description="Mean of red, green, blue in 0…1.")
-    std: tuple[Positive, Positive, Positive] = Field(
-        default=(0.229, 0.224, 0.225), description="Standard deviation of red, green, blue in 0…1."
-    )
-
-    @classmethod
-    def of(cls, augmentation: AugmentationSettings) -> Self:
-        """The part of a training's sizes that stays when it is over."""
-        return cls(**augmentation.model_dump(include=set(cls.model_fields)))
+from construction_panoptic.config.training import Preprocessing
 
 
 class ModelSpec(Settings):

@@ -3,8 +3,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from construction_panoptic.config.training import Preprocessing
 from construction_panoptic.models.preprocessing import evaluation_resize, normalise, resized_size
-from construction_panoptic.models.spec import Preprocessing
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,13 @@ import pytest
 import torch
 from PIL import Image
 
+from construction_panoptic.config.training import Preprocessing
 from construction_panoptic.evaluation.inference import ImageFiles
 from construction_panoptic.models.detr import DetrModel
 from construction_panoptic.models.files import export_model
 from construction_panoptic.models.panoptic_deeplab import PanopticDeeplabModel
 from construction_panoptic.models.protocol import PanopticModel
-from construction_panoptic.models.spec import ModelSpec, Preprocessing
+from construction_panoptic.models.spec import ModelSpec
 from construction_panoptic.prediction import onnx_export
 from construction_panoptic.prediction.answering import answer
 from construction_panoptic.prediction.onnx_export import OnnxError, onnx_model

@@ -16,6 +16,7 @@ from construction_panoptic.annotations.stuff.label_maps import LabelMap
 from construction_panoptic.annotations.stuff.labeller import ImageToLabel, StuffLabeller, StuffMaps
 from construction_panoptic.annotations.taxonomy import LAST_COCO_THING, Taxonomy
 from construction_panoptic.config.conversion import StuffSettings
+from construction_panoptic.config.training import Preprocessing
 from construction_panoptic.errors import CheckpointError, InputDataError
 from construction_panoptic.models.detr.checkpoint import (
     PUBLISHED_WEIGHTS,
@@ -29,7 +30,6 @@ from construction_panoptic.models.detr.panoptic_model import query_masks
 from construction_panoptic.models.detr.postprocess import QueryMasks, panoptic_result
 from construction_panoptic.models.preprocessing import evaluation_resize, normalise
 from construction_panoptic.models.protocol import Segmentation
-from construction_panoptic.models.spec import Preprocessing
 from construction_panoptic.parallel.device import resolve_device
 
 

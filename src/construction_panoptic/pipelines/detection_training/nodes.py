@@ -9,7 +9,7 @@ from construction_panoptic.config.model import DetrSettings
 from construction_panoptic.config.training import DetectionSettings
 from construction_panoptic.evaluation.validation import box_metrics
 from construction_panoptic.models.detr.checkpoint import fetch_starting_weights
-from construction_panoptic.models.spec import ModelSpec, Preprocessing
+from construction_panoptic.models.spec import ModelSpec
 from construction_panoptic.models.timm_backbones import own_normalisation
 from construction_panoptic.pipelines.training_stage import (
     Stage,
@@ -40,7 +40,7 @@ def _stage(data: TrainingData, settings: DetectionSettings, architecture: DetrSe
     spec = ModelSpec(
         architecture=architecture.model_dump(mode="json"),
         categories=tuple(data.train["categories"]),
-        preprocessing=Preprocessing.of(settings.augmentation),
+        preprocessing=settings.augmentation.preprocessing(),
     )
     model = build_detector(spec.num_classes, architecture, settings)
     spec = own_normalisation(spec, model.backbone[0])

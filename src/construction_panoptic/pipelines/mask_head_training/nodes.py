@@ -9,7 +9,7 @@ from construction_panoptic.config.model import DetrSettings
 from construction_panoptic.config.training import MaskHeadSettings
 from construction_panoptic.models.detr import fetch_weights
 from construction_panoptic.models.files import spec_of
-from construction_panoptic.models.spec import ModelSpec, Preprocessing
+from construction_panoptic.models.spec import ModelSpec
 from construction_panoptic.pipelines.training_stage import (
     Stage,
     TrainingData,
@@ -53,7 +53,7 @@ def _stage(
     spec = ModelSpec(
         architecture=architecture.model_dump(mode="json"),
         categories=tuple(data.train["categories"]),
-        preprocessing=Preprocessing.of(settings.augmentation.model_copy(update=normalisation)),
+        preprocessing=settings.augmentation.model_copy(update=normalisation).preprocessing(),
         threshold=settings.threshold if evaluation.threshold is None else evaluation.threshold,
         threshold_stuff=evaluation.threshold_stuff,
         merging=settings.merging,

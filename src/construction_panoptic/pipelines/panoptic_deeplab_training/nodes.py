@@ -7,7 +7,7 @@ from construction_panoptic.annotations.records import ConvertedImages
 from construction_panoptic.config.evaluation import EvaluationSettings
 from construction_panoptic.config.training import PanopticDeeplabTrainingSettings
 from construction_panoptic.models.detr.checkpoint import fetch_starting_weights
-from construction_panoptic.models.spec import ModelSpec, Preprocessing
+from construction_panoptic.models.spec import ModelSpec
 from construction_panoptic.models.timm_backbones import own_normalisation
 from construction_panoptic.pipelines.training_stage import (
     Stage,
@@ -33,7 +33,7 @@ def train_panoptic_deeplab(
         kind="panoptic_deeplab",
         architecture=settings.model.model_dump(mode="json"),
         categories=tuple(panoptic_train["categories"]),
-        preprocessing=Preprocessing.of(settings.augmentation),
+        preprocessing=settings.augmentation.preprocessing(),
         threshold=settings.threshold,
         threshold_stuff=settings.threshold_stuff,
     ).overridden(evaluation.overrides)

@@ -8,7 +8,7 @@ from typing import Any
 from construction_panoptic.annotations.records import ConvertedImages
 from construction_panoptic.config.training import UniversalTrainingSettings
 from construction_panoptic.errors import ParameterError
-from construction_panoptic.models.spec import ModelSpec, Preprocessing
+from construction_panoptic.models.spec import ModelSpec
 from construction_panoptic.models.universal.hub import terms_of, weights_folder
 from construction_panoptic.models.universal.network import pretrained
 from construction_panoptic.pipelines.training_stage import (
@@ -50,7 +50,7 @@ def _stage(data: TrainingData, settings: UniversalTrainingSettings, folder: Path
     spec = ModelSpec(
         kind="universal",
         categories=tuple(data.train["categories"]),
-        preprocessing=Preprocessing.of(settings.augmentation),
+        preprocessing=settings.augmentation.preprocessing(),
         merging="masks",
         quality_things=settings.quality_things,
         quality_stuff=settings.quality_stuff,
