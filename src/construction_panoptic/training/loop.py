@@ -180,8 +180,6 @@ def _restore(training: Training, resume: Mapping[str, Any]) -> Mapping[str, Any]
         training.task.model.load_state_dict(own.get("statistics", {}), strict=False)
     training.epoch, training.best = resume["epoch"], resume["best"]
     training.history, training.timings = resume["history"], resume.get("timings", [])
-    training.skipped = int(sum(entry.get("train/skipped_steps", 0) for entry in training.history))
-    training.skipped += under_way["skipped"] if under_way else 0
     return under_way
 
 

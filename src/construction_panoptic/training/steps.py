@@ -39,7 +39,6 @@ class Training:
     history: list[dict[str, float]] = field(default_factory=list)
     timings: list[dict[str, float]] = field(default_factory=list)
     best: dict[str, Any] = field(default_factory=lambda: {"epoch": None, "value": None})
-    skipped: int = 0
 
     @property
     def settings(self) -> TrainingSettings:
@@ -146,14 +145,15 @@ class EpochSteps:
         try:
             self._watch.add(batch.file_names, self._step(batch.to(training.device)))
         except NonFiniteLossError as error:
-            if not skip or training.skipped >= training.settings.max_skipped:
+            earlier = sum(int(epoch.get("train/skipped_steps", 0)) for epoch in training.history)
+            if not skip or earlier + self.done.skipped >= training.settings.max_skipped:
                 raise
-            training.skipped += 1
             self.done.skipped += 1
             for buffer, before in zip(training.task.model.buffers(), buffers, strict=True):
                 buffer.copy_(before)  # running statistics have seen the batch
             what = str(error).partition(". Look at")[0]
-            logger.warning("%s. Skipped (%d of at most %d).", what, training.skipped, training.settings.max_skipped)
+            skipped, most = earlier + self.done.skipped, training.settings.max_skipped
+            logger.warning("%s. Skipped (%d of at most %d).", what, skipped, most)
         training.schedule.step()
 
     def _step(self, batch: Batch) -> dict[str, Tensor]:
