@@ -18,17 +18,13 @@ Targets = Sequence[Mapping[str, Tensor]]
 Matches = list[tuple[Tensor, Tensor]]
 
 
-class NonFiniteError(FloatingPointError):
-    """A prediction or a target is NaN or infinite, so that no matching exists; the message says which."""
-
-
 def match(pred_logits: Tensor, pred_boxes: Tensor, targets: Targets, costs: MatchSettings | None = None) -> Matches:
     """Match each target with one query, so that the sum of the matching costs is as small as it can be.
 
     ``pred_logits`` are float [B, Q, C + 1], ``pred_boxes`` float [B, Q, 4], (centre x, centre y, width, height)
     relative to the image; each image's target has ``labels`` int64 [N] (0 … C - 1) and ``boxes`` float [N, 4]; N may be
     0. ``costs`` are DETR's where None. Gives for each image (query_index, target_index), int64 on the CPU, both
-    [min(Q, N)], queries ascending. `NonFiniteError` if a cost is NaN or infinite.
+    [min(Q, N)], queries ascending. `FloatingPointError` if a cost is NaN or infinite.
     """
     return match_layers(pred_logits[None], pred_boxes[None], targets, costs)[0]
 
@@ -47,7 +43,7 @@ def match_layers(
         return [[(nothing, nothing) for _ in targets] for _ in pred_logits]
     cost = matching_cost(pred_logits, pred_boxes, targets, costs or MatchSettings()).cpu().numpy()
     if not all(np.isfinite(cost[:, image, :, :count]).all() for image, count in enumerate(counts)):
-        raise NonFiniteError(_what_is_not_finite(pred_logits, pred_boxes, targets))
+        raise FloatingPointError(_what_is_not_finite(pred_logits, pred_boxes, targets))
     return [[_assign(layer[image, :, :count]) for image, count in enumerate(counts)] for layer in cost]
 
 
