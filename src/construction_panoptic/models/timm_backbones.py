@@ -18,7 +18,7 @@ from torchvision.ops import FrozenBatchNorm2d
 from construction_panoptic.errors import CheckpointError, ParameterError, first_line
 from construction_panoptic.models.backbones import Backbone, Norm, Rgb, autocast_on_cpu, build_resnet
 from construction_panoptic.models.spec import ModelSpec
-from construction_panoptic.models.weights import read_weights
+from construction_panoptic.models.weights import load_fitting, read_weights
 
 PREFIX = "timm/"
 STRIDES = [4, 8, 16, 32]
@@ -190,24 +190,13 @@ def _source(name: str, weights: str | None) -> tuple[dict[str, Any], Rgb | None]
         raise ParameterError(f"weights: {PACKAGED} is for timm/{PACKAGED_BACKBONE}, not for timm/{name}.")
     read = read_weights(packaged_weights() if weights == PACKAGED else weights)
     state = timm_keys(read)
-    _check_keys(name, state, weights)
+    classifier = _config(name).classifier or ()
+    heads = (classifier,) if isinstance(classifier, str) else tuple(classifier)
+    body = {key: value for key, value in state.items() if not key.startswith(heads)}
+    advice = f"Give weights of timm/{name}, or choose the backbone that these are of."
+    # A trial: timm itself takes what fits.
+    load_fitting(timm.create_model(name), body, f"weights: {weights}", optional=heads, advice=advice)
     return {"pretrained_cfg_overlay": {"state_dict": state}}, None if state.keys() == read.keys() else _PACKAGED_RGB
-
-
-def _check_keys(name: str, state: Mapping[str, Tensor], weights: str) -> None:
-    """Check that a state dict is of this network, since timm takes what fits; its classifier may be missing."""
-    head = _config(name).classifier
-    heads = (head,) if isinstance(head, str) else tuple(head or ())
-    differing = sorted(
-        key
-        for key in timm.create_model(name).state_dict().keys() ^ state.keys()
-        if not key.endswith("num_batches_tracked") and not key.startswith(heads)
-    )
-    if differing:
-        raise CheckpointError(
-            f"weights: {weights} does not fit timm/{name}: {len(differing)} keys are in one of both alone, such as "
-            f"{differing[0]}."
-        )
 
 
 def _config(name: str) -> PretrainedCfg:

@@ -149,7 +149,9 @@ def test_what_is_no_backbone(name: Any, message: Any) -> None:
 def test_weights_that_do_not_fit_and_those_that_are_not_there(tmp_path: Any, monkeypatch: Any) -> None:
     path = tmp_path / "weights.pth"
     torch.save(timm.create_model("resnet34").state_dict(), path)
-    with pytest.raises(CheckpointError, match="does not fit timm/resnet18"):
+    with pytest.raises(
+        CheckpointError, match=r"does not fit the model: it has unknown \d+ keys: layer.* Give weights of timm/resnet18"
+    ):
         build_timm_backbone("timm/resnet18", weights=str(path))
     with pytest.raises(ParameterError, match="is for timm/tf_efficientnet_lite0, not for timm/resnet18"):
         build_timm_backbone("timm/resnet18", weights=PACKAGED)
