@@ -90,10 +90,11 @@ class TrainingTask(ABC):
         normalisers: dict[str, float] = {}
 
         def predictions() -> Iterable[tuple[int, Any]]:
-            for batch in collectives.until_stopped(loader, stop or StopRequest()):
+            for loaded in collectives.until_stopped(loader, stop or StopRequest()):
+                batch = loaded.to(device)
                 try:
                     with autocast(device, self.settings.precision):
-                        terms, predicted = self.predict(batch.to(device))
+                        terms, predicted = self.predict(batch)
                 except FloatingPointError as error:
                     images = ", ".join(batch.file_names)
                     raise NonFiniteLossError(f"{self.name}: in validation, images {images}: {error}") from error
