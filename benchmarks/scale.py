@@ -189,7 +189,7 @@ def main() -> None:
     arguments.add_argument("--images", type=int, default=IMAGES, help="at least 10 000")
     arguments.add_argument("--json", action="store_true", help="print JSON in place of a table")
     arguments.add_argument(
-        "--folder", type=Path, help="where the files go (and stay), 3 kB an image; else a temporary one"
+        "--folder", type=Path, help="where the files go (and stay), 7 kB an image; else a temporary one"
     )
     chosen = arguments.parse_args()
     with tempfile.TemporaryDirectory(prefix="scale_") as temporary:
