@@ -84,6 +84,8 @@ def _check_png(path: Path, digest: str) -> None:
         content = path.read_bytes()
     except FileNotFoundError:
         raise InputDataError(f"{path}: there is no such file; convert again.") from None
+    except OSError as error:
+        raise InputDataError(f"{path}: cannot be read ({error}); convert again.") from None
     if sha256(content).hexdigest() != digest:
         raise InputDataError(f"{path}: has changed since it was converted; remove it and convert again.")
 

@@ -160,6 +160,9 @@ def test_each_png_is_checked(files: CocoFiles, records: list[ConvertedRecord], p
     (pngs / records[1].png_file).unlink()
     with pytest.raises(InputDataError, match=r"b__2\.png: there is no such file"):
         next(files.detection("train", pngs)["annotations"])
+    (pngs / records[1].png_file).mkdir()
+    with pytest.raises(InputDataError, match=r"b__2\.png: cannot be read"):
+        next(files.detection("train", pngs)["annotations"])
 
 
 def test_shapes_are_those_of_the_published_detections(real_data: Path) -> None:

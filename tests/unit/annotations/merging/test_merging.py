@@ -1,5 +1,6 @@
 import json
 from collections.abc import Callable, Iterator
+from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,9 @@ def check_against_pixels(image: ConvertedImage) -> NDArray[np.uint32]:
         x, y, width, height = segment.bbox
         assert (x, y) == (columns.min(), rows.min())
         assert (x + width - 1, y + height - 1) == (columns.max(), rows.max())
+        mask = coco_mask.decode({"size": list(ids.shape), "counts": segment.counts})
+        assert np.array_equal(mask, ids == segment.id)
+    assert converted.png_sha256 == sha256(image.png).hexdigest()
     assert converted.void_pixels == (ids == 0).sum()
     json.dumps(converted.to_dict(), allow_nan=False)
     return ids
